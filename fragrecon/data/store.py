@@ -1,0 +1,217 @@
+"""The one form that all image formats become: a memory-mapped uint8 file with its labels and a manifest.
+
+A store holds one split of one source. It is built in a temporary folder and appears by a rename, so it is whole or not
+there; it is never changed in place, since a mapped file that shrinks kills the processes that read it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+
+from fragrecon import files
+from fragrecon.errors import DataError
+
+Split = Literal["train", "test"]
+FORMAT = 1
+MANIFEST, IMAGES, LABELS = "manifest.json", "images.u8", "labels.npy"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some images in the order of their source: uint8 (n, C, H, W), and their classes: integers (n,), -1 for unknown."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader is about to read, told without decoding an image.
+
+    Attributes:
+        identity: JSON values that change whenever the images would: reader, options, names, sizes and times of files.
+        images: how many there are, or a close estimate (it serves the progress bar and the check of free space).
+        classes: names of the classes by label, or None where only their number will be known.
+    """
+
+    identity: dict[str, Any]
+    images: int
+    classes: tuple[str, ...] | None = None
+
+
+class Reader(Protocol):
+    """One on-disk format. A reader touches only the files of the split it is asked for.
+
+    Attributes:
+        shape: (channels, height, width) of every image it yields.
+    """
+
+    shape: tuple[int, int, int]
+
+    def source(self, split: Split) -> Source:
+        """Find the files of ``split``, quickly; raises `DataError` if some are missing."""
+
+    def blocks(self, split: Split) -> Iterator[Block]:
+        """Read ``split`` in a fixed order, in blocks of at most a few hundred MB; raises `DataError` on a malformed file."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a store without touching its images."""
+
+    format: int
+    split: Split
+    shape: tuple[int, int, int]
+    count: int
+    num_classes: int
+    classes: tuple[str, ...] | None
+    source: str
+    labels_sha256: str
+
+
+class Store:
+    """A split of a data set on disk.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it holds.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    @cached_property
+    def images(self) -> npt.NDArray[np.uint8]:
+        """All images, mapped read-only: uint8 (count, C, H, W). Index it; never copy it whole."""
+        return np.memmap(self.folder / IMAGES, np.uint8, "r", shape=(self.manifest.count, *self.manifest.shape))
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Classes of all images: (count,), -1 where unknown."""
+        labels: npt.NDArray[np.int64] = np.load(self.folder / LABELS, allow_pickle=False)
+        return labels
+
+
+def store_folder(cache: Path, name: str, source: Source, shape: tuple[int, int, int], split: Split) -> Path:
+    """Where a store of ``source`` belongs: a change of the source or of the shape makes it another folder."""
+    return cache / f"{name}-{_fingerprint(source, shape)[:16]}" / split
+
+
+def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progress: bool = True) -> Store:
+    """Open the store of ``split``; convert the source first if there is none yet.
+
+    Several processes may call this at once: each builds in a folder of its own and the first to finish wins. The lock only
+    saves them the repeated work, so a file system without working locks does no harm.
+
+    Raises:
+        DataError: the source is missing or malformed, the disk is too small, or the store is not what it should be.
+    """
+    source = reader.source(split)
+    folder = store_folder(cache, name, source, reader.shape, split)
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"cannot write the converted data to {folder.parent} ({error.strerror}); "
+                "name another place with data.cache_dir=FOLDER"
+            ) from None
+        with filelock.FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _build(reader, source, split, folder, progress=progress)
+    return open_store(folder, _fingerprint(source, reader.shape))
+
+
+def open_store(folder: Path, fingerprint: str | None = None) -> Store:
+    """Open a store and check that it is whole and (with ``fingerprint``) that it came from that source."""
+    hint = f"; delete the folder {folder} and the next run will build it again"
+    try:
+        values = json.loads((folder / MANIFEST).read_text())
+        values["shape"] = tuple(values["shape"])
+        values["classes"] = None if values["classes"] is None else tuple(values["classes"])
+        manifest = Manifest(**values)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder} is not a store of images: its {MANIFEST} cannot be read ({error}){hint}") from None
+    if manifest.format != FORMAT:
+        raise DataError(f"{folder} has format {manifest.format}, this version reads format {FORMAT}{hint}")
+    if fingerprint is not None and manifest.source != fingerprint:
+        raise DataError(f"{folder} was built from another source than the one asked for{hint}")
+    expected = manifest.count * int(np.prod(manifest.shape))
+    found = (folder / IMAGES).stat().st_size if (folder / IMAGES).is_file() else 0
+    if found != expected:
+        raise DataError(f"{folder / IMAGES} is truncated: {found:,} bytes where {expected:,} are expected{hint}")
+    if not (folder / LABELS).is_file() or files.file_digest(folder / LABELS) != manifest.labels_sha256:
+        raise DataError(f"{folder / LABELS} is missing or damaged{hint}")
+    return Store(folder, manifest)
+
+
+def _fingerprint(source: Source, shape: tuple[int, int, int]) -> str:
+    return files.digest({"format": FORMAT, "shape": shape, "identity": source.identity})
+
+
+def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progress: bool) -> None:
+    image_bytes = int(np.prod(reader.shape))
+    needed = source.images * (image_bytes + 8)
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed:
+        raise DataError(
+            f"the converted {split} images need {needed / 1e9:.2f} GB, but {folder.parent} has {free / 1e9:.2f} GB free; "
+            "name another place with data.cache_dir=FOLDER"
+        )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    labels: list[npt.NDArray[np.int64]] = []
+    count = 0
+    with files.atomic_folder(folder) as temporary, Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task(f"converting {split} images", total=source.images)
+        with (temporary / IMAGES).open("wb") as file:
+            for block in reader.blocks(split):
+                _check_block(block, reader.shape)
+                np.ascontiguousarray(block.images).tofile(file)
+                labels.append(block.labels.astype(np.int64))
+                count += len(block.labels)
+                bar.update(task, completed=count)
+            files.sync(file)
+        if count == 0:
+            raise DataError(f"the source of the {split} images holds no image: {_place(source)}")
+        bar.update(task, total=count)
+        all_labels = np.concatenate(labels)
+        with (temporary / LABELS).open("wb") as file:
+            np.save(file, all_labels, allow_pickle=False)
+            files.sync(file)
+        manifest = {
+            "format": FORMAT,
+            "split": split,
+            "shape": reader.shape,
+            "count": count,
+            "num_classes": len(source.classes) if source.classes else int(all_labels.max()) + 1,
+            "classes": source.classes,
+            "source": _fingerprint(source, reader.shape),
+            "labels_sha256": files.file_digest(temporary / LABELS),
+        }
+        files.write_json(temporary / MANIFEST, manifest)
+
+
+def _check_block(block: Block, shape: tuple[int, int, int]) -> None:
+    images = block.images
+    if images.dtype != np.uint8 or images.shape != (len(block.labels), *shape):
+        raise TypeError(f"a reader yielded {images.dtype} {images.shape} for {len(block.labels)} labels of images {shape}")
+
+
+def _place(source: Source) -> str:
+    return str(source.identity.get("root", source.identity.get("reader", "?")))
