@@ -1,0 +1,239 @@
+"""The LightningDataModule: splits of stores in, batches of puzzles out, prepared ahead on a thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+import numpy as np
+import platformdirs
+import torch
+
+from fragrecon.data import augment, puzzles
+from fragrecon.data.puzzles import FragmentBatch, Indices
+from fragrecon.data.store import Reader, Split, Store, open_or_build
+from fragrecon.errors import ConfigError
+from fragrecon.seeds import numpy_generator, torch_generator
+
+if TYPE_CHECKING:
+    from fragrecon.schema import DataConfig
+
+LOOKAHEAD = 2
+
+
+class Batches:
+    """A sequence of batches that are made ahead of their use by one thread.
+
+    Args:
+        make: batch of a number; pure, so that a batch does not depend on which were made before.
+        numbers: those of the next pass, asked for anew at its start.
+        length: of a whole pass.
+    """
+
+    def __init__(self, make: Callable[[int], FragmentBatch], numbers: Callable[[], Iterable[int]], length: int) -> None:
+        self.make, self.numbers, self.length = make, numbers, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[FragmentBatch]:
+        pending: deque[Future[FragmentBatch]] = deque()
+        with ThreadPoolExecutor(1, "batches") as thread:
+            try:
+                for number in self.numbers():
+                    pending.append(thread.submit(self.make, number))
+                    if len(pending) > LOOKAHEAD:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+
+class FragmentData(pl.LightningDataModule):
+    """Training, validation and test puzzles of one data set.
+
+    Args:
+        config: the ``data`` section.
+        reader: the source's format.
+        seed: of the run; keys the training puzzles and their augmentation.
+        puzzle_seed: of the evaluation; keys the validation and test puzzles, the same for every run.
+        validation_puzzles: how many puzzles of the validation part each validation scores.
+    """
+
+    def __init__(
+        self, config: DataConfig, reader: Reader, seed: int, puzzle_seed: int, validation_puzzles: int
+    ) -> None:
+        super().__init__()
+        self.config, self.reader, self.seed = config, reader, seed
+        self.puzzle_seed, self.validation_puzzles = puzzle_seed, validation_puzzles
+        self.grid = puzzles.grid_of(config.image_shape[1:], config.fragment_shape[1:])
+        self.strength = augment.Augmentation(**config.augment)
+        self._stores: dict[Split, Store] = {}
+
+    @property
+    def cells(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def store(self, split: Split) -> Store:
+        """The store of a split, opened (and converted, if that was never done) at its first use."""
+        if split not in self._stores:
+            config = self.config
+            cache = Path(config.cache_dir) if config.cache_dir else platformdirs.user_cache_path("fragrecon")
+            self._stores[split] = open_or_build(self.reader, config.name, split, cache.expanduser().absolute())
+        return self._stores[split]
+
+    def training_images(self) -> Indices:
+        return puzzles.split_train_validation(len(self.store("train")))[0]
+
+    def validation_images(self) -> Indices:
+        return puzzles.split_train_validation(len(self.store("train")))[1]
+
+    def check(self, test_puzzles: int) -> None:
+        """Open what the job will need and refuse now what could only fail later.
+
+        Raises:
+            DataError: a split is missing, malformed or has fewer images than one puzzle needs.
+            ConfigError: an epoch would hold no batch.
+        """
+        per_puzzle = self.config.images_per_puzzle
+        if test_puzzles:
+            puzzles.draw_images(np.arange(len(self.store("test"))), per_puzzle, 0, 1, 0, "test")
+        puzzles.draw_images(self.validation_images(), per_puzzle, 0, 1, 0, "validation")
+        puzzles.draw_images(self.training_images(), per_puzzle, 0, 1, 0, "train")
+        if self.batches_per_epoch == 0:
+            raise ConfigError(
+                f"data.puzzles_per_batch={self.config.puzzles_per_batch} puzzles of {per_puzzle} images need more than the "
+                f"{len(self.training_images())} training images there are; set one of them lower, or set data.batches_per_epoch"
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of all ranks together that make an epoch: by default those that show every training image once."""
+        if self.config.batches_per_epoch is not None:
+            return self.config.batches_per_epoch
+        return len(self.training_images()) // (self.config.images_per_puzzle * self.config.puzzles_per_batch)
+
+    def train_batch(self, number: int, rank: int = 0, world_size: int = 1) -> FragmentBatch:
+        """A rank's share of training batch ``number``, counted from the start of training.
+
+        A pure function of the run's seed and its arguments. All ranks draw for the whole batch and then take their part, so
+        the images of a step are the same however many ranks there are.
+        """
+        config = self.config
+        per_batch = config.puzzles_per_batch
+        if per_batch % world_size:
+            raise ConfigError(
+                f"data.puzzles_per_batch={per_batch} cannot be shared equally by {world_size} processes; "
+                f"use a multiple of {world_size}"
+            )
+        share = per_batch // world_size
+        part = slice(rank * share, (rank + 1) * share)
+        images_part = slice(part.start * config.images_per_puzzle, part.stop * config.images_per_puzzle)
+        fragments = config.images_per_puzzle * self.cells
+
+        ids = puzzles.draw_images(
+            self.training_images(), config.images_per_puzzle, number * per_batch, per_batch, self.seed, "train"
+        )
+        orders = puzzles.draw_orders(per_batch, fragments, numpy_generator(self.seed, "orders/train", number))
+        draws = augment.draw(ids.size, self.strength, torch_generator(self.seed, "augment", number))
+
+        images, labels = self._read("train", ids[part])
+        varied = augment.apply(images.flatten(0, 1), draws[images_part], self.strength).view_as(images)
+        size = config.fragment_shape[1:]
+        return puzzles.make_batch(
+            varied, labels, torch.from_numpy(ids[part]), torch.from_numpy(orders[part]), size, number
+        )
+
+    def fixed_batches(self, split: Split, available: Indices, count: int, purpose: str) -> FixedPuzzles:
+        """``count`` puzzles that depend on nothing but ``puzzle_seed``, the images and the sizes."""
+        config = self.config
+        ids, orders = puzzles.fixed_puzzles(
+            available, count, config.images_per_puzzle, self.cells, self.puzzle_seed, purpose
+        )
+        return FixedPuzzles(self, split, ids, orders)
+
+    def validation_set(self) -> FixedPuzzles:
+        return self.fixed_batches("train", self.validation_images(), self.validation_puzzles, "validation")
+
+    def test_set(self, count: int) -> FixedPuzzles:
+        return self.fixed_batches("test", np.arange(len(self.store("test"))), count, "test")
+
+    def _read(self, split: Split, ids: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, N, C, H, W) uint8 and their labels (B, N)."""
+        store = self.store(split)
+        images = torch.from_numpy(store.images[ids.reshape(-1)])
+        return images.view(*ids.shape, *images.shape[1:]), torch.from_numpy(store.labels[ids])
+
+    def train_dataloader(self) -> Iterable[FragmentBatch]:
+        trainer = self.trainer
+        assert trainer is not None
+        limit, every = trainer.limit_train_batches, trainer.accumulate_grad_batches
+        per_epoch = self.batches_per_epoch
+        per_epoch = min(limit, per_epoch) if isinstance(limit, int) else int(per_epoch * limit)
+        steps_per_epoch = -(-per_epoch // every)
+
+        def numbers() -> range:
+            """What is left of the current epoch: less than all of it after resuming in its middle."""
+            epoch, step = divmod(trainer.global_step, steps_per_epoch)
+            return range(epoch * per_epoch + step * every, (epoch + 1) * per_epoch)
+
+        def make(number: int) -> FragmentBatch:
+            return self._pinned(self.train_batch(number, trainer.global_rank, trainer.world_size))
+
+        return Batches(make, numbers, per_epoch)
+
+    def val_dataloader(self) -> Iterable[FragmentBatch]:
+        trainer = self.trainer
+        assert trainer is not None
+        validation = self.validation_set()
+        return validation.loader(self.config.puzzles_per_batch, trainer.global_rank, trainer.world_size, self._pinned)
+
+    def _pinned(self, batch: FragmentBatch) -> FragmentBatch:
+        assert self.trainer is not None
+        return batch.pin_memory() if self.trainer.strategy.root_device.type == "cuda" else batch
+
+
+class FixedPuzzles:
+    """Puzzles that were drawn once and can be read in any batches.
+
+    Attributes:
+        ids: (puzzles, N), images of the split.
+        orders: (puzzles, F), places of the fragments.
+    """
+
+    def __init__(self, data: FragmentData, split: Split, ids: Indices, orders: Indices) -> None:
+        self.data, self.split, self.ids, self.orders = data, split, ids, orders
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, part: slice) -> FragmentBatch:
+        ids = self.ids[part]
+        images, labels = self.data._read(self.split, ids)
+        size = self.data.config.fragment_shape[1:]
+        return puzzles.make_batch(images, labels, torch.from_numpy(ids), torch.from_numpy(self.orders[part]), size)
+
+    def loader(
+        self,
+        size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        finish: Callable[[FragmentBatch], FragmentBatch] = lambda batch: batch,
+    ) -> Batches:
+        """All puzzles in batches of ``size``, dealt to the ranks in turn.
+
+        Every rank gets equally many batches, as ranks that wait for each other need; the last ones may be empty.
+        """
+
+        def make(index: int) -> FragmentBatch:
+            start = min((index * world_size + rank) * size, len(self))
+            return finish(self.read(slice(start, min(start + size, len(self)))))
+
+        length = -(-len(self) // (size * world_size))
+        return Batches(make, lambda: range(length), length)

@@ -1,0 +1,192 @@
+"""From whole images to puzzles of shuffled fragments: pure functions of a seed and a position.
+
+Shapes: B puzzles, N images a puzzle, cells = rows * columns of the grid, F = N * cells fragments a puzzle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fragrecon.errors import ConfigError, DataError
+from fragrecon.seeds import numpy_generator
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass
+class FragmentBatch:
+    """A batch of puzzles, each with its fragments in shuffled order.
+
+    Attributes:
+        fragments: (B, F, C, h, w), uint8 as cut, float in [0, 1] once on the device.
+        source_ids: (B, F), which of its puzzle's N images a fragment comes from: 0..N-1, counted in each puzzle anew.
+        positions: (B, F), the fragment's cell in the grid of its image, row by row.
+        labels: (B, F), class of the source image, -1 where unknown.
+        image_ids: (B, N), place in the split of the images of each puzzle.
+        step: the training step this batch belongs to; random draws of an objective are keyed on it.
+    """
+
+    fragments: Tensor
+    source_ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    image_ids: Tensor
+    step: int = 0
+
+    def __len__(self) -> int:
+        return len(self.fragments)
+
+    @property
+    def images_per_puzzle(self) -> int:
+        return self.image_ids.shape[1]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> FragmentBatch:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> FragmentBatch:
+        return self._each(Tensor.pin_memory)
+
+    def as_float(self) -> FragmentBatch:
+        """The same batch with fragments as float32 in [0, 1]."""
+        if self.fragments.dtype.is_floating_point:
+            return self
+        return self._each(lambda tensor: tensor.float().div_(255) if tensor is self.fragments else tensor)
+
+    def _each(self, change: Any) -> FragmentBatch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return FragmentBatch(**{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()})
+
+
+def grid_of(image_size: tuple[int, int], fragment_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the grid that fragments of (h, w) cut an image of (H, W) into.
+
+    Raises:
+        ConfigError: the fragment does not divide the image; the message lists the sizes that do.
+    """
+    for side, image, fragment in zip(("height", "width"), image_size, fragment_size, strict=True):
+        if fragment < 1 or image % fragment:
+            divisors = [str(size) for size in range(1, image + 1) if image % size == 0]
+            raise ConfigError(
+                f"data.fragment_size: {side} {fragment} does not divide the image's {side} {image}; "
+                f"sizes that do: {', '.join(divisors)}"
+            )
+    return image_size[0] // fragment_size[0], image_size[1] // fragment_size[1]
+
+
+def cut(images: Tensor, fragment_size: tuple[int, int]) -> Tensor:
+    """Cut images (..., C, H, W) into a grid of fragments (..., cells, C, h, w), row by row."""
+    *batch, channels, height, width = images.shape
+    rows, columns = grid_of((height, width), fragment_size)
+    h, w = fragment_size
+    tiles = images.reshape(*batch, channels, rows, h, columns, w)
+    return tiles.movedim((-4, -2), (-5, -4)).reshape(*batch, rows * columns, channels, h, w)
+
+
+def join(fragments: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The inverse of `cut`: fragments (..., cells, C, h, w) to images (..., C, H, W)."""
+    rows, columns = grid
+    *batch, _, channels, h, w = fragments.shape
+    tiles = fragments.reshape(*batch, rows, columns, channels, h, w).movedim((-5, -4), (-4, -2))
+    return tiles.reshape(*batch, channels, rows * h, columns * w)
+
+
+def draw_images(available: Indices, per_puzzle: int, first: int, count: int, seed: int, purpose: str) -> Indices:
+    """Images of puzzles ``first .. first + count - 1`` of an endless sequence: (count, per_puzzle) members of ``available``.
+
+    The sequence is made of passes. A pass is a random order of all available images, cut into puzzles, so within a
+    pass no image is drawn twice and a puzzle never holds an image twice. (What is left at the end of a pass, fewer
+    images than a puzzle needs, is left out of that pass.)
+
+    Raises:
+        DataError: there are fewer images than one puzzle needs.
+    """
+    per_pass = len(available) // per_puzzle
+    if per_pass == 0:
+        raise DataError(
+            f"a puzzle needs {per_puzzle} images, but the {purpose} split has {len(available)}; "
+            "use more images or set data.images_per_puzzle lower"
+        )
+    numbers = np.arange(first, first + count)
+    drawn = np.empty((count, per_puzzle), np.int64)
+    for pass_number in np.unique(numbers // per_pass):
+        order = _pass_order(len(available), seed, purpose, int(pass_number))
+        rows = numbers // per_pass == pass_number
+        puzzles = order[: per_pass * per_puzzle].reshape(per_pass, per_puzzle)
+        drawn[rows] = puzzles[numbers[rows] % per_pass]
+    return available[drawn]
+
+
+@lru_cache(maxsize=8)
+def _pass_order(count: int, seed: int, purpose: str, pass_number: int) -> Indices:
+    return numpy_generator(seed, f"images/{purpose}", pass_number).permutation(count)
+
+
+def draw_orders(puzzles: int, fragments: int, generator: np.random.Generator) -> Indices:
+    """An independent random order of the fragments for each puzzle: (puzzles, fragments)."""
+    return generator.permuted(np.tile(np.arange(fragments), (puzzles, 1)), axis=1)
+
+
+def make_batch(
+    images: Tensor, labels: Tensor, image_ids: Tensor, orders: Tensor, fragment_size: tuple[int, int], step: int = 0
+) -> FragmentBatch:
+    """Cut and shuffle whole images into puzzles.
+
+    Args:
+        images: (B, N, C, H, W).
+        labels: (B, N), class of each image.
+        image_ids: (B, N).
+        orders: (B, F), which fragment, counted image by image, comes to each place.
+        fragment_size: (h, w).
+        step: handed on.
+    """
+    fragments = cut(images, fragment_size)
+    puzzles, _, cells = fragments.shape[:3]
+    rows = torch.arange(puzzles).unsqueeze(1)
+    sources = orders // cells
+    return FragmentBatch(
+        fragments=fragments.flatten(1, 2)[rows, orders],
+        source_ids=sources,
+        positions=orders % cells,
+        labels=labels.gather(1, sources),
+        image_ids=image_ids,
+        step=step,
+    )
+
+
+@lru_cache(maxsize=4)
+def split_train_validation(count: int, share: float = 0.05) -> tuple[Indices, Indices]:
+    """Divide training images 0..count-1 into a part to train on and a fixed part, ``share`` of them, for validation.
+
+    An image's side follows from a hash of its index alone (SplitMix64: Steele, Lea and Flood, OOPSLA 2014), not from a seed or from the
+    other images, so it is the same in every run.
+    """
+    bits = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    uniform = (bits ^ (bits >> np.uint64(31))).astype(np.float64) / 2.0**64
+    held = uniform < share
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def fixed_puzzles(
+    available: Indices, puzzles: int, per_puzzle: int, cells: int, seed: int, purpose: str
+) -> tuple[Indices, Indices]:
+    """The puzzles of an evaluation: images (puzzles, N) and orders (puzzles, F).
+
+    The first ones stay the same when more are asked for.
+    """
+    images = draw_images(available, per_puzzle, 0, puzzles, seed, purpose)
+    return images, draw_orders(puzzles, per_puzzle * cells, numpy_generator(seed, f"orders/{purpose}"))
+
+
+def batches(total: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover 0..total-1."""
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))

@@ -1,0 +1,364 @@
+"""The data set that needs nothing on disk: abstract pictures with the statistics of photographs.
+
+A picture follows the dead leaves model of natural images (Lee, Mumford and Huang, "Occlusion models for natural images",
+2001): opaque shapes, few large ones behind many small ones, hide each other in front of a background. Every shape has a
+texture, a light that falls off across it and a soft shadow; all of them share a small palette drawn for that picture alone.
+The class decides shapes, texture and layout, never the colours, so that telling images apart by their colours (what raw
+pixels do) and telling classes apart are two different things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from fragrecon.data.store import Block, Source, Split
+from fragrecon.errors import ConfigError
+from fragrecon.seeds import numpy_generator
+
+Array = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+VERSION = 1  # to be raised whenever the same seed gives other pictures
+SHAPES = 12
+SMALLEST_SIDE = 16
+BLOCK_PIXELS = 2**17  # of one channel; a plane of that many floats stays in the cache
+TYPICAL = 0.8  # share of the shapes of a picture that are typical of its class
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+class Synthetic:
+    """Reader of pictures that are drawn as they are asked for.
+
+    A picture is a pure function of (``seed``, split, index) and of its size: more images leave the first ones as they are,
+    and one channel gives the luma of the same picture as three. Classes take turns, so they are balanced.
+
+    Raises:
+        ConfigError: an argument that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (64, 64),
+        channels: int = 3,
+        train_images: int = 4000,
+        test_images: int = 1000,
+        num_classes: int = 10,
+        seed: int = 0,
+    ) -> None:
+        height, width = _size(image_size)
+        if channels not in (1, 3):
+            raise ConfigError(f"channels={channels}: synthetic images have 1 channel (gray) or 3 (RGB)")
+        for name, count in (("train_images", train_images), ("test_images", test_images)):
+            if count < 1:
+                raise ConfigError(f"{name}={count}: it must be at least 1")
+        if not 1 <= num_classes <= len(CLASSES):
+            raise ConfigError(f"num_classes={num_classes}: there are 1 to {len(CLASSES)} synthetic classes")
+        if seed < 0:
+            raise ConfigError(f"seed={seed}: it must not be negative")
+        self.shape = (channels, height, width)
+        self._counts: dict[Split, int] = {"train": train_images, "test": test_images}
+        self._num_classes = num_classes
+        self._seed = seed
+
+    def source(self, split: Split) -> Source:
+        identity = {
+            "reader": "synthetic",
+            "version": VERSION,
+            "shape": list(self.shape),
+            "images": self._counts[split],
+            "num_classes": self._num_classes,
+            "seed": self._seed,
+        }
+        return Source(identity, self._counts[split], CLASSES[: self._num_classes])
+
+    def blocks(self, split: Split) -> Iterator[Block]:
+        count, step = self._counts[split], max(1, BLOCK_PIXELS // (self.shape[1] * self.shape[2]))
+        for start in range(0, count, step):
+            indices = range(start, min(start + step, count))
+            yield Block(self.draw(split, indices), np.array(indices, np.int64) % self._num_classes)
+
+    def draw(self, split: Split, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Pictures at ``indices`` of ``split``, which need not be in order: uint8 (n, C, H, W)."""
+        channels, height, width = self.shape
+        scenes = []
+        for index in indices:
+            rng = numpy_generator(self._seed, f"synthetic-{split}", index)
+            scenes.append(_imagine(rng, index % self._num_classes, height, width))
+        scene = _Scene(*map(np.stack, zip(*scenes, strict=True)))
+        images = _paint(scene)
+        if channels == 1:
+            images = (images * LUMA[:, None, None]).sum(1, keepdims=True)
+        images += scene.noise[:, :channels]
+        return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+class _Scene(NamedTuple):
+    """All that is in one picture of S shapes, the first one at the back; `np.stack` makes a block of pictures of it.
+
+    Lengths are in units of the shorter side, points are (y, x) from the centre of the picture, angles in radians.
+    """
+
+    fields: npt.NDArray[np.float32]  # (2, H, W) noise: smooth and rough, of mean 0 and variance 1
+    noise: npt.NDArray[np.float32]  # (3, H, W) of the sensor
+    backdrop: npt.NDArray[np.float32]  # (2, 3) colours on either side of the horizon
+    horizon: npt.NDArray[np.float32]  # (4,) normal y, normal x, offset, softness
+    rough: npt.NDArray[np.float32]  # () contrast of the grain of all surfaces
+    light: npt.NDArray[np.float32]  # (2,) fall-off of the light along y and x
+    focus: npt.NDArray[np.float32]  # () width of an edge, in pixels
+    wobble: npt.NDArray[np.float32]  # () how far outlines stray
+    outline: npt.NDArray[np.int64]  # (S,) of OUTLINES
+    texture: npt.NDArray[np.int64]  # (S,) of TEXTURES
+    centre: npt.NDArray[np.float32]  # (S, 2)
+    radius: npt.NDArray[np.float32]  # (S,)
+    turn: npt.NDArray[np.float32]  # (S,)
+    stretch: npt.NDArray[np.float32]  # (S,) square root of the ratio of the axes
+    grain: npt.NDArray[np.float32]  # (S, 3) direction, cycles per unit, phase of the texture
+    shade: npt.NDArray[np.float32]  # (S, 2) fall-off of the light across the shape
+    colours: npt.NDArray[np.float32]  # (S, 2, 3) between which the texture goes
+
+
+def _imagine(rng: np.random.Generator, label: int, height: int, width: int) -> _Scene:
+    side = min(height, width)
+    extent = np.array([height, width]) / side
+    palette = _palette(rng)
+    typical = rng.random((2, SHAPES)) < TYPICAL
+    outline = np.where(typical[0], label % len(OUTLINES), rng.integers(len(OUTLINES), size=SHAPES))
+    texture = np.where(typical[1], label % len(TEXTURES), rng.integers(len(TEXTURES), size=SHAPES))
+    layout = tuple(LAYOUTS.values())[label % len(LAYOUTS)]
+    # Areas that fall off as in the dead leaves model, the largest at the back.
+    radius = np.sort(0.08 * (1 - 0.96 * rng.random(SHAPES)) ** -0.5)[::-1]
+    dark, bright = np.sort(rng.choice(len(palette), 2, replace=False))
+    angle = rng.normal(0, 0.5)
+    light = rng.uniform(0, 2 * np.pi)
+    first = rng.integers(len(palette), size=SHAPES)
+    second = (first + rng.choice([-1, 1], SHAPES)) % len(palette)
+    mix = rng.uniform(0.2, 0.8, (SHAPES, 1))
+    colours = np.stack([palette[first], palette[first] + mix * (palette[second] - palette[first])], 1)
+    direction = rng.normal(light, 0.5, SHAPES)
+    fall_off = rng.uniform(0.05, 0.35, SHAPES)
+    scene = (
+        _pink(rng, height, width),
+        rng.standard_normal((3, height, width), np.float32) * np.float32(rng.uniform(0.004, 0.016)),
+        palette[[bright, dark]],
+        (np.cos(angle), np.sin(angle), rng.normal(0, 0.25), rng.choice([0.05, 0.6, 1.5])),
+        rng.uniform(0.03, 0.12),
+        rng.uniform(0.1, 0.4) * np.array([np.sin(light), np.cos(light)]),
+        rng.uniform(0.9, 1.6),
+        rng.uniform(0, 0.03),
+        outline,
+        texture,
+        layout(rng) * extent,
+        radius,
+        rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.6, SHAPES),
+        rng.uniform(1, 1.5, SHAPES),
+        np.stack(
+            [
+                rng.uniform(0, 2 * np.pi, SHAPES),
+                np.minimum(rng.uniform(4, 14, SHAPES), side / 4),
+                rng.uniform(0, 2 * np.pi, SHAPES),
+            ],
+            1,
+        ),
+        fall_off[:, None] * np.stack([np.sin(direction), np.cos(direction)], 1),
+        colours,
+    )
+    return _Scene(*(np.asarray(part, np.int64 if part is outline or part is texture else np.float32) for part in scene))
+
+
+def _palette(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Five RGB colours from dark to bright: neighbours of one hue, and an accent near its complement."""
+    key, contrast = rng.uniform(0.22, 0.78), rng.uniform(0.4, 0.8)
+    value = key + contrast * (np.linspace(-0.5, 0.5, 5) + rng.normal(0, 0.05, 5))
+    hue = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5, 5)
+    hue[rng.integers(5)] += np.pi
+    chroma = rng.gamma(3, 0.035) * rng.uniform(0.5, 1.5, 5)
+    warm, green = chroma * np.cos(hue), chroma * np.sin(hue)
+    return np.clip(value[:, None] + warm[:, None] * [1.0, 0.1, -1.1] + green[:, None] * [-0.6, 0.5, -0.3], 0.02, 0.98)
+
+
+def _pink(rng: np.random.Generator, height: int, width: int) -> Array:
+    """A smooth and a rough random field (2, H, W), cut from a larger torus so that opposite sides do not match."""
+    amplitude, torus = _spectra(height, width)
+    white = rng.standard_normal((*amplitude.shape, 2), np.float32).view(np.complex64)[..., 0]
+    fields: Array = scipy.fft.irfft2(white * amplitude, torus)[:, :height, :width]
+    return fields
+
+
+@lru_cache
+def _spectra(height: int, width: int) -> tuple[Array, tuple[int, int]]:
+    """Amplitudes that fall off as powers of the frequency and make fields of unit variance, and the size of the torus."""
+    rows, columns = (scipy.fft.next_fast_len(length * 5 // 4, real=True) for length in (height, width))
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None] * height, np.fft.rfftfreq(columns) * width)
+    amplitude = np.maximum(frequency, 0.8) ** np.array([-2, -1])[:, None, None]
+    amplitude[:, 0, 0] = 0
+    amplitude *= rows * columns / 2 / np.sqrt((amplitude**2).sum((1, 2), keepdims=True))
+    return amplitude.astype(np.float32), (rows, columns)
+
+
+def _paint(scene: _Scene) -> Array:
+    """RGB images of a block of scenes: (n, 3, H, W), about 0 to 1."""
+    height, width = scene.fields.shape[-2:]
+    side = min(height, width)
+    y = ((np.arange(height, dtype=np.float32) - (height - 1) / 2) / side)[:, None]
+    x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / side
+    wash, grain = scene.fields[:, 0], scene.fields[:, 1]
+
+    up, along, offset, softness = _planes(scene.horizon)
+    mix = _ramp((up * y + along * x - offset + 0.08 * wash) / softness)
+    canvas = _blend(scene.backdrop, mix)
+    down, across = _planes(scene.light)
+    light = 1 + down * y + across * x + _plane(scene.rough) * grain
+    for i in range(SHAPES):
+        dy, dx = y - _plane(scene.centre[:, i, 0]), x - _plane(scene.centre[:, i, 1])
+        radius, stretch = _plane(scene.radius[:, i]), _plane(scene.stretch[:, i])
+        u, v = _rotate(dy, dx, scene.turn[:, i])
+        gap = _choose(OUTLINES, scene.outline[:, i], u / (radius * stretch), v * (stretch / radius))
+        gap = gap * radius + _plane(scene.wobble) * wash
+        direction, cycles, phase = scene.grain[:, i].T
+        u, v = _rotate(dy, dx, direction)
+        cycles = _plane(2 * np.pi * cycles)
+        texture = _choose(TEXTURES, scene.texture[:, i], u * cycles + _plane(phase), v * cycles, wash, grain)
+        inside = np.clip(0.5 - gap * (side / _plane(scene.focus)), 0, 1)
+        shadow = 0.25 / (1 + (np.maximum(gap, 0) * 25) ** 2)
+        down, across = _planes(scene.shade[:, i])
+        lit = np.clip(1 + (down * dy + across * dx) / radius, 0.65, 1.35) + _plane(scene.rough) * grain
+        light *= 1 - shadow
+        light += inside * (lit - light)
+        canvas += inside[:, None] * (_blend(scene.colours[:, i], texture) - canvas)
+    canvas *= light[:, None]
+    return canvas
+
+
+def _choose(functions: dict[str, Callable[..., Array]], which: Integers, *planes: Array) -> Array:
+    """Apply to each picture the function that it asks for."""
+    out = np.empty(np.broadcast_shapes(*(plane.shape for plane in planes)), np.float32)
+    for number, function in enumerate(functions.values()):
+        chosen = np.flatnonzero(which == number)
+        if len(chosen):
+            out[chosen] = function(*(plane[chosen] for plane in planes))
+    return out
+
+
+def _plane(values: Array) -> Array:
+    return values[:, None, None]
+
+
+def _planes(values: Array) -> Iterator[Array]:
+    return (_plane(column) for column in values.T)
+
+
+def _rotate(y: Array, x: Array, angle: Array) -> tuple[Array, Array]:
+    sine, cosine = _plane(np.sin(angle)), _plane(np.cos(angle))
+    return cosine * x + sine * y, cosine * y - sine * x
+
+
+def _ramp(t: Array) -> Array:
+    t = np.clip(0.5 + t, 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _blend(pair: Array, t: Array) -> Array:
+    """From the first to the second of two colours (n, 2, 3) as ``t`` (n, H, W) goes from 0 to 1: (n, 3, H, W)."""
+    start, end = pair[:, 0, :, None, None], pair[:, 1, :, None, None]
+    return start + (end - start) * t[:, None]
+
+
+# Outlines: about the distance from the edge of a shape of radius 1, negative inside.
+
+
+def _ellipse(u: Array, v: Array) -> Array:
+    return np.sqrt(u * u + v * v) - 1
+
+
+def _tile(u: Array, v: Array) -> Array:
+    return np.maximum(np.abs(u) + 0.25 * v, np.abs(v)) - 1
+
+
+def _ring(u: Array, v: Array) -> Array:
+    return np.abs(np.sqrt(u * u + v * v) - 1) - 0.35
+
+
+def _flower(u: Array, v: Array) -> Array:
+    radius = np.sqrt(u * u + v * v) + 1e-3
+    c = u / radius
+    petals = c * (5 + c * c * (16 * c * c - 20))  # cos 5a by Chebyshev's polynomial
+    return (radius - 1 - 0.35 * petals) * 0.7
+
+
+def _band(u: Array, v: Array) -> Array:
+    return np.abs(v) - 0.5
+
+
+# Textures: 0 to 1, from coordinates in radians of their cycle and two noise fields.
+
+
+def _grating(u: Array, v: Array, wash: Array, grain: Array) -> Array:
+    return 0.5 + 0.5 * np.sin(u)
+
+
+def _checks(u: Array, v: Array, wash: Array, grain: Array) -> Array:
+    return np.clip(0.5 + 2 * np.sin(u) * np.sin(v), 0, 1)
+
+
+def _clouds(u: Array, v: Array, wash: Array, grain: Array) -> Array:
+    return np.clip(0.5 + 0.35 * grain, 0, 1)
+
+
+def _marble(u: Array, v: Array, wash: Array, grain: Array) -> Array:
+    return 0.5 + 0.5 * np.sin(0.5 * u + 2 * wash)
+
+
+# Layouts: centres (S, 2) of the shapes in a picture whose sides run from -0.5 to 0.5.
+
+
+def _scattered(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    return rng.uniform(-0.5, 0.5, (SHAPES, 2))
+
+
+def _gathered(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    return rng.normal(0, 0.1, 2) + rng.normal(0, 0.17, (SHAPES, 2))
+
+
+def _lined(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    angle = rng.uniform(0, np.pi)
+    along = rng.permutation(np.linspace(-0.5, 0.5, SHAPES))
+    return np.outer(along, [np.sin(angle), np.cos(angle)]) + rng.normal(0, 0.07, (SHAPES, 2))
+
+
+OUTLINES: dict[str, Callable[..., Array]] = {
+    "ellipses": _ellipse,
+    "tiles": _tile,
+    "rings": _ring,
+    "flowers": _flower,
+    "bands": _band,
+}
+TEXTURES: dict[str, Callable[..., Array]] = {
+    "grating": _grating,
+    "checks": _checks,
+    "clouds": _clouds,
+    "marble": _marble,
+}
+LAYOUTS: dict[str, Callable[[np.random.Generator], npt.NDArray[np.float64]]] = {
+    "scattered": _scattered,
+    "gathered": _gathered,
+    "lined": _lined,
+}
+# The numbers of outlines, textures and layouts are coprime: counting all three up gives every combination once.
+CLASSES = tuple(
+    "-".join(tuple(options)[label % len(options)] for options in (OUTLINES, TEXTURES, LAYOUTS))
+    for label in range(len(OUTLINES) * len(TEXTURES) * len(LAYOUTS))
+)
+
+
+def _size(image_size: Sequence[int]) -> tuple[int, int]:
+    if len(image_size) != 2 or min(image_size) < SMALLEST_SIDE:
+        raise ConfigError(
+            f"image_size={list(image_size)}: two numbers, height and width, of at least {SMALLEST_SIDE} are expected"
+        )
+    return image_size[0], image_size[1]

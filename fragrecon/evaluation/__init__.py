@@ -1,0 +1,1 @@
+"""How models are judged: the clustering protocol and its baselines."""

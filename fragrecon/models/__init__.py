@@ -1,0 +1,1 @@
+"""One module a model. The contract is in `fragrecon.models.base`."""

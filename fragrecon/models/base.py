@@ -1,0 +1,65 @@
+"""The contract of a model: fragments in, one embedding a fragment out.
+
+What only some models can do are small protocols, which objectives and evaluations ask for.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from fragrecon.errors import ConfigError
+
+Shape = tuple[int, int, int]
+"""(channels, height, width) of a fragment."""
+
+
+class FragmentModel(nn.Module):
+    """Base of all models. A model that sees fragments one by one writes `embed`; one that sees the puzzle overrides `encode`.
+
+    Args:
+        fragment_shape: (C, h, w).
+        latent_dim: D.
+    """
+
+    def __init__(self, fragment_shape: Shape, latent_dim: int) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise ConfigError(f"model.latent_dim={latent_dim} should be at least 1")
+        self.fragment_shape = fragment_shape
+        self.latent_dim = latent_dim
+
+    def encode(self, fragments: Tensor) -> Tensor:
+        """Embed the fragments of puzzles, (B, F, C, h, w) in [0, 1], as (B, F, D); deterministic in eval mode."""
+        return self.embed(fragments.flatten(0, 1)).unflatten(0, fragments.shape[:2])
+
+    def embed(self, fragments: Tensor) -> Tensor:
+        """Embed single fragments (M, C, h, w) as (M, D)."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A model that turns embeddings back into fragments."""
+
+    def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(..., D) to (..., C, h, w) in [0, 1]; ``size`` is (h, w) where a model can make several."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A model with a head for classes."""
+
+    def classify(self, latents: Tensor) -> Tensor:
+        """(..., D) to logits (..., classes)."""
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def fixed_size(size: tuple[int, int] | None, shape: Shape) -> None:
+    """Refuse a size that a model of one size cannot decode to."""
+    if size is not None and size != shape[1:]:
+        raise ValueError(f"this model decodes fragments of {shape[1:]} only, not {size}")

@@ -1,0 +1,1 @@
+"""One module an objective. The contract is in `fragrecon.objectives.base`."""

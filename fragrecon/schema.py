@@ -1,0 +1,294 @@
+"""The configuration as the program knows it: types, cross-field checks, its hash, and how its nodes become objects.
+
+Needs OmegaConf, but neither Hydra nor torch, so that a saved config can be opened anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fragrecon.errors import ConfigError, FragreconError, nearest
+from fragrecon.files import digest
+
+Node = dict[str, Any]
+"""A mapping with ``_target_``, the dotted name of what it builds, and its arguments."""
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how they become puzzles. ``image_size`` and ``fragment_size`` are (height, width) in pixels."""
+
+    name: str
+    reader: Node
+    root: str | None
+    image_size: list[int]
+    channels: int
+    fragment_size: Any
+    images_per_puzzle: int
+    puzzles_per_batch: int
+    batches_per_epoch: int | None
+    epochs: int
+    download: bool
+    cache_dir: str | None
+    augment: dict[str, float]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        height, width = self.image_size
+        return self.channels, height, width
+
+    @property
+    def fragment_shape(self) -> tuple[int, int, int]:
+        size = self.fragment_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.channels, height, width
+
+
+@dataclass
+class EvaluationConfig:
+    """How models are scored: the clustering protocol and how many puzzles it gets."""
+
+    puzzles: int
+    validation_puzzles: int
+    train_puzzles: int
+    batch_size: int
+    seed: int
+    backend: Node
+
+
+@dataclass
+class SelectionConfig:
+    """Which logged figure picks the best checkpoint and stops training early."""
+
+    monitor: str
+    mode: str
+    patience: int
+    min_delta: float
+
+
+@dataclass
+class CheckpointConfig:
+    """How often, in optimizer steps, ``last.ckpt`` is written within an epoch; it is always written at an epoch's end."""
+
+    every_n_steps: int
+
+
+@dataclass
+class SweepConfig:
+    """A sweep's folder under ``multirun/``."""
+
+    name: str
+
+
+@dataclass
+class Config:
+    """All of a job's configuration, plain values only."""
+
+    mode: str
+    seed: int
+    run: str | None
+    resume: str | None
+    init_from: str | None
+    data: DataConfig
+    model: Node
+    objective: Node
+    optimizer: Node
+    scheduler: Node
+    trainer: Node
+    logger: Node
+    evaluation: EvaluationConfig
+    selection: SelectionConfig
+    checkpoint: CheckpointConfig
+    sweep: SweepConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# What a job is called, where it writes and what it prints does not change what it computes.
+_NOT_HASHED = ("mode", "run", "resume", "logger", "sweep", "checkpoint")
+
+
+def parse(config: DictConfig | Mapping[str, Any]) -> Config:
+    """Turn a composed config into the typed one.
+
+    Raises:
+        ConfigError: an unknown or missing key, a value of the wrong type or out of range, or values that exclude each other.
+    """
+    if isinstance(config, DictConfig):
+        try:
+            config = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
+        except OmegaConfBaseException as error:
+            raise ConfigError(str(error).splitlines()[0]) from None
+    parsed = cast(Config, _typed(Config, config, ""))
+    _check(parsed)
+    return parsed
+
+
+def load(path: Path) -> Config:
+    """Read a config as a run has saved it."""
+    try:
+        values = OmegaConf.load(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a saved config: {error}") from None
+    if not isinstance(values, DictConfig):
+        raise ConfigError(f"{path} is not a saved config: it holds no mapping")
+    return parse(values)
+
+
+def config_hash(config: Config) -> str:
+    """A short hash of everything that decides a run's numbers."""
+    return digest({key: value for key, value in config.to_dict().items() if key not in _NOT_HASHED})[:16]
+
+
+def overlay(saved: Config, composed: Config, overrides: Sequence[str], groups: Sequence[str]) -> Config:
+    """The saved config, with what was given on the command line taken from the newly composed one.
+
+    Args:
+        saved: of the run that is read.
+        composed: of this command line.
+        overrides: the command line's overrides, as ``key=value``.
+        groups: names of config groups; such a key takes the whole section over.
+    """
+    merged = OmegaConf.create(saved.to_dict())
+    fresh = OmegaConf.create(composed.to_dict())
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        keys = [key]
+        if key.partition("@")[0] == "experiment":
+            raise ConfigError("an experiment cannot be laid over a finished run; give the keys it should change one by one")
+        if key in groups:
+            keys = [key, "objective"] if key == "model" else [key]
+        for name in keys:
+            OmegaConf.update(merged, name, OmegaConf.select(fresh, name), merge=False)
+    return parse(merged)
+
+
+def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) -> Any:
+    """Build what a node names.
+
+    Args:
+        node: its ``_target_`` must lie in fragrecon or torch; the other keys are arguments.
+        path: of the node in the config, for messages.
+        arguments: first arguments of the target.
+        facts: values known from elsewhere, such as the fragments' shape; passed on if the target takes them by that name.
+
+    Raises:
+        ConfigError: unknown target, unknown or missing argument, or one that the target refuses.
+    """
+    target = _resolve(str(node.get("_target_")), path)
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    parameters = inspect.signature(target).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for key in given:
+            if key not in parameters:
+                own = set(parameters) - set(facts) - set(list(parameters)[: len(arguments)])
+                raise ConfigError(f"{path}.{key} is not known to {node['_target_']}{nearest(key, own)}")
+    injected = {name: value for name, value in facts.items() if name in parameters and name not in given}
+    try:
+        bound = inspect.signature(target).bind(*arguments, **injected, **given)
+    except TypeError as error:
+        raise ConfigError(f"{path}: {node['_target_']} {error}") from None
+    try:
+        return target(*bound.args, **bound.kwargs)
+    except FragreconError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _resolve(target: str, path: str) -> Any:
+    """The class or function named ``target``; it must be defined where a config may build from, not merely be visible there."""
+    module_name, _, name = target.rpartition(".")
+    allowed = ("fragrecon.", "torch.optim.", "torch.nn.")
+    if not target.startswith(allowed):
+        raise ConfigError(f"{path}._target_='{target}' is refused: it should lie in {', '.join(allowed)[:-1]}")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not target.startswith(error.name):
+            raise
+        found = None
+    except AttributeError:
+        found = None
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        raise ConfigError(f"{path}._target_='{target}' does not exist")
+    if not found.__module__.startswith(allowed):
+        raise ConfigError(f"{path}._target_='{target}' is refused: it is defined in {found.__module__}")
+    return found
+
+
+def _typed(kind: Any, value: Any, path: str) -> Any:
+    """``value`` as the annotated type ``kind``; ints pass as floats, nothing else is converted."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}={value!r} should be a group of keys: {', '.join(f.name for f in fields(kind))}")
+        hints = get_type_hints(kind)
+        prefix = f"{path}." if path else ""
+        for key in value:
+            if key not in hints:
+                raise ConfigError(f"unknown key {prefix}{key}{nearest(str(key), hints)}")
+        if missing := [key for key in hints if key not in value]:
+            raise ConfigError(f"missing key {prefix}{missing[0]}")
+        return cast(Any, kind)(**{key: _typed(hint, value[key], prefix + key) for key, hint in hints.items()})
+    if value == "???":
+        raise ConfigError(f"{path} must be set: {path}=VALUE")
+    if type(None) in arguments:
+        return None if value is None else _typed(next(a for a in arguments if a is not type(None)), value, path)
+    if origin is list and isinstance(value, (list, tuple)):
+        return [_typed(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, Mapping):
+        return {str(key): _typed(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    name = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
+    raise ConfigError(f"{path}={value!r} should be of type {name}")
+
+
+def _check(config: Config) -> None:
+    data = config.data
+    if len(data.image_size) != 2:
+        raise ConfigError(f"data.image_size={data.image_size} should be [height,width]")
+    size = data.fragment_size
+    sides = [size] if isinstance(size, int) else size
+    if not (isinstance(sides, list) and 1 <= len(sides) <= 2 and all(type(side) is int for side in sides)):
+        raise ConfigError(f"data.fragment_size={size!r} should be a number of pixels or [height,width]")
+    if isinstance(size, list) and len(size) == 1:
+        data.fragment_size = size * 2
+    if data.channels not in (1, 3):
+        raise ConfigError(f"data.channels={data.channels} should be 1 (grey) or 3 (colour)")
+    evaluation = config.evaluation
+    for path, value, least in (
+        ("seed", config.seed, 0),
+        ("data.image_size", min(data.image_size), 1),
+        ("data.images_per_puzzle", data.images_per_puzzle, 1),
+        ("data.puzzles_per_batch", data.puzzles_per_batch, 1),
+        ("data.batches_per_epoch", data.batches_per_epoch, 1),
+        ("evaluation.puzzles", evaluation.puzzles, 0),
+        ("evaluation.validation_puzzles", evaluation.validation_puzzles, 1),
+        ("evaluation.train_puzzles", evaluation.train_puzzles, 0),
+        ("evaluation.batch_size", evaluation.batch_size, 1),
+        ("evaluation.seed", evaluation.seed, 0),
+        ("selection.patience", config.selection.patience, 0),
+        ("checkpoint.every_n_steps", config.checkpoint.every_n_steps, 1),
+    ):
+        if value is not None and value < least:
+            raise ConfigError(f"{path}={value} should be at least {least}")
+    for key, value in data.augment.items():
+        if value < 0:
+            raise ConfigError(f"data.augment.{key}={value} should not be negative; 0 switches it off")
+    if config.selection.mode not in ("min", "max"):
+        raise ConfigError(f"selection.mode='{config.selection.mode}' should be min or max")
