@@ -61,7 +61,8 @@ class EvaluationConfig:
     train_puzzles: int
     batch_size: int
     seed: int
-    backend: Node
+    backend: str
+    restarts: int
 
 
 @dataclass
@@ -282,6 +283,7 @@ def _check(config: Config) -> None:
         ("evaluation.train_puzzles", evaluation.train_puzzles, 0),
         ("evaluation.batch_size", evaluation.batch_size, 1),
         ("evaluation.seed", evaluation.seed, 0),
+        ("evaluation.restarts", evaluation.restarts, 1),
         ("selection.patience", config.selection.patience, 0),
         ("checkpoint.every_n_steps", config.checkpoint.every_n_steps, 1),
     ):

@@ -102,8 +102,7 @@ class FragmentData(pl.LightningDataModule):
             ConfigError: an epoch would hold no batch.
         """
         per_puzzle = self.config.images_per_puzzle
-        if test_puzzles:
-            puzzles.draw_images(np.arange(len(self.store("test"))), per_puzzle, 0, 1, 0, "test")
+        self.check_test(test_puzzles)
         puzzles.draw_images(self.validation_images(), per_puzzle, 0, 1, 0, "validation")
         puzzles.draw_images(self.training_images(), per_puzzle, 0, 1, 0, "train")
         if self.batches_per_epoch == 0:
@@ -111,6 +110,15 @@ class FragmentData(pl.LightningDataModule):
                 f"data.puzzles_per_batch={self.config.puzzles_per_batch} puzzles of {per_puzzle} images need more than the "
                 f"{len(self.training_images())} training images there are; set one of them lower, or set data.batches_per_epoch"
             )
+
+    def check_test(self, test_puzzles: int) -> None:
+        """The part of `check` that an evaluation needs."""
+        if test_puzzles:
+            puzzles.draw_images(np.arange(len(self.store("test"))), self.config.images_per_puzzle, 0, 1, 0, "test")
+
+    def epoch_length(self, limit: int | float) -> int:
+        """Batches of an epoch under Lightning's ``limit_train_batches``: a number of batches or a share."""
+        return min(limit, self.batches_per_epoch) if isinstance(limit, int) else int(self.batches_per_epoch * limit)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -173,9 +181,7 @@ class FragmentData(pl.LightningDataModule):
     def train_dataloader(self) -> Iterable[FragmentBatch]:
         trainer = self.trainer
         assert trainer is not None
-        limit, every = trainer.limit_train_batches, trainer.accumulate_grad_batches
-        per_epoch = self.batches_per_epoch
-        per_epoch = min(limit, per_epoch) if isinstance(limit, int) else int(per_epoch * limit)
+        every, per_epoch = trainer.accumulate_grad_batches, self.epoch_length(trainer.limit_train_batches)
         steps_per_epoch = -(-per_epoch // every)
 
         def numbers() -> range:
@@ -193,6 +199,9 @@ class FragmentData(pl.LightningDataModule):
         assert trainer is not None
         validation = self.validation_set()
         return validation.loader(self.config.puzzles_per_batch, trainer.global_rank, trainer.world_size, self._pinned)
+
+    def on_after_batch_transfer(self, batch: FragmentBatch, dataloader_idx: int) -> FragmentBatch:
+        return batch.as_float()
 
     def _pinned(self, batch: FragmentBatch) -> FragmentBatch:
         assert self.trainer is not None
@@ -217,7 +226,8 @@ class FixedPuzzles:
         ids = self.ids[part]
         images, labels = self.data._read(self.split, ids)
         size = self.data.config.fragment_shape[1:]
-        return puzzles.make_batch(images, labels, torch.from_numpy(ids), torch.from_numpy(self.orders[part]), size)
+        orders = torch.from_numpy(self.orders[part])
+        return puzzles.make_batch(images, labels, torch.from_numpy(ids), orders, size, step=part.start)
 
     def loader(
         self,

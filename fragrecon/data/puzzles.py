@@ -31,7 +31,7 @@ class FragmentBatch:
         positions: (B, F), the fragment's cell in the grid of its image, row by row.
         labels: (B, F), class of the source image, -1 where unknown.
         image_ids: (B, N), place in the split of the images of each puzzle.
-        step: the training step this batch belongs to; random draws of an objective are keyed on it.
+        step: the number of the training batch, or of the first puzzle of an evaluation; random draws are keyed on it.
     """
 
     fragments: Tensor

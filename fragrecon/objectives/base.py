@@ -12,7 +12,13 @@ Losses = dict[str, Tensor]
 
 
 class Objective(nn.Module):
-    """A training objective; it may own heads, which are then trained with the model."""
+    """A training objective; it may own heads, which are then trained with the model.
+
+    Attributes:
+        parts: names of the scalars it returns, ``loss`` first.
+    """
+
+    parts: tuple[str, ...] = ("loss",)
 
     def check(self, model: FragmentModel) -> None:
         """Refuse a model that cannot be trained for this; raises `ConfigError`."""

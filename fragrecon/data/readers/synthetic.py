@@ -1,27 +1,28 @@
 """The data set that needs nothing on disk: abstract pictures with the statistics of photographs.
 
-A picture follows the dead leaves model of natural images (Lee, Mumford and Huang, "Occlusion models for natural images",
-2001): opaque shapes, few large ones behind many small ones, hide each other in front of a background. Every shape has a
-texture, a light that falls off across it and a soft shadow; all of them share a small palette drawn for that picture alone.
-The class decides shapes, texture and layout, never the colours, so that telling images apart by their colours (what raw
-pixels do) and telling classes apart are two different things.
+A picture follows the dead leaves model of natural images (Lee, Mumford and Huang, "Occlusion models for natural
+images", 2001): opaque shapes, a few large ones and many small ones, hide each other in front of a background. Every
+shape has a texture, a light that falls off across it and a soft shadow; all share a small palette drawn for that
+picture alone. The class decides shapes, texture and layout, never the colours, so that telling images apart by their
+colours (what raw pixels do) and telling classes apart are two different things. Clustering the raw 16x16 fragments of
+ten 64x64 pictures scores about what it scores on photographs: an ARI of 0.15.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import ConfigError
 from fragrecon.seeds import numpy_generator
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
+Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 VERSION = 1  # to be raised whenever the same seed gives other pictures
@@ -35,8 +36,8 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 class Synthetic:
     """Reader of pictures that are drawn as they are asked for.
 
-    A picture is a pure function of (``seed``, split, index) and of its size: more images leave the first ones as they are,
-    and one channel gives the luma of the same picture as three. Classes take turns, so they are balanced.
+    A picture is a pure function of ``seed``, split, index, class and size: a reader of more images begins with the same
+    ones, and one channel gives the luma of the same picture as three. Classes take turns, so they are balanced.
 
     Raises:
         ConfigError: an argument that cannot be meant.
@@ -90,111 +91,94 @@ class Synthetic:
         for index in indices:
             rng = numpy_generator(self._seed, f"synthetic-{split}", index)
             scenes.append(_imagine(rng, index % self._num_classes, height, width))
-        scene = _Scene(*map(np.stack, zip(*scenes, strict=True)))
+        scene = _Scene(*map(_stack, zip(*scenes, strict=True)))
         images = _paint(scene)
         if channels == 1:
             images = (images * LUMA[:, None, None]).sum(1, keepdims=True)
         images += scene.noise[:, :channels]
-        return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+        return np.rint(_unit(images) * 255).astype(np.uint8)
 
 
 class _Scene(NamedTuple):
-    """All that is in one picture of S shapes, the first one at the back; `np.stack` makes a block of pictures of it.
+    """All that is in a picture of S shapes, the first one at the back; for a block of pictures, with an axis in front.
 
     Lengths are in units of the shorter side, points are (y, x) from the centre of the picture, angles in radians.
     """
 
-    fields: npt.NDArray[np.float32]  # (2, H, W) noise: smooth and rough, of mean 0 and variance 1
-    noise: npt.NDArray[np.float32]  # (3, H, W) of the sensor
-    backdrop: npt.NDArray[np.float32]  # (2, 3) colours on either side of the horizon
-    horizon: npt.NDArray[np.float32]  # (4,) normal y, normal x, offset, softness
-    rough: npt.NDArray[np.float32]  # () contrast of the grain of all surfaces
-    light: npt.NDArray[np.float32]  # (2,) fall-off of the light along y and x
-    focus: npt.NDArray[np.float32]  # () width of an edge, in pixels
-    wobble: npt.NDArray[np.float32]  # () how far outlines stray
-    outline: npt.NDArray[np.int64]  # (S,) of OUTLINES
-    texture: npt.NDArray[np.int64]  # (S,) of TEXTURES
-    centre: npt.NDArray[np.float32]  # (S, 2)
-    radius: npt.NDArray[np.float32]  # (S,)
-    turn: npt.NDArray[np.float32]  # (S,)
-    stretch: npt.NDArray[np.float32]  # (S,) square root of the ratio of the axes
-    grain: npt.NDArray[np.float32]  # (S, 3) direction, cycles per unit, phase of the texture
-    shade: npt.NDArray[np.float32]  # (S, 2) fall-off of the light across the shape
-    colours: npt.NDArray[np.float32]  # (S, 2, 3) between which the texture goes
+    backdrop: Array  # (2, 3) colours above and below the horizon
+    horizon: Array  # (4,) normal y, normal x, offset, softness
+    light: Array  # (2,) fall-off of the light along y and x
+    rough: Array  # () contrast of the grain of all surfaces
+    focus: Array  # () width of an edge, in pixels
+    wobble: Array  # () how far outlines stray
+    outline: Integers  # (S,) of OUTLINES
+    texture: Integers  # (S,) of TEXTURES
+    centre: Array  # (S, 2)
+    radius: Array  # (S,)
+    stretch: Array  # (S,) square root of the ratio of the axes
+    turn: Array  # (S,)
+    weave: Array  # (S, 3) direction, cycles per unit and phase of the texture
+    shade: Array  # (S, 2) fall-off of the light across the shape, along y and x
+    colours: Array  # (S, 2, 3) the texture goes from the first to the second
+    fields: Array  # (2, H, W) random fields: a smooth and a rough one, of mean 0 and variance 1
+    noise: Array  # (3, H, W) of the sensor
 
 
 def _imagine(rng: np.random.Generator, label: int, height: int, width: int) -> _Scene:
     side = min(height, width)
-    extent = np.array([height, width]) / side
     palette = _palette(rng)
-    typical = rng.random((2, SHAPES)) < TYPICAL
-    outline = np.where(typical[0], label % len(OUTLINES), rng.integers(len(OUTLINES), size=SHAPES))
-    texture = np.where(typical[1], label % len(TEXTURES), rng.integers(len(TEXTURES), size=SHAPES))
-    layout = tuple(LAYOUTS.values())[label % len(LAYOUTS)]
-    # Areas that fall off as in the dead leaves model, the largest at the back.
-    radius = np.sort(0.08 * (1 - 0.96 * rng.random(SHAPES)) ** -0.5)[::-1]
     dark, bright = np.sort(rng.choice(len(palette), 2, replace=False))
-    angle = rng.normal(0, 0.5)
-    light = rng.uniform(0, 2 * np.pi)
+    slant, light = rng.normal(0, 0.5), rng.uniform(0, 2 * np.pi)
+    typical = rng.random((2, SHAPES)) < TYPICAL
     first = rng.integers(len(palette), size=SHAPES)
     second = (first + rng.choice([-1, 1], SHAPES)) % len(palette)
-    mix = rng.uniform(0.2, 0.8, (SHAPES, 1))
-    colours = np.stack([palette[first], palette[first] + mix * (palette[second] - palette[first])], 1)
-    direction = rng.normal(light, 0.5, SHAPES)
-    fall_off = rng.uniform(0.05, 0.35, SHAPES)
-    scene = (
-        _pink(rng, height, width),
-        rng.standard_normal((3, height, width), np.float32) * np.float32(rng.uniform(0.004, 0.016)),
-        palette[[bright, dark]],
-        (np.cos(angle), np.sin(angle), rng.normal(0, 0.25), rng.choice([0.05, 0.6, 1.5])),
-        rng.uniform(0.03, 0.12),
-        rng.uniform(0.1, 0.4) * np.array([np.sin(light), np.cos(light)]),
-        rng.uniform(0.9, 1.6),
-        rng.uniform(0, 0.03),
-        outline,
-        texture,
-        layout(rng) * extent,
-        radius,
-        rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.6, SHAPES),
-        rng.uniform(1, 1.5, SHAPES),
-        np.stack(
-            [
-                rng.uniform(0, 2 * np.pi, SHAPES),
-                np.minimum(rng.uniform(4, 14, SHAPES), side / 4),
-                rng.uniform(0, 2 * np.pi, SHAPES),
-            ],
-            1,
-        ),
-        fall_off[:, None] * np.stack([np.sin(direction), np.cos(direction)], 1),
-        colours,
+    away = rng.uniform(0.2, 0.8, (SHAPES, 1)) * (palette[second] - palette[first])
+    return _Scene(
+        backdrop=palette[[bright, dark]],
+        horizon=np.array([np.cos(slant), np.sin(slant), rng.normal(0, 0.25), rng.choice([0.05, 0.6, 1.5])]),
+        light=rng.uniform(0.1, 0.4) * _direction(light),
+        rough=rng.uniform(0.02, 0.1, ()),
+        focus=rng.uniform(0.9, 1.6, ()),
+        wobble=rng.uniform(0, 0.03, ()),
+        outline=np.where(typical[0], label % len(OUTLINES), rng.integers(len(OUTLINES), size=SHAPES)),
+        texture=np.where(typical[1], label % len(TEXTURES), rng.integers(len(TEXTURES), size=SHAPES)),
+        centre=tuple(LAYOUTS.values())[label % len(LAYOUTS)](rng) * [height / side, width / side],
+        # The dead leaves model: numbers that fall off as the cube of the radius, the largest shapes at the back.
+        radius=np.sort(0.08 * (1 - 0.96 * rng.random(SHAPES)) ** -0.5)[::-1],
+        stretch=rng.uniform(1, 1.5, SHAPES),
+        turn=rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.6, SHAPES),
+        weave=rng.uniform([0, 4, 0], [2 * np.pi, min(14, side / 4), 2 * np.pi], (SHAPES, 3)),
+        shade=rng.uniform(0.05, 0.35, (SHAPES, 1)) * _direction(rng.normal(light, 0.5, SHAPES)),
+        colours=np.stack([palette[first], palette[first] + away], 1),
+        # Last, as how many numbers they take depends on the size: the same scene at every size.
+        fields=_fields(rng, height, width),
+        noise=rng.uniform(0.004, 0.016) * rng.standard_normal((3, height, width), np.float32),
     )
-    return _Scene(*(np.asarray(part, np.int64 if part is outline or part is texture else np.float32) for part in scene))
 
 
-def _palette(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _palette(rng: np.random.Generator) -> Doubles:
     """Five RGB colours from dark to bright: neighbours of one hue, and an accent near its complement."""
-    key, contrast = rng.uniform(0.22, 0.78), rng.uniform(0.4, 0.8)
+    key, contrast = rng.uniform(0.28, 0.8), rng.uniform(0.42, 0.82)
     value = key + contrast * (np.linspace(-0.5, 0.5, 5) + rng.normal(0, 0.05, 5))
     hue = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5, 5)
     hue[rng.integers(5)] += np.pi
-    chroma = rng.gamma(3, 0.035) * rng.uniform(0.5, 1.5, 5)
+    chroma = rng.gamma(3, 0.042) * rng.uniform(0.5, 1.5, 5)
     warm, green = chroma * np.cos(hue), chroma * np.sin(hue)
-    return np.clip(value[:, None] + warm[:, None] * [1.0, 0.1, -1.1] + green[:, None] * [-0.6, 0.5, -0.3], 0.02, 0.98)
+    return np.clip(value[:, None] + warm[:, None] * [0.9, 0.1, -1.2] + green[:, None] * [-0.6, 0.4, -0.2], 0.02, 0.98)
 
 
-def _pink(rng: np.random.Generator, height: int, width: int) -> Array:
+def _fields(rng: np.random.Generator, height: int, width: int) -> Array:
     """A smooth and a rough random field (2, H, W), cut from a larger torus so that opposite sides do not match."""
     amplitude, torus = _spectra(height, width)
     white = rng.standard_normal((*amplitude.shape, 2), np.float32).view(np.complex64)[..., 0]
-    fields: Array = scipy.fft.irfft2(white * amplitude, torus)[:, :height, :width]
-    return fields
+    return np.fft.irfft2(white * amplitude, torus)[:, :height, :width].astype(np.float32)
 
 
 @lru_cache
 def _spectra(height: int, width: int) -> tuple[Array, tuple[int, int]]:
-    """Amplitudes that fall off as powers of the frequency and make fields of unit variance, and the size of the torus."""
-    rows, columns = (scipy.fft.next_fast_len(length * 5 // 4, real=True) for length in (height, width))
-    frequency = np.hypot(np.fft.fftfreq(rows)[:, None] * height, np.fft.rfftfreq(columns) * width)
+    """Amplitudes, falling off with the frequency, that make fields of unit variance; and the size of the torus."""
+    rows, columns = height * 5 // 4, width * 5 // 4
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)) * min(height, width)
     amplitude = np.maximum(frequency, 0.8) ** np.array([-2, -1])[:, None, None]
     amplitude[:, 0, 0] = 0
     amplitude *= rows * columns / 2 / np.sqrt((amplitude**2).sum((1, 2), keepdims=True))
@@ -220,12 +204,12 @@ def _paint(scene: _Scene) -> Array:
         u, v = _rotate(dy, dx, scene.turn[:, i])
         gap = _choose(OUTLINES, scene.outline[:, i], u / (radius * stretch), v * (stretch / radius))
         gap = gap * radius + _plane(scene.wobble) * wash
-        direction, cycles, phase = scene.grain[:, i].T
+        direction, cycles, phase = scene.weave[:, i].T
         u, v = _rotate(dy, dx, direction)
         cycles = _plane(2 * np.pi * cycles)
         texture = _choose(TEXTURES, scene.texture[:, i], u * cycles + _plane(phase), v * cycles, wash, grain)
-        inside = np.clip(0.5 - gap * (side / _plane(scene.focus)), 0, 1)
-        shadow = 0.25 / (1 + (np.maximum(gap, 0) * 25) ** 2)
+        inside = _unit(0.5 - gap * (side / _plane(scene.focus)))
+        shadow = 0.2 / (1 + (np.maximum(gap, 0) * 25) ** 2)
         down, across = _planes(scene.shade[:, i])
         lit = np.clip(1 + (down * dy + across * dx) / radius, 0.65, 1.35) + _plane(scene.rough) * grain
         light *= 1 - shadow
@@ -245,6 +229,15 @@ def _choose(functions: dict[str, Callable[..., Array]], which: Integers, *planes
     return out
 
 
+def _stack(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    stacked = np.stack(parts)
+    return stacked if np.issubdtype(stacked.dtype, np.integer) else stacked.astype(np.float32, copy=False)
+
+
+def _direction(angle: npt.ArrayLike) -> Doubles:
+    return np.stack([np.sin(angle), np.cos(angle)], -1)
+
+
 def _plane(values: Array) -> Array:
     return values[:, None, None]
 
@@ -258,8 +251,13 @@ def _rotate(y: Array, x: Array, angle: Array) -> tuple[Array, Array]:
     return cosine * x + sine * y, cosine * y - sine * x
 
 
+def _unit(t: Array) -> Array:
+    clipped: Array = np.clip(t, 0, 1)
+    return clipped
+
+
 def _ramp(t: Array) -> Array:
-    t = np.clip(0.5 + t, 0, 1)
+    t = _unit(0.5 + t)
     return t * t * (3 - 2 * t)
 
 
@@ -269,63 +267,72 @@ def _blend(pair: Array, t: Array) -> Array:
     return start + (end - start) * t[:, None]
 
 
+def _length(u: Array, v: Array) -> Array:
+    length: Array = np.sqrt(u * u + v * v)
+    return length
+
+
 # Outlines: about the distance from the edge of a shape of radius 1, negative inside.
 
 
 def _ellipse(u: Array, v: Array) -> Array:
-    return np.sqrt(u * u + v * v) - 1
+    return _length(u, v) - 1
 
 
 def _tile(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(u) + 0.25 * v, np.abs(v)) - 1
+    edges: Array = np.maximum(abs(u) + 0.25 * v, abs(v))  # of a trapezium
+    return edges - 1
 
 
 def _ring(u: Array, v: Array) -> Array:
-    return np.abs(np.sqrt(u * u + v * v) - 1) - 0.35
+    return abs(_length(u, v) - 1) - 0.35
 
 
 def _flower(u: Array, v: Array) -> Array:
-    radius = np.sqrt(u * u + v * v) + 1e-3
-    c = u / radius
+    radius = _length(u, v) + 1e-3
+    c: Array = u / radius
     petals = c * (5 + c * c * (16 * c * c - 20))  # cos 5a by Chebyshev's polynomial
     return (radius - 1 - 0.35 * petals) * 0.7
 
 
 def _band(u: Array, v: Array) -> Array:
-    return np.abs(v) - 0.5
+    return abs(v) - 0.5
 
 
 # Textures: 0 to 1, from coordinates in radians of their cycle and two noise fields.
 
 
 def _grating(u: Array, v: Array, wash: Array, grain: Array) -> Array:
-    return 0.5 + 0.5 * np.sin(u)
+    wave: Array = np.sin(u)
+    return 0.5 + 0.5 * wave
 
 
 def _checks(u: Array, v: Array, wash: Array, grain: Array) -> Array:
-    return np.clip(0.5 + 2 * np.sin(u) * np.sin(v), 0, 1)
+    wave: Array = np.sin(u) * np.sin(v)
+    return _unit(0.5 + 2 * wave)
 
 
 def _clouds(u: Array, v: Array, wash: Array, grain: Array) -> Array:
-    return np.clip(0.5 + 0.35 * grain, 0, 1)
+    return _unit(0.5 + 0.35 * grain)
 
 
 def _marble(u: Array, v: Array, wash: Array, grain: Array) -> Array:
-    return 0.5 + 0.5 * np.sin(0.5 * u + 2 * wash)
+    vein: Array = np.sin(0.5 * u + 2 * wash)
+    return 0.5 + 0.5 * vein
 
 
 # Layouts: centres (S, 2) of the shapes in a picture whose sides run from -0.5 to 0.5.
 
 
-def _scattered(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _scattered(rng: np.random.Generator) -> Doubles:
     return rng.uniform(-0.5, 0.5, (SHAPES, 2))
 
 
-def _gathered(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _gathered(rng: np.random.Generator) -> Doubles:
     return rng.normal(0, 0.1, 2) + rng.normal(0, 0.17, (SHAPES, 2))
 
 
-def _lined(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _lined(rng: np.random.Generator) -> Doubles:
     angle = rng.uniform(0, np.pi)
     along = rng.permutation(np.linspace(-0.5, 0.5, SHAPES))
     return np.outer(along, [np.sin(angle), np.cos(angle)]) + rng.normal(0, 0.07, (SHAPES, 2))
@@ -344,7 +351,7 @@ TEXTURES: dict[str, Callable[..., Array]] = {
     "clouds": _clouds,
     "marble": _marble,
 }
-LAYOUTS: dict[str, Callable[[np.random.Generator], npt.NDArray[np.float64]]] = {
+LAYOUTS: dict[str, Callable[[np.random.Generator], Doubles]] = {
     "scattered": _scattered,
     "gathered": _gathered,
     "lined": _lined,

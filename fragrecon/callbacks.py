@@ -1,0 +1,128 @@
+"""What happens beside training: when checkpoints are written, a guard against NaN, a row an epoch."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.optim import Optimizer
+
+from fragrecon.errors import TrainingError
+from fragrecon.record import CHECKPOINTS, Record
+from fragrecon.schema import Config
+
+log = logging.getLogger(__name__)
+LAST = "last.ckpt"
+
+
+class LastCheckpoint(Callback):
+    """Keeps ``last.ckpt`` for resuming: written every so many steps, at each epoch's end, and when a SIGTERM ends training.
+
+    Args:
+        folder: of the checkpoints.
+        every_n_steps: optimizer steps between two within an epoch.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int) -> None:
+        self.path, self.every_n_steps = folder / LAST, every_n_steps
+        self.saved_at = -1
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self.saved_at:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        # Lightning raises this between two steps, where the state is whole; another exception may come from anywhere.
+        if isinstance(exception, SIGTERMException):
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self.saved_at = trainer.global_step
+        trainer.save_checkpoint(self.path)
+
+
+class EarlyStop(EarlyStopping):
+    """Early stopping that also holds for a run taken up after it had decided to stop."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.wait_count >= max(self.patience, 1):
+            trainer.should_stop = True
+
+
+class FiniteGuard(Callback):
+    """Stops before an update that would carry a NaN or an infinity into the weights.
+
+    Gradients are looked at after the ranks have summed theirs, so all ranks stop together.
+    """
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
+        if str(trainer.precision) == "16-mixed":
+            return  # the loss scaler finds infinities itself, skips that step and lowers its scale
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
+            raise TrainingError(
+                f"the loss or its gradient is no longer finite at epoch {trainer.current_epoch}, step {trainer.global_step}; "
+                "the weights were not touched and the last checkpoint is good. "
+                "Try a lower optimizer.lr, trainer.gradient_clip_val=1.0 or trainer.precision=32-true"
+            )
+
+
+class EpochRows(Callback):
+    """Writes a row an epoch into the record and a line into the log.
+
+    Args:
+        record: of the run.
+        monitor: the figure that selects, shown in the line.
+    """
+
+    def __init__(self, record: Record, monitor: str) -> None:
+        self.record, self.monitor = record, monitor
+        self.started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rows = [row for row in self.record.epochs() if int(row["step"]) <= trainer.global_step]
+        self.started = time.monotonic() - (float(rows[-1]["seconds"]) if rows else 0.0)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # All ranks ask for the figures, as their means are taken over all ranks.
+        figures = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        seconds = round(time.monotonic() - self.started, 3)
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": seconds, "lr": rate}
+        self.record.add_epoch(row | figures)
+        shown = [name for name in ("train/loss", "val/loss", self.monitor) if name in figures]
+        log.info("epoch %d: %s", trainer.current_epoch, ", ".join(f"{name} {figures[name]:.4f}" for name in shown))
+
+
+def training_callbacks(config: Config, record: Record) -> list[Callback]:
+    """The callbacks of every training, in the order they are called."""
+    folder, selection = record.folder / CHECKPOINTS, config.selection
+    last = LastCheckpoint(folder, config.checkpoint.every_n_steps)
+    callbacks: list[Callback] = [FiniteGuard(), EpochRows(record, selection.monitor), last]
+    if config.trainer["limit_val_batches"] == 0:
+        return callbacks  # nothing to select by
+    label = selection.monitor.replace("/", "_")
+    best = ModelCheckpoint(
+        folder,
+        filename=f"best-epoch={{epoch}}-{label}={{{selection.monitor}:.4f}}",
+        auto_insert_metric_name=False,
+        monitor=selection.monitor,
+        mode=selection.mode,
+        save_top_k=1,
+        save_weights_only=True,
+        enable_version_counter=False,
+    )
+    stop = EarlyStop(
+        selection.monitor, mode=selection.mode, patience=selection.patience, min_delta=selection.min_delta
+    )
+    return [stop, best, *callbacks]

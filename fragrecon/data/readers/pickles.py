@@ -1,0 +1,199 @@
+"""Pickled batches of images, read without trusting them.
+
+A pickle is a program for a small machine that may call whatever it can import. Here it is given nothing but stand-ins
+for the few names that real files use, which check what they are handed. numpy's own ``__setstate__`` methods, which can
+be led to build objects or to point outside their memory, are never reached. The machine is the standard library's in
+Python: the one in C allots whatever memory a file of ten bytes claims to need, and is no faster on large arrays.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from fragrecon.data.readers.images import Shape, block_length, check_labels
+from fragrecon.data.store import Block
+from fragrecon.errors import DataError
+
+_EXPECTED = "a pickled dict of numpy arrays and lists was expected; get the file again from its source"
+
+
+def load_pickle(path: Path) -> dict[str, Any]:
+    """Load a dict of arrays, lists, numbers and strings, written by Python 2 or 3.
+
+    Strings of Python 2 come as bytes, except for the keys of the dict. Arrays are read-only.
+
+    Raises:
+        DataError: the file is missing, empty, cut short, no such dict, or asks for anything else to be run or built.
+    """
+    try:
+        with path.open("rb") as file:
+            value = _Unpickler(file, encoding="bytes").load()
+        if type(value) is not dict:
+            raise _RefusedError(f"it holds a {type(value).__name__}")
+        return {_text(key): item.value if isinstance(item, _Array) else item for key, item in value.items()}
+    except _RefusedError as error:
+        trouble = f"was not loaded: {error}"
+    except OSError as error:
+        trouble = f"cannot be read ({error.strerror or error})"
+    except Exception as error:  # a malformed pickle can make the machine stumble over anything
+        if path.stat().st_size == 0:
+            trouble = "is empty"
+        elif isinstance(error, (EOFError, struct.error)) or "exhausted" in str(error):
+            trouble = f"is cut short: it ends after {path.stat().st_size:,} bytes"
+        else:
+            trouble = f"is not a readable pickle ({type(error).__name__}: {error})"
+    raise DataError(f"{path} {trouble}; {_EXPECTED}")
+
+
+def read_batches(paths: Iterable[Path], shape: Shape, labels_key: str, labels: range) -> Iterator[Block]:
+    """Read pickled batches, one file in memory at a time.
+
+    Args:
+        paths: dicts of ``data``, uint8 (n, C*H*W) rows of planar pixels, and of labels.
+        shape: (C, H, W).
+        labels_key: where the labels are.
+        labels: the values they may have; the first becomes class 0.
+
+    Raises:
+        DataError: a file is not what it should be.
+    """
+    for path in paths:
+        yield from _read_batch(path, shape, labels_key, labels)
+
+
+def _read_batch(path: Path, shape: Shape, labels_key: str, labels: range) -> Iterator[Block]:
+    batch = load_pickle(path)
+    if missing := [key for key in ("data", labels_key) if key not in batch]:
+        raise DataError(f"{path} has no {' and no '.join(map(repr, missing))}, only {_listed(batch)}; {_EXPECTED}")
+    data, width = batch["data"], int(np.prod(shape))
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != width:
+        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise DataError(
+            f"{path}: 'data' is {found}, expected uint8 (n, {width}): a row for each image of {shape[0]} channels and "
+            f"{shape[1]}x{shape[2]} pixels; choose the reader and the image size that fit this file"
+        )
+    classes = check_labels(batch[labels_key], len(data), labels, path) - labels.start
+    step = block_length(shape)
+    for start in range(0, len(data), step):
+        # A copy: a view that the caller still holds would keep this file in memory while the next one is loaded.
+        yield Block(data[start : start + step].reshape(-1, *shape).copy(), classes[start : start + step])
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """Something a data file has no business asking for."""
+
+
+class _Function:
+    """A function that a pickle may call, but not change by the attributes it sets on what it has built."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise _RefusedError("it sets the state of a function")
+
+
+class _DType:
+    """Stands for `numpy.dtype`: plain numbers only."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, code: str | bytes, align: object = False, copy: object = False) -> None:
+        if not re.fullmatch(r"[<>=|]?[biuf][1248]", name := _text(code)):
+            kind = "Python objects" if name.lstrip("<>=|").startswith("O") else "something other than plain numbers"
+            raise _RefusedError(f"it holds an array of {kind} (dtype {name!r})")
+        self.value: np.dtype[Any] = np.dtype(name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.value = self.value.newbyteorder(_text(state[1]))  # type: ignore[arg-type]  # numpy checks it
+
+
+class _Array:
+    """Stands for `numpy.ndarray`."""
+
+    __slots__ = ("value",)
+    value: npt.NDArray[Any]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, shape, dtype, by_column, raw = state
+        self.value = _values(raw, dtype, shape, "F" if by_column else "C")
+
+
+def _values(raw: object, dtype: _DType, shape: tuple[int, ...], order: Any) -> npt.NDArray[Any]:
+    if not isinstance(raw, (bytes, bytearray)):
+        raise _RefusedError("it holds an array whose values are not plain bytes")
+    return np.frombuffer(raw, dtype.value).reshape(shape, order=order)
+
+
+def _reconstruct(kind: object, shape: object, code: object) -> _Array:
+    if kind is not _Array:
+        raise _RefusedError("it builds an array of a class of its own")
+    return _Array()
+
+
+def _frombuffer(raw: object, dtype: _DType, shape: tuple[int, ...], order: str) -> _Array:
+    array = _Array()
+    array.value = _values(raw, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: _DType, raw: object) -> Any:
+    return _values(raw, dtype, (), "C").item()
+
+
+def _encode(text: str, encoding: str | bytes) -> bytes:
+    if _text(encoding) != "latin1":
+        raise _RefusedError(f"it asks for the codec {_text(encoding)!r}")
+    return text.encode("latin-1")
+
+
+# All that pickles of plain arrays and numbers name, by numpy 1 ("core") and 2 ("_core"). The values are ours: no
+# module is ever imported because a file names it.
+_GLOBALS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _Function(_encode),
+    **{
+        (f"numpy.{core}.{module}", name): _Function(function)
+        for core in ("core", "_core")
+        for module, name, function in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _frombuffer),
+        )
+    },
+}
+
+
+class _Unpickler(pickle._Unpickler):
+    def find_class(self, module: str, name: str, /) -> Any:
+        if (module, name) not in _GLOBALS:
+            raise _RefusedError(
+                f"it asks for {module}.{name}, which no data file needs and which could run anything on this machine"
+            )
+        return _GLOBALS[module, name]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if not isinstance(value, str):
+        raise _RefusedError(f"it has a value of type {type(value).__name__} where a name belongs")
+    return value
+
+
+def _listed(batch: dict[str, Any]) -> str:
+    return ", ".join(map(repr, sorted(batch))) or "nothing"

@@ -1,0 +1,143 @@
+"""The clustering protocol: embed the fragments of a puzzle, cluster them, and compare with the images they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fragrecon.clustering import agreement
+from fragrecon.clustering.backends import Backend
+from fragrecon.data.module import FixedPuzzles
+from fragrecon.data.puzzles import FragmentBatch, batches
+from fragrecon.errors import ConfigError, TrainingError
+from fragrecon.evaluation.statistics import Scores
+from fragrecon.seeds import seed_of, torch_generator
+
+ALGORITHMS = ("kmeans", "kmedoids")
+AGREEMENTS = {
+    "ari": agreement.adjusted_rand_index,
+    "nmi": agreement.normalized_mutual_info,
+    "purity": agreement.purity,
+}
+METRICS = (
+    *(f"{algorithm}_{name}" for algorithm in ALGORITHMS for name in AGREEMENTS),
+    "mean_ari",
+    "mean_nmi",
+    "mean_clustering_score",
+)
+
+Embed = Callable[[FragmentBatch], Tensor]
+"""From a batch with fragments as float to embeddings (B, F, D)."""
+
+
+@dataclass(frozen=True)
+class ClusteringProtocol:
+    """KMeans and KMedoids with the number of images known, each scored by ARI, NMI and purity.
+
+    Attributes:
+        backend: what clusters.
+        restarts: of KMeans.
+        seed: keys the random numbers of each puzzle.
+    """
+
+    backend: Backend
+    restarts: int
+    seed: int
+
+    def score(self, embeddings: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
+        """Scores (B,) of each metric for embeddings (B, F, D) of the batch's fragments, taken as they are.
+
+        Raises:
+            TrainingError: the embeddings hold numbers that are not finite.
+        """
+        points = embeddings.detach().float().cpu()
+        if not torch.isfinite(points).all():
+            raise TrainingError("the model's embeddings hold numbers that are not finite; they cannot be clustered")
+        seeds = [seed_of(self.seed, "clustering", batch.step + i) for i in range(len(batch))]
+        k = batch.images_per_puzzle
+        labels = {
+            "kmeans": self.backend.kmeans(points, k, seeds, self.restarts),
+            "kmedoids": self.backend.kmedoids(points, k, seeds),
+        }
+        return self.agree(labels, batch)
+
+    def score_random(self, batch: FragmentBatch) -> dict[str, Tensor]:
+        """Scores of assigning each fragment to an image by chance, drawn for each algorithm anew."""
+        shape = batch.source_ids.shape
+        labels = {}
+        for number, algorithm in enumerate(ALGORITHMS):
+            rows = [
+                torch.randint(
+                    batch.images_per_puzzle,
+                    shape[1:],
+                    generator=torch_generator(self.seed, "random assignment", number, batch.step + i),
+                )
+                for i in range(len(batch))
+            ]
+            labels[algorithm] = torch.stack(rows)
+        return self.agree(labels, batch)
+
+    def agree(self, labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
+        """Scores of the labels (B, F) that each algorithm gave."""
+        truth = batch.source_ids.cpu()
+        scores = {}
+        for algorithm in ALGORITHMS:
+            table = agreement.contingency(labels[algorithm], truth)
+            scores |= {f"{algorithm}_{name}": score(table) for name, score in AGREEMENTS.items()}
+        for name in ("ari", "nmi"):
+            scores[f"mean_{name}"] = torch.stack([scores[f"{a}_{name}"] for a in ALGORITHMS]).mean(0)
+        scores["mean_clustering_score"] = (scores["mean_ari"] + scores["mean_nmi"]) / 2
+        return scores
+
+
+def check_puzzle(images_per_puzzle: int, cells: int) -> None:
+    """Refuse what is no puzzle; raises `ConfigError`."""
+    if images_per_puzzle < 2 or cells < 2:
+        raise ConfigError(
+            f"the clustering protocol needs at least 2 images a puzzle and 2 fragments an image, not {images_per_puzzle} and {cells}; "
+            "set data.images_per_puzzle higher or data.fragment_size lower"
+        )
+
+
+def raw_pixels(batch: FragmentBatch) -> Tensor:
+    """The baseline that embeds a fragment by its own pixel values, (B, F, C * h * w)."""
+    return batch.fragments.flatten(2)
+
+
+@torch.inference_mode()
+def evaluate(
+    protocol: ClusteringProtocol,
+    puzzles: FixedPuzzles,
+    methods: Mapping[str, Embed],
+    *,
+    batch_size: int,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda count: None,
+) -> dict[str, dict[str, Scores]]:
+    """Score methods, and random assignment, on the same puzzles.
+
+    Args:
+        protocol: how to score.
+        puzzles: what to score on.
+        methods: by name.
+        batch_size: puzzles embedded at once.
+        device: where the fragments are embedded.
+        advance: told how many puzzles are done, for a progress bar.
+
+    Returns:
+        Scores (puzzles,) by method and metric, puzzle by puzzle in the same order.
+    """
+    parts: dict[str, list[dict[str, Tensor]]] = {"random": [], **{name: [] for name in methods}}
+    for part in batches(len(puzzles), batch_size):
+        batch = puzzles.read(part).to(device).as_float()
+        parts["random"].append(protocol.score_random(batch))
+        for name, embed in methods.items():
+            parts[name].append(protocol.score(embed(batch), batch))
+        advance(len(batch))
+    return {
+        name: {metric: torch.cat([scores[metric] for scores in rows]).numpy() for metric in METRICS}
+        for name, rows in parts.items()
+    }

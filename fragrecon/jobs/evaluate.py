@@ -1,0 +1,125 @@
+"""``mode=evaluate``: score the best checkpoint of a finished run again, into a record of its own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fragrecon import hardware
+from fragrecon.clustering.backends import load_backend
+from fragrecon.data.module import FragmentData
+from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.errors import ConfigError
+from fragrecon.evaluation.protocol import ClusteringProtocol, check_puzzle, evaluate, raw_pixels
+from fragrecon.models.base import FragmentModel, count_parameters
+from fragrecon.record import Record
+from fragrecon.report.terminal import print_metrics
+from fragrecon.runs import load_run
+from fragrecon.schema import Config, build
+
+log = logging.getLogger(__name__)
+
+
+def main(config: Config, record: Record) -> dict[str, Any]:
+    """Score ``config.run``; raises `ConfigError` if its model does not take the fragments asked for."""
+    if config.run is None:
+        raise ConfigError("mode=evaluate needs the run to score: run=FOLDER")
+    if not config.evaluation.puzzles:
+        raise ConfigError("evaluation.puzzles=0 leaves nothing to score")
+    data = open_data(config)
+    run = load_run(config.run)
+    checkpoint = run.best_checkpoint
+    model = run.load_model(checkpoint)
+    if model.fragment_shape != config.data.fragment_shape:
+        raise ConfigError(
+            f"the model of {run.folder} takes fragments of {shape_text(model.fragment_shape)}, but data gives "
+            f"{shape_text(config.data.fragment_shape)}; set data.fragment_size and data.channels to match"
+        )
+    data.check_test(config.evaluation.puzzles)
+    record.enter("evaluation")
+    log.info("scoring %s", checkpoint)
+    return score(config, model, data, record, {}, source={"run": str(run.folder), "checkpoint": checkpoint.name})
+
+
+def open_data(config: Config) -> FragmentData:
+    """The data module of a job, with what the configuration alone can tell already checked."""
+    facts = {name: getattr(config.data, name) for name in ("root", "image_size", "channels", "download")}
+    reader = build(config.data.reader, "data.reader", **facts)
+    evaluation = config.evaluation
+    data = FragmentData(config.data, reader, config.seed, evaluation.seed, evaluation.validation_puzzles)
+    check_puzzle(config.data.images_per_puzzle, data.cells)
+    return data
+
+
+def protocol_of(config: Config) -> ClusteringProtocol:
+    evaluation = config.evaluation
+    return ClusteringProtocol(load_backend(evaluation.backend), evaluation.restarts, evaluation.seed)
+
+
+def score(
+    config: Config,
+    model: FragmentModel,
+    data: FragmentData,
+    record: Record,
+    seconds: dict[str, float],
+    source: dict[str, str],
+) -> dict[str, Any]:
+    """Score a model and the baselines on the test puzzles, write the record and print the table."""
+    started = time.monotonic()
+    device = hardware.device_of(config.trainer)
+    model = model.to(device).eval()
+    evaluation = config.evaluation
+    puzzles = data.test_set(evaluation.puzzles)
+
+    def embed(batch: FragmentBatch) -> torch.Tensor:
+        return model.encode(batch.fragments)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("scoring test puzzles", total=len(puzzles))
+        scores = evaluate(
+            protocol_of(config),
+            puzzles,
+            {"raw_pixels": raw_pixels, "model": embed},
+            batch_size=evaluation.batch_size,
+            device=device,
+            advance=lambda count: bar.advance(task, count),
+        )
+    store = data.store("test")
+    metrics = record.write_metrics(
+        scores,
+        protocol={
+            "puzzles": len(puzzles),
+            "images_per_puzzle": config.data.images_per_puzzle,
+            "fragments_per_image": data.cells,
+            "fragment_shape": list(config.data.fragment_shape),
+            "backend": evaluation.backend,
+            "restarts": evaluation.restarts,
+            "seed": evaluation.seed,
+        },
+        data={
+            "name": config.data.name,
+            "split": "test",
+            "images": len(store),
+            "image_shape": list(store.manifest.shape),
+            "source": store.manifest.source,
+        },
+        model={
+            "name": config.model["_target_"].rpartition(".")[2],
+            "parameters": count_parameters(model),
+            "latent_dim": model.latent_dim,
+            **source,
+        },
+        seconds=seconds | {"evaluation": time.monotonic() - started},
+    )
+    print_metrics(metrics, record.folder)
+    return metrics
+
+
+def shape_text(shape: tuple[int, int, int]) -> str:
+    return f"{shape[1]}x{shape[2]} pixels, {shape[0]} channel{'s' if shape[0] > 1 else ''}"

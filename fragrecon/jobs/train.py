@@ -1,0 +1,156 @@
+"""``mode=train``: train a model, then score its best checkpoint on the test puzzles."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from torch.optim import Optimizer
+
+from fragrecon import hardware
+from fragrecon.callbacks import training_callbacks
+from fragrecon.checkpoints import AtomicCheckpointIO
+from fragrecon.data.module import FragmentData
+from fragrecon.errors import ConfigError, nearest
+from fragrecon.jobs.evaluate import open_data, protocol_of, score
+from fragrecon.learner import Learner
+from fragrecon.modelling import Facts, build_model, check_model, load_weights
+from fragrecon.models.base import count_parameters
+from fragrecon.record import Record
+from fragrecon.runs import load_run
+from fragrecon.schema import Config, build
+
+log = logging.getLogger(__name__)
+
+
+def main(config: Config, record: Record) -> dict[str, Any] | None:
+    """Train and score; returns the metrics, or None where nothing is scored or another process does it."""
+    started = time.monotonic()
+    seconds: dict[str, float] = {}
+    data = open_data(config)
+    check_model(config, data.grid)
+    build(config.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
+    initial = load_run(config.init_from).best_checkpoint if config.init_from else None
+    log.info("training on %s", hardware.describe(config.trainer))
+    trainer = make_trainer(config, record)
+    data.check(config.evaluation.puzzles)
+    seconds["data"] = time.monotonic() - started
+
+    if record.status.get("stage") != "evaluation":
+        record.enter("training")
+        learner = make_learner(config, data, trainer, initial)
+        fit(trainer, learner, data, record)
+        if not trainer.is_global_zero:
+            return None
+        record.enter("evaluation")
+    epochs = record.epochs()
+    seconds["training"] = float(epochs[-1]["seconds"]) if epochs else 0.0
+    if not config.evaluation.puzzles:
+        return None
+    run = load_run(record.folder)
+    best = run.best_checkpoint
+    return score(config, run.load_model(best), data, record, seconds, source={"checkpoint": best.name})
+
+
+def make_learner(config: Config, data: FragmentData, trainer: pl.Trainer, initial: Path | None) -> Learner:
+    """A model with its objective, ready to be fitted; ``initial`` is a checkpoint to start from."""
+    facts = Facts(config.data.fragment_shape, data.grid, data.store("train").manifest.num_classes)
+    model, objective = build_model(config, facts)
+    if initial:
+        load_weights(model, initial)
+        log.info("starting from the weights in %s", initial)
+    evaluation, per_batch = config.evaluation, config.data.puzzles_per_batch
+    learner = Learner(
+        model,
+        objective,
+        facts,
+        protocol_of(config),
+        partial(build, config.optimizer, "optimizer"),
+        partial(make_scheduler, config, data),
+        monitor=config.selection.monitor,
+        seed=config.seed,
+        scored_batches=-(-evaluation.train_puzzles // per_batch),
+    )
+    if config.selection.monitor not in learner.means:
+        raise ConfigError(f"selection.monitor='{config.selection.monitor}' is not logged{nearest(config.selection.monitor, learner.means)}")
+    log.info(
+        "%s: %s parameters, %s training and %s validation images, %d batches an epoch",
+        config.model["_target_"].rpartition(".")[2],
+        f"{count_parameters(model):,}",
+        f"{len(data.training_images()):,}",
+        f"{len(data.validation_images()):,}",
+        data.batches_per_epoch,
+    )
+    return learner
+
+
+def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> Any:
+    """The schedule of the learning rate over the whole training, or None."""
+    if config.scheduler["_target_"] is None:
+        return None
+    trainer = config.trainer
+    steps = data.epoch_length(trainer["limit_train_batches"]) // trainer["accumulate_grad_batches"] * trainer["max_epochs"]
+    if trainer["max_steps"] >= 0:
+        steps = min(steps, trainer["max_steps"]) if steps > 0 else trainer["max_steps"]
+    return build(config.scheduler, "scheduler", optimizer, total_steps=steps, mode=config.selection.mode)
+
+
+def make_trainer(config: Config, record: Record) -> pl.Trainer:
+    """Lightning's Trainer; raises `ConfigError` for settings that it refuses."""
+    known = inspect.signature(pl.Trainer).parameters
+    for key in config.trainer:
+        if key not in known:
+            raise ConfigError(f"unknown key trainer.{key}{nearest(key, known)}")
+    # Lightning announces itself at each start, and through torch uses a name that torch is about to drop.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    callbacks = training_callbacks(config, record)
+    if config.trainer["enable_progress_bar"] is None:
+        interactive = sys.stdout.isatty()
+    else:
+        interactive = config.trainer["enable_progress_bar"]
+    if interactive:
+        callbacks += [RichProgressBar(), RichModelSummary()]
+    settings = config.trainer | {
+        "precision": hardware.precision_of(config.trainer),
+        "enable_progress_bar": interactive,
+        "enable_model_summary": interactive,
+    }
+    logger: Logger | None = build(config.logger, "logger", folder=record.folder, config=config.to_dict())
+    try:
+        return pl.Trainer(
+            **settings,
+            logger=logger or False,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=record.folder,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def fit(trainer: pl.Trainer, learner: Learner, data: FragmentData, record: Record) -> None:
+    """Train, from the last checkpoint in the run's folder if there is one."""
+    last = record.folder / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        log.info("going on from %s", last)
+    try:
+        trainer.fit(learner, data, ckpt_path=last if last.is_file() else None)
+    except SIGTERMException:
+        log.warning("stopped by SIGTERM; go on with: python -m fragrecon.run resume=%s", record.folder)
+        raise
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

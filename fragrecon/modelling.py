@@ -1,0 +1,76 @@
+"""From the config's model and objective to modules, new or with the weights of a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fragrecon.checkpoints import load_checkpoint
+from fragrecon.errors import ConfigError, RunError
+from fragrecon.models.base import FragmentModel
+from fragrecon.objectives.base import Objective
+from fragrecon.schema import Config, build
+from fragrecon.seeds import seed_of
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model or an objective may ask for by name, besides its own settings.
+
+    Attributes:
+        fragment_shape: (C, h, w).
+        grid: rows and columns of fragments in an image.
+        num_classes: of the data set.
+    """
+
+    fragment_shape: tuple[int, int, int]
+    grid: tuple[int, int]
+    num_classes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Facts:
+        return cls(tuple(values["fragment_shape"]), tuple(values["grid"]), values["num_classes"])
+
+
+def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]:
+    """A new model, its start keyed on the run's seed, and its objective."""
+    torch.manual_seed(seed_of(config.seed, "initial weights"))
+    model = build(config.model, "model", **vars(facts))
+    if not isinstance(model, FragmentModel):
+        raise ConfigError(f"model._target_='{config.model['_target_']}' is not a model of fragments")
+    objective = build(config.objective, "objective", **vars(facts))
+    if not isinstance(objective, Objective):
+        raise ConfigError(f"objective._target_='{config.objective['_target_']}' is not an objective")
+    objective.check(model)
+    return model, objective
+
+
+def check_model(config: Config, grid: tuple[int, int]) -> None:
+    """Refuse what `build_model` would refuse, before any data is read: builds without memory, for a single class."""
+    with torch.device("meta"):
+        build_model(config, Facts(config.data.fragment_shape, grid, num_classes=1))
+
+
+def restore(config: Config, checkpoint: Path) -> FragmentModel:
+    """The model of a run with its weights, in eval mode."""
+    contents = load_checkpoint(checkpoint)
+    model, _ = build_model(config, Facts.from_dict(contents["facts"]))
+    load_weights(model, checkpoint, contents)
+    return model.eval()
+
+
+def load_weights(model: FragmentModel, checkpoint: Path, contents: dict[str, Any] | None = None) -> None:
+    """Give a model the weights of a checkpoint; raises `RunError` where they do not fit."""
+    contents = contents or load_checkpoint(checkpoint)
+    prefix = "model."
+    weights = {key.removeprefix(prefix): value for key, value in contents["state_dict"].items() if key.startswith(prefix)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"the weights in {checkpoint} do not fit the model: {error}") from None

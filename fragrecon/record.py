@@ -1,0 +1,131 @@
+"""What a run leaves on disk: its config, its status, its figures. Every file is whole or not there."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from fragrecon import __version__, files
+from fragrecon.errors import FragreconError
+from fragrecon.evaluation.statistics import Scores, paired, summary
+from fragrecon.schema import Config, config_hash
+
+Stage = Literal["training", "evaluation"]
+
+CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
+METRICS, EPOCHS, SCORES, CHECKPOINTS = "metrics.json", "metrics.csv", "scores.npz", "checkpoints"
+_PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
+
+
+class Record:
+    """Writes a run's files into its folder.
+
+    Args:
+        folder: of the run.
+        writes: False on all but the first of several processes; nothing is then written.
+    """
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
+        path = folder / STATUS
+        self.status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def start(self, config: Config, overrides: Sequence[str]) -> None:
+        """Write config and overrides, and note that the run is under way; a run taken up again keeps its first start."""
+        if self.writes:
+            files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
+            files.write_text(self.folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        started = self.status.get("started", _now())
+        stage = self.status.get("stage")
+        self._note(
+            status="running", stage=stage, error=None, config_hash=config_hash(config), started=started, finished=None
+        )
+
+    def enter(self, stage: Stage) -> None:
+        self._note(stage=stage)
+
+    def finish(self) -> None:
+        self._note(status="done", finished=_now())
+
+    def fail(self, error: BaseException) -> None:
+        """Note why the run ended: the message alone if a user can mend it, else with its traceback."""
+        expected = isinstance(error, FragreconError)
+        text = str(error) if expected else "".join(traceback.format_exception(error))
+        self._note(status="failed", error=text, finished=_now())
+
+    def _note(self, **values: Any) -> None:
+        self.status.update(values)
+        if self.writes:
+            files.write_json(self.folder / STATUS, self.status)
+
+    def epochs(self) -> list[dict[str, str]]:
+        """Rows of ``metrics.csv`` so far."""
+        path = self.folder / EPOCHS
+        return files.read_csv(path) if path.is_file() else []
+
+    def add_epoch(self, row: Mapping[str, Any]) -> None:
+        """Add a row to ``metrics.csv``; rows of the same or later epochs, left by a run taken up again, give way."""
+        if self.writes:
+            earlier = [old for old in self.epochs() if int(old["epoch"]) < row["epoch"]]
+            files.write_csv(self.folder / EPOCHS, [*earlier, row])
+
+    def write_metrics(
+        self,
+        scores: Mapping[str, Mapping[str, Scores]],
+        *,
+        protocol: Mapping[str, Any],
+        data: Mapping[str, Any],
+        model: Mapping[str, Any],
+        seconds: Mapping[str, float],
+    ) -> dict[str, Any]:
+        """Write ``metrics.json``, and the scores puzzle by puzzle into ``scores.npz``; returns the former.
+
+        Args:
+            scores: by method and metric, (puzzles,), in the same order for all.
+            protocol: what the scores mean.
+            data: what they were measured on.
+            model: what was measured.
+            seconds: how long each part took.
+        """
+        arrays = {f"{method}/{metric}": values for method, rows in scores.items() for metric, values in rows.items()}
+        with files.atomic_file(self.folder / SCORES) as file:
+            buffer = io.BytesIO()
+            np.savez(buffer, **arrays)  # type: ignore[arg-type]
+            file.write(buffer.getvalue())
+        baselines = [method for method in scores if method != "model"]
+        metrics = {
+            "protocol": dict(protocol),
+            "scores": {
+                method: {metric: summary(values) for metric, values in rows.items()} for method, rows in scores.items()
+            },
+            "model_minus": {
+                method: {metric: paired(scores["model"][metric], scores[method][metric]) for metric in scores["model"]}
+                for method in baselines
+            },
+            "model": dict(model),
+            "data": dict(data),
+            "versions": versions(),
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+        files.write_json(self.folder / METRICS, metrics)
+        return metrics
+
+
+def versions() -> dict[str, str]:
+    return {"fragrecon": __version__, "python": platform.python_version()} | {
+        name: metadata.version(name) for name in _PACKAGES
+    }
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

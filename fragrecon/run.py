@@ -1,0 +1,121 @@
+"""The command line: ``python -m fragrecon.run model=pca``. The only module that knows Hydra.
+
+Torch is imported by the job, not before, so that bad input is answered at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from fragrecon import schema
+from fragrecon.errors import FragreconError, RunError, nearest
+
+log = logging.getLogger(__name__)
+
+_HERE = Path(__file__).resolve().parent
+CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+# Keys that say what to do with a run; they are no part of the run's own configuration.
+_COMMANDS = ("mode", "run", "resume")
+
+
+def run_folder(resume: str | None, fresh: str) -> str:
+    """The folder of this job: the one to go on with, which must be a run's, or a new one."""
+    if not resume:
+        return fresh
+    if not (Path(resume) / "config.yaml").is_file():
+        raise RunError(f"resume={resume} is not the folder of a run: it holds no config.yaml")
+    return resume
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _hydra_main(composed: DictConfig) -> None:
+    settings = HydraConfig.get()
+    run_job(composed, Path(settings.runtime.output_dir), list(settings.overrides.task))
+
+
+def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any] | None:
+    """Do one job in a folder of its own; how it ended is noted there, also where its config is refused."""
+    from fragrecon.record import Record
+
+    record = Record(folder, writes=int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0)) == 0)
+    try:
+        config = job_config(schema.parse(composed), overrides)
+        if config.resume and record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:
+            log.info("%s is finished already; nothing is left to do", folder)
+            return None
+        from fragrecon import jobs
+
+        return jobs.run(config, record, overrides)
+    except Exception as error:
+        record.fail(error)
+        raise
+
+
+def job_config(composed: schema.Config, overrides: Sequence[str]) -> schema.Config:
+    """The config to work by: that of the run which is resumed or evaluated, under what this command line says, or this one."""
+    source = composed.resume or (composed.run if composed.mode != "train" else None)
+    if not source:
+        return composed
+    from fragrecon.runs import load_run
+
+    saved = load_run(source).config
+    given = [override for override in overrides if override.partition("=")[0] not in _COMMANDS]
+    merged = schema.overlay(saved, composed, given, GROUPS)
+    merged.resume = composed.resume
+    if not composed.resume:
+        merged.mode, merged.run = composed.mode, composed.run
+    return merged
+
+
+def compose(overrides: Sequence[str]) -> schema.Config:
+    """The config that a command line with these overrides would give."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return schema.parse(hydra.compose("config", list(overrides)))
+
+
+def explain(error: Exception) -> str:
+    """One message for an error of the command line, with the nearest valid name where a name is unknown."""
+    cause = error
+    while isinstance(cause, HydraException) and isinstance(cause.__cause__, Exception):
+        cause = cause.__cause__
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}='{name}' is not known{nearest(name, error.options)}"
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
+        known = [str(key) for key in cause.parent_node]
+        return f"unknown key {cause.full_key}{nearest(str(cause.key), known)}"
+    text = str(cause if isinstance(cause, FragreconError) else error).strip()
+    return text.partition("\nfull_key")[0]
+
+
+def main() -> None:
+    """Run from the command line; what a user can mend is answered by its message alone."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them its own way
+    try:
+        _hydra_main()
+    except (FragreconError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        sys.exit(f"error: {explain(error)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Open a run that is there already. Reads only; needs neither Hydra nor (before a model is asked for) torch."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fragrecon import schema
+from fragrecon.errors import RunError
+
+if TYPE_CHECKING:
+    from fragrecon.models.base import FragmentModel
+
+
+class Run:
+    """A run's folder.
+
+    Attributes:
+        folder: where it lies.
+        config: as it ran.
+        status: as last noted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("config.yaml", "status.json"):
+            if not (folder / name).is_file():
+                what = "is no folder" if not folder.is_dir() else f"holds no {name}"
+                raise RunError(f"{folder} {what}; a run's folder is one under outputs/ or multirun/ with config.yaml and status.json")
+        self.folder = folder
+        self.config = schema.load(folder / "config.yaml")
+        self.status: dict[str, Any] = json.loads((folder / "status.json").read_text())
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        path = self.folder / "metrics.json"
+        if not path.is_file():
+            raise RunError(f"{self.folder} holds no metrics.json: its status is {self.status['status']}; resume={self.folder} ends it")
+        metrics: dict[str, Any] = json.loads(path.read_text())
+        return metrics
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        path = self.folder / "checkpoints" / "last.ckpt"
+        return path if path.is_file() else None
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The selected checkpoint, or the last where nothing was selected.
+
+        Where a kill fell between the writing of a better one and the removal of its predecessor, the newer counts.
+        """
+        found = sorted((self.folder / "checkpoints").glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        best = found[-1] if found else self.last_checkpoint
+        if best is None:
+            raise RunError(f"{self.folder} holds no checkpoint: the run ended before its first epoch did; resume={self.folder} ends it")
+        return best
+
+    def load_model(self, checkpoint: Path | None = None) -> FragmentModel:
+        """The run's model in eval mode on the CPU, with the weights of its best checkpoint or of the given one."""
+        from fragrecon.modelling import restore
+
+        return restore(self.config, checkpoint or self.best_checkpoint)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Open a run's folder; raises `RunError` if it is not one."""
+    return Run(Path(folder))

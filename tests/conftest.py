@@ -1,0 +1,20 @@
+"""Fixtures of more than one module."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real image files named by FRAGRECON_TEST_DATA."""
+    name = os.environ.get("FRAGRECON_TEST_DATA")
+    if not name:
+        pytest.skip("FRAGRECON_TEST_DATA is not set: no real image files to test on")
+    folder = Path(name)
+    if not folder.is_dir():
+        pytest.fail(f"FRAGRECON_TEST_DATA={name} is not a folder")
+    return folder
