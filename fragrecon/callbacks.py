@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
 from fragrecon.errors import TrainingError
+from fragrecon.learner import Learner
 from fragrecon.record import CHECKPOINTS, Record
 from fragrecon.schema import Config
 
@@ -94,8 +95,11 @@ class EpochRows(Callback):
         self.started = time.monotonic() - (float(rows[-1]["seconds"]) if rows else 0.0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # All ranks ask for the figures, as their means are taken over all ranks.
-        figures = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        # All ranks ask for the figures, as their means are taken over all ranks. Lightning reports no training means in an
+        # epoch that it resumes.
+        assert isinstance(pl_module, Learner)
+        validation = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")}
+        figures = dict(sorted((pl_module.training_figures() | validation).items()))
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         seconds = round(time.monotonic() - self.started, 3)
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": seconds, "lr": rate}

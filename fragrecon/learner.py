@@ -59,6 +59,8 @@ class Learner(pl.LightningModule):
         self.model, self.objective, self.facts, self.protocol = model, objective, facts, protocol
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.monitor, self.seed, self.scored_batches = monitor, seed, scored_batches
+        self.plateau: ReduceLROnPlateau | None = None
+        self.plateau_state: dict[str, Any] | None = None
         names = [*objective.parts, *(METRICS if protocol else ())]
         self.means = nn.ModuleDict(
             {logged_name(stage, name): MeanMetric() for stage in ("train", "val") for name in names}
@@ -71,12 +73,21 @@ class Learner(pl.LightningModule):
         scheduler = self.make_scheduler(optimizer)
         if scheduler is None:
             return optimizer
-        plateau = isinstance(scheduler, ReduceLROnPlateau)
-        interval = {"interval": "epoch", "monitor": self.monitor} if plateau else {"interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # Stepped here at each validation: Lightning leaves such a schedule out in an epoch that it resumes.
+            self.plateau = scheduler
+            if self.plateau_state is not None:
+                scheduler.load_state_dict(self.plateau_state)
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["facts"] = self.facts.to_dict()
+        if self.plateau is not None:
+            checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau_state = checkpoint.get("plateau")
 
     def training_step(self, batch: FragmentBatch, batch_idx: int) -> Tensor:
         # Dropout draws from torch's global generator; keyed like all else, it does not depend on what ran before.
@@ -102,6 +113,15 @@ class Learner(pl.LightningModule):
         empty = {name: torch.empty(0, device=self.device) for name in self.objective.parts}
         losses = self._losses("val", batch) if len(batch) else empty
         self._log("val", {**losses, **self._scores(batch)}, len(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        if self.plateau is not None:
+            self.plateau.step(float(cast(MeanMetric, self.means[self.monitor]).compute()))
+
+    def training_figures(self) -> dict[str, float]:
+        """Means of this epoch's training batches so far, over all ranks."""
+        means = {name: cast(MeanMetric, mean) for name, mean in self.means.items() if name.startswith("train/")}
+        return {name: float(mean.compute()) for name, mean in means.items() if mean.update_called or float(mean.weight)}
 
     def _losses(self, stage: str, batch: FragmentBatch) -> Losses:
         generator = torch_generator(self.seed, f"objective/{stage}", batch.step, self.global_rank, device=self.device)

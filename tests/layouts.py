@@ -89,9 +89,9 @@ def cifar10(dest: Path, train: int = 15, test: int = 6) -> Written:
     written: Written = {"train": block(train, (3, 32, 32), 10, 3), "test": block(test, (3, 32, 32), 10, 4)}
     parts = zip(np.array_split(written["train"].images, 5), np.array_split(written["train"].labels, 5), strict=True)
     for number, (data, labels) in enumerate(parts, start=1):
-        dump(home / f"data_batch_{number}", {b"labels": labels.tolist(), b"data": rows(data)}, 2)
-    dump(home / "test_batch", {b"labels": written["test"].labels.tolist(), b"data": rows(written["test"].images)}, 2)
-    dump(home / "batches.meta", {b"label_names": [name.encode() for name in CIFAR10]}, 2)
+        dump(home / f"data_batch_{number}", {b"labels": labels.tolist(), b"data": rows(data)})
+    dump(home / "test_batch", {b"labels": written["test"].labels.tolist(), b"data": rows(written["test"].images)})
+    dump(home / "batches.meta", {b"label_names": [name.encode() for name in CIFAR10]})
     return written
 
 
@@ -102,8 +102,8 @@ def cifar100(dest: Path, train: int = 12, test: int = 6) -> Written:
     for split, part in written.items():
         coarse = (part.labels % 20).tolist()
         batch = {b"fine_labels": part.labels.tolist(), b"coarse_labels": coarse, b"data": rows(part.images)}
-        dump(home / split, batch, 2)
-    dump(home / "meta", {b"fine_label_names": [f"class {label}".encode() for label in range(100)]}, 2)
+        dump(home / split, batch)
+    dump(home / "meta", {b"fine_label_names": [f"class {label}".encode() for label in range(100)]})
     return written
 
 

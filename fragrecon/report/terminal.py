@@ -37,7 +37,7 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
     for method in differences:
         table.add_column(f"- {method.replace('_', ' ')}", justify="right")
     for metric, label in ROWS.items():
-        cells = [_cell(scores[method][metric]) for method in methods]
+        cells = [_cell(scores[method][metric]) for method in scores]
         cells += [_cell(metrics["model_minus"][method][metric], sign="+") for method in differences]
         table.add_row(label, *cells)
     console.print(table)

@@ -128,7 +128,7 @@ def test_a_bad_label_names_its_file(tmp_path: Path) -> None:
 
 def test_arguments() -> None:
     for root in (None, ""):
-        with pytest.raises(ConfigError, match="set data.root=FOLDER"):
+        with pytest.raises(ConfigError, match=r"set data\.root=FOLDER"):
             ImageNet64(root)
     for size in (64, (64,), (64, 0), (64.0, 64), "64", (True, 64), (1, 2, 3)):
         with pytest.raises(ConfigError, match=r"data\.image_size must be \[height, width\]"):

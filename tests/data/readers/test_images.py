@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from fragrecon.data.readers.images import block_length, decode
+from fragrecon.errors import DataError
+from tests import layouts
+
+
+def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def box_mean(image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.float64]:
+    """Means of squares of ``factor`` pixels, of (C, H, W)."""
+    channels, height, width = image.shape
+    means: npt.NDArray[np.float64] = image.reshape(
+        channels, height // factor, factor, width // factor, factor
+    ).mean((2, 4))
+    return means
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_of_the_wanted_size_come_unchanged(channels: int, kind: str) -> None:
+    for image in layouts.pictures(3, (channels, 20, 33)):
+        np.testing.assert_array_equal(decode(layouts.encoded(image, kind), (channels, 20, 33)), image)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF"])
+def test_lossy_formats_come_close(kind: str) -> None:
+    image = layouts.pictures(1)[0]
+    found = decode(layouts.encoded(image, kind), (3, 64, 64)).astype(float)
+    assert abs(found - image).mean() < 6
+
+
+def test_gray_and_rgb_are_made_from_each_other() -> None:
+    gray = layouts.pictures(1, (1, 8, 8))[0]
+    np.testing.assert_array_equal(decode(layouts.encoded(gray), (3, 8, 8)), gray.repeat(3, 0))
+    colour = layouts.pictures(1, (3, 8, 8))[0]
+    luma = np.einsum("chw,c->hw", colour.astype(float), (0.299, 0.587, 0.114))  # ITU-R BT.601
+    assert abs(decode(layouts.encoded(colour), (1, 8, 8))[0] - luma).max() <= 1
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_whole_factors_average_squares_of_pixels(factor: int) -> None:
+    image = layouts.pictures(1, (3, 12 * factor, 16 * factor))[0]
+    assert abs(decode(layouts.encoded(image), (3, 12, 16)) - box_mean(image, factor)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "cut"),
+    [
+        ((32, 64), np.s_[:, :, 16:48]),  # wide: the middle of the columns
+        ((64, 32), np.s_[:, 16:48, :]),  # tall: the middle of the rows
+    ],
+)
+def test_other_aspects_are_cut_at_the_centre(size: tuple[int, int], cut: Any) -> None:
+    image = layouts.pictures(1, (3, *size))[0]
+    assert abs(decode(layouts.encoded(image), (3, 16, 16)) - box_mean(image[cut], 2)).max() <= 1
+
+
+def test_a_wanted_shape_that_is_not_square() -> None:
+    image = layouts.pictures(1, (3, 40, 40))[0]
+    found = decode(layouts.encoded(image), (3, 10, 20))
+    assert abs(found - box_mean(image[:, 10:30], 2)).max() <= 1
+
+
+def test_fractions_agree_with_pillows_box_filter() -> None:
+    image = layouts.pictures(1, (3, 75, 100))[0]
+    picture = Image.fromarray(image.transpose(1, 2, 0))
+    # The shorter side to 64, then the centre.
+    scaled = np.asarray(picture.resize((85, 64), Image.Resampling.BOX)).transpose(2, 0, 1)[:, :, 10:74]
+    found = decode(layouts.encoded(image), (3, 64, 64)).astype(float)
+    assert abs(found - scaled).mean() < 1
+
+
+def test_small_images_are_enlarged() -> None:
+    image = layouts.pictures(1, (3, 4, 4))[0]
+    np.testing.assert_array_equal(decode(layouts.encoded(image), (3, 8, 8)), image.repeat(2, 1).repeat(2, 2))
+
+
+def test_what_is_transparent_is_white() -> None:
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0] = [[200, 10, 30, 255], [200, 10, 30, 0], [0, 0, 0, 127]]
+    found = decode(saved(Image.fromarray(pixels, "RGBA"), "PNG"), (3, 1, 3))
+    assert found[:, 0].T.tolist() == [[200, 10, 30], [255, 255, 255], [128, 128, 128]]
+    gray = Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8), "LA")
+    assert decode(saved(gray, "PNG"), (1, 1, 2)).tolist() == [[[9, 255]]]
+
+
+def test_palettes() -> None:
+    palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    assert decode(saved(palette, "PNG"), (3, 1, 3))[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
+    found = decode(saved(palette, "PNG", transparency=1), (3, 1, 3))
+    assert found[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255], [70, 80, 90]]
+    bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
+    assert decode(saved(bits, "PNG"), (1, 1, 2)).tolist() == [[[0, 255]]]
+
+
+def test_sixteen_bits_keep_the_high_byte() -> None:
+    values = np.array([[0, 255, 256, 0x8001, 65535]], np.uint16)
+    for kind in ("PNG", "TIFF"):
+        assert decode(saved(Image.fromarray(values), kind), (1, 1, 5)).tolist() == [[[0, 0, 1, 0x80, 255]]]
+    wide = saved(Image.fromarray(values.astype(np.int32)), "TIFF")
+    assert decode(wide, (1, 1, 5)).tolist() == [[[0, 0, 1, 0x80, 255]]]
+    with pytest.raises(DataError, match="gray values beyond 16 bits"):
+        decode(saved(Image.fromarray(values.astype(np.int32) * 2), "TIFF"), (1, 1, 5))
+    with pytest.raises(DataError, match="floating-point pixels"):
+        decode(saved(Image.fromarray(values.astype(np.float32)), "TIFF"), (1, 1, 5))
+
+
+def test_cmyk() -> None:
+    ink = np.zeros((8, 8, 4), np.uint8)
+    ink[..., 0] = 255  # all cyan
+    found = decode(saved(Image.fromarray(ink, "CMYK"), "TIFF"), (3, 8, 8))
+    assert found[:, 0, 0].tolist() == [0, 255, 255]
+
+
+def test_exif_orientation() -> None:
+    image = layouts.pictures(1, (3, 16, 16))[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter, clockwise
+    turned = saved(Image.fromarray(image.transpose(1, 2, 0)), "PNG", exif=exif)
+    np.testing.assert_array_equal(decode(turned, (3, 16, 16)), np.rot90(image, -1, (1, 2)))
+
+
+def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    whole = layouts.encoded(layouts.pictures(1)[0])
+    file = tmp_path / "image.png"
+    for content, reason in (
+        (b"", "no image format is recognised"),
+        (b"<html>", "no image format is recognised"),
+        (whole[: len(whole) // 2], "truncated"),
+        (whole[:60] + bytes(len(whole) - 60), ""),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=rf"^{file} is not a readable image \(.*{reason}.*\); mend or remove it$"):
+            decode(file, (3, 64, 64))
+        with pytest.raises(DataError, match=r"^row 7 is not a readable image"):
+            decode(content, (3, 64, 64), "row 7")
+    file.unlink()
+    with pytest.raises(DataError, match="image.png is not a readable image .No such file or directory"):
+        decode(file, (3, 64, 64))
+
+
+def test_blocks_are_a_few_thousand_images_or_64_mib() -> None:
+    assert [block_length((3, side, side)) for side in (8, 64, 224, 10_000)] == [4096, 4096, 445, 1]
