@@ -53,7 +53,10 @@ def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[st
     """Do one job in a folder of its own; how it ended is noted there, also where its config is refused."""
     from fragrecon.record import Record
 
-    record = Record(folder, writes=int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0)) == 0)
+    first = int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0)) == 0
+    if not first:
+        logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
+    record = Record(folder, writes=first)
     try:
         config = job_config(schema.parse(composed), overrides)
         if config.resume and record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:

@@ -29,6 +29,7 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
         title=f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {metrics['data']['name']} images",
         caption="mean ± half its 95% interval over puzzles; differences are paired",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("")
     differences = [method for method in metrics["model_minus"] if method != "random"]

@@ -138,7 +138,8 @@ class _Shard:
             )
 
     def _damaged(self, error: Exception) -> DataError:
-        return DataError(f"{self.path} is not a readable Parquet file ({error}); get the file again from its source")
+        reason = " ".join(str(error).split())
+        return DataError(f"{self.path} is not a readable Parquet file ({reason}); get the file again from its source")
 
 
 def _complete(folder: Path, name: str) -> list[Path]:

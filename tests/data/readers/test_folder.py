@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from fragrecon.data.readers.folder import ImageFolder, hashed_split
 from fragrecon.data.store import Split, open_or_build
@@ -93,7 +94,9 @@ def test_a_split_without_classes_is_unlabelled(tmp_path: Path) -> None:
 def test_a_missing_split(tmp_path: Path) -> None:
     tree(tmp_path / "one", {"train/a/1.png": 1})
     assert found(tmp_path / "one", "train") == [(1, 0)]
-    with pytest.raises(DataError, match=r"one has no folder test or val or valid or validation for its test images; add"):
+    with pytest.raises(
+        DataError, match=r"one has no folder test or val or valid or validation for its test images; add"
+    ):
         reader(tmp_path / "one").source("test")
     tree(tmp_path / "two", {"test/a/1.png": 1})
     assert found(tmp_path / "two", "test") == [(1, 0)]
@@ -130,9 +133,8 @@ def test_a_heap_of_images_is_unlabelled(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_fixed() -> None:
-    # First 8 bytes of SHA-256, big-endian, modulo 10; computed with sha256sum and bc.
-    assert [hashed_split(f"a/{number}.png") for number in range(12)].count("test") == KNOWN.count("test")
-    assert [hashed_split(f"a/{number}.png") for number in range(12)] == KNOWN
+    # The first 8 bytes of their SHA-256 modulo 10, by sha256sum and perl, are 8 0 3 2 9 9 5 6 5 3 2 6.
+    assert [number for number in range(12) if hashed_split(f"a/{number}.png") == "test"] == [1]
 
 
 @given(st.text(st.characters(exclude_characters="\0"), min_size=1))
@@ -151,7 +153,7 @@ def test_too_few_images_for_a_hashed_split(tmp_path: Path) -> None:
     name = next(f"{number}.png" for number in range(100) if hashed_split(f"{number}.png") == "train")
     tree(tmp_path, {name: 1})
     assert found(tmp_path, "train") == [(1, -1)]
-    with pytest.raises(DataError, match="none of the images in .* falls to the test split, which takes about 10%"):
+    with pytest.raises(DataError, match=r"none of the images in .* falls to the test split, which takes about 10%"):
         reader(tmp_path).source("test")
 
 
@@ -231,12 +233,8 @@ def test_images_of_any_size_and_format(tmp_path: Path) -> None:
     for kind, name in (("PNG", "a.png"), ("JPEG", "b.JPeG"), ("BMP", "c.bmp"), ("WEBP", "d.webp"), ("TIFF", "e.tif")):
         (tmp_path / "train/x" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "train/x" / name).write_bytes(layouts.encoded(image, kind))
-    (tmp_path / "test").mkdir()
     for size in ((16, 16), (24, 40), (40, 24)):
-        part = layouts.read(ImageFolder(tmp_path, size), "train") if (tmp_path / "test/x").exists() else None
-        if part is None:
-            tree(tmp_path, {"test/x/1.png": 1})
-            part = layouts.read(ImageFolder(tmp_path, size), "train")
+        part = layouts.read(ImageFolder(tmp_path, size), "train")
         assert part.images.shape == (5, 3, *size)
         assert abs(part.images.astype(float) - part.images[0]).mean() < 6
 
@@ -249,10 +247,16 @@ def test_real_files(real_data: Path) -> None:
     start = time.perf_counter()
     source = ImageFolder(root).source("train")
     seconds = time.perf_counter() - start
-    assert seconds < 0.25  # measured: 0.02 s for 34,000 files
+    assert seconds < 0.5  # 34,000 files; 0.02 s on an idle machine
     assert source.images == 30_000
     assert source.classes is not None
     assert len(source.classes) == 200
     part = layouts.read(listing, "test")
     assert part.images.shape == (4000, 3, 64, 64)
-    np.testing.assert_array_equal(np.bincount(part.labels), 20)
+    # Independent of the reader: a plain sorted listing, and every hundredth image as Pillow has it.
+    paths = sorted(root.glob("val/*/*.JPEG"))
+    classes = sorted(folder.name for folder in (root / "train").iterdir())
+    assert part.labels.tolist() == [classes.index(path.parent.name) for path in paths]
+    for at in range(0, 4000, 100):
+        expected = np.asarray(Image.open(paths[at]).convert("RGB")).transpose(2, 0, 1)
+        np.testing.assert_array_equal(part.images[at], expected)

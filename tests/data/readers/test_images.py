@@ -23,9 +23,9 @@ def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
 def box_mean(image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.float64]:
     """Means of squares of ``factor`` pixels, of (C, H, W)."""
     channels, height, width = image.shape
-    means: npt.NDArray[np.float64] = image.reshape(
-        channels, height // factor, factor, width // factor, factor
-    ).mean((2, 4))
+    means: npt.NDArray[np.float64] = image.reshape(channels, height // factor, factor, width // factor, factor).mean(
+        (2, 4)
+    )
     return means
 
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"^row 7 is not a readable image"):
             decode(content, (3, 64, 64), "row 7")
     file.unlink()
-    with pytest.raises(DataError, match="image.png is not a readable image .No such file or directory"):
+    with pytest.raises(DataError, match=r"image\.png is not a readable image \(No such file or directory\)"):
         decode(file, (3, 64, 64))
 
 
