@@ -24,7 +24,8 @@ LAST = "last.ckpt"
 
 
 class LastCheckpoint(Callback):
-    """Keeps ``last.ckpt`` for resuming: written every so many steps, at each epoch's end, and when a SIGTERM ends training.
+    """Keeps ``last.ckpt`` for resuming: written every so many steps, at each epoch's end, and when a SIGTERM ends
+    training.
 
     Args:
         folder: of the checkpoints.
@@ -66,14 +67,16 @@ class FiniteGuard(Callback):
     Gradients are looked at after the ranks have summed theirs, so all ranks stop together.
     """
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
         if str(trainer.precision) == "16-mixed":
             return  # the loss scaler finds infinities itself, skips that step and lowers its scale
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
             raise TrainingError(
-                f"the loss or its gradient is no longer finite at epoch {trainer.current_epoch}, step {trainer.global_step}; "
-                "the weights were not touched and the last checkpoint is good. "
+                f"the loss or its gradient is no longer finite at epoch {trainer.current_epoch}, "
+                f"step {trainer.global_step}; the weights were not touched and the last checkpoint is good. "
                 "Try a lower optimizer.lr, trainer.gradient_clip_val=1.0 or trainer.precision=32-true"
             )
 
@@ -95,7 +98,8 @@ class EpochRows(Callback):
         self.started = time.monotonic() - (float(rows[-1]["seconds"]) if rows else 0.0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # All ranks ask for the figures, as their means are taken over all ranks. Lightning reports no training means in an
+        # All ranks ask for the figures, as their means are taken over all ranks. Lightning reports no training means
+        # in an
         # epoch that it resumes.
         assert isinstance(pl_module, Learner)
         validation = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")}
@@ -126,7 +130,5 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
         save_weights_only=True,
         enable_version_counter=False,
     )
-    stop = EarlyStop(
-        selection.monitor, mode=selection.mode, patience=selection.patience, min_delta=selection.min_delta
-    )
+    stop = EarlyStop(selection.monitor, mode=selection.mode, patience=selection.patience, min_delta=selection.min_delta)
     return [stop, best, *callbacks]

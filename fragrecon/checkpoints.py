@@ -14,7 +14,8 @@ from fragrecon import files
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it; reads weights and plain containers only.
 
-    Lightning's own goes through the folder for temporary files, and where that is another disk a kill leaves half a file.
+    Lightning's own goes through the folder for temporary files, and where that is another disk a kill leaves half a
+    file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

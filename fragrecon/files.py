@@ -21,7 +21,9 @@ os.umask(_UMASK)
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` for writing; it takes that name, synced to disk, only if the block succeeds."""
+    """Open a temporary file beside ``path`` for writing; it takes that name, synced to disk, only if the block
+    succeeds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)

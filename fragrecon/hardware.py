@@ -20,7 +20,7 @@ def device_of(trainer: dict[str, Any]) -> torch.device:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 by units of its own, rather than by emulation that would be slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
@@ -37,7 +37,9 @@ def precision_of(trainer: dict[str, Any]) -> str:
 def describe(trainer: dict[str, Any]) -> str:
     """One line on device and arithmetic, for the log."""
     device = device_of(trainer)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    )
     arithmetic = "bfloat16 autocast" if precision_of(trainer) == "bf16-mixed" else precision_of(trainer)
     has = "has" if has_bfloat16(device) else "has no"
     return f"{name}; it {has} bfloat16 units; training in {arithmetic}, embeddings for scores in float32"

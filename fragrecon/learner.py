@@ -109,7 +109,8 @@ class Learner(pl.LightningModule):
             self.model.train()
 
     def validation_step(self, batch: FragmentBatch, batch_idx: int) -> None:
-        # Where puzzles are dealt to several ranks, the last batch of some is empty: it adds nothing, but is logged as all are.
+        # Where puzzles are dealt to several ranks, the last batch of some is empty: it adds nothing, but is logged as
+        # all are.
         empty = {name: torch.empty(0, device=self.device) for name in self.objective.parts}
         losses = self._losses("val", batch) if len(batch) else empty
         self._log("val", {**losses, **self._scores(batch)}, len(batch))
@@ -136,7 +137,9 @@ class Learner(pl.LightningModule):
             return {name: torch.empty(0, device=self.device) for name in METRICS}
         with torch.autocast(self.device.type, enabled=False):
             embeddings = self.model.encode(batch.fragments)
-        return {name: score.to(self.device, torch.float32) for name, score in self.protocol.score(embeddings, batch).items()}
+        return {
+            name: score.to(self.device, torch.float32) for name, score in self.protocol.score(embeddings, batch).items()
+        }
 
     def _log(self, stage: str, values: dict[str, Tensor], puzzles: int) -> None:
         """Add scalars, or scores (B,) of puzzles, to the means of this epoch, which are taken over all ranks."""

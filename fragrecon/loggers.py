@@ -29,7 +29,13 @@ def wandb(
     from lightning.pytorch.loggers import WandbLogger
 
     return WandbLogger(
-        name=name or folder.name, save_dir=folder, project=project, offline=offline, group=group, tags=list(tags), config=config
+        name=name or folder.name,
+        save_dir=folder,
+        project=project,
+        offline=offline,
+        group=group,
+        tags=list(tags),
+        config=config,
     )
 
 

@@ -69,7 +69,9 @@ def load_weights(model: FragmentModel, checkpoint: Path, contents: dict[str, Any
     """Give a model the weights of a checkpoint; raises `RunError` where they do not fit."""
     contents = contents or load_checkpoint(checkpoint)
     prefix = "model."
-    weights = {key.removeprefix(prefix): value for key, value in contents["state_dict"].items() if key.startswith(prefix)}
+    weights = {
+        key.removeprefix(prefix): value for key, value in contents["state_dict"].items() if key.startswith(prefix)
+    }
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -41,7 +41,9 @@ class Record:
         self.status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
 
     def start(self, config: Config, overrides: Sequence[str]) -> None:
-        """Write config and overrides, and note that the run is under way; a run taken up again keeps its first start."""
+        """Write config and overrides, and note that the run is under way; a run taken up again keeps its first
+        start.
+        """
         if self.writes:
             files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
             files.write_text(self.folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))

@@ -71,7 +71,9 @@ def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[st
 
 
 def job_config(composed: schema.Config, overrides: Sequence[str]) -> schema.Config:
-    """The config to work by: that of the run which is resumed or evaluated, under what this command line says, or this one."""
+    """The config to work by: that of the run which is resumed or evaluated, under what this command line says, or
+    this one.
+    """
     source = composed.resume or (composed.run if composed.mode != "train" else None)
     if not source:
         return composed

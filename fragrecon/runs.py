@@ -27,7 +27,10 @@ class Run:
         for name in ("config.yaml", "status.json"):
             if not (folder / name).is_file():
                 what = "is no folder" if not folder.is_dir() else f"holds no {name}"
-                raise RunError(f"{folder} {what}; a run's folder is one under outputs/ or multirun/ with config.yaml and status.json")
+                raise RunError(
+                    f"{folder} {what}; a run's folder is one under outputs/ or multirun/ "
+                    "with config.yaml and status.json"
+                )
         self.folder = folder
         self.config = schema.load(folder / "config.yaml")
         self.status: dict[str, Any] = json.loads((folder / "status.json").read_text())
@@ -36,7 +39,10 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         path = self.folder / "metrics.json"
         if not path.is_file():
-            raise RunError(f"{self.folder} holds no metrics.json: its status is {self.status['status']}; resume={self.folder} ends it")
+            raise RunError(
+                f"{self.folder} holds no metrics.json: its status is {self.status['status']}; "
+                f"resume={self.folder} ends it"
+            )
         metrics: dict[str, Any] = json.loads(path.read_text())
         return metrics
 
@@ -54,7 +60,10 @@ class Run:
         found = sorted((self.folder / "checkpoints").glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         best = found[-1] if found else self.last_checkpoint
         if best is None:
-            raise RunError(f"{self.folder} holds no checkpoint: the run ended before its first epoch did; resume={self.folder} ends it")
+            raise RunError(
+                f"{self.folder} holds no checkpoint: the run ended before its first epoch did; "
+                f"resume={self.folder} ends it"
+            )
         return best
 
     def load_model(self, checkpoint: Path | None = None) -> FragmentModel:

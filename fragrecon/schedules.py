@@ -11,7 +11,8 @@ from fragrecon.errors import ConfigError
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, floor: float = 0.0) -> LambdaLR:
-    """Rise linearly to the full rate, then fall to ``floor`` of it along half a cosine (Loshchilov and Hutter, ICLR 2017, eq. 5).
+    """Rise linearly to the full rate, then fall to ``floor`` of it along half a cosine (Loshchilov and Hutter, ICLR
+    2017, eq. 5).
 
     Args:
         optimizer: whose rate to set.

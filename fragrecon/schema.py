@@ -77,7 +77,9 @@ class SelectionConfig:
 
 @dataclass
 class CheckpointConfig:
-    """How often, in optimizer steps, ``last.ckpt`` is written within an epoch; it is always written at an epoch's end."""
+    """How often, in optimizer steps, ``last.ckpt`` is written within an epoch; it is always written at an epoch's
+    end.
+    """
 
     every_n_steps: int
 
@@ -122,7 +124,8 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
     """Turn a composed config into the typed one.
 
     Raises:
-        ConfigError: an unknown or missing key, a value of the wrong type or out of range, or values that exclude each other.
+        ConfigError: an unknown or missing key, a value of the wrong type or out of range, or values that exclude each
+            other.
     """
     if isinstance(config, DictConfig):
         try:
@@ -165,7 +168,9 @@ def overlay(saved: Config, composed: Config, overrides: Sequence[str], groups: S
         key = override.partition("=")[0].lstrip("+~")
         keys = [key]
         if key.partition("@")[0] == "experiment":
-            raise ConfigError("an experiment cannot be laid over a finished run; give the keys it should change one by one")
+            raise ConfigError(
+                "an experiment cannot be laid over a finished run; give the keys it should change one by one"
+            )
         if key in groups:
             keys = [key, "objective"] if key == "model" else [key]
         for name in keys:
@@ -180,7 +185,8 @@ def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) 
         node: its ``_target_`` must lie in fragrecon or torch; the other keys are arguments.
         path: of the node in the config, for messages.
         arguments: first arguments of the target.
-        facts: values known from elsewhere, such as the fragments' shape; passed on if the target takes them by that name.
+        facts: values known from elsewhere, such as the fragments' shape; passed on if the target takes them by that
+            name.
 
     Raises:
         ConfigError: unknown target, unknown or missing argument, or one that the target refuses.
@@ -207,7 +213,9 @@ def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) 
 
 
 def _resolve(target: str, path: str) -> Any:
-    """The class or function named ``target``; it must be defined where a config may build from, not merely be visible there."""
+    """The class or function named ``target``; it must be defined where a config may build from, not merely be visible
+    there.
+    """
     module_name, _, name = target.rpartition(".")
     allowed = ("fragrecon.", "torch.optim.", "torch.nn.")
     if not target.startswith(allowed):
@@ -289,8 +297,8 @@ def _check(config: Config) -> None:
     ):
         if value is not None and value < least:
             raise ConfigError(f"{path}={value} should be at least {least}")
-    for key, value in data.augment.items():
-        if value < 0:
-            raise ConfigError(f"data.augment.{key}={value} should not be negative; 0 switches it off")
+    for key, strength in data.augment.items():
+        if strength < 0:
+            raise ConfigError(f"data.augment.{key}={strength} should not be negative; 0 switches it off")
     if config.selection.mode not in ("min", "max"):
         raise ConfigError(f"selection.mode='{config.selection.mode}' should be min or max")

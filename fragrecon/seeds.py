@@ -9,7 +9,9 @@ import torch
 
 
 def seed_of(seed: int, purpose: str, *position: int) -> int:
-    """A 63-bit seed that is a pure function of the run's seed, a purpose (``"augment"``) and a position (a step, a rank)."""
+    """A 63-bit seed that is a pure function of the run's seed, a purpose (``"augment"``) and a position (a step, a
+    rank).
+    """
     words = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *position]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
 

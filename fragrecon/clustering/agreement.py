@@ -48,7 +48,9 @@ def normalized_mutual_info(table: Tensor) -> Tensor:
     total = table.sum((1, 2)).view(-1, 1)
 
     def entropy(counts: Tensor) -> Tensor:
-        return -torch.special.xlogy(counts / total, counts / total).sum(1)
+        share = counts / total
+        nats: Tensor = torch.special.xlogy(share, share).sum(1)
+        return -nats
 
     predicted, true, joint = entropy(table.sum(2)), entropy(table.sum(1)), entropy(table.flatten(1))
     mean = (predicted + true) / 2

@@ -1,6 +1,7 @@
 """Augmentations of whole images, for a batch at once, before they are cut: fragments of one image stay consistent.
 
-The draws are made apart from their use, so that processes that share a batch can draw for all of it and treat their part.
+The draws are made apart from their use, so that processes that share a batch can draw for all of it and treat their
+part.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, angle: Tensor) -> Tensor:
-    """Turn float images (M, C, H, W) by ``angle`` (M,) radians about their centre, bilinear, corners filled by reflection."""
+    """Turn float images (M, C, H, W) by ``angle`` (M,) radians about their centre, bilinear, corners filled by
+    reflection.
+    """
     height, width = images.shape[-2:]
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # affine_grid works in coordinates from -1 to 1 on both axes, so the sides' ratio enters off the diagonal.
@@ -97,7 +100,9 @@ def rotate(images: Tensor, angle: Tensor) -> Tensor:
 
 
 def colour_jitter(images: Tensor, draws: Draws) -> Tensor:
-    """Brightness, contrast about the mean grey, saturation and hue of float images (M, 1 or 3, H, W), as one affine map."""
+    """Brightness, contrast about the mean grey, saturation and hue of float images (M, 1 or 3, H, W), as one affine
+    map.
+    """
     gain = (draws.brightness * draws.contrast).view(-1, 1, 1)
     if images.shape[1] == 1:
         matrix = gain
@@ -114,4 +119,5 @@ def _chroma_matrix(saturation: Tensor, hue: Tensor) -> Tensor:
     cos, sin, zero = saturation * hue.cos(), saturation * hue.sin(), torch.zeros_like(hue)
     one = torch.ones_like(hue)
     turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(-1, 3, 3)
-    return _FROM_YIQ @ turn @ _TO_YIQ
+    matrix: Tensor = _FROM_YIQ @ turn @ _TO_YIQ
+    return matrix

@@ -107,8 +107,9 @@ class FragmentData(pl.LightningDataModule):
         puzzles.draw_images(self.training_images(), per_puzzle, 0, 1, 0, "train")
         if self.batches_per_epoch == 0:
             raise ConfigError(
-                f"data.puzzles_per_batch={self.config.puzzles_per_batch} puzzles of {per_puzzle} images need more than the "
-                f"{len(self.training_images())} training images there are; set one of them lower, or set data.batches_per_epoch"
+                f"data.puzzles_per_batch={self.config.puzzles_per_batch} puzzles of {per_puzzle} images need more "
+                f"than the {len(self.training_images())} training images there are; set one of them lower, "
+                "or set data.batches_per_epoch"
             )
 
     def check_test(self, test_puzzles: int) -> None:
@@ -130,7 +131,8 @@ class FragmentData(pl.LightningDataModule):
     def train_batch(self, number: int, rank: int = 0, world_size: int = 1) -> FragmentBatch:
         """A rank's share of training batch ``number``, counted from the start of training.
 
-        A pure function of the run's seed and its arguments. All ranks draw for the whole batch and then take their part, so
+        A pure function of the run's seed and its arguments. All ranks draw for the whole batch and then take their
+        part, so
         the images of a step are the same however many ranks there are.
         """
         config = self.config

@@ -62,7 +62,9 @@ class FragmentBatch:
 
     def _each(self, change: Any) -> FragmentBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return FragmentBatch(**{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()})
+        return FragmentBatch(
+            **{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+        )
 
 
 def grid_of(image_size: tuple[int, int], fragment_size: tuple[int, int]) -> tuple[int, int]:
@@ -99,7 +101,8 @@ def join(fragments: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def draw_images(available: Indices, per_puzzle: int, first: int, count: int, seed: int, purpose: str) -> Indices:
-    """Images of puzzles ``first .. first + count - 1`` of an endless sequence: (count, per_puzzle) members of ``available``.
+    """Images of puzzles ``first .. first + count - 1`` of an endless sequence: (count, per_puzzle) members of
+    ``available``.
 
     The sequence is made of passes. A pass is a random order of all available images, cut into puzzles, so within a
     pass no image is drawn twice and a puzzle never holds an image twice. (What is left at the end of a pass, fewer
@@ -165,7 +168,8 @@ def make_batch(
 def split_train_validation(count: int, share: float = 0.05) -> tuple[Indices, Indices]:
     """Divide training images 0..count-1 into a part to train on and a fixed part, ``share`` of them, for validation.
 
-    An image's side follows from a hash of its index alone (SplitMix64: Steele, Lea and Flood, OOPSLA 2014), not from a seed or from the
+    An image's side follows from a hash of its index alone (SplitMix64: Steele, Lea and Flood, OOPSLA 2014), not from
+    a seed or from the
     other images, so it is the same in every run.
     """
     bits = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

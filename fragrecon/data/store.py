@@ -28,7 +28,9 @@ MANIFEST, IMAGES, LABELS = "manifest.json", "images.u8", "labels.npy"
 
 @dataclass(frozen=True)
 class Block:
-    """Some images in the order of their source: uint8 (n, C, H, W), and their classes: integers (n,), -1 for unknown."""
+    """Some images in the order of their source: uint8 (n, C, H, W), and their classes: integers (n,), -1 for
+    unknown.
+    """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
@@ -62,7 +64,9 @@ class Reader(Protocol):
         """Find the files of ``split``, quickly; raises `DataError` if some are missing."""
 
     def blocks(self, split: Split) -> Iterator[Block]:
-        """Read ``split`` in a fixed order, in blocks of at most a few hundred MB; raises `DataError` on a malformed file."""
+        """Read ``split`` in a fixed order, in blocks of at most a few hundred MB; raises `DataError` on a malformed
+        file.
+        """
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ def store_folder(cache: Path, name: str, source: Source, shape: tuple[int, int, 
 def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progress: bool = True) -> Store:
     """Open the store of ``split``; convert the source first if there is none yet.
 
-    Several processes may call this at once: each builds in a folder of its own and the first to finish wins. The lock only
+    Several processes may call this at once: each builds in a folder of its own and the first to finish wins. The lock
+        only
     saves them the repeated work, so a file system without working locks does no harm.
 
     Raises:
@@ -169,8 +174,8 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise DataError(
-            f"the converted {split} images need {needed / 1e9:.2f} GB, but {folder.parent} has {free / 1e9:.2f} GB free; "
-            "name another place with data.cache_dir=FOLDER"
+            f"the converted {split} images need {needed / 1e9:.2f} GB, but {folder.parent} has "
+            f"{free / 1e9:.2f} GB free; name another place with data.cache_dir=FOLDER"
         )
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -210,7 +215,9 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
 def _check_block(block: Block, shape: tuple[int, int, int]) -> None:
     images = block.images
     if images.dtype != np.uint8 or images.shape != (len(block.labels), *shape):
-        raise TypeError(f"a reader yielded {images.dtype} {images.shape} for {len(block.labels)} labels of images {shape}")
+        raise TypeError(
+            f"a reader yielded {images.dtype} {images.shape} for {len(block.labels)} labels of images {shape}"
+        )
 
 
 def _place(source: Source) -> str:

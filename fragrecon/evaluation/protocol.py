@@ -1,4 +1,6 @@
-"""The clustering protocol: embed the fragments of a puzzle, cluster them, and compare with the images they came from."""
+"""The clustering protocol: embed the fragments of a puzzle, cluster them, and compare with the images they came
+from.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ class ClusteringProtocol:
     def agree(self, labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
         """Scores of the labels (B, F) that each algorithm gave."""
         truth = batch.source_ids.cpu()
-        scores = {}
+        scores: dict[str, Tensor] = {}
         for algorithm in ALGORITHMS:
             table = agreement.contingency(labels[algorithm], truth)
             scores |= {f"{algorithm}_{name}": score(table) for name, score in AGREEMENTS.items()}
@@ -97,8 +99,8 @@ def check_puzzle(images_per_puzzle: int, cells: int) -> None:
     """Refuse what is no puzzle; raises `ConfigError`."""
     if images_per_puzzle < 2 or cells < 2:
         raise ConfigError(
-            f"the clustering protocol needs at least 2 images a puzzle and 2 fragments an image, not {images_per_puzzle} and {cells}; "
-            "set data.images_per_puzzle higher or data.fragment_size lower"
+            f"the clustering protocol needs at least 2 images a puzzle and 2 fragments an image, "
+            f"not {images_per_puzzle} and {cells}; set data.images_per_puzzle higher or data.fragment_size lower"
         )
 
 

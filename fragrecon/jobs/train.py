@@ -13,9 +13,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
 from fragrecon import hardware
@@ -83,7 +84,8 @@ def make_learner(config: Config, data: FragmentData, trainer: pl.Trainer, initia
         scored_batches=-(-evaluation.train_puzzles // per_batch),
     )
     if config.selection.monitor not in learner.means:
-        raise ConfigError(f"selection.monitor='{config.selection.monitor}' is not logged{nearest(config.selection.monitor, learner.means)}")
+        monitor = config.selection.monitor
+        raise ConfigError(f"selection.monitor='{monitor}' is not logged{nearest(monitor, learner.means)}")
     log.info(
         "%s: %s parameters, %s training and %s validation images, %d batches an epoch",
         config.model["_target_"].rpartition(".")[2],
@@ -100,7 +102,9 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> 
     if config.scheduler["_target_"] is None:
         return None
     trainer = config.trainer
-    steps = data.epoch_length(trainer["limit_train_batches"]) // trainer["accumulate_grad_batches"] * trainer["max_epochs"]
+    steps = (
+        data.epoch_length(trainer["limit_train_batches"]) // trainer["accumulate_grad_batches"] * trainer["max_epochs"]
+    )
     if trainer["max_steps"] >= 0:
         steps = min(steps, trainer["max_steps"]) if steps > 0 else trainer["max_steps"]
     return build(config.scheduler, "scheduler", optimizer, total_steps=steps, mode=config.selection.mode)

@@ -16,7 +16,8 @@ Shape = tuple[int, int, int]
 
 
 class FragmentModel(nn.Module):
-    """Base of all models. A model that sees fragments one by one writes `embed`; one that sees the puzzle overrides `encode`.
+    """Base of all models. A model that sees fragments one by one writes `embed`; one that sees the puzzle overrides
+    `encode`.
 
     Args:
         fragment_shape: (C, h, w).
@@ -32,7 +33,8 @@ class FragmentModel(nn.Module):
 
     def encode(self, fragments: Tensor) -> Tensor:
         """Embed the fragments of puzzles, (B, F, C, h, w) in [0, 1], as (B, F, D); deterministic in eval mode."""
-        return self.embed(fragments.flatten(0, 1)).unflatten(0, fragments.shape[:2])
+        embedded = self.embed(fragments.flatten(0, 1))
+        return embedded.view(*fragments.shape[:2], -1)
 
     def embed(self, fragments: Tensor) -> Tensor:
         """Embed single fragments (M, C, h, w) as (M, D)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import nn
@@ -16,7 +17,7 @@ def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
     if not 0 <= dropout < 1:
         raise ConfigError(f"model.dropout={dropout} should be at least 0 and below 1")
     layers: list[nn.Module] = []
-    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         layers += [nn.ReLU(), nn.Dropout(dropout)] if i else []
         layers.append(nn.Linear(inputs, outputs))
     return nn.Sequential(*layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from fragrecon.models.base import FragmentModel, Shape, fixed_size
 class ConvAutoencoder(FragmentModel):
     """Strided convolutions down to a linear bottleneck, and transposed ones back up.
 
-    A stage halves height and width. By default, on 16x16 colour fragments: 3 -> 32 -> 64 channels, 16 -> 8 -> 4 pixels, 128 latents,
+    A stage halves height and width. By default, on 16x16 colour fragments: 3 -> 32 -> 64 channels, 16 -> 8 -> 4
+    pixels, 128 latents,
     372,704 parameters.
 
     Args:
@@ -32,23 +34,25 @@ class ConvAutoencoder(FragmentModel):
         channels, height, width = fragment_shape
         stages = len(encoder_channels)
         if not stages or min(encoder_channels) < 1:
-            raise ConfigError(f"model.encoder_channels={list(encoder_channels)} should name at least one positive number")
+            raise ConfigError(
+                f"model.encoder_channels={list(encoder_channels)} should name at least one positive number"
+            )
         if height % 2**stages or width % 2**stages:
             most = next(n for n in range(stages, -1, -1) if height % 2**n == 0 and width % 2**n == 0)
             raise ConfigError(
-                f"model.encoder_channels={list(encoder_channels)} has {stages} layers, but a fragment of {height}x{width} "
-                f"can be halved {most} times only; name at most {most} channels"
+                f"model.encoder_channels={list(encoder_channels)} has {stages} layers, but a fragment of "
+                f"{height}x{width} can be halved {most} times only; name at most {most} channels"
             )
         self.features = (encoder_channels[-1], height >> stages, width >> stages)
         size = self.features[0] * self.features[1] * self.features[2]
         down = [channels, *encoder_channels]
-        self.encoder = nn.Sequential(*(_down(a, b) for a, b in zip(down, down[1:], strict=False)), nn.Flatten(-3))
+        self.encoder = nn.Sequential(*(_down(a, b) for a, b in itertools.pairwise(down)), nn.Flatten(-3))
         self.to_latent = nn.Linear(size, latent_dim)
         self.from_latent = nn.Linear(latent_dim, size)
         up = list(encoder_channels)[::-1]
         self.decoder = nn.Sequential(
             nn.Unflatten(-1, self.features),
-            *(_up(a, b) for a, b in zip(up, up[1:], strict=False)),
+            *(_up(a, b) for a, b in itertools.pairwise(up)),
             nn.ConvTranspose2d(up[-1], channels, 4, 2, 1, bias=False),
             nn.Sigmoid(),
         )
@@ -60,7 +64,7 @@ class ConvAutoencoder(FragmentModel):
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         fixed_size(size, self.fragment_shape)
         images: Tensor = self.decoder(self.from_latent(latents.flatten(0, -2)))
-        return images.unflatten(0, latents.shape[:-1])
+        return images.view(*latents.shape[:-1], *self.fragment_shape)
 
 
 def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:

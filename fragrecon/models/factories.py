@@ -16,7 +16,9 @@ def create_conv_autoencoder(
     return ConvAutoencoder((input_channels, input_size, input_size), latent_dim, encoder_channels)
 
 
-def create_linear_autoencoder(latent_dim: int = 128, input_channels: int = 3, input_size: int = 16) -> LinearAutoencoder:
+def create_linear_autoencoder(
+    latent_dim: int = 128, input_channels: int = 3, input_size: int = 16
+) -> LinearAutoencoder:
     return LinearAutoencoder((input_channels, input_size, input_size), latent_dim)
 
 

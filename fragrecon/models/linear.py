@@ -36,4 +36,4 @@ class LinearAutoencoder(FragmentModel):
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         fixed_size(size, self.fragment_shape)
         pixels: Tensor = self.decoder(latents)
-        return pixels.unflatten(-1, self.fragment_shape)
+        return pixels.view(*latents.shape[:-1], *self.fragment_shape)

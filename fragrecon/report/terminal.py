@@ -24,9 +24,10 @@ ROWS = {
 def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
     """A table of the model beside its baselines, where the record lies, and how long each part took."""
     console = console or Console()
-    protocol, scores, model = metrics["protocol"], metrics["scores"], metrics["model"]["name"]
+    protocol, scores = metrics["protocol"], metrics["scores"]
+    model, name = metrics["model"]["name"], metrics["data"]["name"]
     table = Table(
-        title=f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {metrics['data']['name']} images",
+        title=f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {name} images",
         caption="mean ± half its 95% interval over puzzles; differences are paired",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

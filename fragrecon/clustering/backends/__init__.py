@@ -16,7 +16,8 @@ from fragrecon.errors import ConfigError, nearest
 class Backend(Protocol):
     """What a back end's module offers.
 
-    Both functions take points (P, n, D) on the CPU, the number of clusters k and a seed for each problem, and return labels (P, n)
+    Both functions take points (P, n, D) on the CPU, the number of clusters k and a seed for each problem, and return
+    labels (P, n)
     in 0..k-1. A problem's labels follow from its points and its seed alone.
     """
 
@@ -39,7 +40,8 @@ def check_points(points: Tensor, k: int) -> None:
     """Refuse what a clustering could only answer with nonsense.
 
     Raises:
-        ValueError: wrong shape, more clusters than points, or numbers that are not finite (which some libraries take silently).
+        ValueError: wrong shape, more clusters than points, or numbers that are not finite (which some libraries take
+            silently).
     """
     if points.ndim != 3:
         raise ValueError(f"points should be (P, n, D), not {tuple(points.shape)}")

@@ -1,1 +1,3 @@
-"""One module an on-disk format. A reader names what it reads and yields blocks of images; see `fragrecon.data.store`."""
+"""One module an on-disk format. A reader names what it reads and yields blocks of images; see
+`fragrecon.data.store`.
+"""

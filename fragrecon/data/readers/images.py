@@ -111,8 +111,10 @@ def decode_blocks(batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int6
     """Decode batches of images in threads, each to a block, in order."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for images, labels in batches:
-            decoded = list(pool.map(lambda image: decode(image[1], shape, image[0]), images))
-            yield Block(np.stack(decoded), labels)
+            decoded = np.empty((len(images), *shape), np.uint8)
+            for at, pixels in enumerate(pool.map(lambda image: decode(image[1], shape, image[0]), images)):
+                decoded[at] = pixels
+            yield Block(decoded, labels)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
