@@ -23,7 +23,7 @@ from fragrecon.schema import Config, config_hash
 Stage = Literal["training", "evaluation"]
 
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
-METRICS, EPOCHS, SCORES, CHECKPOINTS = "metrics.json", "metrics.csv", "scores.npz", "checkpoints"
+METRICS, EPOCHS, SCORES, CHECKPOINTS, FIGURES = "metrics.json", "metrics.csv", "scores.npz", "checkpoints", "figures"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
 
 

@@ -58,13 +58,16 @@ class ClusteringProtocol:
         points = embeddings.detach().float().cpu()
         if not torch.isfinite(points).all():
             raise TrainingError("the model's embeddings hold numbers that are not finite; they cannot be clustered")
+        return self.agree(self.cluster(points, batch), batch)
+
+    def cluster(self, points: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
+        """Labels (B, F) by each algorithm for points (B, F, D) on the CPU."""
         seeds = [seed_of(self.seed, "clustering", batch.step + i) for i in range(len(batch))]
         k = batch.images_per_puzzle
-        labels = {
+        return {
             "kmeans": self.backend.kmeans(points, k, seeds, self.restarts),
             "kmedoids": self.backend.kmedoids(points, k, seeds),
         }
-        return self.agree(labels, batch)
 
     def score_random(self, batch: FragmentBatch) -> dict[str, Tensor]:
         """Scores of assigning each fragment to an image by chance, drawn for each algorithm anew."""

@@ -17,7 +17,7 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.protocol import ClusteringProtocol, check_puzzle, evaluate, raw_pixels
 from fragrecon.models.base import FragmentModel, count_parameters
-from fragrecon.record import Record
+from fragrecon.record import FIGURES, Record
 from fragrecon.report.terminal import print_metrics
 from fragrecon.runs import load_run
 from fragrecon.schema import Config, build
@@ -50,6 +50,11 @@ def open_data(config: Config) -> FragmentData:
     """The data module of a job, with what the configuration alone can tell already checked."""
     facts = {name: getattr(config.data, name) for name in ("root", "image_size", "channels", "download")}
     reader = build(config.data.reader, "data.reader", **facts)
+    if reader.shape != config.data.image_shape:
+        raise ConfigError(
+            f"data={config.data.name} holds images of {shape_text(reader.shape)}; "
+            f"data.image_size and data.channels ask for {shape_text(config.data.image_shape)}"
+        )
     evaluation = config.evaluation
     data = FragmentData(config.data, reader, config.seed, evaluation.seed, evaluation.validation_puzzles)
     check_puzzle(config.data.images_per_puzzle, data.cells)
@@ -74,7 +79,7 @@ def score(
     device = hardware.device_of(config.trainer)
     model = model.to(device).eval()
     evaluation = config.evaluation
-    puzzles = data.test_set(evaluation.puzzles)
+    puzzles, protocol = data.test_set(evaluation.puzzles), protocol_of(config)
 
     def embed(batch: FragmentBatch) -> torch.Tensor:
         return model.encode(batch.fragments)
@@ -83,7 +88,7 @@ def score(
     with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("scoring test puzzles", total=len(puzzles))
         scores = evaluate(
-            protocol_of(config),
+            protocol,
             puzzles,
             {"raw_pixels": raw_pixels, "model": embed},
             batch_size=evaluation.batch_size,
@@ -117,8 +122,22 @@ def score(
         },
         seconds=seconds | {"evaluation": time.monotonic() - started},
     )
+    draw_puzzle(model, data, protocol, record, device)
     print_metrics(metrics, record.folder)
     return metrics
+
+
+@torch.inference_mode()
+def draw_puzzle(
+    model: FragmentModel, data: FragmentData, protocol: ClusteringProtocol, record: Record, device: torch.device
+) -> None:
+    """Write ``figures/puzzle.png``: the first test puzzle shuffled, solved, and as the model groups it."""
+    from fragrecon.report import figures
+
+    batch = data.test_set(1).read(slice(0, 1)).to(device).as_float()
+    groups = protocol.cluster(model.encode(batch.fragments).float().cpu(), batch)["kmeans"]
+    figure = figures.puzzle_figure(batch, groups, data.grid, f"grouped by KMeans on {type(model).__name__}")
+    figures.save(figure, record.folder / FIGURES / "puzzle.png")
 
 
 def shape_text(shape: tuple[int, int, int]) -> str:

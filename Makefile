@@ -1,0 +1,59 @@
+# The habits of the project; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+DATA ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-fast lint type format check baselines tables clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed-dev  ## make .venv with everything the tests need
+
+run: $(VENV)/.installed  ## the main job on the embedded images; ARGS="model=pca" changes it
+	$(BIN)/python -m fragrecon.run $(ARGS)
+
+test: $(VENV)/.installed-dev  ## the whole test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/.installed-dev  ## the tests that take no more than a few seconds each
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/.installed-dev  ## mypy
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint type test  ## all of the above checks
+
+baselines: $(VENV)/.installed  ## train the four models and the case study; DATA=FOLDER holds ImageNet-64
+	@test -n "$(DATA)" || { echo 'usage: make baselines DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }
+	$(BIN)/python -m fragrecon.run -m experiment=baselines model=conv,linear,pca,supervised data.root="$(DATA)" sweep.name=baselines
+	$(BIN)/python -m fragrecon.run experiment=case_study data.root="$(DATA)"
+
+tables: $(VENV)/.installed  ## write the tables of experiments/ and README.md from experiments/results/
+	$(BIN)/python experiments/tables.py
+
+clean:  ## remove caches and built files, but no results and not .venv
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""The training job as a Python call, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fragrecon import jobs
+from fragrecon.record import Record
+from fragrecon.run import compose
+
+
+class FragmentAutoencoderTrainer:
+    """Trains one of the models on ImageNet-64 files and scores it, as the command line does.
+
+    Args:
+        model_type: conv, linear, pca or supervised; any name in ``conf/model``.
+        data_path: folder with ``train_data/`` and ``dev_data/``.
+        images_per_batch: images a puzzle.
+        batch_size: puzzles a batch.
+        epochs: at most.
+        latent_dim: of the embedding.
+        early_stopping_patience: validations without improvement before training stops.
+        folder: of the run; by default a new one under ``outputs/``.
+        overrides: anything else, as on the command line: ``["optimizer.lr=3e-4"]``.
+    """
+
+    def __init__(
+        self,
+        model_type: str = "conv",
+        data_path: str | Path = "data",
+        images_per_batch: int = 10,
+        batch_size: int = 8,
+        epochs: int = 100,
+        latent_dim: int = 128,
+        early_stopping_patience: int = 15,
+        folder: str | Path | None = None,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        self.overrides = [
+            "data=imagenet64",
+            f"model={model_type}",
+            f"data.root='{data_path}'",
+            f"data.images_per_puzzle={images_per_batch}",
+            f"data.puzzles_per_batch={batch_size}",
+            f"data.epochs={epochs}",
+            f"model.latent_dim={latent_dim}",
+            f"selection.patience={early_stopping_patience}",
+            *overrides,
+        ]
+        self.config = compose(self.overrides)
+        now = datetime.now()
+        self.folder = Path(folder or f"outputs/{now:%Y-%m-%d}/{now:%H-%M-%S-%f}-train-{model_type}").absolute()
+
+    def train(self) -> dict[str, Any] | None:
+        """Train and score; returns the run's metrics and leaves its record in ``folder``."""
+        return jobs.run(self.config, Record(self.folder), self.overrides)
