@@ -1,4 +1,8 @@
-"""Random numbers keyed on what they are for, so that nothing depends on what was drawn before, or by whom."""
+"""Random numbers keyed on what they are for, so that nothing depends on what was drawn before, or by whom.
+
+All positions of one purpose must have one length: NumPy's seed sequence fills up with zeros, so that ``()`` and ``(0,)``
+are the same position.
+"""
 
 from __future__ import annotations
 

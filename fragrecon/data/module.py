@@ -132,8 +132,7 @@ class FragmentData(pl.LightningDataModule):
         """A rank's share of training batch ``number``, counted from the start of training.
 
         A pure function of the run's seed and its arguments. All ranks draw for the whole batch and then take their
-        part, so
-        the images of a step are the same however many ranks there are.
+        part, so the images of a step are the same however many ranks there are.
         """
         config = self.config
         per_batch = config.puzzles_per_batch
@@ -147,8 +146,9 @@ class FragmentData(pl.LightningDataModule):
         images_part = slice(part.start * config.images_per_puzzle, part.stop * config.images_per_puzzle)
         fragments = config.images_per_puzzle * self.cells
 
+        first, count = number * per_batch, per_batch
         ids = puzzles.draw_images(
-            self.training_images(), config.images_per_puzzle, number * per_batch, per_batch, self.seed, "train"
+            self.training_images(), config.images_per_puzzle, first, count, self.seed, "train", group=per_batch
         )
         orders = puzzles.draw_orders(per_batch, fragments, numpy_generator(self.seed, "orders/train", number))
         draws = augment.draw(ids.size, self.strength, torch_generator(self.seed, "augment", number))

@@ -100,13 +100,16 @@ def join(fragments: Tensor, grid: tuple[int, int]) -> Tensor:
     return tiles.reshape(*batch, channels, rows * h, columns * w)
 
 
-def draw_images(available: Indices, per_puzzle: int, first: int, count: int, seed: int, purpose: str) -> Indices:
+def draw_images(
+    available: Indices, per_puzzle: int, first: int, count: int, seed: int, purpose: str, group: int = 1
+) -> Indices:
     """Images of puzzles ``first .. first + count - 1`` of an endless sequence: (count, per_puzzle) members of
     ``available``.
 
     The sequence is made of passes. A pass is a random order of all available images, cut into puzzles, so within a
-    pass no image is drawn twice and a puzzle never holds an image twice. (What is left at the end of a pass, fewer
-    images than a puzzle needs, is left out of that pass.)
+    pass no image is drawn twice and a puzzle never holds an image twice. What is left at the end of a pass, fewer
+    images than a puzzle needs, is left out of that pass. With ``group``, a pass that holds as many puzzles ends with a
+    whole group of them, so a batch of that size holds no image twice either.
 
     Raises:
         DataError: there are fewer images than one puzzle needs.
@@ -117,6 +120,8 @@ def draw_images(available: Indices, per_puzzle: int, first: int, count: int, see
             f"a puzzle needs {per_puzzle} images, but the {purpose} split has {len(available)}; "
             "use more images or set data.images_per_puzzle lower"
         )
+    if per_pass > group:
+        per_pass -= per_pass % group
     numbers = np.arange(first, first + count)
     drawn = np.empty((count, per_puzzle), np.int64)
     for pass_number in np.unique(numbers // per_pass):
@@ -169,8 +174,7 @@ def split_train_validation(count: int, share: float = 0.05) -> tuple[Indices, In
     """Divide training images 0..count-1 into a part to train on and a fixed part, ``share`` of them, for validation.
 
     An image's side follows from a hash of its index alone (SplitMix64: Steele, Lea and Flood, OOPSLA 2014), not from
-    a seed or from the
-    other images, so it is the same in every run.
+    a seed or from the other images, so it is the same in every run.
     """
     bits = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

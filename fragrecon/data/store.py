@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,8 +120,7 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progr
     """Open the store of ``split``; convert the source first if there is none yet.
 
     Several processes may call this at once: each builds in a folder of its own and the first to finish wins. The lock
-        only
-    saves them the repeated work, so a file system without working locks does no harm.
+    only saves them the repeated work, so a file system without working locks does no harm.
 
     Raises:
         DataError: the source is missing or malformed, the disk is too small, or the store is not what it should be.
@@ -128,16 +128,20 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progr
     source = reader.source(split)
     folder = store_folder(cache, name, source, reader.shape, split)
     if not folder.is_dir():
+        lock = filelock.FileLock(f"{folder}.lock")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(
-                f"cannot write the converted data to {folder.parent} ({error.strerror}); "
-                "name another place with data.cache_dir=FOLDER"
-            ) from None
-        with filelock.FileLock(f"{folder}.lock"):
+            with suppress(OSError, NotImplementedError):
+                lock.acquire()
             if not folder.is_dir():
                 _build(reader, source, split, folder, progress=progress)
+        except OSError as error:  # the reader's own are DataErrors by now
+            raise DataError(
+                f"cannot write the converted data to {folder.parent} ({error.strerror or error}); "
+                "name another place with data.cache_dir=FOLDER"
+            ) from None
+        finally:
+            lock.release()
     return open_store(folder, _fingerprint(source, reader.shape))
 
 
@@ -146,13 +150,13 @@ def open_store(folder: Path, fingerprint: str | None = None) -> Store:
     hint = f"; delete the folder {folder} and the next run will build it again"
     try:
         values = json.loads((folder / MANIFEST).read_text())
+        if values["format"] != FORMAT:
+            raise DataError(f"{folder} has format {values['format']}, this version reads format {FORMAT}{hint}")
         values["shape"] = tuple(values["shape"])
         values["classes"] = None if values["classes"] is None else tuple(values["classes"])
         manifest = Manifest(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{folder} is not a store of images: its {MANIFEST} cannot be read ({error}){hint}") from None
-    if manifest.format != FORMAT:
-        raise DataError(f"{folder} has format {manifest.format}, this version reads format {FORMAT}{hint}")
     if fingerprint is not None and manifest.source != fingerprint:
         raise DataError(f"{folder} was built from another source than the one asked for{hint}")
     expected = manifest.count * int(np.prod(manifest.shape))
@@ -185,9 +189,9 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
     with files.atomic_folder(folder) as temporary, Progress(*columns, disable=not progress) as bar:
         task = bar.add_task(f"converting {split} images", total=source.images)
         with (temporary / IMAGES).open("wb") as file:
-            for block in reader.blocks(split):
+            for block in _blocks(reader, split):
                 _check_block(block, reader.shape)
-                np.ascontiguousarray(block.images).tofile(file)
+                file.write(np.ascontiguousarray(block.images).data)  # unlike tofile, it tells why it fails
                 labels.append(block.labels.astype(np.int64))
                 count += len(block.labels)
                 bar.update(task, completed=count)
@@ -210,6 +214,14 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
             "labels_sha256": files.file_digest(temporary / LABELS),
         }
         files.write_json(temporary / MANIFEST, manifest)
+
+
+def _blocks(reader: Reader, split: Split) -> Iterator[Block]:
+    """The blocks of a reader, its failures to read told apart from failures to write."""
+    try:
+        yield from reader.blocks(split)
+    except OSError as error:
+        raise DataError(f"cannot read the {split} images ({error})") from None
 
 
 def _check_block(block: Block, shape: tuple[int, int, int]) -> None:
