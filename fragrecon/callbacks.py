@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
@@ -23,9 +23,12 @@ log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 
 
-class LastCheckpoint(Callback):
+class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt`` for resuming: written every so many steps, at each epoch's end, and when a SIGTERM ends
     training.
+
+    Lightning calls callbacks of this base after all others, in their order: listed after the one that keeps the best
+    checkpoint, this one saves what that one has decided.
 
     Args:
         folder: of the checkpoints.
@@ -34,23 +37,45 @@ class LastCheckpoint(Callback):
 
     def __init__(self, folder: Path, every_n_steps: int) -> None:
         self.path, self.every_n_steps = folder / LAST, every_n_steps
-        self.saved_at = -1
+        self.saved_at = 0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self.saved_at:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.saved_at = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, Learner)
+        if trainer.global_step - self.saved_at >= self.every_n_steps and _is_step_done(trainer, pl_module):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        # Lightning raises this between two steps, where the state is whole; another exception may come from anywhere.
-        if isinstance(exception, SIGTERMException):
-            self._save(trainer)
+        # Lightning raises this between two batches, where the state may be whole; another comes from anywhere.
+        if isinstance(exception, SIGTERMException) and isinstance(pl_module, Learner):
+            if trainer.training and _is_step_done(trainer, pl_module):
+                self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
         self.saved_at = trainer.global_step
         trainer.save_checkpoint(self.path)
+
+
+def _is_step_done(trainer: pl.Trainer, learner: Learner) -> bool:
+    """Whether nothing is left to do for the batches so far, so that a run taken up from here does all that it should.
+
+    What may be left: gradients to add to, scores of a training batch, a validation, the end of the epoch.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    batches = progress.current.processed
+    seen = batches if trainer.check_val_every_n_epoch is not None else progress.total.processed
+    interval = trainer.val_check_batch
+    return (
+        batches % trainer.accumulate_grad_batches == 0
+        and batches > learner.scored_batches
+        and batches < trainer.num_training_batches
+        and not (interval and seen % interval == 0)
+    )
 
 
 class EarlyStop(EarlyStopping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -62,8 +63,9 @@ class Learner(pl.LightningModule):
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
         names = [*objective.parts, *(METRICS if protocol else ())]
+        # A mean leaves NaNs out by default, and so hides them; "disable" would drop the weights (torchmetrics 1.9).
         self.means = nn.ModuleDict(
-            {logged_name(stage, name): MeanMetric() for stage in ("train", "val") for name in names}
+            {logged_name(stage, name): MeanMetric(math.nan) for stage in ("train", "val") for name in names}
         )
         for mean in self.means.values():
             cast(MeanMetric, mean).persistent(True)  # so that an epoch taken up in its middle ends with the same means

@@ -1,15 +1,17 @@
-"""Where figures go besides the record. One function a logger; each takes the run's folder."""
+"""Where figures go besides the record. A function a logger, each taking the run's folder, and how all of them end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fragrecon import files
 from fragrecon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+    from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 
 def none() -> None:
@@ -28,7 +30,10 @@ def wandb(
     """Weights & Biases; with ``offline`` no account is needed and ``wandb sync`` can send the run later."""
     from lightning.pytorch.loggers import WandbLogger
 
+    # The name of a run's folder is its own, so a run that is taken up again goes on in the same place.
     return WandbLogger(
+        id=files.digest(str(folder.absolute()))[:12],
+        resume="allow",
         name=name or folder.name,
         save_dir=folder,
         project=project,
@@ -47,3 +52,22 @@ def tensorboard(folder: Path) -> TensorBoardLogger:
         return TensorBoardLogger(folder, name="tensorboard", version="")
     except ModuleNotFoundError:
         raise ConfigError('logger=tensorboard needs the extra: pip install "fragrecon[tensorboard]"') from None
+
+
+@contextmanager
+def ending(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Close loggers at the end of the block, as failed if it fails.
+
+    A Weights & Biases run that is left open would take in what the next job of a sweep logs.
+    """
+    succeeded = False
+    try:
+        yield
+        succeeded = True
+    finally:
+        for logger in loggers:
+            logger.finalize("success" if succeeded else "failed")
+            if type(logger).__name__ == "WandbLogger":
+                import wandb as client
+
+                client.finish(exit_code=0 if succeeded else 1)

@@ -45,6 +45,8 @@ class Record:
         start.
         """
         if self.writes:
+            for left in (*self.folder.glob(".*.part"), *(self.folder / CHECKPOINTS).glob(".*.part")):
+                left.unlink()  # half a file of a run that was killed and is now taken up again
             files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
             files.write_text(self.folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
         started = self.status.get("started", _now())
@@ -99,11 +101,6 @@ class Record:
             model: what was measured.
             seconds: how long each part took.
         """
-        arrays = {f"{method}/{metric}": values for method, rows in scores.items() for metric, values in rows.items()}
-        with files.atomic_file(self.folder / SCORES) as file:
-            buffer = io.BytesIO()
-            np.savez(buffer, **arrays)  # type: ignore[arg-type]
-            file.write(buffer.getvalue())
         baselines = [method for method in scores if method != "model"]
         metrics = {
             "protocol": dict(protocol),
@@ -119,7 +116,15 @@ class Record:
             "versions": versions(),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
-        files.write_json(self.folder / METRICS, metrics)
+        if self.writes:
+            arrays = {
+                f"{method}/{metric}": values for method, rows in scores.items() for metric, values in rows.items()
+            }
+            with files.atomic_file(self.folder / SCORES) as file:
+                buffer = io.BytesIO()
+                np.savez(buffer, **arrays)  # type: ignore[arg-type]
+                file.write(buffer.getvalue())
+            files.write_json(self.folder / METRICS, metrics)
         return metrics
 
 

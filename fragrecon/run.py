@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -29,6 +31,7 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 # Keys that say what to do with a run; they are no part of the run's own configuration.
 _COMMANDS = ("mode", "run", "resume")
+_TRACEBACK = "FRAGRECON_TRACEBACK"
 
 
 def run_folder(resume: str | None, fresh: str) -> str:
@@ -46,7 +49,13 @@ OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _hydra_main(composed: DictConfig) -> None:
     settings = HydraConfig.get()
-    run_job(composed, Path(settings.runtime.output_dir), list(settings.overrides.task))
+    try:
+        run_job(composed, Path(settings.runtime.output_dir), list(settings.overrides.task))
+    except FragreconError as error:
+        # Hydra would print a line of its own first; in a sweep that line says which job it was.
+        if settings.mode == RunMode.MULTIRUN or _wants_traceback():
+            raise
+        sys.exit(f"error: {error}")
 
 
 def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any] | None:
@@ -106,20 +115,24 @@ def explain(error: Exception) -> str:
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node]
         return f"unknown key {cause.full_key}{nearest(str(cause.key), known)}"
-    text = str(cause if isinstance(cause, FragreconError) else error).strip()
-    return text.partition("\nfull_key")[0]
+    text = re.split(r"\n\s*full_key", str(cause if isinstance(cause, FragreconError) else error).strip())[0]
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
 
 
 def main() -> None:
     """Run from the command line; what a user can mend is answered by its message alone."""
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them its own way
     try:
         _hydra_main()
     except (FragreconError, HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
+        if _wants_traceback():
             raise
         sys.exit(f"error: {explain(error)}")
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get(_TRACEBACK) == "1"
 
 
 if __name__ == "__main__":

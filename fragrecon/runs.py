@@ -33,7 +33,10 @@ class Run:
                 )
         self.folder = folder
         self.config = schema.load(folder / "config.yaml")
-        self.status: dict[str, Any] = json.loads((folder / "status.json").read_text())
+        try:
+            self.status: dict[str, Any] = json.loads((folder / "status.json").read_text())
+        except ValueError as error:
+            raise RunError(f"{folder}/status.json is not what a run writes: {error}") from None
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from fragrecon.errors import ConfigError, FragreconError, nearest
 from fragrecon.files import digest
@@ -141,7 +142,7 @@ def load(path: Path) -> Config:
     """Read a config as a run has saved it."""
     try:
         values = OmegaConf.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} cannot be read as a saved config: {error}") from None
     if not isinstance(values, DictConfig):
         raise ConfigError(f"{path} is not a saved config: it holds no mapping")
@@ -164,6 +165,7 @@ def overlay(saved: Config, composed: Config, overrides: Sequence[str], groups: S
     """
     merged = OmegaConf.create(saved.to_dict())
     fresh = OmegaConf.create(composed.to_dict())
+    taken: set[str] = set()
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         keys = [key]
@@ -175,7 +177,14 @@ def overlay(saved: Config, composed: Config, overrides: Sequence[str], groups: S
             keys = [key, "objective"] if key == "model" else [key]
         for name in keys:
             OmegaConf.update(merged, name, OmegaConf.select(fresh, name), merge=False)
-    return parse(merged)
+        taken.update(keys)
+    result = parse(merged)
+    # Composition takes trainer.max_epochs from data.epochs, of which a resolved config knows no more: where it was not
+    # set apart, it goes on to follow what data.epochs has become.
+    source = composed if "trainer" in taken else saved
+    if "trainer.max_epochs" not in taken and source.trainer.get("max_epochs") == source.data.epochs:
+        result.trainer["max_epochs"] = result.data.epochs
+    return result
 
 
 def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) -> Any:
@@ -219,7 +228,9 @@ def _resolve(target: str, path: str) -> Any:
     module_name, _, name = target.rpartition(".")
     allowed = ("fragrecon.", "torch.optim.", "torch.nn.")
     if not target.startswith(allowed):
-        raise ConfigError(f"{path}._target_='{target}' is refused: it should lie in {', '.join(allowed)[:-1]}")
+        raise ConfigError(
+            f"{path}._target_='{target}' is refused: it should lie in {', '.join(a[:-1] for a in allowed)}"
+        )
     try:
         found = getattr(importlib.import_module(module_name), name)
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
 """Random numbers keyed on what they are for, so that nothing depends on what was drawn before, or by whom.
 
-All positions of one purpose must have one length: NumPy's seed sequence fills up with zeros, so that ``()`` and ``(0,)``
+All positions of one purpose must have one length: NumPy's seed sequence fills up with zeros, so ``()`` and ``(0,)``
 are the same position.
 """
 

@@ -146,15 +146,13 @@ class FragmentData(pl.LightningDataModule):
         images_part = slice(part.start * config.images_per_puzzle, part.stop * config.images_per_puzzle)
         fragments = config.images_per_puzzle * self.cells
 
-        first, count = number * per_batch, per_batch
-        ids = puzzles.draw_images(
-            self.training_images(), config.images_per_puzzle, first, count, self.seed, "train", group=per_batch
-        )
+        images, per_puzzle, first = self.training_images(), config.images_per_puzzle, number * per_batch
+        ids = puzzles.draw_images(images, per_puzzle, first, per_batch, self.seed, "train", group=per_batch)
         orders = puzzles.draw_orders(per_batch, fragments, numpy_generator(self.seed, "orders/train", number))
         draws = augment.draw(ids.size, self.strength, torch_generator(self.seed, "augment", number))
 
-        images, labels = self._read("train", ids[part])
-        varied = augment.apply(images.flatten(0, 1), draws[images_part], self.strength).view_as(images)
+        pixels, labels = self._read("train", ids[part])
+        varied = augment.apply(pixels.flatten(0, 1), draws[images_part], self.strength).view_as(pixels)
         size = config.fragment_shape[1:]
         return puzzles.make_batch(
             varied, labels, torch.from_numpy(ids[part]), torch.from_numpy(orders[part]), size, number

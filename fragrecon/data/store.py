@@ -6,6 +6,7 @@ there; it is never changed in place, since a mapped file that shrinks kills the 
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -191,7 +192,7 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
         with (temporary / IMAGES).open("wb") as file:
             for block in _blocks(reader, split):
                 _check_block(block, reader.shape)
-                file.write(np.ascontiguousarray(block.images).data)  # unlike tofile, it tells why it fails
+                file.write(np.ascontiguousarray(block.images).data)  # where tofile fails, it does not say why
                 labels.append(block.labels.astype(np.int64))
                 count += len(block.labels)
                 bar.update(task, completed=count)
@@ -200,8 +201,10 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
             raise DataError(f"the source of the {split} images holds no image: {_place(source)}")
         bar.update(task, total=count)
         all_labels = np.concatenate(labels)
+        content = io.BytesIO()
+        np.save(content, all_labels, allow_pickle=False)
         with (temporary / LABELS).open("wb") as file:
-            np.save(file, all_labels, allow_pickle=False)
+            file.write(content.getbuffer())
             files.sync(file)
         manifest = {
             "format": FORMAT,

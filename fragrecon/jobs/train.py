@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
 import sys
 import time
 import warnings
@@ -26,6 +27,7 @@ from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, nearest
 from fragrecon.jobs.evaluate import open_data, protocol_of, score
 from fragrecon.learner import Learner
+from fragrecon.loggers import ending
 from fragrecon.modelling import Facts, build_model, check_model, load_weights
 from fragrecon.models.base import count_parameters
 from fragrecon.record import Record
@@ -45,9 +47,22 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
     initial = load_run(config.init_from).best_checkpoint if config.init_from else None
     log.info("training on %s", hardware.describe(config.trainer))
     trainer = make_trainer(config, record)
+    check_share(config, trainer.num_devices * trainer.num_nodes)
     data.check(config.evaluation.puzzles)
     seconds["data"] = time.monotonic() - started
+    with ending(trainer.loggers):
+        return train_and_score(config, record, data, trainer, initial, seconds)
 
+
+def train_and_score(
+    config: Config,
+    record: Record,
+    data: FragmentData,
+    trainer: pl.Trainer,
+    initial: Path | None,
+    seconds: dict[str, float],
+) -> dict[str, Any] | None:
+    """Train unless that is done, and score the best checkpoint on the first process."""
     if record.status.get("stage") != "evaluation":
         record.enter("training")
         learner = make_learner(config, data, trainer, initial)
@@ -61,7 +76,11 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
         return None
     run = load_run(record.folder)
     best = run.best_checkpoint
-    return score(config, run.load_model(best), data, record, seconds, source={"checkpoint": best.name})
+    metrics = score(config, run.load_model(best), data, record, seconds, source={"checkpoint": best.name})
+    means = {f"test/{name}": summary["mean"] for name, summary in metrics["scores"]["model"].items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(means, step=int(epochs[-1]["step"]) if epochs else 0)
+    return metrics
 
 
 def make_learner(config: Config, data: FragmentData, trainer: pl.Trainer, initial: Path | None) -> Learner:
@@ -145,6 +164,16 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
         raise ConfigError(f"trainer: {error}") from error
 
 
+def check_share(config: Config, processes: int) -> None:
+    """Refuse a batch that the processes cannot share equally, before they are started."""
+    per_batch = config.data.puzzles_per_batch
+    if per_batch % processes:
+        raise ConfigError(
+            f"data.puzzles_per_batch={per_batch} cannot be shared equally by {processes} processes; "
+            f"use a multiple of {processes}"
+        )
+
+
 def fit(trainer: pl.Trainer, learner: Learner, data: FragmentData, record: Record) -> None:
     """Train, from the last checkpoint in the run's folder if there is one."""
     last = record.folder / "checkpoints" / "last.ckpt"
@@ -152,9 +181,9 @@ def fit(trainer: pl.Trainer, learner: Learner, data: FragmentData, record: Recor
         log.info("going on from %s", last)
     try:
         trainer.fit(learner, data, ckpt_path=last if last.is_file() else None)
-    except SIGTERMException:
+    except SIGTERMException as stop:
         log.warning("stopped by SIGTERM; go on with: python -m fragrecon.run resume=%s", record.folder)
-        raise
+        raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own would end the process as if all were done
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -63,7 +63,7 @@ class ConvAutoencoder(FragmentModel):
 
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         fixed_size(size, self.fragment_shape)
-        images: Tensor = self.decoder(self.from_latent(latents.flatten(0, -2)))
+        images: Tensor = self.decoder(self.from_latent(latents.reshape(-1, self.latent_dim)))
         return images.view(*latents.shape[:-1], *self.fragment_shape)
 
 

@@ -22,9 +22,9 @@ def kmeans(points: Tensor, k: int, seeds: Sequence[int], restarts: int = 10) -> 
     with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct points than clusters is a fair answer of a collapsed model, and scored as such.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for problem, seed in enumerate(seeds):
+        for found, problem, seed in zip(labels, points, seeds, strict=True):
             solver = KMeans(k, init="k-means++", n_init=restarts, random_state=seed % 2**32)
-            labels[problem] = torch.from_numpy(solver.fit(points[problem].numpy()).labels_)
+            found[:] = torch.from_numpy(solver.fit(problem.numpy()).labels_)
     return labels
 
 

@@ -129,9 +129,9 @@ class _Cifar:
                             files.sync(file)
                         wanted.remove(name)
         except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise DataError(f"{self.url} is not a tar.gz archive ({error}); check data.url") from None
+            raise DataError(f"{self.url} is not a tar.gz archive ({error}); check data.reader.url") from None
         if wanted:
-            raise DataError(f"the archive {self.url} lacks {', '.join(sorted(wanted))}; check data.url")
+            raise DataError(f"the archive {self.url} lacks {', '.join(sorted(wanted))}; check data.reader.url")
 
 
 class Cifar10(_Cifar):
@@ -176,7 +176,7 @@ def _download(url: str, md5: str, target: IO[bytes]) -> None:
     if found.hexdigest() != md5:
         raise DataError(
             f"{url} has MD5 {found.hexdigest()} ({target.tell():,} bytes), expected {md5}; nothing was kept. "
-            "Try again, or give another data.url"
+            "Try again, or give another data.reader.url"
         )
 
 

@@ -217,7 +217,7 @@ def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, server: Server)
     whole = archive(contents(tmp_path / "made"))
     for server.content in (whole[: len(whole) // 2], whole[: len(whole) // 2] + bytes(len(whole) // 2)):
         message = fetch_error(root, server.url, hashlib.md5(server.content).hexdigest())
-        assert "is not a tar.gz archive" in message or "test_batch; check data.url" in message
+        assert "is not a tar.gz archive" in message or "test_batch; check data.reader.url" in message
 
 
 def test_servers_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

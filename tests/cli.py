@@ -1,0 +1,219 @@
+"""Runs jobs for the tests: as a command line in a process of its own, or here in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+import fragrecon
+from fragrecon import run as command
+
+ROOT = Path(fragrecon.__file__).parents[1]
+TIMEOUT = 120.0
+SMALL = (
+    "data.reader.train_images=300",
+    "data.reader.test_images=60",
+    "data.puzzles_per_batch=2",
+    "data.epochs=2",
+    "evaluation.puzzles=5",
+    "evaluation.validation_puzzles=4",
+    "evaluation.train_puzzles=2",
+    "evaluation.restarts=2",
+)
+"""Settings under which a run takes about a second beside the start of Python; an epoch has 14 batches."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a process ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    def ok(self) -> Result:
+        assert self.code == 0, self.stderr
+        return self
+
+    def refusal(self) -> str:
+        """The one message on stderr of a command that was refused for something its user can mend."""
+        assert self.code not in (0, None)
+        assert self.stderr.startswith("error: "), self.stderr
+        assert self.stderr.count("\n") == 1, self.stderr
+        return self.stderr.removeprefix("error: ").strip()
+
+
+class Cli:
+    """Starts ``python -m fragrecon.run`` in a folder.
+
+    Args:
+        home: working folder, where ``outputs/`` and ``multirun/`` appear.
+        cache: where converted images are kept.
+    """
+
+    def __init__(self, home: Path, cache: Path) -> None:
+        self.home, self.cache = home, cache
+        home.mkdir(parents=True, exist_ok=True)
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        ours = ("HYDRA_", "WANDB_", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_", "COLUMNS")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+        own = {
+            "XDG_CACHE_HOME": str(self.cache),
+            "MPLCONFIGDIR": str(self.cache / "matplotlib"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        return kept | own | changes
+
+    def start(self, *arguments: object, **changes: str) -> subprocess.Popen[str]:
+        line = [sys.executable, "-m", "fragrecon.run", *map(str, arguments)]
+        return subprocess.Popen(
+            line,
+            cwd=self.home,
+            env=self.environment(**changes),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: object, **changes: str) -> Result:
+        return finish(self.start(*arguments, **changes))
+
+    def stopped(self, moment: Callable[[], bool], signal_number: int, *arguments: object) -> Result:
+        """Start a command, and send it a signal as soon as ``moment()`` holds."""
+        process = self.start(*arguments)
+        try:
+            wait_until(lambda: moment() or process.poll() is not None)
+            assert process.poll() is None, f"ended before it could be stopped: {process.communicate()}"
+            process.send_signal(signal_number)
+        except BaseException:
+            process.kill()
+            raise
+        return finish(process)
+
+
+def finish(process: subprocess.Popen[str]) -> Result:
+    try:
+        stdout, stderr = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        process.communicate()
+        raise
+    return Result(process.returncode, stdout, stderr)
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("what was waited for did not happen")
+        time.sleep(0.002)
+
+
+def shared_cache(factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for all tests of a session, so that each data set is converted once."""
+    return factory.getbasetemp() / "cache"
+
+
+def job(folder: Path, cache: Path, *overrides: object) -> dict[str, Any] | None:
+    """Do a job in this process, in a given folder, as the command line would."""
+    given = [str(override) for override in overrides]
+    placed = [] if any(text.startswith("resume=") for text in given) else [f"data.cache_dir={cache}"]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(command.CONF), version_base="1.3"):
+        composed = hydra.compose("config", [*placed, *given])
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_thread():
+        return command.run_job(composed, folder, given)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def status(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "status.json")
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "metrics.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text())
+    return value
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Rows of ``metrics.csv`` but for the time they took."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def checkpoint(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
+    contents: dict[str, Any] = torch.load(folder / "checkpoints" / name, weights_only=True)
+    return contents
+
+
+def best(folder: Path) -> Path:
+    """The one best checkpoint of a run."""
+    (found,) = (folder / "checkpoints").glob("best-*.ckpt")
+    return found
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    """All that the checkpoint holds of the model and the objective, without running means of figures."""
+    state: dict[str, torch.Tensor] = checkpoint(folder, name)["state_dict"]
+    return {key: value for key, value in state.items() if not key.startswith("means.")}
+
+
+def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert list(first) == list(second)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Bit-identical weights, figures and scores, and the same checkpoint selected."""
+    assert_same_weights(weights(first), weights(second))
+    assert rows(first) == rows(second)
+    assert metrics(first)["scores"] == metrics(second)["scores"]
+    assert best(first).name == best(second).name
+    assert_same_weights(weights(first, best(first).name), weights(second, best(second).name))
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """A hash of each file under a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def names(folder: Path, pattern: str = "*") -> Sequence[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob(pattern))

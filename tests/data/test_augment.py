@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import colorsys
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from torch import Tensor
+
+from fragrecon.data import augment
+from fragrecon.data.augment import Augmentation, Draws
+
+unhurried = settings(deadline=None)
+OFF = Augmentation(0, 0, 0, 0, 0, 0)
+EVERYTHING = Augmentation(0.5, 30, 0.4, 0.3, 0.5, 0.2)
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(256, shape, generator=generator(seed), dtype=torch.uint8)
+
+
+def smooth(channels: int, height: int, width: int) -> Tensor:
+    """A smooth float picture (C, H, W), in 0..255, without any symmetry."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    planes = [128 + 60 * torch.sin(5 * y + 3 * x + c) + 50 * torch.cos(7 * x - (4 + c) * y) for c in range(channels)]
+    return torch.stack(planes)
+
+
+def still(count: int) -> Draws:
+    """Draws that change nothing."""
+    one, zero = torch.ones(count), torch.zeros(count)
+    return Draws(flip=zero.bool(), angle=zero, brightness=one, contrast=one, saturation=one, hue=zero)
+
+
+def test_draws_are_in_range_and_reach_it() -> None:
+    strength = Augmentation(0.3, 20.0, 0.1, 0.2, 0.5, 0.25)
+    draws = augment.draw(20_000, strength, generator())
+    assert draws.flip.dtype == torch.bool
+    assert abs(draws.flip.double().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 20_000)
+    for values, centre, reach in (
+        (draws.angle, 0.0, math.radians(20)),
+        (draws.brightness, 1.0, 0.1),
+        (draws.contrast, 1.0, 0.2),
+        (draws.saturation, 1.0, 0.5),
+        (draws.hue, 0.0, math.pi / 2),
+    ):
+        assert values.shape == (20_000,)
+        share = (values - centre) / reach  # uniform in -1 .. 1
+        assert share.abs().max() <= 1 + 1e-6
+        assert share.max() > 0.99
+        assert share.min() < -0.99
+        assert abs(share.mean()) < 4 * math.sqrt(1 / 3 / 20_000)
+
+
+def test_draws_of_different_parts_are_independent() -> None:
+    draws = augment.draw(5000, Augmentation(0.5, 20.0, 0.1, 0.2, 0.5, 0.25), generator())
+    table = np.corrcoef(np.stack([value.double().numpy() for value in vars(draws).values()]))
+    assert abs(table - np.eye(6)).max() < 5 / math.sqrt(5000)
+
+
+@pytest.mark.parametrize("part", ["horizontal_flip", "rotation", "brightness", "contrast", "saturation", "hue"])
+def test_switching_a_part_off_leaves_the_draws_of_the_others(part: str) -> None:
+    every = augment.draw(50, EVERYTHING, generator())
+    fewer = augment.draw(50, replace(EVERYTHING, **{part: 0.0}), generator())
+    switched = {"horizontal_flip": "flip", "rotation": "angle"}.get(part, part)
+    for name, value in vars(fewer).items():
+        if name == switched:
+            assert value.equal(vars(still(50))[name])
+        else:
+            assert value.equal(vars(every)[name])
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 8, 8)])
+def test_flipping_mirrors_exactly_the_chosen_images_left_to_right(shape: tuple[int, int, int]) -> None:
+    images, chosen = noise(6, *shape), torch.tensor([True, False, False, True, True, False])
+    found = augment.flip(images, chosen)
+    for image, mirrored, turned in zip(images.tolist(), found.tolist(), chosen.tolist(), strict=True):
+        assert mirrored == [[row[::-1] if turned else row for row in plane] for plane in image]
+    only_flips = replace(OFF, horizontal_flip=0.5)
+    assert augment.apply(images, replace(still(6), flip=chosen), only_flips).equal(found)
+    assert augment.flip(found, chosen).equal(images)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (24, 40), (50, 31)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("degrees", [-90.0, -33.0, -4.5, 0.5, 7.0, 10.0, 45.0, 180.0])
+def test_rotation_is_that_of_scipy(height: int, width: int, channels: int, degrees: float) -> None:
+    """Also in the corners, which both fill by reflection. A positive angle turns clockwise on the screen."""
+    image = smooth(channels, height, width)
+    found = augment.rotate(image[None], torch.tensor([math.radians(degrees)]))[0]
+    for plane, expected in zip(found.double().numpy(), image.double().numpy(), strict=True):
+        slow = ndimage.rotate(expected, -degrees, reshape=False, order=1, mode="reflect")
+        np.testing.assert_allclose(plane, slow, rtol=0, atol=0.02)
+
+
+def test_rotation_by_quarter_turns_permutes_the_pixels_of_a_square() -> None:
+    image = noise(1, 3, 16, 16).float()
+    for turns in range(-2, 3):
+        found = augment.rotate(image, torch.tensor([turns * math.pi / 2]))
+        torch.testing.assert_close(found, image.rot90(-turns, (2, 3)), rtol=0, atol=0.01)
+
+
+def test_each_image_turns_by_its_own_angle_and_angle_zero_changes_no_pixel() -> None:
+    images = noise(3, 3, 20, 28)
+    angle = torch.tensor([0.3, 0.0, -0.2])
+    strength = replace(OFF, rotation=30.0)
+    found = augment.apply(images, replace(still(3), angle=angle), strength)
+    assert found[1].equal(images[1])
+    for at in (0, 2):
+        alone = augment.rotate(images[at : at + 1].float(), angle[at : at + 1]).round().to(torch.uint8)
+        assert found[at].equal(alone[0])
+        assert not found[at].equal(images[at])
+
+
+def test_rotation_keeps_a_flat_image_flat_up_to_its_corners() -> None:
+    flat = torch.full((1, 3, 30, 18), 77.0)
+    torch.testing.assert_close(augment.rotate(flat, torch.tensor([0.7])), flat, rtol=0, atol=1e-3)
+
+
+def test_fragments_of_one_image_are_varied_alike() -> None:
+    """A flat image stays flat: every pixel of an image gets the same colour change."""
+    flat = noise(20, 3, 1, 1).expand(20, 3, 12, 12).contiguous()
+    found = augment.apply(flat, augment.draw(20, EVERYTHING, generator()), EVERYTHING)
+    spread = found.flatten(2).int()
+    assert ((spread.amax(2) - spread.amin(2)) <= 1).all()  # a bilinear weight may round the other way
+    assert not found.equal(flat)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_brightness_alone_is_a_factor(channels: int) -> None:
+    images = noise(4, channels, 9, 6)
+    factors = torch.tensor([0.5123, 1.0, 1.2345, 1.9871])  # times a byte, none gives a tie
+    found = augment.colour_jitter(images.float(), replace(still(4), brightness=factors))
+    torch.testing.assert_close(found, images * factors.view(4, 1, 1, 1), rtol=1e-5, atol=1e-3)
+    clipped = augment.apply(images, replace(still(4), brightness=factors), replace(OFF, brightness=1.0))
+    expected = np.clip(np.rint(images.numpy() * factors.numpy().reshape(4, 1, 1, 1)), 0, 255)
+    assert (clipped.numpy() == expected).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contrast_alone_scales_about_the_mean_grey(channels: int) -> None:
+    images = noise(3, channels, 9, 6).double().numpy()
+    factors = np.array([0.0, 0.7, 1.6])
+    found = augment.colour_jitter(
+        torch.from_numpy(images).float(), replace(still(3), contrast=torch.from_numpy(factors).float())
+    )
+    for image, factor, changed in zip(images, factors, found.numpy(), strict=True):
+        grey = image[0] if channels == 1 else np.tensordot(LUMA, image, 1)
+        np.testing.assert_allclose(changed, grey.mean() + factor * (image - grey.mean()), atol=2e-3)
+
+
+def test_saturation_zero_gives_the_grey_image_and_one_the_same() -> None:
+    images = noise(2, 3, 9, 6)
+    found = augment.colour_jitter(images.float(), replace(still(2), saturation=torch.tensor([0.0, 1.0])))
+    grey = np.tensordot(LUMA, images[0].double().numpy(), 1)
+    np.testing.assert_allclose(found[0].numpy(), np.stack([grey] * 3), atol=1e-3)
+    torch.testing.assert_close(found[1], images[1].float(), rtol=0, atol=1e-3)
+
+
+@unhurried
+@given(st.floats(0, 2), st.integers(0, 1000))
+def test_saturation_moves_colours_along_the_line_to_their_grey(factor: float, seed: int) -> None:
+    images = noise(1, 3, 4, 4, seed=seed)
+    found = augment.colour_jitter(images.float(), replace(still(1), saturation=torch.tensor([factor])))[0].numpy()
+    image = images[0].double().numpy()
+    grey = np.tensordot(LUMA, image, 1)
+    np.testing.assert_allclose(found, grey + factor * (image - grey), atol=5e-3)
+
+
+def test_hue_turns_red_towards_the_other_primaries_and_keeps_luma() -> None:
+    red = torch.tensor([200.0, 100.0, 100.0]).view(1, 3, 1, 1)
+    hues = []
+    for share in np.linspace(0, 1, 12, endpoint=False).tolist():
+        turned = augment.colour_jitter(red, replace(still(1), hue=torch.tensor([2 * math.pi * share])))
+        colour = turned.flatten().double().numpy()
+        assert LUMA @ colour == pytest.approx(LUMA @ red.flatten().double().numpy(), abs=1e-3)
+        hues.append(colorsys.rgb_to_hsv(*(colour / 255))[0])
+    # A full circle, always on in one direction.
+    steps = np.diff([*hues, hues[0]]) % 1
+    assert hues[0] == pytest.approx(0, abs=1e-4)
+    if steps[0] > 0.5:
+        steps = 1 - steps
+    assert (steps > 0).all()
+    assert steps.sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_two_half_turns_of_the_hue_change_nothing_but_one_does() -> None:
+    images = noise(2, 3, 9, 6).float()
+    half = replace(still(2), hue=torch.full((2,), math.pi))
+    once = augment.colour_jitter(images, half)
+    assert (once - images).abs().max() > 50
+    torch.testing.assert_close(augment.colour_jitter(once, half), images, rtol=0, atol=2e-3)
+
+
+def test_saturation_and_hue_leave_grey_images_grey() -> None:
+    plane = noise(3, 1, 9, 6)
+    draws = replace(still(3), saturation=torch.tensor([0.0, 0.5, 1.8]), hue=torch.tensor([1.0, 2.0, -3.0]))
+    in_colour = augment.colour_jitter(plane.expand(3, 3, 9, 6).float(), draws)
+    torch.testing.assert_close(in_colour, plane.expand(3, 3, 9, 6).float(), rtol=0, atol=2e-3)
+    assert augment.colour_jitter(plane.float(), draws).equal(plane.float())
+
+
+def test_a_grey_image_and_its_copy_in_three_channels_are_varied_alike() -> None:
+    plane = noise(8, 1, 16, 12)
+    draws = augment.draw(8, EVERYTHING, generator())
+    grey = augment.apply(plane, draws, EVERYTHING)
+    colour = augment.apply(plane.expand(8, 3, 16, 12), draws, EVERYTHING)
+    assert grey.shape == plane.shape
+    difference = (colour.int() - grey.int()).abs()
+    assert difference.max() <= 1  # of rounding
+    assert (difference == 0).float().mean() > 0.99
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([1, 3]))
+def test_colour_jitter_is_brightness_then_contrast_then_saturation_then_hue(seed: int, channels: int) -> None:
+    """One after the other in double precision, each as it is defined."""
+    images = noise(3, channels, 7, 5, seed=seed)
+    draws = augment.draw(3, EVERYTHING, generator(seed))
+    found = augment.colour_jitter(images.float(), draws)
+    to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    for at in range(3):
+        image = images[at].double().numpy() * float(draws.brightness[at])
+        grey = image[0] if channels == 1 else np.tensordot(LUMA, image, 1)
+        image = grey.mean() + float(draws.contrast[at]) * (image - grey.mean())
+        if channels == 3:
+            y, i, q = np.tensordot(to_yiq, image, 1)
+            chroma = (i + 1j * q) * float(draws.saturation[at]) * np.exp(1j * float(draws.hue[at]))
+            image = np.tensordot(np.linalg.inv(to_yiq), np.stack([y, chroma.real, chroma.imag]), 1)
+        np.testing.assert_allclose(found[at].numpy(), image, atol=5e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_with_everything_off_no_pixel_changes(channels: int) -> None:
+    images = noise(10, channels, 9, 6)
+    assert augment.apply(images, augment.draw(10, OFF, generator()), OFF).equal(images)
+
+
+@pytest.mark.parametrize("part", ["rotation", "brightness", "contrast", "saturation", "hue", "horizontal_flip"])
+def test_each_part_alone_changes_images_in_its_own_way(part: str) -> None:
+    strength = replace(OFF, **{part: getattr(EVERYTHING, part)})
+    images = noise(10, 3, 9, 6)
+    draws = augment.draw(10, strength, generator())
+    found = augment.apply(images, draws, strength)
+    assert found.dtype == torch.uint8
+    assert found.shape == images.shape
+    if part == "horizontal_flip":
+        expected = augment.flip(images, draws.flip)
+    elif part == "rotation":
+        expected = augment.rotate(images.float(), draws.angle).round().to(torch.uint8)
+    else:
+        expected = augment.colour_jitter(images.float(), draws).round().clamp(0, 255).to(torch.uint8)
+    assert found.equal(expected)
+    assert not found.equal(images)
+
+
+def test_the_images_given_are_left_as_they_were() -> None:
+    images = noise(6, 3, 8, 8)
+    copy = images.clone()
+    for strength in (OFF, EVERYTHING, replace(OFF, brightness=0.5), replace(OFF, rotation=20.0)):
+        augment.apply(images, augment.draw(6, strength, generator()), strength)
+        assert images.equal(copy)
+
+
+@pytest.mark.parametrize("strength", [EVERYTHING, Augmentation(), replace(OFF, horizontal_flip=0.5)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_treating_a_part_is_taking_the_part_of_all_treated(strength: Augmentation, channels: int) -> None:
+    """Bit for bit, so that training does not depend on the number of processes."""
+    images = noise(80, channels, 32, 32)
+    draws = augment.draw(80, strength, generator())
+    whole = augment.apply(images, draws, strength)
+    for parts in (2, 4, 5, 80):
+        size = 80 // parts
+        for start in range(0, 80, size):
+            part = slice(start, start + size)
+            assert augment.apply(images[part], draws[part], strength).equal(whole[part])

@@ -1,0 +1,534 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fragrecon.data import puzzles
+from fragrecon.data.module import LOOKAHEAD, Batches, FixedPuzzles, FragmentData
+from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.errors import ConfigError, DataError
+from fragrecon.jobs.evaluate import open_data
+from fragrecon.run import compose
+from fragrecon.schema import Config
+
+Opener = Callable[..., FragmentData]
+TENSORS = ("fragments", "source_ids", "positions", "labels", "image_ids")
+PLAIN = dict.fromkeys(("horizontal_flip", "rotation", "brightness", "contrast", "saturation", "hue"), 0.0)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """300 training images, 285 of them to train on: 28 puzzles of 10, so 3 batches of 8 and some left over."""
+    return compose(
+        [
+            "data=synthetic",
+            "data.reader.train_images=300",
+            "data.reader.test_images=60",
+            "data.image_size=[32,32]",
+            "data.fragment_size=8",
+            "evaluation.validation_puzzles=7",
+            f"data.cache_dir={tmp_path_factory.mktemp('cache')}",
+        ]
+    )
+
+
+@pytest.fixture
+def opened(config: Config) -> Opener:
+    """A new data module; keywords change keys of the ``data`` section, ``seed`` the run's, ``reader`` the reader's."""
+
+    def open_(seed: int = 0, reader: dict[str, Any] | None = None, evaluation: int = 0, **changes: Any) -> FragmentData:
+        data = replace(config.data, reader={**config.data.reader, **(reader or {})}, **changes)
+        changed = replace(config, seed=seed, data=data, evaluation=replace(config.evaluation, seed=evaluation))
+        return open_data(changed)
+
+    return open_
+
+
+def assert_equal(one: FragmentBatch, other: FragmentBatch) -> None:
+    for name in TENSORS:
+        assert getattr(one, name).equal(getattr(other, name)), name
+        assert getattr(one, name).dtype == getattr(other, name).dtype, name
+    assert one.step == other.step
+
+
+def together(batches: list[FragmentBatch]) -> FragmentBatch:
+    tensors: dict[str, Any] = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS}
+    return replace(batches[0], **tensors)
+
+
+def images_of(batch: FragmentBatch, data: FragmentData) -> Tensor:
+    """The whole images (B, N, C, H, W), put together from their fragments."""
+    order = (batch.source_ids * data.cells + batch.positions).argsort(1)
+    count = batch.images_per_puzzle
+    whole = [
+        puzzles.join(fragments[places].unflatten(0, (count, data.cells)), data.grid)
+        for fragments, places in zip(batch.fragments, order, strict=True)
+    ]
+    return torch.stack(whole)
+
+
+def pixels(images: Tensor) -> list[bytes]:
+    return [image.numpy().tobytes() for image in images.flatten(0, -4)]
+
+
+# Training batches -----------------------------------------------------------------------------------------------------
+
+
+def test_a_training_batch_is_a_pure_function_of_seed_number_and_rank(opened: Opener) -> None:
+    data = opened(seed=3)
+    keys = [(number, rank, world) for number in (0, 1, 2, 7, 40) for rank, world in ((0, 1), (1, 2), (3, 4))]
+    expected = {key: data.train_batch(*key) for key in keys}
+    fresh = opened(seed=3)
+    for key in reversed(keys):
+        assert_equal(data.train_batch(*key), expected[key])
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        assert_equal(fresh.train_batch(*key), expected[key])
+
+
+def test_threads_that_ask_at_once_get_the_same_batches(opened: Opener) -> None:
+    data = opened()
+    numbers = [number % 10 for number in range(40)]
+    expected = [opened().train_batch(number) for number in range(10)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(data.train_batch, numbers))
+    for number, batch in zip(numbers, found, strict=True):
+        assert_equal(batch, expected[number])
+
+
+def test_seeds_and_numbers_that_differ_give_batches_that_differ(opened: Opener) -> None:
+    batches = [opened(seed=seed).train_batch(number) for seed in (0, 1) for number in (0, 1, 3)]
+    for name in ("fragments", "source_ids", "positions", "image_ids"):
+        assert len({getattr(batch, name).numpy().tobytes() for batch in batches}) == len(batches), name
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("number", [0, 2, 3, 11])
+def test_the_ranks_together_have_the_batch_of_a_single_process(opened: Opener, world_size: int, number: int) -> None:
+    """Bit for bit, augmentation and all; no image comes to two ranks."""
+    data = opened(augment={**opened().config.augment, "hue": 0.1})
+    shares = [data.train_batch(number, rank, world_size) for rank in range(world_size)]
+    assert all(len(share) == 8 // world_size and share.step == number for share in shares)
+    assert_equal(together(shares), data.train_batch(number))
+    ids = torch.cat([share.image_ids for share in shares]).flatten().tolist()
+    assert len(set(ids)) == 80
+
+
+def test_puzzles_that_cannot_be_shared_equally_are_refused(opened: Opener) -> None:
+    with pytest.raises(ConfigError, match=r"data\.puzzles_per_batch=8 cannot be shared equally by 3 processes"):
+        opened().train_batch(0, 0, 3)
+
+
+def test_a_batch_holds_bytes_with_the_shapes_of_the_config(opened: Opener) -> None:
+    batch = opened(channels=1, fragment_size=[8, 16], images_per_puzzle=6, puzzles_per_batch=4).train_batch(5)
+    assert batch.fragments.shape == (4, 6 * 8, 1, 8, 16)
+    assert batch.fragments.dtype == torch.uint8
+    for name in ("source_ids", "positions", "labels"):
+        assert getattr(batch, name).shape == (4, 48)
+        assert getattr(batch, name).dtype == torch.int64
+    assert batch.image_ids.shape == (4, 6)
+    assert batch.step == 5
+
+
+def test_a_batch_becomes_float_on_the_device_and_not_before(opened: Opener) -> None:
+    data = opened()
+    batch = data.train_batch(0)
+    moved = data.on_after_batch_transfer(batch, 0)
+    assert batch.fragments.dtype == torch.uint8
+    assert moved.fragments.dtype == torch.float32
+    assert (moved.fragments * 255).round().to(torch.uint8).equal(batch.fragments)
+    assert moved.fragments.max() <= 1
+
+
+def test_unaugmented_fragments_are_cells_of_the_images_they_name(opened: Opener) -> None:
+    data = opened(augment=PLAIN)
+    store = data.store("train")
+    batch = data.train_batch(4)
+    ids = batch.image_ids
+    assert images_of(batch, data).equal(torch.from_numpy(store.images[ids.numpy()]))
+    assert batch.labels.equal(torch.from_numpy(store.labels[ids.numpy()]).gather(1, batch.source_ids))
+
+
+def test_augmentation_varies_the_pixels_and_nothing_else(opened: Opener) -> None:
+    plain, varied = (opened(augment=strength).train_batch(4) for strength in (PLAIN, opened().config.augment))
+    for name in TENSORS[1:]:
+        assert getattr(plain, name).equal(getattr(varied, name))
+    changed = (plain.fragments != varied.fragments).flatten(1).float().mean()
+    assert changed > 0.5
+    distance = (plain.fragments.float().mean((2, 3, 4)) - varied.fragments.float().mean((2, 3, 4))).abs().mean()
+    assert distance < 40  # still the same picture
+
+
+def test_every_batch_and_seed_varies_its_images_in_another_way(opened: Opener) -> None:
+    """By which of its 80 images are mirrored: half of them, another half each time."""
+    flips = {**PLAIN, "horizontal_flip": 0.5}
+    patterns = []
+    for seed, number in ((0, 0), (0, 1), (0, 17), (1, 0)):
+        plain, varied = (opened(seed=seed, augment=strength) for strength in (PLAIN, flips))
+        images = images_of(plain.train_batch(number), plain).flatten(0, 1)
+        found = images_of(varied.train_batch(number), varied).flatten(0, 1)
+        mirrored = (found == images.flip(-1)).flatten(1).all(1)
+        assert ((found == images).flatten(1).all(1) != mirrored).all()
+        patterns.append(mirrored.int())
+        assert abs(mirrored.sum() - 40) < 4 * np.sqrt(20)
+    for one, other in zip(patterns, [*patterns[1:], patterns[0]], strict=True):
+        assert abs((one == other).sum() - 40) < 4 * np.sqrt(20)
+
+
+def test_an_epoch_shows_no_image_twice_and_training_images_only(opened: Opener) -> None:
+    """By their pixels, in the first epoch and in later ones, which do not divide evenly into batches either."""
+    data = opened(augment=PLAIN)
+    assert data.batches_per_epoch == 3
+    store = data.store("train")
+    known = {image.tobytes(): index for index, image in enumerate(store.images)}
+    assert len(known) == 300, "the test needs images that are all different"
+    training = set(data.training_images().tolist())
+    shown: set[int] = set()
+    for epoch in range(5):
+        numbers = range(3 * epoch, 3 * epoch + 3)
+        batches = [data.train_batch(number) for number in numbers]
+        seen = [known[image] for batch in batches for image in pixels(images_of(batch, data))]
+        assert seen == torch.cat([batch.image_ids.flatten() for batch in batches]).tolist()
+        assert len(set(seen)) == len(seen) == 240
+        assert set(seen) <= training
+        shown |= set(seen)
+    assert shown == training
+
+
+def test_an_epoch_shows_exactly_the_training_images_where_they_fill_its_batches(opened: Opener) -> None:
+    data = opened(images_per_puzzle=3, puzzles_per_batch=5)
+    count = len(data.training_images())
+    assert count == 285
+    assert data.batches_per_epoch == 19
+    for epoch in range(3):
+        ids = [data.train_batch(number).image_ids for number in range(19 * epoch, 19 * (epoch + 1))]
+        assert sorted(torch.cat(ids).flatten().tolist()) == data.training_images().tolist()
+
+
+def test_training_validation_and_test_images_are_disjoint(opened: Opener) -> None:
+    """By index and by pixels, in the splits and in the puzzles that are made of them."""
+    data = opened(augment=PLAIN, reader={"train_images": 1000, "test_images": 200})
+    training, validation = data.training_images(), data.validation_images()
+    assert sorted([*training, *validation]) == list(range(1000))
+    assert 30 <= len(validation) <= 70
+    train_store, test_store = data.store("train"), data.store("test")
+    parts = {
+        "train": {image.tobytes() for image in train_store.images[training]},
+        "validation": {image.tobytes() for image in train_store.images[validation]},
+        "test": {image.tobytes() for image in test_store.images},
+    }
+    assert [len(part) for part in parts.values()] == [len(training), len(validation), 200]
+    assert len(set.union(*parts.values())) == 1200
+    seen = {
+        "train": [data.train_batch(number) for number in range(data.batches_per_epoch)],
+        "validation": list(data.validation_set().loader(3)),
+        "test": list(data.test_set(20).loader(8)),
+    }
+    for name, batches in seen.items():
+        images = {image for batch in batches for image in pixels(images_of(batch, data))}
+        assert images <= parts[name]
+        assert len(images) >= 40
+
+
+# The size of an epoch -------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_is_as_long_as_the_config_says(opened: Opener) -> None:
+    assert opened().batches_per_epoch == 285 // 80
+    assert opened(puzzles_per_batch=1).batches_per_epoch == 28
+    assert opened(batches_per_epoch=50).batches_per_epoch == 50
+    data = opened(batches_per_epoch=50)
+    assert data.epoch_length(20) == 20
+    assert data.epoch_length(80) == 50
+    assert data.epoch_length(1.0) == 50
+    assert data.epoch_length(0.5) == 25
+
+
+def test_a_batch_that_needs_more_images_than_there_are_is_refused(opened: Opener) -> None:
+    with pytest.raises(ConfigError, match="puzzles_per_batch=29 puzzles of 10 images need more than the 285 training"):
+        opened(puzzles_per_batch=29).check(0)
+    opened(puzzles_per_batch=28).check(0)
+    data = opened(puzzles_per_batch=29, batches_per_epoch=2)
+    data.check(0)
+    batch = data.train_batch(1)
+    assert len(batch) == 29
+    assert all(len(set(puzzle)) == 10 for puzzle in batch.image_ids.tolist())
+
+
+@pytest.mark.parametrize(
+    ("per_puzzle", "test_puzzles", "split", "count"),
+    [(61, 1, "test", 60), (16, 1, "validation", 15), (286, 0, "validation", 15)],
+)
+def test_splits_too_small_for_a_puzzle_are_refused_before_training(
+    opened: Opener, per_puzzle: int, test_puzzles: int, split: str, count: int
+) -> None:
+    with pytest.raises(DataError, match=f"needs {per_puzzle} images, but the {split} split has {count}"):
+        opened(images_per_puzzle=per_puzzle).check(test_puzzles)
+
+
+def test_what_will_not_be_scored_is_not_opened(opened: Opener, tmp_path: Path) -> None:
+    data = opened(cache_dir=str(tmp_path))
+    data.check(0)
+    assert sorted(path.name for path in tmp_path.glob("*/*") if path.is_dir()) == ["train"]
+    data.check_test(1)
+    assert sorted(path.name for path in tmp_path.glob("*/*") if path.is_dir()) == ["test", "train"]
+
+
+def test_fragments_that_do_not_divide_the_image_are_refused_at_once(opened: Opener, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"height 7 does not divide .* 1, 2, 4, 8, 16, 32"):
+        opened(fragment_size=7, cache_dir=str(tmp_path / "untouched"))
+    assert not (tmp_path / "untouched").exists()
+
+
+# Validation and test --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_fixed_puzzles_depend_on_the_puzzle_seed_alone(opened: Opener, split: str) -> None:
+    def whole(data: FragmentData) -> FragmentBatch:
+        return fixed(data, split).read(slice(0, 7))
+
+    expected = whole(opened())
+    assert_equal(whole(opened(seed=5, puzzles_per_batch=2, augment=PLAIN)), expected)
+    assert_equal(whole(opened(augment=dict.fromkeys(PLAIN, 1.0))), expected)
+    assert not whole(opened(evaluation=1)).image_ids.equal(expected.image_ids)
+
+
+def fixed(data: FragmentData, split: str, count: int = 7) -> FixedPuzzles:
+    return data.validation_set() if split == "validation" else data.test_set(count)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_fixed_puzzles_show_the_images_of_their_split_as_they_are(opened: Opener, split: str) -> None:
+    data = opened()
+    found = fixed(data, split)
+    batch = found.read(slice(0, 7))
+    store = data.store("train" if split == "validation" else "test")
+    assert images_of(batch, data).equal(torch.from_numpy(store.images[found.ids]))
+    assert batch.image_ids.equal(torch.from_numpy(found.ids))
+    if split == "validation":
+        assert set(found.ids.ravel()) <= set(data.validation_images())
+    assert batch.fragments.dtype == torch.uint8
+
+
+def test_the_first_test_puzzles_stay_when_more_are_scored(opened: Opener) -> None:
+    data = opened()
+    assert_equal(data.test_set(100).read(slice(2, 9)), data.test_set(10).read(slice(2, 9)))
+    assert len(data.test_set(100)) == 100
+    assert len(data.validation_set()) == 7
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 12])
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_fixed_puzzles_are_the_same_in_any_batches_on_any_number_of_ranks(
+    opened: Opener, count: int, size: int, world_size: int
+) -> None:
+    found = opened().test_set(count)
+    expected = found.read(slice(0, count))
+    ranks = [list(found.loader(size, rank, world_size)) for rank in range(world_size)]
+    lengths = {len(batches) for batches in ranks} | {len(found.loader(size, 0, world_size))}
+    assert lengths == {-(-count // (size * world_size))}
+    by_turn = [batch for batches in zip(*ranks, strict=True) for batch in batches]
+    full = [batch for batch in by_turn if len(batch)]
+    assert [batch.step for batch in full] == list(range(0, count, size))
+    assert all(len(batch) == size for batch in full[:-1])
+    for empty in by_turn[len(full) :]:  # only at the end, and with the shapes of others
+        assert empty.fragments.shape == (0, *expected.fragments.shape[1:])
+        assert empty.image_ids.shape == (0, 10)
+    if full:
+        assert_equal(together(full), expected)
+
+
+def test_batches_of_a_loader_are_finished_before_they_are_given_out(opened: Opener) -> None:
+    batches = list(opened().validation_set().loader(3, finish=FragmentBatch.as_float))
+    assert [batch.fragments.dtype for batch in batches] == [torch.float32] * 3
+
+
+# Under a trainer ------------------------------------------------------------------------------------------------------
+
+
+def trained(data: FragmentData, **facts: Any) -> FragmentData:
+    """The data module under what it asks of a trainer."""
+    values = {
+        "accumulate_grad_batches": 1,
+        "limit_train_batches": 1.0,
+        "global_step": 0,
+        "global_rank": 0,
+        "world_size": 1,
+        "strategy": SimpleNamespace(root_device=torch.device("cpu")),
+    }
+    data.trainer = cast(Any, SimpleNamespace(**values | facts))
+    return data
+
+
+def steps(data: FragmentData) -> list[int]:
+    return [batch.step for batch in data.train_dataloader()]
+
+
+def test_epochs_go_on_where_the_last_one_ended(opened: Opener) -> None:
+    data = trained(opened())
+    loader = data.train_dataloader()
+    found = []
+    for epoch in range(3):
+        cast(Any, data.trainer).global_step = 3 * epoch
+        found.append([batch.step for batch in loader])
+    assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert_equal(next(iter(loader)), opened().train_batch(6))
+
+
+def test_resuming_amid_an_epoch_gives_what_is_left_of_it(opened: Opener) -> None:
+    assert steps(trained(opened(), global_step=4)) == [4, 5]
+    assert steps(trained(opened(batches_per_epoch=10), global_step=17)) == [17, 18, 19]
+
+
+def test_accumulated_batches_count_as_one_step(opened: Opener) -> None:
+    data = opened(batches_per_epoch=7)  # 2, 2, 2 and 1 batches make four steps
+    assert steps(trained(data, accumulate_grad_batches=2)) == list(range(7))
+    assert steps(trained(data, accumulate_grad_batches=2, global_step=3)) == [6]
+    assert steps(trained(data, accumulate_grad_batches=2, global_step=5)) == list(range(9, 14))
+
+
+def test_a_limit_on_training_batches_makes_epochs_shorter_and_repeats_none(opened: Opener) -> None:
+    data = trained(opened(batches_per_epoch=10), limit_train_batches=4)
+    assert steps(data) == [0, 1, 2, 3]
+    cast(Any, data.trainer).global_step = 4
+    assert steps(data) == [4, 5, 6, 7]
+
+
+def test_ranks_get_their_shares_from_the_loaders(opened: Opener) -> None:
+    data = opened()
+    for rank in range(2):
+        trained(data, global_rank=rank, world_size=2)
+        for number, batch in enumerate(data.train_dataloader()):
+            assert_equal(batch, data.train_batch(number, rank, 2))
+        expected = list(data.validation_set().loader(8, rank, 2))
+        found = list(data.val_dataloader())
+        assert [len(batch) for batch in found] == [len(batch) for batch in expected] == [7 if rank == 0 else 0]
+        assert_equal(found[0], expected[0])
+
+
+# Making batches ahead -------------------------------------------------------------------------------------------------
+
+
+def small(number: int) -> FragmentBatch:
+    nothing = torch.zeros(1, 0)
+    return FragmentBatch(nothing, nothing, nothing, nothing, nothing, step=number)
+
+
+def workers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+@pytest.mark.parametrize("length", [0, 1, LOOKAHEAD, LOOKAHEAD + 1, 30])
+def test_batches_come_in_order_however_long_each_takes(length: int) -> None:
+    def make(number: int) -> FragmentBatch:
+        time.sleep(0.004 if number % 3 == 0 else 0)
+        return small(number)
+
+    batches = Batches(make, lambda: range(length), length)
+    assert len(batches) == length
+    assert [batch.step for batch in batches] == list(range(length))
+    assert workers() == []
+
+
+def test_batches_are_made_ahead_but_only_some() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> FragmentBatch:
+        made.append(number)
+        return small(number)
+
+    iterator = iter(Batches(make, lambda: range(100), 100))
+    for number in range(10):
+        assert next(iterator).step == number
+        end = time.monotonic() + 5
+        while len(made) < number + 1 + LOOKAHEAD and time.monotonic() < end:
+            time.sleep(0.001)
+        assert made == list(range(number + 1 + LOOKAHEAD))
+    cast(Any, iterator).close()
+
+
+def test_batches_are_made_on_one_other_thread() -> None:
+    names: list[str] = []
+
+    def make(number: int) -> FragmentBatch:
+        names.append(threading.current_thread().name)
+        return small(number)
+
+    list(Batches(make, lambda: range(20), 20))
+    assert len(set(names)) == 1
+    assert names[0].startswith("batches")
+
+
+def test_numbers_are_asked_for_anew_at_each_pass() -> None:
+    passes: Iterator[range] = iter([range(3), range(10, 12), range(0)])
+    batches = Batches(small, lambda: next(passes), 3)
+    assert [[batch.step for batch in batches] for _ in range(3)] == [[0, 1, 2], [10, 11], []]
+
+
+def test_an_error_in_making_reaches_the_consumer_at_its_batch_and_ends_the_thread() -> None:
+    def make(number: int) -> FragmentBatch:
+        if number == 5:
+            raise DataError("image 5 is damaged")
+        return small(number)
+
+    seen: list[int] = []
+    iterator = iter(Batches(make, lambda: range(100), 100))
+    with pytest.raises(DataError, match="image 5 is damaged"):
+        seen.extend(batch.step for batch in iterator)
+    assert seen == [0, 1, 2, 3, 4]
+    assert workers() == []
+    assert list(iterator) == []
+
+
+@pytest.mark.parametrize("way", ["broken off", "closed", "failed"])
+def test_an_iteration_that_is_given_up_leaves_no_thread(way: str) -> None:
+    made: list[int] = []
+
+    def make(number: int) -> FragmentBatch:
+        made.append(number)
+        time.sleep(0.002)
+        return small(number)
+
+    batches = Batches(make, lambda: range(1000), 1000)
+    if way == "broken off":
+        for batch in batches:
+            if batch.step == 3:
+                break
+    elif way == "closed":
+        iterator = iter(batches)
+        assert next(iterator).step == 0
+        assert workers() != []
+        cast(Any, iterator).close()
+    else:
+        with pytest.raises(ZeroDivisionError):
+            [1 / (3 - batch.step) for batch in batches]
+    assert workers() == []
+    assert len(made) < 10
+
+
+def test_batches_that_wait_to_be_made_are_dropped_with_the_iteration() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> FragmentBatch:
+        made.append(number)
+        time.sleep(0.2 if number else 0)
+        return small(number)
+
+    iterator = iter(Batches(make, lambda: range(10), 10))
+    assert next(iterator).step == 0
+    cast(Any, iterator).close()
+    assert set(made) <= {0, 1}
+    assert workers() == []

@@ -1,0 +1,634 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fragrecon.data.store import IMAGES, LABELS, MANIFEST, Block, Source, Split, Store, open_or_build, store_folder
+from fragrecon.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+COUNT = 23
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+class Toy:
+    """Images that tell their own index, read in blocks of five.
+
+    Args:
+        count: of images.
+        shape: of each.
+        during: called before each block with the number of blocks already yielded.
+        options: more of the identity.
+    """
+
+    def __init__(
+        self,
+        count: int = COUNT,
+        shape: tuple[int, int, int] = (3, 4, 6),
+        during: Callable[[int], None] = lambda number: None,
+        classes: tuple[str, ...] | None = None,
+        **options: Any,
+    ) -> None:
+        self.count, self.shape, self.during, self.classes, self.options = count, shape, during, classes, options
+
+    def source(self, split: Split) -> Source:
+        return Source({"reader": "toy", "count": self.count, **self.options}, self.count, self.classes)
+
+    def images(self, split: Split) -> npt.NDArray[np.uint8]:
+        seed = [self.count, split == "test"]
+        return np.random.default_rng(seed).integers(0, 256, (self.count, *self.shape), np.uint8)
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        return np.arange(self.count, dtype=np.int64) % 4 - 1
+
+    def blocks(self, split: Split) -> Iterator[Block]:
+        images, labels = self.images(split), self.labels()
+        for start in range(0, self.count, 5):
+            self.during(start // 5)
+            yield Block(images[start : start + 5], labels[start : start + 5])
+
+
+def fail(error: BaseException) -> Callable[[int], None]:
+    """Raise in the middle of reading."""
+
+    def during(number: int) -> None:
+        if number == 2:
+            raise error
+
+    return during
+
+
+def never(number: int) -> None:
+    raise AssertionError("the source was read again")
+
+
+def build(cache: Path, reader: Toy | None = None, split: Split = "train") -> Store:
+    return open_or_build(reader or Toy(), "toy", split, cache, progress=False)
+
+
+def folder_of(cache: Path, reader: Toy | None = None, split: Split = "train") -> Path:
+    reader = reader or Toy()
+    return store_folder(cache, "toy", reader.source(split), reader.shape, split)
+
+
+def left_behind(cache: Path) -> list[str]:
+    """All files and folders in the cache but for the locks and the folder of the data set."""
+    return sorted(str(path) for path in cache.glob("*/*") if path.suffix != ".lock")
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 6), (1, 5, 2)])
+def test_a_store_holds_what_the_reader_yielded(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    reader = Toy(shape=shape, classes=("a", "b", "c"))
+    for split in SPLITS:
+        store = build(tmp_path, reader, split)
+        assert len(store) == COUNT
+        assert store.images.shape == (COUNT, *shape)
+        assert store.images.dtype == np.uint8
+        assert (store.images == reader.images(split)).all()
+        assert store.labels.dtype == np.int64
+        assert (store.labels == reader.labels()).all()
+        assert store.manifest.split == split
+        assert store.manifest.shape == shape
+        assert store.manifest.classes == ("a", "b", "c")
+        assert store.manifest.num_classes == 3
+        some = np.array([22, 0, 7, 7])
+        assert (store.images[some] == reader.images(split)[some]).all()
+    assert (build(tmp_path, reader, "train").images != build(tmp_path, reader, "test").images).any()
+
+
+def test_the_number_of_classes_is_found_where_their_names_are_unknown(tmp_path: Path) -> None:
+    manifest = build(tmp_path).manifest
+    assert manifest.classes is None
+    assert manifest.num_classes == 3
+    assert build(tmp_path, Toy(count=1)).manifest.num_classes == 0  # its only label is -1
+
+
+def test_blocks_may_be_views_into_other_arrays(tmp_path: Path) -> None:
+    class Strided(Toy):
+        def blocks(self, split: Split) -> Iterator[Block]:
+            images, labels = self.images(split), self.labels()
+            turned = np.ascontiguousarray(images.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
+            assert not turned.flags.c_contiguous
+            frozen = images[9:].copy()
+            frozen.flags.writeable = False
+            yield Block(turned[:9], labels[:9])
+            yield Block(images[:0], labels[:0])
+            yield Block(frozen, labels[9:].astype(np.int16))
+
+    store = build(tmp_path, Strided())
+    assert (store.images == Toy().images("train")).all()
+    assert (store.labels == Toy().labels()).all()
+
+
+def test_images_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
+    store = build(tmp_path)
+    assert isinstance(store.images, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        store.images[0] = 0
+
+
+def test_a_second_opening_reads_nothing_of_the_source(tmp_path: Path) -> None:
+    built = build(tmp_path)
+    opened = build(tmp_path, Toy(during=never))
+    assert opened.folder == built.folder
+    assert opened.manifest == built.manifest
+    assert (opened.images == Toy().images("train")).all()
+    with pytest.raises(AssertionError, match="read again"):
+        build(tmp_path, Toy(during=never), "test")  # the other split was not built
+
+
+def test_a_second_opening_takes_less_than_50_ms(tmp_path: Path) -> None:
+    """With the labels of a million images, whose checksum is what takes time."""
+
+    class Large(Toy):
+        def blocks(self, split: Split) -> Iterator[Block]:
+            yield Block(np.zeros((self.count, *self.shape), np.uint8), np.zeros(self.count, np.int64))
+
+    reader = Large(count=1_281_167, shape=(1, 1, 1))
+    build(tmp_path, reader)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        store = build(tmp_path, reader)
+        assert store.images[-1].shape == (1, 1, 1)
+        seconds.append(time.perf_counter() - started)
+    print(f"opening took {1000 * min(seconds):.1f} ms")
+    assert min(seconds) < 0.05
+
+
+def test_another_source_or_shape_is_another_store(tmp_path: Path) -> None:
+    readers = [Toy(), Toy(count=24), Toy(root="elsewhere"), Toy(shape=(3, 6, 4)), Toy(shape=(1, 4, 6))]
+    assert len({build(tmp_path, reader).folder for reader in readers}) == 5
+    assert len(left_behind(tmp_path)) == 5
+    for reader in readers:
+        reader.during = never
+        assert build(tmp_path, reader).images.shape == (reader.count, *reader.shape)
+
+
+def test_another_name_of_the_data_set_is_another_store(tmp_path: Path) -> None:
+    first = open_or_build(Toy(), "one", "train", tmp_path, progress=False)
+    second = open_or_build(Toy(), "two", "train", tmp_path, progress=False)
+    assert first.folder != second.folder
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+
+def cut_short(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+def change_byte(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def change_manifest(folder: Path, **values: Any) -> None:
+    path = folder / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def foreign(folder: Path) -> None:
+    """Put a store of another source under this one's name."""
+    other = build(folder.parents[1], Toy(root="elsewhere")).folder
+    shutil.rmtree(folder)
+    other.rename(folder)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "images short": (lambda folder: cut_short(folder / IMAGES, 1000), "truncated: 1,000 bytes where 1,656 are"),
+    "images empty": (lambda folder: cut_short(folder / IMAGES, 0), "truncated: 0 bytes where 1,656 are"),
+    "images longer": (lambda folder: cut_short(folder / IMAGES, 1657), "1,657 bytes where 1,656 are"),
+    "images missing": (lambda folder: (folder / IMAGES).unlink(), "truncated: 0 bytes"),
+    "labels changed": (lambda folder: change_byte(folder / LABELS, -3), "missing or damaged"),
+    "labels short": (lambda folder: cut_short(folder / LABELS, 200), "missing or damaged"),
+    "labels missing": (lambda folder: (folder / LABELS).unlink(), "missing or damaged"),
+    "manifest missing": (lambda folder: (folder / MANIFEST).unlink(), "is not a store of images"),
+    "manifest empty": (lambda folder: cut_short(folder / MANIFEST, 0), "is not a store of images"),
+    "manifest short": (lambda folder: cut_short(folder / MANIFEST, 50), "is not a store of images"),
+    "manifest binary": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe\0"), "is not a store of images"),
+    "manifest a list": (lambda folder: (folder / MANIFEST).write_text("[1, 2]"), "is not a store of images"),
+    "manifest without keys": (lambda folder: (folder / MANIFEST).write_text('{"format": 1}'), "not a store of images"),
+    "manifest of more": (lambda folder: change_manifest(folder, colour="red"), "is not a store of images"),
+    "of a later format": (lambda folder: change_manifest(folder, format=2, more=1), "has format 2, .* reads format 1"),
+    "all missing": (empty, "is not a store of images"),
+    "foreign": (foreign, "was built from another source"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_store_is_refused_and_the_message_says_how_to_mend_it(tmp_path: Path, damage: str) -> None:
+    folder = build(tmp_path).folder
+    harm, message = DAMAGES[damage]
+    harm(folder)
+    with pytest.raises(DataError, match=message) as error:
+        build(tmp_path, Toy(during=never))
+    assert str(error.value).endswith(f"; delete the folder {folder} and the next run will build it again")
+    assert error.value.__cause__ is None
+    shutil.rmtree(folder)
+    assert (build(tmp_path).images == Toy().images("train")).all()
+
+
+# Failing to build -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [DataError("bad.bin is malformed"), RuntimeError("bug"), KeyboardInterrupt("^C")])
+def test_a_reader_that_fails_midway_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised:
+        build(tmp_path, Toy(during=fail(error)))
+    assert raised.value is error
+    assert left_behind(tmp_path) == []
+    assert (build(tmp_path).images == Toy().images("train")).all()
+
+
+def test_a_source_that_cannot_be_read_is_not_taken_for_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        build(tmp_path, Toy(during=fail(OSError(5, "Input/output error", "/data/batch_3"))))
+    assert "cannot read the train images" in str(error.value)
+    assert "/data/batch_3" in str(error.value)
+    assert "cache_dir" not in str(error.value)
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block(np.zeros((2, 3, 4, 5), np.uint8), np.zeros(2, np.int64)),
+        Block(np.zeros((2, 3, 4, 6), np.uint8), np.zeros(3, np.int64)),
+        Block(np.zeros((2, 3, 4, 6), np.float32), np.zeros(2, np.int64)),
+    ],
+)
+def test_a_block_that_breaks_the_contract_is_refused(tmp_path: Path, block: Block) -> None:
+    class Wrong(Toy):
+        def blocks(self, split: Split) -> Iterator[Block]:
+            yield block
+
+    with pytest.raises(TypeError, match="a reader yielded"):
+        build(tmp_path, Wrong())
+    assert left_behind(tmp_path) == []
+
+
+def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no image: /data/pictures"):
+        build(tmp_path, Toy(count=0, root="/data/pictures"))
+    assert left_behind(tmp_path) == []
+
+
+def test_a_disk_that_is_too_small_is_refused_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage(NamedTuple):
+        free: int
+
+    needed = COUNT * (3 * 4 * 6 + 8)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(needed - 1))
+    with pytest.raises(DataError, match=r"need 0\.00 GB, but .* has 0\.00 GB free; name .* data\.cache_dir="):
+        build(tmp_path, Toy(during=never))
+    assert left_behind(tmp_path) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(needed))
+    build(tmp_path)
+
+
+FULL_DISK = """
+import json, resource, sys
+from pathlib import Path
+from fragrecon.errors import DataError
+from tests.data.test_store import Toy, build
+
+cache, limit, options = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    build(cache, Toy(**options))
+except DataError as error:
+    print(error)
+    assert error.__cause__ is None and error.__suppress_context__
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "options"),
+    [
+        pytest.param(100_000, {"shape": (3, 60, 60)}, id="amid the images"),
+        pytest.param(1655, {"shape": (3, 4, 6)}, id="at the end of the images"),
+        pytest.param(200, {"shape": (1, 1, 1)}, id="amid the labels"),
+        pytest.param(1000, {"shape": (1, 1, 1), "classes": ["long" * 1000]}, id="amid the manifest"),
+    ],
+)
+def test_a_disk_that_fills_up_while_writing_gives_a_plain_error_and_leaves_nothing(
+    tmp_path: Path, limit: int, options: dict[str, Any]
+) -> None:
+    """A limit on the size of files makes the kernel refuse to write, as a full disk does."""
+    process = python(FULL_DISK, tmp_path, limit, json.dumps(options))
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    place = folder_of(tmp_path, Toy(**options)).parent
+    advice = "name another place with data.cache_dir=FOLDER"
+    assert output == f"cannot write the converted data to {place} (File too large); {advice}\n"
+    assert left_behind(tmp_path) == []
+    assert len(build(tmp_path, Toy(**options))) == COUNT
+
+
+def test_a_cache_folder_under_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(
+        DataError, match=r"cannot write .*/file/cache/.* \(Not a directory\); .* data\.cache_dir="
+    ) as error:
+        build(tmp_path / "file/cache")
+    assert error.value.__cause__ is None
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Give up root's right to write anywhere, for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_cache_folder_without_permission_is_refused_but_a_store_in_it_is_opened() -> None:
+    # Not tmp_path: it lies in a folder that others than its owner may not enter.
+    with tempfile.TemporaryDirectory() as name:
+        cache = Path(name)
+        built = build(cache)
+        for path in (built.folder.parent, cache):
+            path.chmod(0o555)
+        try:
+            with unprivileged():
+                opened = build(cache, Toy(during=never))
+                assert (opened.images == Toy().images("train")).all()
+                for reader, split in ((Toy(), "test"), (Toy(count=2), "train")):
+                    with pytest.raises(DataError, match=r"cannot write .* \(Permission denied\); name another place"):
+                        build(cache, reader, split)  # type: ignore[arg-type]
+        finally:
+            for path in (cache, built.folder.parent):
+                path.chmod(0o755)
+        assert left_behind(cache) == [str(built.folder)]
+
+
+def test_a_file_in_the_place_of_the_store_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot write .* \(Not a directory\)"):
+        build(tmp_path)
+    assert left_behind(tmp_path) == [str(folder)]
+
+
+# Several builders -----------------------------------------------------------------------------------------------------
+
+TWO_BUILDERS = """
+import sys, time
+from contextlib import nullcontext
+from pathlib import Path
+import filelock
+from tests.data.test_store import Toy, build, wait_for
+
+cache, meeting, name, locked = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "locked"
+
+def meet(number):
+    if number == (-1 if locked else 3):
+        (meeting / name).touch()
+        wait_for(lambda: len(list(meeting.iterdir())) == 2)
+
+class NoLock:
+    def __init__(self, path): pass
+    def acquire(self): pass
+    def release(self): pass
+
+if not locked:
+    filelock.FileLock = NoLock
+builds = []
+def during(number):
+    builds.append(number)
+    meet(number)
+    time.sleep(0.02)
+meet(-1)
+store = build(cache, Toy(during=during))
+assert (store.images == Toy().images("train")).all() and (store.labels == Toy().labels()).all()
+print(len(builds))
+"""
+
+
+@pytest.mark.parametrize("lock", ["locked", "without locks"])
+def test_two_processes_that_build_at_once_both_get_the_one_store(tmp_path: Path, lock: str) -> None:
+    """Without locks both are made to meet in the middle of their work, so that only the rename keeps them apart."""
+    cache, meeting = tmp_path / "cache", tmp_path / "meeting"
+    meeting.mkdir()
+    processes = [python(TWO_BUILDERS, cache, meeting, name, lock) for name in "ab"]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    blocks = sorted(int(output) for output, _ in outputs)
+    assert blocks == ([0, 5] if lock == "locked" else [5, 5])
+    assert left_behind(cache) == [str(folder_of(cache))]
+    assert (build(cache, Toy(during=never)).images == Toy().images("train")).all()
+
+
+class BrokenLock:
+    """As on a file system that refuses to lock."""
+
+    error: BaseException = OSError(37, "No locks available")
+
+    def __init__(self, path: str) -> None:
+        pass
+
+    def acquire(self) -> None:
+        raise self.error
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError("use SoftFileLock instead")])
+def test_a_file_system_without_locks_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(BrokenLock, "error", error)
+    monkeypatch.setattr(filelock, "FileLock", BrokenLock)
+    assert (build(tmp_path).images == Toy().images("train")).all()
+    assert left_behind(tmp_path) == [str(folder_of(tmp_path))]
+
+
+STUCK = """
+import sys, time
+from pathlib import Path
+from tests.data.test_store import Toy, build
+
+def during(number):
+    if number == 3:
+        Path(sys.argv[2]).touch()
+        time.sleep(600)
+
+build(Path(sys.argv[1]), Toy(during=during))
+"""
+
+
+def test_a_builder_that_is_killed_leaves_no_store_and_the_next_one_succeeds(tmp_path: Path) -> None:
+    cache, marker = tmp_path / "cache", tmp_path / "midway"
+    process = python(STUCK, cache, marker)
+    try:
+        wait_for(lambda: marker.exists() or process.poll() is not None)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert not folder_of(cache).exists()
+    (stale,) = left_behind(cache)
+    assert stale.endswith(".part")
+    assert (build(cache).images == Toy().images("train")).all()
+
+
+def test_stale_temporary_folders_and_locks_do_not_disturb(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    folder.parent.mkdir(parents=True)
+    Path(f"{folder}.lock").write_text("of a process that is no more")
+    stale = folder.parent / ".train.abcdefgh.part"
+    stale.mkdir()
+    (stale / IMAGES).write_bytes(b"half")
+    (stale / MANIFEST).write_text("{}")
+    assert (build(tmp_path).images == Toy().images("train")).all()
+    assert (build(tmp_path, Toy(during=never)).images == Toy().images("train")).all()
+    assert (stale / IMAGES).read_bytes() == b"half"  # for all one knows, another process is at work on it
+
+
+def test_waiting_for_another_builder_ends_with_its_store(tmp_path: Path) -> None:
+    """Who waited for the lock finds the store and does not build it again."""
+    folder = folder_of(tmp_path)
+    folder.parent.mkdir(parents=True)
+    other = build(tmp_path / "other").folder
+    code = """
+import sys
+from pathlib import Path
+from tests.data.test_store import Toy, build, never
+print("started", flush=True)
+print(len(build(Path(sys.argv[1]), Toy(during=never))))
+"""
+    with filelock.FileLock(f"{folder}.lock"):
+        process = python(code, tmp_path)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        time.sleep(0.2)
+        assert process.poll() is None, "it did not wait"
+        other.rename(folder)
+    output, errors = process.communicate(timeout=30)
+    assert output == f"{COUNT}\n", errors
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+MEMORY = """
+import json, sys, threading, time
+from pathlib import Path
+import numpy as np
+from fragrecon.data.module import FragmentData
+from fragrecon.data.store import Block, Source
+from fragrecon.schema import DataConfig
+
+def anonymous():
+    for line in open("/proc/self/status"):
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1024
+
+class Many:
+    shape = (3, 64, 64)
+    def source(self, split):
+        return Source({"reader": "many", "images": count}, count)
+    def blocks(self, split):
+        noise = np.random.default_rng(0).integers(0, 256, (3000, *self.shape), np.uint8)
+        for start in range(0, count, 3000):
+            indices = np.arange(start, start + 3000)
+            noise.reshape(3000, -1)[:, :4] = indices.astype("<u4").view(np.uint8).reshape(-1, 4)
+            yield Block(noise, indices % 1000)
+
+peak, ended = 0.0, threading.Event()
+def watch():
+    global peak
+    while not ended.wait(0.005):
+        peak = max(peak, anonymous())
+
+cache, count = sys.argv[1], int(sys.argv[2])
+config = DataConfig("many", {}, None, [64, 64], 3, 16, 10, 8, None, 1, False, cache, {})
+data = FragmentData(config, Many(), seed=0, puzzle_seed=0, validation_puzzles=10)
+watcher = threading.Thread(target=watch)
+watcher.start()
+started = time.monotonic()
+store = data.store("train")
+built = time.monotonic() - started
+opening = []
+for _ in range(5):
+    data._stores.clear()
+    started = time.perf_counter()
+    store = data.store("train")
+    opening.append(time.perf_counter() - started)
+assert len(store) == count
+random = np.random.default_rng(1)
+started = time.monotonic()
+for number in range(200):
+    ids = random.integers(0, count, (8, 10))
+    images, labels = data._read("train", ids)
+    found = images.numpy().reshape(8, 10, -1)[:, :, :4].copy().view("<u4")[:, :, 0]
+    assert (found == ids).all() and (labels.numpy() == ids % 1000).all()
+for number in range(20):
+    data.train_batch(number)
+read = time.monotonic() - started
+ended.set()
+watcher.join()
+print(json.dumps({"peak": peak, "built": built, "read": read, "open": min(opening)}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the memory in use from Linux' /proc")
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """300,000 images of 64x64, 3.7 GB, are converted and read at random in the anonymous memory that 3,000 take."""
+    free = shutil.disk_usage(tmp_path).free
+    if free < 6e9:
+        pytest.skip(f"needs 6 GB on the disk of {tmp_path}, which has {free / 1e9:.1f} GB free")
+    figures = {}
+    try:
+        for count in (3_000, 300_000):
+            process = python(MEMORY, tmp_path / "cache", count)
+            output, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors
+            figures[count] = json.loads(output.splitlines()[-1])
+    finally:
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    print(figures)
+    assert figures[300_000]["peak"] - figures[3_000]["peak"] < 150  # MB
+    assert figures[300_000]["open"] < 0.05

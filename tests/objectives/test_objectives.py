@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.errors import ConfigError
+from fragrecon.models.base import FragmentModel
+from fragrecon.models.factories import create_linear_autoencoder, create_supervised_classifier
+from fragrecon.objectives.base import Objective
+from fragrecon.objectives.cross_entropy import CrossEntropy
+from fragrecon.objectives.reconstruction import Reconstruction
+from fragrecon.run import CONF, compose
+from fragrecon.schema import build
+
+CLASSES = 5
+
+
+def batch(puzzles: int = 2, images: int = 3, cells: int = 2, size: int = 4) -> FragmentBatch:
+    random = torch.Generator().manual_seed(0)
+    orders = torch.stack([torch.randperm(images * cells, generator=random) for _ in range(puzzles)])
+    sources = orders // cells
+    classes = torch.randint(CLASSES, (puzzles, images), generator=random)
+    return FragmentBatch(
+        fragments=torch.rand(puzzles, images * cells, 3, size, size, generator=random),
+        source_ids=sources,
+        positions=orders % cells,
+        labels=classes.gather(1, sources),
+        image_ids=torch.arange(puzzles * images).view(puzzles, images),
+    )
+
+
+def autoencoder() -> FragmentModel:
+    torch.manual_seed(0)
+    return create_linear_autoencoder(latent_dim=7, input_size=4)
+
+
+def classifier() -> FragmentModel:
+    torch.manual_seed(0)
+    return create_supervised_classifier(CLASSES, latent_dim=7, input_size=4)
+
+
+def losses(objective: Objective, model: FragmentModel, of: FragmentBatch, seed: int = 0) -> dict[str, float]:
+    found = objective(model, of, torch.Generator().manual_seed(seed))
+    return {name: value.item() for name, value in found.items()}
+
+
+class Fixed(FragmentModel):
+    """A model with answers of its own: embeds by number, decodes and classifies by what it was given."""
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__((3, 4, 4), 1)
+        self.answer = answer
+
+    def encode(self, fragments: Tensor) -> Tensor:
+        return torch.zeros(*fragments.shape[:2], 1)
+
+    def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        return self.answer
+
+    def classify(self, latents: Tensor) -> Tensor:
+        return self.answer
+
+
+def test_reconstruction_is_the_mean_of_squared_differences() -> None:
+    puzzles = batch(puzzles=2, images=2, cells=2, size=2)
+    decoded = torch.rand(puzzles.fragments.shape, generator=torch.Generator().manual_seed(5))
+    total, count = 0.0, 0
+    for found, wanted in zip(decoded.flatten().tolist(), puzzles.fragments.flatten().tolist(), strict=True):
+        total, count = total + (found - wanted) ** 2, count + 1
+    assert losses(Reconstruction(), Fixed(decoded), puzzles)["loss"] == pytest.approx(total / count, rel=1e-6)
+
+
+def test_reconstruction_of_the_very_fragments_costs_nothing() -> None:
+    puzzles = batch()
+    assert losses(Reconstruction(), Fixed(puzzles.fragments), puzzles) == {"loss": 0.0}
+    assert losses(Reconstruction(), Fixed(puzzles.fragments + 0.5), puzzles)["loss"] == pytest.approx(0.25, rel=1e-6)
+
+
+def test_reconstruction_decodes_what_the_model_encodes() -> None:
+    model, puzzles = autoencoder().eval(), batch()
+    decoded = model.decode(model.encode(puzzles.fragments))  # type: ignore[operator]
+    expected = (decoded - puzzles.fragments).square().mean().item()
+    assert losses(Reconstruction(), model, puzzles)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_cross_entropy_is_the_log_of_the_softmax_at_the_class_of_the_source_image() -> None:
+    puzzles = batch()
+    logits = 3 * torch.randn(2, 6, CLASSES, generator=torch.Generator().manual_seed(5))
+    total, right = 0.0, 0
+    for row, label in zip(logits.flatten(0, 1).tolist(), puzzles.labels.flatten().tolist(), strict=True):
+        total -= math.log(math.exp(row[label]) / sum(map(math.exp, row)))
+        right += max(range(CLASSES), key=row.__getitem__) == label
+    found = losses(CrossEntropy(), Fixed(logits), puzzles)
+    assert found["loss"] == pytest.approx(total / 12, rel=1e-6)
+    assert found["accuracy"] == pytest.approx(right / 12, rel=1e-6)
+
+
+def test_cross_entropy_of_no_knowledge_is_the_log_of_the_number_of_classes() -> None:
+    found = losses(CrossEntropy(), Fixed(torch.zeros(2, 6, CLASSES)), batch())
+    assert found["loss"] == pytest.approx(math.log(CLASSES), rel=1e-6)
+
+
+def test_cross_entropy_of_certainty_is_nothing() -> None:
+    puzzles = batch()
+    sure = 100 * nn.functional.one_hot(puzzles.labels, CLASSES).float()
+    assert losses(CrossEntropy(), Fixed(sure), puzzles) == {"loss": pytest.approx(0, abs=1e-6), "accuracy": 1.0}
+
+
+def test_cross_entropy_learns_classes_and_never_source_ids() -> None:
+    model, puzzles = classifier().eval(), batch()
+    assert not torch.equal(puzzles.labels, puzzles.source_ids)
+    before = losses(CrossEntropy(), model, puzzles)
+    puzzles.source_ids = (puzzles.source_ids + 1) % 3
+    puzzles.positions = 1 - puzzles.positions
+    puzzles.image_ids = puzzles.image_ids.flip(0)
+    assert losses(CrossEntropy(), model, puzzles) == before
+    puzzles.labels = (puzzles.labels + 1) % CLASSES
+    assert losses(CrossEntropy(), model, puzzles)["loss"] != before["loss"]
+
+
+def test_the_order_of_fragments_and_puzzles_does_not_matter() -> None:
+    puzzles = batch()
+    order = torch.tensor([5, 2, 0, 4, 1, 3])
+    moved = FragmentBatch(
+        puzzles.fragments[:, order].flip(0),
+        puzzles.source_ids[:, order].flip(0),
+        puzzles.positions[:, order].flip(0),
+        puzzles.labels[:, order].flip(0),
+        puzzles.image_ids.flip(0),
+    )
+    for objective, model in ((Reconstruction(), autoencoder()), (CrossEntropy(), classifier())):
+        assert losses(objective, model.eval(), moved) == pytest.approx(losses(objective, model, puzzles), rel=1e-5)
+
+
+def test_models_that_cannot_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"objective=reconstruction.*decodes.*SupervisedClassifier"):
+        Reconstruction().check(classifier())
+    with pytest.raises(ConfigError, match=r"objective=cross_entropy.*classifies.*LinearAutoencoder"):
+        CrossEntropy().check(autoencoder())
+
+
+def test_models_that_can_are_accepted() -> None:
+    Reconstruction().check(autoencoder())
+    CrossEntropy().check(classifier())
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "objective").glob("*.yaml")))
+def test_an_objective_keeps_its_contract(name: str) -> None:
+    objective = build(compose([f"objective={name}"]).objective, "objective")
+    assert isinstance(objective, Objective)
+    model = next(model for model in (autoencoder(), classifier()) if accepts(objective, model))
+    found = objective(model.train(), batch(), torch.Generator().manual_seed(0))
+    assert tuple(found) == objective.parts
+    assert objective.parts[0] == "loss"
+    assert all(value.shape == () and value.dtype == torch.float32 for value in found.values())
+    assert [value.requires_grad for value in found.values()] == [True] + [False] * (len(found) - 1)
+    found["loss"].backward()
+    for key, parameter in [*model.named_parameters(), *objective.named_parameters()]:
+        assert parameter.grad is not None, key
+        assert parameter.grad.any(), key
+
+
+def accepts(objective: Objective, model: FragmentModel) -> bool:
+    try:
+        objective.check(model)
+    except ConfigError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("objective", [Reconstruction(), CrossEntropy()])
+def test_random_numbers_come_from_the_generator_alone(objective: Objective) -> None:
+    model = next(model for model in (autoencoder(), classifier()) if accepts(objective, model)).eval()
+    before = torch.get_rng_state()
+    assert losses(objective, model, batch(), seed=4) == losses(objective, model, batch(), seed=4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_losses_are_computed_in_single_precision() -> None:
+    puzzles = batch()
+    half = Fixed((puzzles.fragments + 2e-4).bfloat16())
+    assert objective_dtype(Reconstruction(), half, puzzles) == torch.float32
+    assert objective_dtype(CrossEntropy(), Fixed(torch.zeros(2, 6, CLASSES).bfloat16()), puzzles) == torch.float32
+
+
+def objective_dtype(objective: Objective, model: FragmentModel, of: FragmentBatch) -> torch.dtype:
+    loss: Tensor = objective(model, of, torch.Generator())["loss"]
+    return loss.dtype
+
+
+def test_the_base_trains_nothing() -> None:
+    with pytest.raises(NotImplementedError):
+        Objective()(autoencoder(), batch(), torch.Generator())

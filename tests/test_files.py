@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fragrecon import files
+
+# Examples overwrite one file.
+in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+unhurried = settings(deadline=None)
+# The csv module of older Pythons neither quotes a lone carriage return nor reads a NUL.
+text = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+class Interrupted(BaseException):
+    """Stands for KeyboardInterrupt and SystemExit, which are no Exception either."""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_half(path: Path, error: type[BaseException]) -> None:
+    with files.atomic_file(path) as file:
+        file.write(b"half of the ne")
+        raise error
+
+
+def build_half(path: Path, error: type[BaseException]) -> None:
+    with files.atomic_folder(path) as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub/a").write_text("half")
+        assert not path.exists()
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, Interrupted])
+def test_a_failed_write_leaves_the_old_content_and_no_stray_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "status.json"
+    path.write_bytes(b"old")
+    with pytest.raises(error):
+        write_half(path, error)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["status.json"]
+
+
+def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        write_half(tmp_path / "new", Interrupted)
+    assert names(tmp_path) == []
+
+
+def test_the_old_content_stands_until_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with files.atomic_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["a"]
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a/b/c.txt", "äöü\n")
+    assert (tmp_path / "a/b/c.txt").read_bytes() == "äöü\n".encode()
+
+
+def test_a_write_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
+    """A process rewrites a file of a megabyte without end and is killed in the middle; the file is always whole."""
+    path = tmp_path / "status.json"
+    code = (
+        "import sys; from pathlib import Path; from fragrecon.files import write_json\n"
+        "number = 1000\n"
+        "while True:\n"
+        "    number += 1\n"
+        "    write_json(Path(sys.argv[1]), {'number': number, 'copies': str(number) * 250_000})\n"
+    )
+    killed_midway = 0
+    for _ in range(8):
+        with subprocess.Popen([sys.executable, "-c", code, str(path)]) as process:
+            try:
+                wait_for(path.exists)
+                for _ in range(20):  # a reader never sees half a file either
+                    assert_whole(path)
+                wait_for(lambda: len(names(tmp_path)) > 1)
+            finally:
+                process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        assert_whole(path)
+        strays = [other for other in tmp_path.iterdir() if other != path]
+        killed_midway += len(strays)
+        for stray in strays:
+            stray.unlink()
+        path.unlink()
+    assert killed_midway > 0, "no write was under way when its process was killed: nothing was tested"
+
+
+def assert_whole(path: Path) -> None:
+    value = json.loads(path.read_text())
+    assert value["copies"] == str(value["number"]) * 250_000
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "os.umask(int(sys.argv[2]))\n"
+        "from fragrecon import files\n"
+        "here = Path(sys.argv[1])\n"
+        "files.write_text(here / 'file', 'x')\n"
+        "with files.atomic_folder(here / 'folder') as folder: (folder / 'file').write_text('x')\n"
+        "(here / 'other').write_text('x'); (here / 'other folder').mkdir()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), str(umask)], check=True)
+
+    def mode(name: str) -> int:
+        return (tmp_path / name).stat().st_mode & 0o777
+
+    assert mode("file") == mode("folder/file") == mode("other") == 0o666 & ~umask
+    assert mode("folder") == mode("other folder") == 0o777 & ~umask
+
+
+@in_one_folder
+@given(json_values)
+def test_json_comes_back(tmp_path: Path, value: Any) -> None:
+    files.write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text()) == value
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_json_refuses_what_is_no_number_and_keeps_the_old_file(tmp_path: Path, bad: float) -> None:
+    files.write_json(tmp_path / "a.json", {"loss": 1.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "a.json", {"scores": [{"loss": bad}]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 1.5}
+    assert names(tmp_path) == ["a.json"]
+
+
+@in_one_folder
+@given(st.lists(st.dictionaries(text.filter(bool), text.filter(bool), max_size=4), max_size=5))
+def test_csv_comes_back(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    files.write_csv(tmp_path / "a.csv", rows)
+    assert files.read_csv(tmp_path / "a.csv") == (rows if any(rows) else [])
+
+
+def test_csv_has_the_union_of_columns_in_order_of_appearance(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"epoch": 0, "b": 0.1}, {"epoch": 1, "a": 1e-17, "b": None}, {"c": 'say "a, b"'}]
+    files.write_csv(tmp_path / "a.csv", rows)
+    assert (tmp_path / "a.csv").read_text() == 'epoch,b,a,c\n0,0.1,,\n1,,1e-17,\n,,,"say ""a, b"""\n'
+    expected = [{"epoch": "0", "b": "0.1"}, {"epoch": "1", "a": "1e-17"}, {"c": 'say "a, b"'}]
+    assert files.read_csv(tmp_path / "a.csv") == expected
+
+
+@in_one_folder
+@given(st.floats())
+def test_csv_keeps_every_bit_of_a_float(tmp_path: Path, value: float) -> None:
+    files.write_csv(tmp_path / "a.csv", [{"loss": value}])
+    (row,) = files.read_csv(tmp_path / "a.csv")
+    assert repr(float(row["loss"])) == repr(value)
+
+
+@pytest.mark.parametrize("error", [ValueError, Interrupted])
+def test_a_folder_that_fails_midway_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        build_half(tmp_path / "store", error)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_appears_whole_under_its_name(tmp_path: Path) -> None:
+    with files.atomic_folder(tmp_path / "new/store") as folder:
+        (folder / "a").write_text("all")
+    assert (tmp_path / "new/store/a").read_text() == "all"
+    assert names(tmp_path / "new") == ["store"]
+
+
+def test_who_finishes_a_folder_first_wins_and_the_other_drops_its_work(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    with files.atomic_folder(target) as slow:
+        (slow / "who").write_text("slow")
+        with files.atomic_folder(target) as quick:
+            assert quick != slow
+            (quick / "who").write_text("quick")
+    assert (target / "who").read_text() == "quick"
+    assert names(tmp_path) == ["store"]
+
+
+def test_many_builders_at_once_leave_one_whole_folder(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+    failures: list[BaseException] = []
+
+    def build(name: str) -> None:
+        try:
+            start.wait(10)
+            with files.atomic_folder(tmp_path / "store") as folder:
+                for part in range(20):
+                    (folder / f"{part}").write_text(name)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=build, args=[f"{number}"]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert names(tmp_path) == ["store"]
+    assert len(list((tmp_path / "store").iterdir())) == 20
+    assert len({path.read_text() for path in (tmp_path / "store").iterdir()}) == 1
+
+
+def test_a_folder_does_not_take_the_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(OSError, match="Not a directory"), files.atomic_folder(tmp_path / "store"):
+        pass
+    assert (tmp_path / "store").read_text() == "a file"
+    assert names(tmp_path) == ["store"]
+
+
+@unhurried
+@given(st.dictionaries(st.text(max_size=5), json_values, min_size=2, max_size=5))
+def test_a_digest_does_not_depend_on_the_order_of_keys(value: dict[str, Any]) -> None:
+    backwards = dict(reversed(value.items()))
+    assert files.digest({"deep": [value]}) == files.digest({"deep": [backwards]})
+
+
+@unhurried
+@given(json_values, json_values)
+def test_digests_are_equal_only_for_equal_values(one: Any, two: Any) -> None:
+    same = json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)
+    assert (files.digest(one) == files.digest(two)) == same
+
+
+def test_a_digest_is_the_sha256_of_compact_sorted_ascii_json() -> None:
+    expected = hashlib.sha256(rb'{"a":[1,2.5,null,true],"\u00fc":"x"}').hexdigest()
+    assert files.digest({"ü": "x", "a": (1, 2.5, None, True)}) == expected
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20 + 5])
+def test_a_files_digest_is_the_sha256_of_its_bytes(tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    (tmp_path / "a").write_bytes(content)
+    assert files.file_digest(tmp_path / "a") == hashlib.sha256(content).hexdigest()

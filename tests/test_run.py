@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from fragrecon import run as command
+from fragrecon.evaluation.protocol import METRICS
+from fragrecon.runs import load_run
+from tests.cli import SMALL, Cli, best, checkpoint, metrics, names, rows, shared_cache, status
+
+pytestmark = pytest.mark.timeout(180)
+DONE = {"config.yaml", "overrides.yaml", "status.json", "metrics.json", "metrics.csv", "scores.npz", "run.log"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_cache(tmp_path_factory)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, cache: Path) -> Cli:
+    return Cli(tmp_path, cache)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a run that was started with no word on where it should lie."""
+    cli = Cli(tmp_path_factory.mktemp("done"), cache)
+    cli.run(*SMALL, "model=pca").ok()
+    (folder,) = (cli.home / "outputs").glob("*/*")
+    return folder
+
+
+# Refused while the config is composed: no folder is made.
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mdoel=conv"], ["unknown key mdoel", "did you mean 'model'?", "scheduler"]),
+        (["data.epoch=3"], ["unknown key data.epoch", "did you mean 'epochs'?"]),
+        (["model=transformer"], ["model='transformer' is not known", "conv, linear, pca, supervised"]),
+        (["trainer=gpus"], ["trainer='gpus' is not known", "did you mean 'gpu'?"]),
+        (["resume=nowhere"], ["resume=nowhere is not the folder of a run", "config.yaml"]),
+        (["resume=nowhere", "hydra.run.dir=run"], ["nowhere"]),
+    ],
+)
+def test_what_cannot_be_composed_is_refused_and_leaves_no_folder(
+    cli: Cli, arguments: list[str], words: list[str]
+) -> None:
+    result = cli.run(*arguments)
+    message = result.refusal()
+    for word in words:
+        assert word in message
+    assert "full_key" not in result.stderr
+    assert "nowhere" not in names(cli.home)
+    assert not (cli.home / "outputs").exists()
+
+
+REFUSED: dict[str, tuple[list[str], list[str]]] = {
+    "unknown mode": (["mode=tran"], ["mode='tran' is not known; did you mean 'train'?", "evaluate"]),
+    "unknown back end": (["evaluation.backend=scipy"], ["evaluation.backend='scipy' is not known", "sklearn"]),
+    "wrong type": (["data.epochs=many"], ["data.epochs='many' should be of type int"]),
+    "boolean for a number": (["seed=true"], ["seed=True should be of type int"]),
+    "unknown argument": (["+model.depth=3"], ["model.depth is not known to fragrecon.models.conv.ConvAutoencoder"]),
+    "foreign target": (["model._target_=os.system"], ["model._target_='os.system' is refused"]),
+    "negative size": (["model.latent_dim=-1"], ["model.latent_dim=-1 should be at least 1"]),
+    "too many layers": (["model.encoder_channels=[8,8,8,8,8]"], ["model.encoder_channels", "at most 4"]),
+    "fragment that does not divide": (["data.fragment_size=15"], ["15 does not divide", "1, 2, 4, 8, 16, 32, 64"]),
+    "no puzzle": (["data.fragment_size=64"], ["2 fragments an image", "data.fragment_size lower"]),
+    "too many images a puzzle": (["data.images_per_puzzle=400"], ["400 images", "data.images_per_puzzle lower"]),
+    "odd share": (["trainer=ddp_cpu", "data.puzzles_per_batch=3"], ["data.puzzles_per_batch=3", "2 processes"]),
+    "unknown monitor": (
+        ["selection.monitor=val_clustering_score"],
+        ["selection.monitor='val_clustering_score' is not logged; did you mean 'val_mean_clustering_score'?"],
+    ),
+    "bad time": (["trainer.max_time=soon"], ["trainer", "soon", "DD:HH:MM:SS"]),
+    "negative count": (["evaluation.puzzles=-1"], ["evaluation.puzzles=-1 should be at least 0"]),
+    "no run to evaluate": (["mode=evaluate", "run=nowhere"], ["nowhere is no folder", "outputs/"]),
+    "evaluation of nothing": (["mode=evaluate"], ["mode=evaluate needs the run to score: run=FOLDER"]),
+    "no run to start from": (["init_from=nowhere"], ["nowhere is no folder", "outputs/"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_value_is_refused_by_one_message_before_any_training(cli: Cli, case: str) -> None:
+    arguments, words = REFUSED[case]
+    result = cli.run(*SMALL, *arguments, "hydra.run.dir=run")
+    message = result.refusal()
+    for word in words:
+        assert word in message
+    assert "Traceback" not in result.stdout + result.stderr
+    folder = cli.home / "run"
+    noted = status(folder)
+    assert noted["status"] == "failed"
+    assert noted["error"] == message
+    assert noted["finished"]
+    assert set(names(folder)) <= {"config.yaml", "overrides.yaml", "status.json", "run.log"}
+    assert "epoch" not in (folder / "run.log").read_text().replace("batches an epoch", "")
+    assert {path.name for path in cli.home.iterdir()} == {"run"}
+
+
+def test_a_data_set_of_files_asks_for_its_folder(cli: Cli) -> None:
+    message = cli.run("data=imagenet64", "hydra.run.dir=run").refusal()
+    assert "data.root=FOLDER" in message or "data.root must be set" in message
+    assert status(cli.home / "run")["error"] == message
+
+
+def test_hydra_full_error_shows_the_traceback(cli: Cli) -> None:
+    result = cli.run("data.epochs=many", HYDRA_FULL_ERROR="1")
+    assert result.code != 0
+    assert "Traceback" in result.stderr
+    assert "ConfigError" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--help"], ["data.epoch=3"]])
+def test_torch_is_not_imported_before_a_job_starts(cli: Cli, arguments: list[str]) -> None:
+    code = (
+        "import sys; from fragrecon.run import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'lightning', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    line = [sys.executable, "-c", code, *arguments]
+    found = subprocess.run(line, cwd=cli.home, env=cli.environment(), capture_output=True, text=True, timeout=60)
+    assert found.stdout.splitlines()[-1] == "[]", found.stderr
+
+
+def test_a_run_lies_under_outputs_by_date_time_and_what_it_does(done: Path) -> None:
+    assert done.parent.parent.name == "outputs"
+    assert done.name.endswith("-train-pca")
+    assert {path.name for path in done.parents[2].iterdir()} == {"outputs"}
+
+
+def test_a_finished_run_has_left_its_whole_record(done: Path) -> None:
+    assert set(names(done)) >= DONE
+    assert not names(done, "*.part")
+    noted = status(done)
+    assert (noted["status"], noted["stage"], noted["error"]) == ("done", "evaluation", None)
+    assert noted["started"] <= noted["finished"]
+    assert len(noted["config_hash"]) == 16
+    log = (done / "run.log").read_text()
+    assert "epoch 0: train/loss" in log
+    assert "epoch 1: train/loss" in log
+
+
+def test_the_saved_config_is_plain_yaml_with_nothing_left_to_resolve(done: Path) -> None:
+    text = (done / "config.yaml").read_text()
+    assert "${" not in text
+    plain = yaml.safe_load(text)
+    assert plain == OmegaConf.to_container(OmegaConf.load(done / "config.yaml"), resolve=True)
+    assert plain["trainer"]["max_epochs"] == plain["data"]["epochs"] == 2
+    assert plain["model"]["_target_"] == "fragrecon.models.pca.PCAAutoencoder"
+    assert load_run(done).config.to_dict() == plain
+    assert yaml.safe_load((done / "overrides.yaml").read_text()) == [*SMALL, "model=pca"]
+
+
+def test_a_saved_config_opens_without_hydra_and_torch(cli: Cli, done: Path) -> None:
+    code = (
+        "import sys; from fragrecon.runs import load_run; run = load_run(sys.argv[1])\n"
+        "print(run.config.data.name, run.metrics['model']['name'], 'hydra' in sys.modules, 'torch' in sys.modules)"
+    )
+    line = [sys.executable, "-c", code, str(done)]
+    found = subprocess.run(line, env=cli.environment(), capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.split() == ["synthetic", "PCAAutoencoder", "False", "False"]
+
+
+def test_metrics_json_holds_scores_of_model_and_baselines(done: Path) -> None:
+    found = metrics(done)
+    assert set(found) >= {"protocol", "scores", "data", "versions", "seconds"}
+    assert set(found["scores"]) >= {"model", "random", "raw_pixels"}
+    for scores in found["scores"].values():
+        assert set(scores) == set(METRICS)
+        for summary in scores.values():
+            assert set(summary) == {"mean", "std", "ci95", "n"}
+            assert summary["n"] == 5
+            assert summary["ci95"][0] <= summary["mean"] <= summary["ci95"][1]
+    model = {metric: summary["mean"] for metric, summary in found["scores"]["model"].items()}
+    assert model["mean_ari"] == pytest.approx((model["kmeans_ari"] + model["kmedoids_ari"]) / 2)
+    assert model["mean_clustering_score"] == pytest.approx((model["mean_ari"] + model["mean_nmi"]) / 2)
+    assert found["protocol"]["puzzles"] == 5
+    assert found["protocol"]["images_per_puzzle"] == 10
+    assert found["data"]["split"] == "test"
+    assert found["versions"]["fragrecon"]
+    assert set(found["seconds"]) >= {"data", "training", "evaluation"}
+
+
+def test_metrics_csv_has_a_row_an_epoch_with_the_names_of_the_loggers(done: Path) -> None:
+    with (done / "metrics.csv").open(newline="") as file:
+        header = next(csv.reader(file))
+    assert header[:4] == ["epoch", "step", "seconds", "lr"]
+    expected = {f"{stage}/{metric}" for stage in ("train", "val") for metric in ("loss", *METRICS)}
+    expected = expected - {"val/mean_clustering_score"} | {"val_mean_clustering_score"}
+    assert set(header[4:]) == expected
+    found = rows(done)
+    assert [(row["epoch"], row["step"]) for row in found] == [("0", "14"), ("1", "28")]
+
+
+def test_the_best_checkpoint_is_named_after_its_epoch_and_score(done: Path) -> None:
+    scores = [float(row["val_mean_clustering_score"]) for row in rows(done)]
+    epoch = scores.index(max(scores))
+    assert best(done).name == f"best-epoch={epoch}-val_mean_clustering_score={max(scores):.4f}.ckpt"
+    assert checkpoint(done, best(done).name)["epoch"] == epoch
+    assert checkpoint(done)["global_step"] == 28
+    assert metrics(done)["model"]["checkpoint"] == best(done).name
+
+
+def test_a_sweep_over_the_models_leaves_a_record_a_job(cli: Cli) -> None:
+    models = ["conv", "linear", "pca", "supervised"]
+    line = [*SMALL, f"model={','.join(models)}", "trainer.max_epochs=1", "sweep.name=models"]
+    cli.run("-m", *line).ok()
+    assert {path.name for path in cli.home.iterdir()} == {"multirun"}
+    folders = sorted(path for path in (cli.home / "multirun" / "models").iterdir() if path.is_dir())
+    assert len(folders) == len(models)
+    for number, (folder, model) in enumerate(zip(folders, models, strict=True)):
+        assert folder.name.startswith(f"{number}-")
+        assert f"model={model}" in folder.name
+        assert set(names(folder)) >= DONE
+        assert status(folder)["status"] == "done"
+        assert len(rows(folder)) == 1
+        assert model in load_run(folder).config.model["_target_"]
+        assert (folder / "run.log").read_text().count("epoch 0:") == 1
+    chance = [metrics(folder)["scores"]["random"] for folder in folders]
+    assert all(scores == chance[0] for scores in chance), "all models are scored on the same puzzles"
+    assert len({json.dumps(metrics(folder)["scores"]["model"]) for folder in folders}) == len(models)
+
+
+def test_in_a_sweep_a_bad_value_fails_its_own_job_only(cli: Cli) -> None:
+    result = cli.run("-m", *SMALL, "model=pca", "trainer.max_epochs=1", "model.latent_dim=-1,16", "sweep.name=sizes")
+    assert result.code != 0
+    assert "error: model.latent_dim=-1 should be at least 1" in result.stderr
+    assert "Traceback" not in result.stderr
+    bad, good = sorted(path for path in (cli.home / "multirun" / "sizes").iterdir() if path.is_dir())
+    assert status(bad)["status"] == "failed"
+    assert status(bad)["error"] == "model.latent_dim=-1 should be at least 1"
+    assert not (bad / "checkpoints").exists()
+    assert status(good)["status"] == "done"
+    assert metrics(good)["model"]["latent_dim"] == 16
+
+
+GPUS = {"accelerator": "gpu", "strategy": "ddp", "devices": 8, "precision": "bf16-mixed"}
+
+
+@pytest.mark.parametrize(("overrides", "nodes"), [([], 1), (["trainer.num_nodes=4"], 4)])
+def test_the_trainer_of_many_gpus_composes(overrides: list[str], nodes: int) -> None:
+    trainer = command.compose(["trainer=ddp_h100", *overrides]).trainer
+    assert GPUS.items() <= trainer.items()
+    assert trainer["num_nodes"] == nodes
+
+
+def options() -> list[str]:
+    return sorted(
+        f"{path.parent.name}={path.stem}" for path in command.CONF.glob("*/*.yaml") if path.stem != "base"
+    )
+
+
+@pytest.mark.parametrize("option", options())
+def test_every_option_of_every_group_composes(option: str) -> None:
+    needs_root = ["data.root=somewhere"]
+    config: Any = command.compose([option, *needs_root]).to_dict()
+    assert config["mode"] == "train"
