@@ -227,7 +227,7 @@ class FixedPuzzles:
         images, labels = self.data._read(self.split, ids)
         size = self.data.config.fragment_shape[1:]
         orders = torch.from_numpy(self.orders[part])
-        return puzzles.make_batch(images, labels, torch.from_numpy(ids), orders, size, step=part.start)
+        return puzzles.make_batch(images, labels, torch.from_numpy(ids), orders, size, step=part.start or 0)
 
     def loader(
         self,

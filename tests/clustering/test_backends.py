@@ -131,7 +131,7 @@ def test_kmedoids_needs_no_seed(backend: Backend) -> None:
 
 def test_kmedoids_measures_euclidean_distance_of_far_off_points(backend: Backend) -> None:
     # Distances by way of a matrix product lose these two groups in the rounding of their squares.
-    points = torch.tensor([[[4096.0], [4096.25], [4096.5], [4100.0], [4100.25], [4100.5]]]).expand(-1, -1, 64)
+    points = torch.tensor([[[40960.0], [40960.25], [40960.5], [40964.0], [40964.25], [40964.5]]]).expand(-1, -1, 64)
     labels = backend.kmedoids(points.contiguous(), 2, [0])
     assert adjusted_rand_index(contingency(labels, torch.tensor([[0, 0, 0, 1, 1, 1]]))).item() == 1
 

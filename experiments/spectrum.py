@@ -1,0 +1,49 @@
+"""What a linear embedding of fragments can reach: exact PCA, cut off and re-weighted, scored on validation puzzles.
+
+    python experiments/spectrum.py data=imagenet64 data.root=FOLDER
+
+Takes overrides as the command line does. Components are fitted on 200 puzzles of training images, without augmentation; a
+component is then weighted by its standard deviation to the power of -p: p = 0 is plain PCA, p = 1 whitens.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from fragrecon.jobs.evaluate import open_data, protocol_of
+from fragrecon.run import compose
+
+COMPONENTS = (3, 6, 12, 24, 64, 128)
+POWERS = (0.0, 0.5, 1.0)
+
+
+def main(overrides: list[str]) -> None:
+    config = compose(overrides)
+    data, protocol = open_data(config), protocol_of(config)
+    training = data.fixed_batches("train", data.training_images(), 200, "spectrum").read(slice(0, 200)).as_float()
+    puzzles = data.validation_set().read(slice(None)).as_float()
+
+    fitted = training.fragments.flatten(0, 1).flatten(1).double()
+    mean = fitted.mean(0)
+    variances, directions = torch.linalg.eigh((fitted - mean).T @ (fitted - mean) / len(fitted))
+    deviations, directions = variances.flip(0).clamp(min=0).sqrt(), directions.flip(1)
+    pixels = puzzles.fragments.flatten(2)
+    projected = (pixels.double() - mean) @ directions
+
+    def scores(embeddings: torch.Tensor) -> str:
+        found = protocol.score(embeddings, puzzles)
+        return f"{float(found['kmeans_ari'].mean()):.4f} / {float(found['mean_clustering_score'].mean()):.4f}"
+
+    print(f"KMeans ARI / mean score on {len(puzzles)} validation puzzles; raw pixels: {scores(pixels)}\n")
+    print("| components | share of variance | " + " | ".join(f"p = {power}" for power in POWERS) + " |")
+    print("| ---: | ---: |" + " ---: |" * len(POWERS))
+    for count in COMPONENTS:
+        share = float(deviations[:count].square().sum() / deviations.square().sum())
+        cells = [scores(projected[..., :count] * deviations[:count] ** -power) for power in POWERS]
+        print(f"| {count} | {share:.3f} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

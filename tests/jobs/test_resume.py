@@ -1,0 +1,305 @@
+"""A run that is stopped, in any way and at any moment, and then resumed ends as if it had never been stopped."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from fragrecon import files
+from fragrecon.checkpoints import AtomicCheckpointIO
+from fragrecon.errors import RunError
+from fragrecon.learner import Learner
+from tests.cli import SMALL, Cli, assert_same_run, checkpoint, fingerprint, job, metrics, names, rows, status
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+
+# In real processes ---------------------------------------------------------------------------------------------------
+
+LONG = (*SMALL, "data.batches_per_epoch=40", "checkpoint.every_n_steps=5", "evaluation.puzzles=40")
+LINES = {
+    "dropout and plateau": (*LONG, "model=linear", "scheduler=plateau", "scheduler.patience=0"),
+    "batch norm and cosine": (*LONG, "model=conv", "scheduler=cosine", "data.batches_per_epoch=24"),
+    "accumulation": (
+        *LONG,
+        "model=linear",
+        "scheduler=cosine",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.limit_train_batches=31",
+        "checkpoint.every_n_steps=3",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[[str], Path]:
+    """Folders of runs of `LINES` that nothing has stopped."""
+    cli = Cli(tmp_path_factory.mktemp("whole"), cache)
+
+    def run(name: str) -> Path:
+        folder = cli.home / name
+        if not folder.exists():
+            cli.run(*LINES[name], f"hydra.run.dir='{folder}'").ok()
+        return folder
+
+    return run
+
+
+def in_first_epoch(folder: Path) -> bool:
+    return (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def in_second_epoch(folder: Path) -> bool:
+    """A checkpoint has been written since the row of the first epoch, and is not the one of that epoch's end."""
+    try:
+        steps = int(rows(folder)[0]["step"])
+        return int(checkpoint(folder)["global_step"]) > steps
+    except (FileNotFoundError, IndexError):
+        return False
+
+
+def at_first_epochs_end(folder: Path) -> bool:
+    return (folder / "metrics.csv").exists()
+
+
+def in_evaluation(folder: Path) -> bool:
+    return (folder / "status.json").exists() and status(folder)["stage"] == "evaluation"
+
+
+@pytest.mark.parametrize(
+    ("name", "moment", "stop"),
+    [
+        ("dropout and plateau", in_first_epoch, signal.SIGKILL),
+        ("dropout and plateau", in_second_epoch, signal.SIGTERM),
+        ("dropout and plateau", in_evaluation, signal.SIGKILL),
+        ("batch norm and cosine", in_second_epoch, signal.SIGKILL),
+        ("batch norm and cosine", at_first_epochs_end, signal.SIGKILL),
+        ("batch norm and cosine", in_first_epoch, signal.SIGTERM),
+        ("accumulation", in_second_epoch, signal.SIGKILL),
+        ("accumulation", in_first_epoch, signal.SIGTERM),
+    ],
+)
+def test_a_process_that_is_stopped_and_resumed_ends_as_one_that_was_not(
+    cli: Cli, whole: Callable[[str], Path], name: str, moment: Callable[[Path], bool], stop: signal.Signals
+) -> None:
+    folder = cli.home / "run"
+    result = cli.stopped(lambda: moment(folder), stop, *LINES[name], "hydra.run.dir=run")
+    assert result.code == (-stop if stop == signal.SIGKILL else 128 + stop)
+    assert status(folder)["status"] == "running"
+    assert not (folder / "metrics.json").exists()
+    if stop == signal.SIGTERM:
+        assert f"stopped by SIGTERM; go on with: python -m fragrecon.run resume={folder}" in result.stdout
+    started = status(folder)["started"]
+    cli.run("resume=run").ok()
+    assert_same_run(whole(name), folder)
+    assert (status(folder)["status"], status(folder)["started"]) == ("done", started)
+    assert not names(folder, "*.part")
+    assert {path.name for path in cli.home.iterdir()} == {"run"}
+
+
+def test_a_process_may_be_killed_again_and_again(cli: Cli, whole: Callable[[str], Path]) -> None:
+    name, folder = "dropout and plateau", cli.home / "run"
+    reached = 0
+
+    def has_gone_on() -> bool:
+        return in_first_epoch(folder) and int(checkpoint(folder)["global_step"]) > reached + 10
+
+    for number in range(3):
+        line = ["resume=run"] if number else [*LINES[name], "hydra.run.dir=run"]
+        assert cli.stopped(has_gone_on, signal.SIGKILL, *line).code == -signal.SIGKILL
+        reached = int(checkpoint(folder)["global_step"])
+    cli.run("resume=run").ok()
+    assert_same_run(whole(name), folder)
+
+
+def test_a_process_killed_before_its_first_checkpoint_begins_anew(cli: Cli, whole: Callable[[str], Path]) -> None:
+    name, folder = "dropout and plateau", cli.home / "run"
+
+    def in_training() -> bool:
+        return (folder / "status.json").exists() and status(folder)["stage"] == "training"
+
+    cli.stopped(in_training, signal.SIGKILL, *LINES[name], "checkpoint.every_n_steps=1000", "hydra.run.dir=run")
+    assert not (folder / "checkpoints").exists()
+    cli.run("resume=run").ok()
+    assert_same_run(whole(name), folder)
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(cli: Cli, finished: Path) -> None:
+    before = {name: value for name, value in fingerprint(finished).items() if name != "run.log"}
+    result = cli.run(f"resume={finished}").ok()
+    assert "is finished already; nothing is left to do" in result.stdout
+    assert {name: value for name, value in fingerprint(finished).items() if name != "run.log"} == before
+    assert not list(cli.home.iterdir())
+
+
+# In this process, at every moment ------------------------------------------------------------------------------------
+
+SHORT = (*SMALL, "model=linear", "data.batches_per_epoch=4", "checkpoint.every_n_steps=1", "evaluation.puzzles=2")
+PLATEAU = (*SHORT, "scheduler=plateau", "scheduler.patience=0")
+ACCUMULATING = (
+    *SHORT,
+    "data.batches_per_epoch=7",
+    "scheduler=cosine",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.val_check_interval=0.5",
+)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Moments:
+    """Counts moments of a run, and acts at the one of number ``at``."""
+
+    def __init__(self, act: Callable[[Any], None]) -> None:
+        self.act = act
+        self.count, self.at = 0, -1
+
+    def pass_by(self, subject: Any) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.act(subject)
+
+    def restart(self, at: int = -1) -> None:
+        self.count, self.at = 0, at
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> Moments:
+    """Moments just before a file appears or goes; the run can be ended at one of them."""
+
+    def die(_: Any) -> None:
+        raise Killed
+
+    moments = Moments(die)
+    real_file, real_remove = files.atomic_file, AtomicCheckpointIO.remove_checkpoint
+
+    @contextmanager
+    def atomic_file(path: Path) -> Iterator[BinaryIO]:
+        with real_file(path) as file:
+            yield file
+            moments.pass_by(path)
+
+    def remove_checkpoint(self: AtomicCheckpointIO, path: Any) -> None:
+        moments.pass_by(path)
+        real_remove(self, path)
+
+    monkeypatch.setattr(files, "atomic_file", atomic_file)
+    monkeypatch.setattr(AtomicCheckpointIO, "remove_checkpoint", remove_checkpoint)
+    return moments
+
+
+@pytest.fixture
+def terms(monkeypatch: pytest.MonkeyPatch) -> Moments:
+    """Moments at which a SIGTERM can arrive."""
+
+    def arrive(learner: Learner) -> None:
+        learner.trainer._signal_connector.received_sigterm = True
+
+    moments = Moments(arrive)
+
+    def watch(name: str) -> None:
+        real = getattr(Learner, name)
+
+        def watched(self: Learner, *arguments: Any) -> Any:
+            moments.pass_by(self)
+            return real(self, *arguments)
+
+        monkeypatch.setattr(Learner, name, watched)
+
+    for name in ("training_step", "validation_step", "on_validation_epoch_end", "on_train_epoch_start"):
+        watch(name)
+    return moments
+
+
+@pytest.mark.parametrize("line", [PLATEAU, ACCUMULATING], ids=["plateau", "accumulating"])
+def test_a_kill_before_any_file_is_written_changes_nothing(
+    tmp_path: Path, cache: Path, kills: Moments, line: tuple[str, ...]
+) -> None:
+    job(tmp_path / "warm", cache, *line)  # converts the data, so that all runs write the same files
+    kills.restart()
+    job(tmp_path / "whole", cache, *line)
+    last, unreadable = kills.count, []
+    assert last > 12
+    for at in range(1, last + 1):
+        folder = tmp_path / str(at)
+        kills.restart(at)
+        with pytest.raises(Killed):
+            job(folder, cache, *line)
+        kills.restart()
+        assert status(folder)["status"] == "running" if (folder / "status.json").exists() else True
+        try:
+            job(folder, cache, f"resume={folder}")
+        except RunError as error:
+            assert "holds no" in str(error)
+            unreadable.append(at)
+            continue
+        assert_same_run(tmp_path / "whole", folder)
+        assert not names(folder, "*.part")
+    assert unreadable == [1, 2, 3], "only a run without its config and status cannot be taken up"
+
+
+@pytest.mark.parametrize("line", [PLATEAU, ACCUMULATING], ids=["plateau", "accumulating"])
+def test_a_sigterm_at_any_moment_of_training_changes_nothing(
+    tmp_path: Path, cache: Path, terms: Moments, line: tuple[str, ...]
+) -> None:
+    job(tmp_path / "whole", cache, *line)
+    last = terms.count
+    assert last >= 16
+    for at in range(1, last + 1):
+        folder = tmp_path / str(at)
+        terms.restart(at)
+        with pytest.raises(SystemExit) as stop:
+            job(folder, cache, *line)
+        assert stop.value.code == 128 + signal.SIGTERM
+        terms.restart()
+        job(folder, cache, f"resume={folder}")
+        assert_same_run(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize("key", ["trainer.max_epochs", "data.epochs"])
+def test_a_finished_run_goes_on_with_more_epochs(tmp_path: Path, cache: Path, key: str) -> None:
+    short = [*SHORT, "data.epochs=1"]
+    job(tmp_path / "whole", cache, *SHORT)
+    job(tmp_path / "run", cache, *short)
+    assert len(rows(tmp_path / "run")) == 1
+    job(tmp_path / "run", cache, f"resume={tmp_path / 'run'}", f"{key}=2")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_that_early_stopping_ended_does_not_go_on(tmp_path: Path, cache: Path, kills: Moments) -> None:
+    line = [*SHORT, "trainer.max_epochs=6", "selection.patience=1", "selection.min_delta=1"]
+    job(tmp_path / "warm", cache, *line)
+    kills.restart()
+    job(tmp_path / "whole", cache, *line)
+    assert len(rows(tmp_path / "whole")) == 2
+    kills.restart(kills.count - 4)  # after training, before its scores
+    with pytest.raises(Killed):
+        job(tmp_path / "run", cache, *line)
+    kills.restart()
+    folder = tmp_path / "run"
+    files.write_json(folder / "status.json", status(folder) | {"stage": "training"})  # as if killed a moment earlier
+    job(folder, cache, f"resume={folder}")
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_a_resumed_run_keeps_its_config_and_notes_only_its_own_folder(
+    tmp_path: Path, cache: Path, kills: Moments
+) -> None:
+    import yaml
+
+    job(tmp_path / "whole", cache, *SHORT)
+    kills.restart(8)
+    with pytest.raises(Killed):
+        job(tmp_path / "run", cache, *SHORT)
+    kills.restart()
+    job(tmp_path / "run", cache, f"resume={tmp_path / 'run'}")
+    found, expected = (yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("run", "whole"))
+    assert {key for key in expected if found[key] != expected[key]} <= {"resume", "sweep"}
+    assert status(tmp_path / "run")["config_hash"] == status(tmp_path / "whole")["config_hash"]
+    assert metrics(tmp_path / "run")["scores"] == metrics(tmp_path / "whole")["scores"]

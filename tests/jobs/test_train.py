@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fragrecon.errors import ConfigError, DataError, TrainingError
+from fragrecon.objectives.reconstruction import Reconstruction
+from fragrecon.runs import load_run
+from tests import layouts
+from tests.cli import (
+    SMALL,
+    Cli,
+    assert_same_run,
+    assert_same_weights,
+    best,
+    checkpoint,
+    fingerprint,
+    job,
+    metrics,
+    names,
+    rows,
+    status,
+    weights,
+)
+
+pytestmark = pytest.mark.timeout(180)
+QUICK = (*SMALL, "model=pca", "data.batches_per_epoch=4")
+
+
+def model_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Of the best checkpoint, without the running statistics of normalisation, which move at any rate."""
+    return {name: value.detach() for name, value in load_run(folder).load_model().named_parameters()}
+
+
+@pytest.mark.parametrize("model", ["conv", "linear", "pca", "supervised"])
+def test_every_model_trains_and_is_scored(tmp_path: Path, cache: Path, model: str) -> None:
+    folder = tmp_path / "run"
+    found = job(folder, cache, *SMALL, f"model={model}")
+    assert found == metrics(folder)
+    assert status(folder)["status"] == "done"
+    first, last = (float(row["train/loss"]) for row in rows(folder))
+    assert last < first
+    trained = load_run(folder).load_model()
+    assert trained.encode(torch.rand(1, 3, 3, 16, 16)).shape == (1, 3, 128)
+
+
+@pytest.mark.parametrize(
+    ("layout", "options"),
+    [
+        ("imagenet64", {"files": 2}),
+        ("cifar10", {}),
+        ("cifar100", {}),
+        ("folder", {"classes": 3}),
+        ("parquet", {"shards": 2}),
+    ],
+)
+def test_every_layout_of_files_can_be_trained_on(
+    tmp_path: Path, cache: Path, layout: str, options: dict[str, Any]
+) -> None:
+    if layout == "parquet":
+        pytest.importorskip("pyarrow")
+    source = tmp_path / "source"
+    write: Callable[..., object] = getattr(layouts, layout)
+    write(source, train=120, test=12, **options)
+    before = fingerprint(source)
+    small = [line for line in SMALL if "reader" not in line]
+    folder = tmp_path / "run"
+    job(folder, cache, *small, "data.images_per_puzzle=3", f"data={layout}", f"data.root={source}", "model=conv")
+    found = metrics(folder)
+    assert found["data"]["images"] == 12
+    assert found["data"]["name"] == layout
+    assert found["protocol"]["puzzles"] == 5
+    assert fingerprint(source) == before
+
+
+def test_the_same_command_twice_gives_bit_identical_weights_and_figures(
+    tmp_path: Path, cache: Path, finished: Path
+) -> None:
+    job(tmp_path / "again", cache, *SMALL, "model=conv")
+    assert_same_run(finished, tmp_path / "again")
+
+
+def test_another_seed_gives_other_weights_but_the_same_puzzles_to_be_scored_on(
+    tmp_path: Path, cache: Path, finished: Path
+) -> None:
+    job(tmp_path / "other", cache, *SMALL, "model=conv", "seed=1")
+    assert not torch.equal(*(next(iter(weights(folder).values())) for folder in (finished, tmp_path / "other")))
+    for baseline in ("random", "raw_pixels"):
+        assert metrics(finished)["scores"][baseline] == metrics(tmp_path / "other")["scores"][baseline]
+
+
+def test_init_from_starts_from_the_best_weights_of_the_other_run(tmp_path: Path, cache: Path, finished: Path) -> None:
+    before = fingerprint(finished)
+    folder = tmp_path / "run"
+    still = ["optimizer.lr=0", "optimizer.weight_decay=0", "seed=5", "trainer.limit_train_batches=2"]
+    job(folder, cache, *SMALL, "model=conv", f"init_from={finished}", *still)
+    assert_same_weights(model_weights(folder), model_weights(finished))
+    assert fingerprint(finished) == before
+    assert load_run(folder).config.init_from == str(finished)
+
+
+def test_init_from_a_model_of_another_size_is_refused(tmp_path: Path, cache: Path, finished: Path) -> None:
+    with pytest.raises(Exception, match="do not fit the model"):
+        job(tmp_path / "run", cache, *SMALL, "model=conv", "model.latent_dim=16", f"init_from={finished}")
+    assert status(tmp_path / "run")["status"] == "failed"
+
+
+def test_without_test_puzzles_the_test_split_stays_untouched(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fragrecon.data.module import FragmentData
+
+    opened: list[str] = []
+    real = FragmentData.store
+
+    def store(self: FragmentData, split: Any) -> Any:
+        opened.append(split)
+        return real(self, split)
+
+    monkeypatch.setattr(FragmentData, "store", store)
+    assert job(tmp_path / "run", cache, *QUICK, "evaluation.puzzles=0") is None
+    assert set(opened) == {"train"}
+    assert status(tmp_path / "run")["status"] == "done"
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert len(rows(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("model", ["conv", "linear"])
+def test_grey_images_can_be_trained_on(tmp_path: Path, cache: Path, model: str) -> None:
+    job(tmp_path / "run", cache, *SMALL, f"model={model}", "data.channels=1", "data.batches_per_epoch=4")
+    assert metrics(tmp_path / "run")["protocol"]["fragment_shape"] == [1, 16, 16]
+
+
+def test_images_and_fragments_need_not_be_square(tmp_path: Path, cache: Path) -> None:
+    sizes = ["data.image_size=[32,64]", "data.fragment_size=[16,8]"]
+    job(tmp_path / "run", cache, *SMALL, "model=conv", "data.batches_per_epoch=4", *sizes)
+    protocol = metrics(tmp_path / "run")["protocol"]
+    assert protocol["fragment_shape"] == [3, 16, 8]
+    assert protocol["fragments_per_image"] == 16
+
+
+def test_early_stopping_stops(tmp_path: Path, cache: Path) -> None:
+    job(tmp_path / "run", cache, *QUICK, "trainer.max_epochs=8", "selection.patience=1", "selection.min_delta=1")
+    assert len(rows(tmp_path / "run")) == 2
+    assert status(tmp_path / "run")["status"] == "done"
+
+
+def test_training_can_be_selected_and_stopped_on_a_loss(tmp_path: Path, cache: Path) -> None:
+    monitor = ["selection.monitor=val/loss", "selection.mode=min"]
+    job(tmp_path / "run", cache, *QUICK, "data.epochs=3", *monitor)
+    losses = [float(row["val/loss"]) for row in rows(tmp_path / "run")]
+    assert best(tmp_path / "run").name == f"best-epoch={losses.index(min(losses))}-val_loss={min(losses):.4f}.ckpt"
+
+
+def test_max_time_ends_training_and_scores_what_there_is(tmp_path: Path, cache: Path) -> None:
+    job(tmp_path / "run", cache, *QUICK, "trainer.max_epochs=1000", "trainer.max_time=00:00:00:01")
+    assert status(tmp_path / "run")["status"] == "done"
+    assert 1 <= len(rows(tmp_path / "run")) < 1000
+    assert metrics(tmp_path / "run")["seconds"]["training"] < 20
+
+
+def test_limit_train_batches_shortens_the_epochs(tmp_path: Path, cache: Path) -> None:
+    job(tmp_path / "run", cache, *SMALL, "model=pca", "trainer.limit_train_batches=3")
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["3", "6"]
+
+
+def test_fast_dev_run_goes_through_everything_once(tmp_path: Path, cache: Path) -> None:
+    job(tmp_path / "run", cache, *SMALL, "model=pca", "trainer.fast_dev_run=true")
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["1"]
+    assert status(tmp_path / "run")["status"] == "done"
+
+
+def test_without_validation_the_last_weights_are_scored_and_nothing_else_is_kept(tmp_path: Path, cache: Path) -> None:
+    job(tmp_path / "run", cache, *QUICK, "trainer.limit_val_batches=0")
+    assert names(tmp_path / "run" / "checkpoints") == ["last.ckpt"]
+    assert metrics(tmp_path / "run")["model"]["checkpoint"] == "last.ckpt"
+
+
+def test_a_validation_part_smaller_than_a_puzzle_is_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(DataError, match=r"a puzzle needs 10 images, but the validation split has \d"):
+        job(tmp_path / "run", cache, *QUICK, "data.reader.train_images=50")
+
+
+def test_a_setting_that_lightning_does_not_know_is_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key trainer\.max_epoch; did you mean 'max_epochs'"):
+        job(tmp_path / "run", cache, *QUICK, "+trainer.max_epoch=3")
+
+
+@pytest.mark.parametrize("train_puzzles", [0, 2])
+def test_a_rate_that_bursts_the_weights_ends_the_run_with_advice(
+    tmp_path: Path, cache: Path, train_puzzles: int
+) -> None:
+    with pytest.raises(TrainingError, match="finite"):
+        job(tmp_path / "run", cache, *QUICK, "optimizer.lr=1e30", f"evaluation.train_puzzles={train_puzzles}")
+    noted = status(tmp_path / "run")
+    assert noted["status"] == "failed"
+    assert "finite" in noted["error"]
+
+
+def test_a_nan_in_the_loss_leaves_good_checkpoints_behind(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Reconstruction.forward
+    calls = 0
+
+    def forward(self: Reconstruction, model: Any, batch: Any, generator: Any) -> Any:
+        nonlocal calls
+        losses = real(self, model, batch, generator)
+        calls += model.training
+        return {name: value * (math.nan if calls >= 6 else 1) for name, value in losses.items()}
+
+    monkeypatch.setattr(Reconstruction, "forward", forward)
+    folder = tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"no longer finite at epoch 1, step 5; .* Try a lower optimizer\.lr"):
+        job(folder, cache, *QUICK)
+    assert status(folder)["status"] == "failed"
+    assert checkpoint(folder)["global_step"] == 4
+    for name in ("last.ckpt", best(folder).name):
+        assert all(torch.isfinite(value).all() for value in weights(folder, name).values())
+    monkeypatch.undo()
+    job(tmp_path / "whole", cache, *QUICK)
+    job(folder, cache, f"resume={folder}")
+    assert_same_run(tmp_path / "whole", folder)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_main_job_runs_on_real_imagenet64(tmp_path: Path, cache: Path, real_data: Path) -> None:
+    source = layouts.real(real_data, "imagenet64")
+    cli = Cli(tmp_path, cache)
+    short = ["data.batches_per_epoch=20", "data.epochs=1", "evaluation.puzzles=100", "evaluation.validation_puzzles=8"]
+    line = [*short, "model=pca", "data=imagenet64", f"data.root={source}", "hydra.run.dir=run"]
+    cli.run(*line, f"data.cache_dir={tmp_path / 'stores'}").ok()
+    scores = metrics(tmp_path / "run")["scores"]
+    assert abs(scores["random"]["kmeans_ari"]["mean"]) < 0.01
+    assert 0.13 < scores["raw_pixels"]["kmeans_ari"]["mean"] < 0.18
+    assert scores["model"]["kmeans_ari"]["mean"] > 0.1
+    assert status(tmp_path / "run")["status"] == "done"
