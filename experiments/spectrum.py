@@ -2,8 +2,8 @@
 
     python experiments/spectrum.py data=imagenet64 data.root=FOLDER
 
-Takes overrides as the command line does. Components are fitted on 200 puzzles of training images, without augmentation; a
-component is then weighted by its standard deviation to the power of -p: p = 0 is plain PCA, p = 1 whitens.
+Takes overrides as the command line does. Components are fitted on 200 puzzles of training images, without augmentation;
+a component is then weighted by its standard deviation to the power of -p: p = 0 is plain PCA, p = 1 whitens.
 """
 
 from __future__ import annotations

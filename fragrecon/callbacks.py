@@ -52,9 +52,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Lightning raises this between two batches, where the state may be whole; another comes from anywhere.
-        if isinstance(exception, SIGTERMException) and isinstance(pl_module, Learner):
-            if trainer.training and _is_step_done(trainer, pl_module):
-                self._save(trainer)
+        assert isinstance(pl_module, Learner)
+        if isinstance(exception, SIGTERMException) and trainer.training and _is_step_done(trainer, pl_module):
+            self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
         self.saved_at = trainer.global_step
@@ -67,8 +67,8 @@ def _is_step_done(trainer: pl.Trainer, learner: Learner) -> bool:
     What may be left: gradients to add to, scores of a training batch, a validation, the end of the epoch.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
-    batches = progress.current.processed
-    seen = batches if trainer.check_val_every_n_epoch is not None else progress.total.processed
+    batches = progress.current.ready
+    seen = batches if trainer.check_val_every_n_epoch is not None else progress.total.ready
     interval = trainer.val_check_batch
     return (
         batches % trainer.accumulate_grad_batches == 0

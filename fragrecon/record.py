@@ -49,11 +49,10 @@ class Record:
                 left.unlink()  # half a file of a run that was killed and is now taken up again
             files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
             files.write_text(self.folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
-        started = self.status.get("started", _now())
-        stage = self.status.get("stage")
-        self._note(
-            status="running", stage=stage, error=None, config_hash=config_hash(config), started=started, finished=None
-        )
+        started, key = self.status.get("started", _now()), config_hash(config)
+        # How far a run had come counts for the same config only: with more epochs, say, it has to train again.
+        stage = self.status.get("stage") if self.status.get("config_hash") == key else None
+        self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
 
     def enter(self, stage: Stage) -> None:
         self._note(stage=stage)

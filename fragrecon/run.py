@@ -43,7 +43,13 @@ def run_folder(resume: str | None, fresh: str) -> str:
     return resume
 
 
+def job_folder(number: int, overrides: str) -> str:
+    """The folder's name of a job of a sweep, which its number alone makes its own; file systems take 255 bytes."""
+    return f"{number}-{overrides}".replace("/", "_").encode()[:200].decode(errors="ignore")
+
+
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -167,7 +167,9 @@ def overlay(saved: Config, composed: Config, overrides: Sequence[str], groups: S
     fresh = OmegaConf.create(composed.to_dict())
     taken: set[str] = set()
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
+        key = override.partition("=")[0].lstrip("+")
+        if key.startswith("~"):
+            raise ConfigError(f"{override}: nothing can be taken out of the config of a run; set another value instead")
         keys = [key]
         if key.partition("@")[0] == "experiment":
             raise ConfigError(

@@ -139,6 +139,9 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    # What they warn of when a run is taken up again is what such a run has: batches go by the step, and means are kept.
+    for text in ("Checkpoint directory", "You're resuming from a checkpoint that ended", "The ``compute`` method of"):
+        warnings.filterwarnings("ignore", message=text)
     callbacks = training_callbacks(config, record)
     if config.trainer["enable_progress_bar"] is None:
         interactive = sys.stdout.isatty()

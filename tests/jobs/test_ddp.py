@@ -1,0 +1,163 @@
+"""Two processes on one machine do together what one does alone."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fragrecon.runs import load_run
+from tests.cli import (
+    SMALL,
+    Cli,
+    Result,
+    assert_same_run,
+    checkpoint,
+    metrics,
+    names,
+    rows,
+    shared_cache,
+    status,
+    wait_until,
+    weights,
+)
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package"),
+]
+
+# No dropout and no normalisation over the batch, so that the sum over ranks is all that differs; KMeans from one start.
+LINE = (*SMALL, "model=pca", "trainer.limit_train_batches=5", "optimizer.weight_decay=0", "evaluation.train_puzzles=0")
+EXACT = "trainer.precision=32-true"
+RECORD = {"config.yaml", "overrides.yaml", "status.json", "metrics.json", "metrics.csv", "scores.npz", "run.log"}
+
+
+def mentioning(text: str) -> list[int]:
+    """Processes with ``text`` on their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if text in line:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return Cli(tmp_path_factory.mktemp("ddp"), shared_cache(tmp_path_factory))
+
+
+@pytest.fixture(scope="module")
+def alone(cli: Cli) -> Path:
+    cli.run(*LINE, EXACT, f"hydra.run.dir={cli.home / 'alone'}").ok()
+    return cli.home / "alone"
+
+
+@pytest.fixture(scope="module")
+def result(cli: Cli, alone: Path) -> Result:
+    return cli.run(*LINE, EXACT, "trainer=ddp_cpu", f"hydra.run.dir={cli.home / 'together'}")
+
+
+@pytest.fixture(scope="module")
+def together(cli: Cli, result: Result) -> Path:
+    result.ok()
+    return cli.home / "together"
+
+
+def test_two_processes_train_to_the_weights_of_one(alone: Path, together: Path) -> None:
+    assert checkpoint(together)["global_step"] == checkpoint(alone)["global_step"] == 10
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(weights(together)[name], value, rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_figures_are_means_over_both_processes(alone: Path, together: Path) -> None:
+    for one, two in zip(rows(alone), rows(together), strict=True):
+        assert one.keys() == two.keys()
+        for name in ("train/loss", "val/loss"):
+            assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-4)
+        for name in one:
+            if name.startswith("val"):  # a fragment that lies between two clusters may fall to the other
+                assert float(two[name]) == pytest.approx(float(one[name]), abs=0.02)
+
+
+def test_scores_are_those_of_one_process(alone: Path, together: Path) -> None:
+    one, two = metrics(alone)["scores"], metrics(together)["scores"]
+    for baseline in ("random", "raw_pixels"):
+        assert two[baseline] == one[baseline]
+    assert two["model"]["mean_clustering_score"]["n"] == 5
+    assert two["model"]["mean_clustering_score"]["mean"] == pytest.approx(
+        one["model"]["mean_clustering_score"]["mean"], abs=0.02
+    )
+
+
+def test_one_record_is_written_and_nothing_beside_it(cli: Cli, together: Path) -> None:
+    assert set(names(together)) >= RECORD
+    assert not [name for name in names(cli.home) if "ddp" in name or name.startswith(("outputs", "multirun"))]
+    assert not names(together, ".*")
+    assert status(together)["status"] == "done"
+    assert (together / "run.log").read_text().count("epoch 0:") == 1
+    assert load_run(together).config.trainer["strategy"] == "ddp"
+
+
+def test_only_the_first_process_speaks(result: Result) -> None:
+    assert result.stdout.count("epoch 0:") == 1
+    assert result.stdout.count("KMeans ARI") == 1
+    assert result.stderr == ""
+
+
+def test_no_process_is_left_behind(together: Path) -> None:
+    assert mentioning(str(together)) == []
+
+
+def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: Path) -> None:
+    folder = cli.home / "killed"
+
+    def is_after_first_epoch() -> bool:
+        return (folder / "metrics.csv").exists() and (folder / "checkpoints" / "last.ckpt").exists()
+
+    line = [*LINE, EXACT, "trainer=ddp_cpu", f"hydra.run.dir={folder}"]
+    assert cli.stopped(is_after_first_epoch, signal.SIGKILL, *line).code == -signal.SIGKILL
+    wait_until(lambda: not mentioning(str(folder)), timeout=60)  # the other process ends by itself
+    cli.run(f"resume={folder}").ok()
+    assert_same_run(together, folder)
+    assert mentioning(str(folder)) == []
+
+
+def test_two_processes_train_in_bfloat16(cli: Cli, together: Path) -> None:
+    folder = cli.home / "bfloat16"
+    started = time.monotonic()
+    cli.run(*LINE, "trainer=ddp_cpu", "trainer.precision=bf16-mixed", f"hydra.run.dir={folder}").ok()
+    assert time.monotonic() - started < 100
+    assert status(folder)["status"] == "done"
+    for low, full in zip(rows(folder), rows(together), strict=True):
+        assert float(low["train/loss"]) == pytest.approx(float(full["train/loss"]), rel=0.05)
+    assert mentioning(str(folder)) == []
+
+
+def test_a_failure_ends_both_processes(cli: Cli) -> None:
+    folder = cli.home / "failed"
+    line = [*LINE, EXACT, "trainer=ddp_cpu", "model=conv", "optimizer.lr=1e30", f"hydra.run.dir={folder}"]
+    result = cli.run(*line)
+    assert result.code != 0
+    assert status(folder)["status"] == "failed"
+    assert "finite" in status(folder)["error"]
+    wait_until(lambda: not mentioning(str(folder)), timeout=60)
+
+
+def test_a_sweep_of_runs_of_two_processes_gives_each_its_own_record(cli: Cli, together: Path) -> None:
+    before = set(names(cli.home))
+    line = [*LINE, EXACT, "trainer=ddp_cpu", "trainer.max_epochs=1", "model.latent_dim=8,16"]
+    cli.run("-m", *line, f"hydra.sweep.dir={cli.home / 'sweep'}").ok()
+    folders = sorted(path for path in (cli.home / "sweep").iterdir() if path.is_dir())
+    assert [metrics(folder)["model"]["latent_dim"] for folder in folders] == [8, 16]
+    assert all(status(folder)["status"] == "done" for folder in folders)
+    assert all(name.startswith("sweep") for name in set(names(cli.home)) - before)
+    assert mentioning(str(cli.home)) == []
