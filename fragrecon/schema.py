@@ -14,7 +14,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from fragrecon.errors import ConfigError, FragreconError, nearest
 from fragrecon.files import digest

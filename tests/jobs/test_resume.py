@@ -286,7 +286,7 @@ def test_a_run_that_early_stopping_ended_does_not_go_on(tmp_path: Path, cache: P
 def test_a_resumed_run_keeps_its_config_and_notes_only_its_own_folder(
     tmp_path: Path, cache: Path, kills: Moments
 ) -> None:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     job(tmp_path / "whole", cache, *SHORT)
     kills.restart(8)
