@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Mod
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
-from fragrecon.errors import TrainingError
+from fragrecon.errors import ConfigError, TrainingError
 from fragrecon.learner import Learner
 from fragrecon.record import CHECKPOINTS, Record
 from fragrecon.schema import Config
@@ -86,6 +86,39 @@ class EarlyStop(EarlyStopping):
             trainer.should_stop = True
 
 
+class OptimizerSettings(Callback):
+    """Lets a run that is taken up again go on with other settings of its optimizer, where it was given others.
+
+    The optimizer's state in a checkpoint holds the settings too, and would put the old ones back.
+
+    Args:
+        settings: the ``optimizer`` section.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings, self.saved = settings, settings
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"settings": self.settings}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.saved = state_dict["settings"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.saved["_target_"] != self.settings["_target_"]:
+            raise ConfigError(
+                f"the run was trained by {self.saved['_target_']}, whose state {self.settings['_target_']} cannot "
+                "take; start a new run from its weights with init_from=FOLDER"
+            )
+        changed = {key: value for key, value in self.settings.items() if value != self.saved.get(key)}
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group.update(changed)
+        if "lr" in changed:
+            for scheduler in trainer.lr_scheduler_configs:
+                scheduler.scheduler.base_lrs = [changed["lr"]] * len(scheduler.scheduler.base_lrs)
+
+
 class FiniteGuard(Callback):
     """Stops before an update that would carry a NaN or an infinity into the weights.
 
@@ -141,7 +174,12 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
     """The callbacks of every training, in the order they are called."""
     folder, selection = record.folder / CHECKPOINTS, config.selection
     last = LastCheckpoint(folder, config.checkpoint.every_n_steps)
-    callbacks: list[Callback] = [FiniteGuard(), EpochRows(record, selection.monitor), last]
+    callbacks: list[Callback] = [
+        OptimizerSettings(config.optimizer),
+        FiniteGuard(),
+        EpochRows(record, selection.monitor),
+        last,
+    ]
     if config.trainer["limit_val_batches"] == 0:
         return callbacks  # nothing to select by
     label = selection.monitor.replace("/", "_")

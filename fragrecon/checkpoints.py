@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fragrecon import files
+from fragrecon.errors import RunError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -30,5 +31,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    """The contents of a checkpoint.
+
+    Raises:
+        RunError: it is damaged, or holds more than weights and plain containers.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"the checkpoint {path} is not there") from None
+    except Exception as error:  # torch hands on whatever a damaged file leads it to
+        raise RunError(
+            f"the checkpoint {path} is damaged, or holds more than weights and plain containers: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from None
     return checkpoint

@@ -54,6 +54,11 @@ class Record:
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
         self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
 
+    def overrides(self) -> list[str]:
+        """What the command line said when the run started, and whenever it was taken up again."""
+        path = self.folder / OVERRIDES
+        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
+
     def enter(self, stage: Stage) -> None:
         self._note(stage=stage)
 

@@ -31,6 +31,8 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 # Keys that say what to do with a run; they are no part of the run's own configuration.
 _COMMANDS = ("mode", "run", "resume")
+# Where launchers of several processes say which one this is.
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 _TRACEBACK = "FRAGRECON_TRACEBACK"
 
 
@@ -68,15 +70,22 @@ def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[st
     """Do one job in a folder of its own; how it ended is noted there, also where its config is refused."""
     from fragrecon.record import Record
 
-    first = int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0)) == 0
+    first = all(os.environ.get(name, "0") == "0" for name in _RANKS)
     if not first:
         logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
     record = Record(folder, writes=first)
     try:
         config = job_config(schema.parse(composed), overrides)
-        if config.resume and record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:
+    except Exception as error:
+        if not composed.get("resume"):  # what is refused changes nothing of a run that it names
+            record.fail(error)
+        raise
+    if config.resume:
+        if record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:
             log.info("%s is finished already; nothing is left to do", folder)
             return None
+        overrides = [*record.overrides(), *(o for o in overrides if not o.startswith("resume="))]
+    try:
         from fragrecon import jobs
 
         return jobs.run(config, record, overrides)
@@ -120,7 +129,10 @@ def explain(error: Exception) -> str:
         return f"{group}='{name}' is not known{nearest(name, error.options)}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node]
-        return f"unknown key {cause.full_key}{nearest(str(cause.key), known)}"
+        hint = nearest(str(cause.key), known)
+        if any(argument.startswith(("resume=", "run=")) for argument in sys.argv):
+            hint += f" (a key that only the run itself has is given as +{cause.full_key}=VALUE)"
+        return f"unknown key {cause.full_key}{hint}"
     text = re.split(r"\n\s*full_key", str(cause if isinstance(cause, FragreconError) else error).strip())[0]
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
 

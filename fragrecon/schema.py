@@ -313,5 +313,11 @@ def _check(config: Config) -> None:
     for key, strength in data.augment.items():
         if strength < 0:
             raise ConfigError(f"data.augment.{key}={strength} should not be negative; 0 switches it off")
+    for name in ("lr", "weight_decay"):
+        value = config.optimizer.get(name, 0.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise ConfigError(f"optimizer.{name}={value!r} should be a number that is not negative")
+    if config.trainer.get("max_epochs") == 0 and config.mode == "train":
+        raise ConfigError("trainer.max_epochs=0 leaves nothing to train")
     if config.selection.mode not in ("min", "max"):
         raise ConfigError(f"selection.mode='{config.selection.mode}' should be min or max")

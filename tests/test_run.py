@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from fragrecon import run as command
+from fragrecon.data.readers.pickles import load_pickle
 from fragrecon.evaluation.protocol import METRICS
 from fragrecon.runs import load_run
+from tests import layouts
 from tests.cli import SMALL, Cli, best, checkpoint, metrics, names, rows, shared_cache, status
 
 pytestmark = pytest.mark.timeout(180)
@@ -81,6 +85,8 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["selection.monitor='val_clustering_score' is not logged; did you mean 'val_mean_clustering_score'?"],
     ),
     "bad time": (["trainer.max_time=soon"], ["trainer", "soon", "DD:HH:MM:SS"]),
+    "rate that is no number": (["optimizer.lr=fast"], ["optimizer.lr='fast' should be a number"]),
+    "nothing to train": (["trainer.max_epochs=0"], ["trainer.max_epochs=0 leaves nothing to train"]),
     "negative count": (["evaluation.puzzles=-1"], ["evaluation.puzzles=-1 should be at least 0"]),
     "no run to evaluate": (["mode=evaluate", "run=nowhere"], ["nowhere is no folder", "outputs/"]),
     "evaluation of nothing": (["mode=evaluate"], ["mode=evaluate needs the run to score: run=FOLDER"]),
@@ -104,6 +110,53 @@ def test_a_bad_value_is_refused_by_one_message_before_any_training(cli: Cli, cas
     assert set(names(folder)) <= {"config.yaml", "overrides.yaml", "status.json", "run.log"}
     assert "epoch" not in (folder / "run.log").read_text().replace("batches an epoch", "")
     assert {path.name for path in cli.home.iterdir()} == {"run"}
+
+
+def malicious(batch: Path) -> None:
+    batch.write_bytes(b"cos\nsystem\n(S'touch " + str(batch.parent.parent / "touched").encode() + b"'\ntR.")
+
+
+def truncated(batch: Path) -> None:
+    batch.write_bytes(batch.read_bytes()[:5000])
+
+
+def relabelled(batch: Path) -> None:
+    contents = load_pickle(batch)
+    contents["labels"][3] = 1001
+    batch.write_bytes(pickle.dumps(contents))
+
+
+def narrowed(batch: Path) -> None:
+    contents = load_pickle(batch)
+    contents["data"] = contents["data"][:, :3072]
+    batch.write_bytes(pickle.dumps(contents))
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "malicious": (malicious, ["train_data_batch_2", "os.system"]),
+    "truncated": (truncated, ["train_data_batch_2", "cut short"]),
+    "empty": (lambda batch: batch.write_bytes(b""), ["train_data_batch_2", "is empty"]),
+    "label out of range": (relabelled, ["train_data_batch_2", "1001", "1..1000"]),
+    "wrong shape": (narrowed, ["train_data_batch_2", "3072", "12288"]),
+    "missing": (Path.unlink, ["train_data_batch_2"]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_malformed_file_is_refused_by_one_message_and_leaves_no_store(tmp_path: Path, damage: str) -> None:
+    layouts.imagenet64(tmp_path / "data", train=30, test=20, files=3)
+    spoil, words = DAMAGED[damage]
+    spoil(tmp_path / "data" / "train_data" / "train_data_batch_2")
+    cli = Cli(tmp_path / "home", tmp_path / "cache")
+    result = cli.run("data=imagenet64", f"data.root='{tmp_path / 'data'}'", "hydra.run.dir=run")
+    message = result.refusal()
+    for word in words:
+        assert word in message
+    assert "Traceback" not in result.stdout + result.stderr
+    assert status(cli.home / "run")["error"] == message
+    assert not names(tmp_path / "cache", "train")
+    assert not names(tmp_path / "cache", "*.part")
+    assert not (tmp_path / "touched").exists()
 
 
 def test_a_data_set_of_files_asks_for_its_folder(cli: Cli) -> None:

@@ -100,7 +100,6 @@ def test_a_run_with_a_damaged_file_is_refused(tmp_path: Path, cache: Path, finis
         job(tmp_path / "run", cache, "mode=evaluate", f"run={half}")
 
 
-@pytest.mark.xfail(strict=True, reason="fragrecon.checkpoints lets torch's own error through, with its traceback")
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, cache: Path, finished: Path) -> None:
     half = tmp_path / "half"
     shutil.copytree(finished, half)

@@ -12,9 +12,22 @@ import pytest
 
 from fragrecon import files
 from fragrecon.checkpoints import AtomicCheckpointIO
-from fragrecon.errors import RunError
+from fragrecon.errors import ConfigError, RunError
 from fragrecon.learner import Learner
-from tests.cli import SMALL, Cli, assert_same_run, checkpoint, fingerprint, job, metrics, names, rows, status
+from tests.cli import (
+    SMALL,
+    Cli,
+    assert_same_run,
+    assert_same_weights,
+    checkpoint,
+    fingerprint,
+    job,
+    metrics,
+    names,
+    rows,
+    status,
+    weights,
+)
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -298,3 +311,43 @@ def test_a_resumed_run_keeps_its_config_and_notes_only_its_own_folder(
     assert {key for key in expected if found[key] != expected[key]} <= {"resume", "sweep"}
     assert status(tmp_path / "run")["config_hash"] == status(tmp_path / "whole")["config_hash"]
     assert metrics(tmp_path / "run")["scores"] == metrics(tmp_path / "whole")["scores"]
+
+
+def test_a_run_taken_up_again_keeps_note_of_all_that_was_said_to_it(tmp_path: Path, cache: Path) -> None:
+    import yaml
+
+    folder = tmp_path / "run"
+    job(folder, cache, *SHORT, "data.epochs=1")
+    job(folder, cache, f"resume={folder}", "trainer.max_epochs=2")
+    assert yaml.safe_load((folder / "overrides.yaml").read_text()) == [*SHORT, "data.epochs=1", "trainer.max_epochs=2"]
+
+
+def test_what_is_refused_leaves_the_run_it_would_have_taken_up_as_it_was(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "run"
+    job(folder, cache, *SHORT)
+    before = fingerprint(folder)
+    for bad in ("seed=true", "~seed", "experiment=case_study"):
+        with pytest.raises(ConfigError):
+            job(folder, cache, f"resume={folder}", bad)
+    assert fingerprint(folder) == before
+
+
+@pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
+def test_a_new_learning_rate_counts_from_where_the_run_is_taken_up(tmp_path: Path, cache: Path, schedule: str) -> None:
+    folder = tmp_path / "run"
+    job(folder, cache, *SHORT, f"scheduler={schedule}", "data.epochs=1")
+    still = weights(folder)
+    job(folder, cache, f"resume={folder}", "trainer.max_epochs=2", "optimizer.lr=0.0", "optimizer.weight_decay=0.0")
+    groups = checkpoint(folder)["optimizer_states"][0]["param_groups"]
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.0, 0.0)]
+    assert_same_weights(
+        {name: value for name, value in weights(folder).items() if "running" not in name and "tracked" not in name},
+        {name: value for name, value in still.items() if "running" not in name and "tracked" not in name},
+    )
+
+
+def test_another_optimizer_cannot_take_over_the_state_of_the_first(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "run"
+    job(folder, cache, *SHORT, "data.epochs=1")
+    with pytest.raises(ConfigError, match="init_from=FOLDER"):
+        job(folder, cache, f"resume={folder}", "trainer.max_epochs=2", "optimizer=adamw")
