@@ -3,7 +3,8 @@
     python experiments/spectrum.py data=imagenet64 data.root=FOLDER
 
 Takes overrides as the command line does. Components are fitted on 200 puzzles of training images, without augmentation;
-a component is then weighted by its standard deviation to the power of -p: p = 0 is plain PCA, p = 1 whitens.
+first come the leading ones and what they see. Then each is weighted by its standard deviation to the power of -p:
+p = 0 is plain PCA, p = 1 whitens.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fragrecon.run import compose
 
 COMPONENTS = (3, 6, 12, 24, 64, 128)
 POWERS = (0.0, 0.5, 1.0)
+LEADING = 3
 
 
 def main(overrides: list[str]) -> None:
@@ -36,7 +38,16 @@ def main(overrides: list[str]) -> None:
         found = protocol.score(embeddings, puzzles)
         return f"{float(found['kmeans_ari'].mean()):.4f} / {float(found['mean_clustering_score'].mean()):.4f}"
 
-    print(f"KMeans ARI / mean score on {len(puzzles)} validation puzzles; raw pixels: {scores(pixels)}\n")
+    print("| component | share of variance | of it constant over the fragment | of it grey |")
+    print("| ---: |" + " ---: |" * 3)
+    for number in range(LEADING):
+        pattern = directions[:, number].view(config.data.channels, -1)
+        share = float(deviations[number].square() / deviations.square().sum())
+        constant = float(pattern.mean(1).square().sum()) * pattern.shape[1]
+        grey = float(pattern.mean(0).square().sum()) * pattern.shape[0]
+        print(f"| {number + 1} | {share:.3f} | {constant:.3f} | {grey:.3f} |")
+
+    print(f"\nKMeans ARI / mean score on {len(puzzles)} validation puzzles; raw pixels: {scores(pixels)}\n")
     print("| components | share of variance | " + " | ".join(f"p = {power}" for power in POWERS) + " |")
     print("| ---: | ---: |" + " ---: |" * len(POWERS))
     for count in COMPONENTS:

@@ -22,7 +22,7 @@ def test_a_page_holds_the_tables_that_its_results_give(page: Path) -> None:
 
 
 def test_the_readme_shows_every_model_of_the_baselines() -> None:
-    (names,) = re.findall(r"<!-- table: ([^>]+) -->", (ROOT / "README.md").read_text())
+    (names,) = re.findall(r"<!-- scores: ([^>]+) -->", (ROOT / "README.md").read_text())
     assert {"baselines/conv", "baselines/linear", "baselines/pca", "baselines/supervised"} <= set(names.split())
 
 
@@ -50,7 +50,7 @@ def test_the_table_is_a_row_for_each_method_with_its_interval(tmp_path: Path, mo
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "mine.json").write_text(json.dumps(result))
     monkeypatch.setattr(tables, "HERE", tmp_path)
-    lines = tables.filled("<!-- table: mine -->\nold\n<!-- end of table -->\n").splitlines()
+    lines = tables.filled("<!-- scores: mine -->\nold\n<!-- end of table -->\n").splitlines()
     assert [line.split("|")[1].strip() for line in lines[1:-1]] == ["", "---", "random", "raw pixels", "`mine`"]
     assert "0.5000 ± 0.0100" in lines[-2]
     assert "+0.2500 ± 0.0100" in lines[-2]
@@ -67,7 +67,18 @@ def test_results_of_different_puzzles_are_not_put_into_one_table(
         (tmp_path / "results" / f"{name}.json").write_text(json.dumps(result))
     monkeypatch.setattr(tables, "HERE", tmp_path)
     with pytest.raises(ValueError, match="same puzzles"):
-        tables.table(["one", "two"])
+        tables.scores(["one", "two"])
+
+
+def test_the_course_of_a_training_is_told_by_its_best_and_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
+    rows = ["epoch,step,val/loss,val_mean_clustering_score", "0,5,0.3,0.1", "1,10,0.2,0.4", "2,15,0.1,0.25"]
+    (tmp_path / "results" / "mine.csv").write_text("\n".join(rows))
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    last = tables.filled("<!-- epochs: mine -->\n<!-- end of table -->\n").splitlines()[-2]
+    assert last == "| `mine` | 1 | 10 | 0.2000 | 0.4000 | 2 | 0.1000 | 0.2500 |"
 
 
 def test_the_spectrum_script_prints_its_table(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,36 +33,51 @@ def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int]
     fragments = batch.as_float().fragments[0].cpu()
     sources, positions, groups = batch.source_ids[0].cpu(), batch.positions[0].cpu(), predicted[0].cpu()
     images, cells = batch.images_per_puzzle, grid[0] * grid[1]
-    longest = max(cells, int(torch.bincount(groups).max()))
+    names = [chr(ord("A") + i) if i < 26 else str(i) for i in range(images)]
+    lines = [line for group in torch.unique(groups) for line in _lines(sources, groups == group, images, 2 * cells)]
+    longest = max(len(line.members) for line in lines)
 
-    figure = Figure(figsize=(3.1 + 1.6 + 3.1 * longest / cells, 2.4), dpi=160, layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=[cells, cells / 2, longest])
+    widths = [cells, cells / 2, longest]
+    figure = Figure(figsize=(3.1 * sum(widths) / cells, 3.1 * max(images, len(lines)) / cells + 0.4), dpi=160)
+    left, middle, right = figure.subplots(1, 3, width_ratios=widths)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.92, wspace=0.12)
     for place, fragment in enumerate(fragments):
         _draw(left, fragment, place // cells, place % cells)
     _frame(left, f"{images * cells} shuffled fragments", images, cells)
 
     in_order = fragments[torch.argsort(sources * cells + positions)].view(images, cells, *fragments.shape[1:])
-    names = [chr(ord("A") + i) if i < 26 else str(i) for i in range(images)]
     for number, image in enumerate(join(in_order, grid)):
-        _draw(middle, image, number // 2, number % 2)
-        middle.text(number % 2 - 0.46, number // 2, names[number], fontsize=5, ha="right", va="center")
+        row, column = number // 2, number % 2
+        _draw(middle, image, row, column)
+        _mark(middle, row - 0.36, column - 0.36, names[number])
     _frame(middle, f"the {images} images", -(-images // 2), 2)
 
-    for row, group in enumerate(torch.unique(groups)):
-        members = torch.nonzero(groups == group).flatten()
-        counts = torch.bincount(sources[members], minlength=images)
-        # The group's majority comes first; a fragment of another image carries that image's letter.
-        order = members[torch.argsort(-(counts[sources[members]] * images) + sources[members])]
-        majority = int(counts.argmax())
-        for column, member in enumerate(order):
+    for row, line in enumerate(lines):
+        for column, member in enumerate(line.members):
             _draw(right, fragments[member], row, column)
-            if int(sources[member]) != majority:
-                text = {"fontsize": 4, "color": "white", "ha": "center", "va": "center"}
-                box = {"boxstyle": "circle,pad=0.15", "facecolor": "black", "edgecolor": "none", "alpha": 0.65}
-                right.text(column, row, names[int(sources[member])], bbox=box, **text)
-        right.text(-0.7, row, names[majority], fontsize=5, ha="right", va="center")
-    _frame(right, title, images, longest)
+            if int(sources[member]) != line.majority:
+                _mark(right, row, column, names[int(sources[member])])
+        if line.first:
+            right.text(-0.7, row, names[line.majority], fontsize=6, ha="right", va="center")
+    _frame(right, title, len(lines), longest)
     return figure
+
+
+class _Line(NamedTuple):
+    """Some fragments of a group, the image most of the group comes from, and whether it is the group's first line."""
+
+    members: list[int]
+    majority: int
+    first: bool
+
+
+def _lines(sources: Tensor, chosen: Tensor, images: int, width: int) -> list[_Line]:
+    """A group in lines of at most ``width`` fragments, those of the group's main image first."""
+    members = torch.nonzero(chosen).flatten()
+    counts = torch.bincount(sources[members], minlength=images)
+    ordered = members[torch.argsort(sources[members] - counts[sources[members]] * images)].tolist()
+    starts = range(0, len(ordered), width)
+    return [_Line(ordered[start : start + width], int(counts.argmax()), start == 0) for start in starts]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -79,6 +94,11 @@ def _draw(axes: Axes, image: Tensor, row: int, column: int) -> None:
         axes.imshow(pixels[..., 0], extent=extent, cmap="gray", vmin=0, vmax=1)
     else:
         axes.imshow(pixels, extent=extent)
+
+
+def _mark(axes: Axes, row: float, column: float, name: str) -> None:
+    box = {"boxstyle": "circle,pad=0.15", "facecolor": "black", "edgecolor": "none", "alpha": 0.65}
+    axes.text(column, row, name, bbox=box, fontsize=4.5, color="white", ha="center", va="center")
 
 
 def _frame(axes: Axes, title: str, rows: int, columns: int) -> None:
