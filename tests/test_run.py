@@ -89,6 +89,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "nothing to train": (["trainer.max_epochs=0"], ["trainer.max_epochs=0 leaves nothing to train"]),
     "negative count": (["evaluation.puzzles=-1"], ["evaluation.puzzles=-1 should be at least 0"]),
     "no run to evaluate": (["mode=evaluate", "run=nowhere"], ["nowhere is no folder", "outputs/"]),
+    "a run to train": (["run=somewhere"], ["run=somewhere is not for mode=train", "init_from="]),
     "evaluation of nothing": (["mode=evaluate"], ["mode=evaluate needs the run to score: run=FOLDER"]),
     "no run to start from": (["init_from=nowhere"], ["nowhere is no folder", "outputs/"]),
 }

@@ -41,6 +41,11 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
     """Train and score; returns the metrics, or None where nothing is scored or another process does it."""
     started = time.monotonic()
     seconds: dict[str, float] = {}
+    if config.run:
+        raise ConfigError(
+            f"run={config.run} is not for mode=train: mode=evaluate scores that run again, resume= goes on with it, "
+            "and init_from= starts a new one from its weights"
+        )
     data = open_data(config)
     check_model(config, data.grid)
     build(config.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
