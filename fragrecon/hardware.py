@@ -6,15 +6,21 @@ from typing import Any
 
 import torch
 
+from fragrecon.errors import ConfigError
+
 
 def device_of(trainer: dict[str, Any]) -> torch.device:
-    """Where a single process evaluates, under these settings of the trainer."""
-    accelerator = trainer["accelerator"]
-    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
-        return torch.device("mps")
-    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
-        return torch.device("cuda")
-    return torch.device("cpu")
+    """Where a single process evaluates, under these settings of the trainer; raises `ConfigError` if there is none."""
+    accelerator = str(trainer["accelerator"])
+    wanted = {"gpu": ("cuda", "mps"), "auto": ("cuda", "mps", "cpu")}.get(accelerator, (accelerator,))
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    for device in wanted:
+        if there.get(device):
+            return torch.device(device)
+    raise ConfigError(
+        f"trainer.accelerator={accelerator} needs a device that this machine, or this build of torch, does not have; "
+        "use trainer=cpu, or trainer=auto for a GPU where there is one"
+    )
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -37,9 +43,9 @@ def precision_of(trainer: dict[str, Any]) -> str:
 def describe(trainer: dict[str, Any]) -> str:
     """One line on device and arithmetic, for the log."""
     device = device_of(trainer)
-    name = (
-        torch.cuda.get_device_name() if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    processor = f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else processor
     arithmetic = "bfloat16 autocast" if precision_of(trainer) == "bf16-mixed" else precision_of(trainer)
     has = "has" if has_bfloat16(device) else "has no"
     return f"{name}; it {has} bfloat16 units; training in {arithmetic}, embeddings for scores in float32"

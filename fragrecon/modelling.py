@@ -75,4 +75,8 @@ def load_weights(model: FragmentModel, checkpoint: Path, contents: dict[str, Any
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise RunError(f"the weights in {checkpoint} do not fit the model: {error}") from None
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise RunError(
+            f"the weights in {checkpoint} do not fit {type(model).__name__} as it is configured: "
+            f"{first[0].strip()[:200]}"
+        ) from None

@@ -36,10 +36,13 @@ _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 _TRACEBACK = "FRAGRECON_TRACEBACK"
 
 
-def run_folder(resume: str | None, fresh: str) -> str:
-    """The folder of this job: the one to go on with, which must be a run's, or a new one."""
+def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
+    """The folder of this job: the one to go on with, which must be a run's, or a new one.
+
+    The command line's ``model`` names it where a model is trained; elsewhere the model is that of the run that is read.
+    """
     if not resume:
-        return fresh
+        return f"{fresh}-{mode}-{model}" if mode == "train" else f"{fresh}-{mode}"
     if not (Path(resume) / "config.yaml").is_file():
         raise RunError(f"resume={resume} is not the folder of a run: it holds no config.yaml")
     return resume
@@ -59,11 +62,13 @@ def _hydra_main(composed: DictConfig) -> None:
     settings = HydraConfig.get()
     try:
         run_job(composed, Path(settings.runtime.output_dir), list(settings.overrides.task))
-    except FragreconError as error:
-        # Hydra would print a line of its own first; in a sweep that line says which job it was.
-        if settings.mode == RunMode.MULTIRUN or _wants_traceback():
+    except Exception as error:
+        if settings.mode == RunMode.MULTIRUN:
+            log.error("job %s failed: %s", settings.job.num, error)  # Hydra will only tell of the first that did
             raise
-        sys.exit(f"error: {error}")
+        if _wants_traceback() or not isinstance(error, FragreconError):
+            raise
+        sys.exit(f"error: {error}")  # without the line that Hydra would print first
 
 
 def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any] | None:
@@ -74,6 +79,11 @@ def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[st
     if not first:
         logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
     record = Record(folder, writes=first)
+    if first and record.status and not composed.get("resume"):
+        raise RunError(
+            f"{folder} already holds a run, whose status is {record.status['status']}; "
+            f"go on with it by resume={folder}, or choose another folder (another sweep.name, for a sweep)"
+        )
     try:
         config = job_config(schema.parse(composed), overrides)
     except Exception as error:
@@ -89,6 +99,9 @@ def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[st
         from fragrecon import jobs
 
         return jobs.run(config, record, overrides)
+    except KeyboardInterrupt:
+        log.warning("stopped from the keyboard; go on with: python -m fragrecon.run resume=%s", folder)
+        sys.exit(130)
     except Exception as error:
         record.fail(error)
         raise
@@ -106,6 +119,7 @@ def job_config(composed: schema.Config, overrides: Sequence[str]) -> schema.Conf
     saved = load_run(source).config
     given = [override for override in overrides if override.partition("=")[0] not in _COMMANDS]
     merged = schema.overlay(saved, composed, given, GROUPS)
+    schema.check_same_model(saved, merged, resuming=bool(composed.resume))
     merged.resume = composed.resume
     if not composed.resume:
         merged.mode, merged.run = composed.mode, composed.run

@@ -189,6 +189,32 @@ def overlay(saved: Config, composed: Config, overrides: Sequence[str], groups: S
     return result
 
 
+def check_same_model(saved: Config, merged: Config, *, resuming: bool) -> None:
+    """Refuse to give a trained model another form; raises `ConfigError`.
+
+    Args:
+        saved: config the model was trained by.
+        merged: config it should be used by.
+        resuming: whether it should be trained on, which also takes the same fragments, objective and start.
+    """
+    fixed: dict[str, tuple[Any, Any]] = {"model": (saved.model, merged.model)}
+    if resuming:
+        fixed |= {
+            "objective": (saved.objective, merged.objective),
+            "data.fragment_size": (saved.data.fragment_shape[1:], merged.data.fragment_shape[1:]),
+            "data.channels": (saved.data.channels, merged.data.channels),
+            "data.image_size": (saved.data.image_size, merged.data.image_size),
+            "data.name": (saved.data.name, merged.data.name),
+            "init_from": (saved.init_from, merged.init_from),
+        }
+    for path, (before, after) in fixed.items():
+        if before != after:
+            raise ConfigError(
+                f"{path} of a trained run stays {before}, it cannot become {after}; "
+                "train a new run, from the weights of this one if they fit (init_from=FOLDER)"
+            )
+
+
 def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) -> Any:
     """Build what a node names.
 
@@ -210,6 +236,7 @@ def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) 
             if key not in parameters:
                 own = set(parameters) - set(facts) - set(list(parameters)[: len(arguments)])
                 raise ConfigError(f"{path}.{key} is not known to {node['_target_']}{nearest(key, own)}")
+    _check_types(target, given, path)
     injected = {name: value for name, value in facts.items() if name in parameters and name not in given}
     try:
         bound = inspect.signature(target).bind(*arguments, **injected, **given)
@@ -221,6 +248,20 @@ def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) 
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _check_types(target: Any, given: Mapping[str, Any], path: str) -> None:
+    """Hold arguments to the annotations of the target, where these are plain numbers, strings or sequences of them."""
+    try:
+        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):
+        return
+    for key, value in given.items():
+        kind = hints.get(key)
+        if get_origin(kind) is Sequence:
+            kind = list[get_args(kind)[0]]  # type: ignore[misc]
+        if kind in (int, float, bool, str) or get_origin(kind) is list:
+            _typed(kind, value, f"{path}.{key}")
 
 
 def _resolve(target: str, path: str) -> Any:

@@ -13,17 +13,18 @@ from fragrecon.run import compose
 
 
 class FragmentAutoencoderTrainer:
-    """Trains one of the models on ImageNet-64 files and scores it, as the command line does.
+    """Trains one of the models and scores it, as the command line does.
 
     Args:
         model_type: conv, linear, pca or supervised; any name in ``conf/model``.
-        data_path: folder with ``train_data/`` and ``dev_data/``.
+        data_path: folder of the images; by default of ImageNet-64's files, with ``train_data/`` and ``dev_data/``.
         images_per_batch: images a puzzle.
         batch_size: puzzles a batch.
         epochs: at most.
         latent_dim: of the embedding.
         early_stopping_patience: validations without improvement before training stops.
         folder: of the run; by default a new one under ``outputs/``.
+        data: format of the images; any name in ``conf/data``, such as folder.
         overrides: anything else, as on the command line: ``["optimizer.lr=3e-4"]``.
     """
 
@@ -37,10 +38,11 @@ class FragmentAutoencoderTrainer:
         latent_dim: int = 128,
         early_stopping_patience: int = 15,
         folder: str | Path | None = None,
+        data: str = "imagenet64",
         overrides: Sequence[str] = (),
     ) -> None:
         self.overrides = [
-            "data=imagenet64",
+            f"data={data}",
             f"model={model_type}",
             f"data.root='{data_path}'",
             f"data.images_per_puzzle={images_per_batch}",

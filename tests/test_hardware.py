@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fragrecon import hardware
+from fragrecon.errors import ConfigError
 from fragrecon.run import compose
 
 Machine = Callable[..., None]
@@ -89,12 +90,18 @@ def test_a_precision_that_is_given_is_kept(precision: str | int, machine: Machin
         assert hardware.precision_of({"accelerator": "cpu", "precision": precision}) == str(precision)
 
 
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "abacus"])
+def test_a_device_that_is_not_there_is_refused(accelerator: str, machine: Machine) -> None:
+    machine()
+    with pytest.raises(ConfigError, match=rf"trainer\.accelerator={accelerator} needs a device.*trainer=cpu"):
+        hardware.device_of({"accelerator": accelerator})
+
+
 def test_the_log_says_where_and_in_which_arithmetic(machine: Machine) -> None:
     machine(amx=True)
     text = hardware.describe({"accelerator": "cpu", "precision": "auto"})
-    assert text.startswith(
-        f"cpu, {torch.get_num_threads()} threads; it has bfloat16 units; training in bfloat16 autocast"
-    )
+    assert text.startswith(f"cpu, {torch.get_num_threads()} thread")
+    assert "; it has bfloat16 units; training in bfloat16 autocast" in text
     machine()
     text = hardware.describe({"accelerator": "cpu", "precision": "auto"})
     assert "it has no bfloat16 units; training in 32-true" in text

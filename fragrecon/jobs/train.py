@@ -50,9 +50,11 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
     check_model(config, data.grid)
     build(config.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
     initial = load_run(config.init_from).best_checkpoint if config.init_from else None
-    log.info("training on %s", hardware.describe(config.trainer))
     trainer = make_trainer(config, record)
-    check_share(config, trainer.num_devices * trainer.num_nodes)
+    processes = trainer.num_devices * trainer.num_nodes
+    check_share(config, processes)
+    together = f" by {processes} processes" if processes > 1 else ""
+    log.info("training%s on %s", together, hardware.describe(config.trainer))
     data.check(config.evaluation.puzzles)
     seconds["data"] = time.monotonic() - started
     with ending(trainer.loggers):
@@ -116,7 +118,7 @@ def make_learner(config: Config, data: FragmentData, trainer: pl.Trainer, initia
         f"{count_parameters(model):,}",
         f"{len(data.training_images()):,}",
         f"{len(data.validation_images()):,}",
-        data.batches_per_epoch,
+        data.epoch_length(config.trainer["limit_train_batches"]),
     )
     return learner
 
@@ -145,7 +147,13 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
     # What they warn of when a run is taken up again is what such a run has: batches go by the step, and means are kept.
-    for text in ("Checkpoint directory", "You're resuming from a checkpoint that ended", "The ``compute`` method of"):
+    # Short epochs are logged by their means, which no interval concerns.
+    for text in (
+        "Checkpoint directory",
+        "You're resuming from a checkpoint that ended",
+        "The ``compute`` method of",
+        "The number of training batches",
+    ):
         warnings.filterwarnings("ignore", message=text)
     callbacks = training_callbacks(config, record)
     if config.trainer["enable_progress_bar"] is None:
@@ -192,6 +200,10 @@ def fit(trainer: pl.Trainer, learner: Learner, data: FragmentData, record: Recor
     except SIGTERMException as stop:
         log.warning("stopped by SIGTERM; go on with: python -m fragrecon.run resume=%s", record.folder)
         raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own would end the process as if all were done
+    except SystemExit as stop:
+        if trainer.interrupted:  # Lightning's way to end on a Ctrl-C
+            raise KeyboardInterrupt from stop
+        raise
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

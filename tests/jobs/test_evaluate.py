@@ -17,7 +17,7 @@ def test_a_run_is_scored_again_exactly_and_left_as_it_was(cli: Cli, finished: Pa
     before = fingerprint(finished)
     result = cli.run("mode=evaluate", f"run={finished}", f"data.cache_dir={cli.cache}").ok()
     (folder,) = (cli.home / "outputs").glob("*/*")
-    assert "-evaluate-" in folder.name
+    assert folder.name.endswith("-evaluate")
     assert "KMeans ARI" in result.stdout
     again, own = metrics(folder), metrics(finished)
     for part in ("scores", "model_minus", "protocol", "data"):
@@ -107,3 +107,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, cache: Path, finished: 
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"best-.*\.ckpt"):
         job(tmp_path / "run", cache, "mode=evaluate", f"run={half}")
+
+
+@pytest.mark.parametrize("change", ["model=pca", "model.latent_dim=7"])
+def test_a_trained_model_is_not_recorded_as_another(tmp_path: Path, cache: Path, finished: Path, change: str) -> None:
+    with pytest.raises(ConfigError, match="model of a trained run stays"):
+        job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", change)

@@ -326,7 +326,18 @@ def test_what_is_refused_leaves_the_run_it_would_have_taken_up_as_it_was(tmp_pat
     folder = tmp_path / "run"
     job(folder, cache, *SHORT)
     before = fingerprint(folder)
-    for bad in ("seed=true", "~seed", "experiment=case_study"):
+    refused = (
+        "seed=true",
+        "~seed",
+        "experiment=case_study",
+        "model.latent_dim=5",
+        "model=pca",
+        "objective=cross_entropy",
+        "data.fragment_size=8",
+        "data.channels=1",
+        f"init_from={folder}",
+    )
+    for bad in refused:
         with pytest.raises(ConfigError):
             job(folder, cache, f"resume={folder}", bad)
     assert fingerprint(folder) == before
@@ -351,3 +362,27 @@ def test_another_optimizer_cannot_take_over_the_state_of_the_first(tmp_path: Pat
     job(folder, cache, *SHORT, "data.epochs=1")
     with pytest.raises(ConfigError, match="init_from=FOLDER"):
         job(folder, cache, f"resume={folder}", "trainer.max_epochs=2", "optimizer=adamw")
+
+
+@pytest.mark.parametrize("moment", [in_second_epoch, in_evaluation])
+def test_a_ctrl_c_says_how_to_go_on_and_changes_nothing(
+    tmp_path: Path, cache: Path, whole: Callable[[str], Path], moment: Callable[[Path], bool]
+) -> None:
+    cli, folder = Cli(tmp_path, cache), tmp_path / "run"
+    name = "dropout and plateau"
+    result = cli.stopped(lambda: moment(folder), signal.SIGINT, *LINES[name], f"hydra.run.dir='{folder}'")
+    assert result.code == 130, result.stderr
+    assert f"resume={folder}" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    assert status(folder)["status"] == "running"
+    cli.run(f"resume={folder}").ok()
+    assert_same_run(whole(name), folder)
+
+
+def test_a_finished_run_is_not_written_over(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "run"
+    job(folder, cache, *SHORT)
+    before = fingerprint(folder)
+    with pytest.raises(RunError, match=r"already holds a run.*resume="):
+        job(folder, cache, *SHORT)
+    assert fingerprint(folder) == before

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fragrecon.errors import ConfigError, DataError, TrainingError
+from fragrecon.errors import ConfigError, DataError, RunError, TrainingError
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.runs import load_run
 from tests import layouts
@@ -105,7 +105,7 @@ def test_init_from_starts_from_the_best_weights_of_the_other_run(tmp_path: Path,
 
 
 def test_init_from_a_model_of_another_size_is_refused(tmp_path: Path, cache: Path, finished: Path) -> None:
-    with pytest.raises(Exception, match="do not fit the model"):
+    with pytest.raises(RunError, match=r"do not fit ConvAutoencoder.*size mismatch"):
         job(tmp_path / "run", cache, *SMALL, "model=conv", "model.latent_dim=16", f"init_from={finished}")
     assert status(tmp_path / "run")["status"] == "failed"
 
