@@ -81,12 +81,17 @@ def test_the_course_of_a_training_is_told_by_its_best_and_its_last_epoch(
     assert last == "| `mine` | 1 | 10 | 0.2000 | 0.4000 | 2 | 0.1000 | 0.2500 |"
 
 
-def test_the_spectrum_script_prints_its_table(tmp_path: Path) -> None:
+def test_the_spectrum_script_prints_its_tables(tmp_path: Path) -> None:
     small = ["data.reader.train_images=300", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
     script = [sys.executable, str(ROOT / "experiments" / "spectrum.py"), *small, f"data.cache_dir={tmp_path}"]
     printed = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout
-    rows = [line for line in printed.splitlines() if re.match(r"\| \d", line)]
-    shares = [float(row.split("|")[2]) for row in rows]
-    assert len(rows) == 6
+    leading, cut = (
+        [[float(cell) for cell in row.split("|")[1:3]] for row in part.splitlines() if re.match(r"\| \d", row)]
+        for part in printed.split("KMeans ARI")
+    )
+    assert [number for number, _ in leading] == [1, 2, 3]
+    assert [count for count, _ in cut] == [3, 6, 12, 24, 64, 128]
+    shares = [share for _, share in cut]
     assert shares == sorted(shares)
     assert 0 < shares[0] < shares[-1] <= 1
+    assert sum(share for _, share in leading) == pytest.approx(shares[0], abs=0.002)
