@@ -16,7 +16,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from fragrecon import __version__, files
-from fragrecon.errors import FragreconError
+from fragrecon.errors import FragreconError, RunError
 from fragrecon.evaluation.statistics import Scores, paired, summary
 from fragrecon.schema import Config, config_hash
 
@@ -39,6 +39,14 @@ class Record:
         self.folder, self.writes = folder, writes
         path = folder / STATUS
         self.status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def check_unused(self) -> None:
+        """Refuse to begin where another run lies; raises `RunError`."""
+        if self.writes and self.status:
+            raise RunError(
+                f"{self.folder} already holds a run, whose status is {self.status['status']}; go on with it by "
+                f"resume={self.folder}, or choose another folder (another sweep.name, for a sweep)"
+            )
 
     def start(self, config: Config, overrides: Sequence[str]) -> None:
         """Write config and overrides, and note that the run is under way; a run taken up again keeps its first

@@ -79,11 +79,8 @@ def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[st
     if not first:
         logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
     record = Record(folder, writes=first)
-    if first and record.status and not composed.get("resume"):
-        raise RunError(
-            f"{folder} already holds a run, whose status is {record.status['status']}; "
-            f"go on with it by resume={folder}, or choose another folder (another sweep.name, for a sweep)"
-        )
+    if not composed.get("resume"):
+        record.check_unused()
     try:
         config = job_config(schema.parse(composed), overrides)
     except Exception as error:
@@ -102,9 +99,6 @@ def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[st
     except KeyboardInterrupt:
         log.warning("stopped from the keyboard; go on with: python -m fragrecon.run resume=%s", folder)
         sys.exit(130)
-    except Exception as error:
-        record.fail(error)
-        raise
 
 
 def job_config(composed: schema.Config, overrides: Sequence[str]) -> schema.Config:

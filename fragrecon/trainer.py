@@ -58,4 +58,6 @@ class FragmentAutoencoderTrainer:
 
     def train(self) -> dict[str, Any] | None:
         """Train and score; returns the run's metrics and leaves its record in ``folder``."""
-        return jobs.run(self.config, Record(self.folder), self.overrides)
+        record = Record(self.folder)
+        record.check_unused()
+        return jobs.run(self.config, record, self.overrides)

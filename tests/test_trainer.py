@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fragrecon.errors import ConfigError
+from fragrecon.errors import ConfigError, DataError, RunError
 from fragrecon.runs import load_run
 from fragrecon.trainer import FragmentAutoencoderTrainer
 from tests import layouts
@@ -51,3 +51,14 @@ def test_its_defaults_are_those_of_the_study() -> None:
 def test_a_value_that_cannot_be_meant_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="images_per_puzzle"):
         FragmentAutoencoderTrainer(images_per_batch=0)
+
+
+def test_a_failure_is_noted_and_a_folder_is_not_used_twice(tmp_path: Path) -> None:
+    trainer = FragmentAutoencoderTrainer(data_path=tmp_path / "nowhere", folder=tmp_path / "run")
+    with pytest.raises(DataError, match="nowhere"):
+        trainer.train()
+    status = load_run(trainer.folder).status
+    assert status["status"] == "failed"
+    assert "nowhere" in status["error"]
+    with pytest.raises(RunError, match="already holds a run"):
+        trainer.train()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import pkgutil
 from typing import Any
 
@@ -11,15 +10,17 @@ from fragrecon.errors import ConfigError, nearest
 from fragrecon.record import Record
 from fragrecon.schema import Config
 
-log = logging.getLogger(__name__)
-
 
 def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] | None:
     """Do the job that ``config.mode`` names, and note in its record how it ended."""
     record.start(config, overrides)
-    modes = [module.name for module in pkgutil.iter_modules(__path__)]
-    if config.mode not in modes:
-        raise ConfigError(f"mode='{config.mode}' is not known{nearest(config.mode, modes)}")
-    metrics: dict[str, Any] | None = importlib.import_module(f"{__name__}.{config.mode}").main(config, record)
+    try:
+        modes = [module.name for module in pkgutil.iter_modules(__path__)]
+        if config.mode not in modes:
+            raise ConfigError(f"mode='{config.mode}' is not known{nearest(config.mode, modes)}")
+        metrics: dict[str, Any] | None = importlib.import_module(f"{__name__}.{config.mode}").main(config, record)
+    except Exception as error:
+        record.fail(error)
+        raise
     record.finish()
     return metrics
