@@ -64,6 +64,7 @@ class EvaluationConfig:
     seed: int
     backend: str
     restarts: int
+    memory_mb: int
 
 
 @dataclass
@@ -346,6 +347,7 @@ def _check(config: Config) -> None:
         ("evaluation.batch_size", evaluation.batch_size, 1),
         ("evaluation.seed", evaluation.seed, 0),
         ("evaluation.restarts", evaluation.restarts, 1),
+        ("evaluation.memory_mb", evaluation.memory_mb, 1),
         ("selection.patience", config.selection.patience, 0),
         ("checkpoint.every_n_steps", config.checkpoint.every_n_steps, 1),
     ):

@@ -160,11 +160,7 @@ class FragmentData(pl.LightningDataModule):
 
     def fixed_batches(self, split: Split, available: Indices, count: int, purpose: str) -> FixedPuzzles:
         """``count`` puzzles that depend on nothing but ``puzzle_seed``, the images and the sizes."""
-        config = self.config
-        ids, orders = puzzles.fixed_puzzles(
-            available, count, config.images_per_puzzle, self.cells, self.puzzle_seed, purpose
-        )
-        return FixedPuzzles(self, split, ids, orders)
+        return FixedPuzzles(self, split, available, count, purpose)
 
     def validation_set(self) -> FixedPuzzles:
         return self.fixed_batches("train", self.validation_images(), self.validation_puzzles, "validation")
@@ -209,25 +205,36 @@ class FragmentData(pl.LightningDataModule):
 
 
 class FixedPuzzles:
-    """Puzzles that were drawn once and can be read in any batches.
+    """Puzzles that are the same however they are read, in whatever batches; they take no memory until then.
 
     Attributes:
-        ids: (puzzles, N), images of the split.
-        orders: (puzzles, F), places of the fragments.
+        data: where their images are.
+        split: of the images.
+        available: images of the split that they are drawn from.
+        count: how many there are.
+        purpose: keys the draws.
     """
 
-    def __init__(self, data: FragmentData, split: Split, ids: Indices, orders: Indices) -> None:
-        self.data, self.split, self.ids, self.orders = data, split, ids, orders
+    def __init__(self, data: FragmentData, split: Split, available: Indices, count: int, purpose: str) -> None:
+        self.data, self.split, self.available, self.count, self.purpose = data, split, available, count, purpose
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.count
 
     def read(self, part: slice) -> FragmentBatch:
-        ids = self.ids[part]
-        images, labels = self.data._read(self.split, ids)
-        size = self.data.config.fragment_shape[1:]
-        orders = torch.from_numpy(self.orders[part])
-        return puzzles.make_batch(images, labels, torch.from_numpy(ids), orders, size, step=part.start or 0)
+        data, (first, last, _) = self.data, part.indices(self.count)
+        ids, orders = puzzles.fixed_puzzles(
+            self.available,
+            first,
+            last - first,
+            data.config.images_per_puzzle,
+            data.cells,
+            data.puzzle_seed,
+            self.purpose,
+        )
+        images, labels = data._read(self.split, ids)
+        size = data.config.fragment_shape[1:]
+        return puzzles.make_batch(images, labels, torch.from_numpy(ids), torch.from_numpy(orders), size, step=first)
 
     def loader(
         self,

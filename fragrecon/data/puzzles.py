@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.seeds import numpy_generator
+from fragrecon.seeds import keys_of, numpy_generator, random_bits, uniforms
 
 Indices = npt.NDArray[np.int64]
 
@@ -173,26 +173,20 @@ def make_batch(
 def split_train_validation(count: int, share: float = 0.05) -> tuple[Indices, Indices]:
     """Divide training images 0..count-1 into a part to train on and a fixed part, ``share`` of them, for validation.
 
-    An image's side follows from a hash of its index alone (SplitMix64: Steele, Lea and Flood, OOPSLA 2014), not from
-    a seed or from the other images, so it is the same in every run.
+    An image's side follows from a hash of its index alone, not from a seed or from the other images, so it is the same
+    in every run.
     """
-    bits = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    uniform = (bits ^ (bits >> np.uint64(31))).astype(np.float64) / 2.0**64
-    held = uniform < share
+    held = uniforms(torch.zeros(1, dtype=torch.int64), count)[0].numpy() < share
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def fixed_puzzles(
-    available: Indices, puzzles: int, per_puzzle: int, cells: int, seed: int, purpose: str
+    available: Indices, first: int, count: int, per_puzzle: int, cells: int, seed: int, purpose: str
 ) -> tuple[Indices, Indices]:
-    """The puzzles of an evaluation: images (puzzles, N) and orders (puzzles, F).
-
-    The first ones stay the same when more are asked for.
-    """
-    images = draw_images(available, per_puzzle, 0, puzzles, seed, purpose)
-    return images, draw_orders(puzzles, per_puzzle * cells, numpy_generator(seed, f"orders/{purpose}"))
+    """Puzzles ``first .. first + count - 1`` of the endless row of an evaluation: images (count, N), orders (count, F)."""
+    images = draw_images(available, per_puzzle, first, count, seed, purpose)
+    bits = random_bits(keys_of(seed, f"orders/{purpose}", first, count), per_puzzle * cells)
+    return images, bits.argsort(1).numpy()
 
 
 def batches(total: int, size: int) -> Iterator[slice]:

@@ -16,7 +16,7 @@ from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch, batches
 from fragrecon.errors import ConfigError, TrainingError
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.seeds import seed_of, torch_generator
+from fragrecon.seeds import keys_of, uniforms
 
 ALGORITHMS = ("kmeans", "kmedoids")
 AGREEMENTS = {
@@ -43,11 +43,13 @@ class ClusteringProtocol:
         backend: what clusters.
         restarts: of KMeans.
         seed: keys the random numbers of each puzzle.
+        memory: bytes that clustering may take at once.
     """
 
     backend: Backend
     restarts: int
     seed: int
+    memory: int
 
     def score(self, embeddings: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
         """Scores (B,) of each metric for embeddings (B, F, D) of the batch's fragments, taken as they are.
@@ -55,42 +57,34 @@ class ClusteringProtocol:
         Raises:
             TrainingError: the embeddings hold numbers that are not finite.
         """
-        points = embeddings.detach().float().cpu()
+        points = embeddings.detach().float()
+        if points.device.type == "mps":  # which has no float64
+            points = points.cpu()
         if not torch.isfinite(points).all():
             raise TrainingError("the model's embeddings hold numbers that are not finite; they cannot be clustered")
         return self.agree(self.cluster(points, batch), batch)
 
     def cluster(self, points: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Labels (B, F) by each algorithm for points (B, F, D) on the CPU."""
-        seeds = [seed_of(self.seed, "clustering", batch.step + i) for i in range(len(batch))]
-        k = batch.images_per_puzzle
+        """Labels (B, F) by each algorithm for points (B, F, D)."""
+        keys, k = keys_of(self.seed, "clustering", batch.step, len(batch)), batch.images_per_puzzle
         return {
-            "kmeans": self.backend.kmeans(points, k, seeds, self.restarts),
-            "kmedoids": self.backend.kmedoids(points, k, seeds),
+            "kmeans": self.backend.kmeans(points, k, keys, self.restarts, self.memory),
+            "kmedoids": self.backend.kmedoids(points, k, self.memory),
         }
 
     def score_random(self, batch: FragmentBatch) -> dict[str, Tensor]:
         """Scores of assigning each fragment to an image by chance, drawn for each algorithm anew."""
-        shape = batch.source_ids.shape
-        labels = {}
-        for number, algorithm in enumerate(ALGORITHMS):
-            rows = [
-                torch.randint(
-                    batch.images_per_puzzle,
-                    shape[1:],
-                    generator=torch_generator(self.seed, "random assignment", number, batch.step + i),
-                )
-                for i in range(len(batch))
-            ]
-            labels[algorithm] = torch.stack(rows)
-        return self.agree(labels, batch)
+        puzzles, fragments = batch.source_ids.shape
+        keys = keys_of(self.seed, "random assignment", batch.step, puzzles)
+        drawn = (uniforms(keys, len(ALGORITHMS) * fragments) * batch.images_per_puzzle).long()
+        return self.agree(dict(zip(ALGORITHMS, drawn.split(fragments, 1), strict=True)), batch)
 
     def agree(self, labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
         """Scores of the labels (B, F) that each algorithm gave."""
         truth = batch.source_ids.cpu()
         scores: dict[str, Tensor] = {}
         for algorithm in ALGORITHMS:
-            table = agreement.contingency(labels[algorithm], truth)
+            table = agreement.contingency(labels[algorithm].cpu(), truth)
             scores |= {f"{algorithm}_{name}": score(table) for name, score in AGREEMENTS.items()}
         for name in ("ari", "nmi"):
             scores[f"mean_{name}"] = torch.stack([scores[f"{a}_{name}"] for a in ALGORITHMS]).mean(0)

@@ -63,7 +63,8 @@ def open_data(config: Config) -> FragmentData:
 
 def protocol_of(config: Config) -> ClusteringProtocol:
     evaluation = config.evaluation
-    return ClusteringProtocol(load_backend(evaluation.backend), evaluation.restarts, evaluation.seed)
+    backend = load_backend(evaluation.backend)
+    return ClusteringProtocol(backend, evaluation.restarts, evaluation.seed, evaluation.memory_mb * 2**20)
 
 
 def score(
@@ -135,7 +136,7 @@ def draw_puzzle(
     from fragrecon.report import figures
 
     batch = data.test_set(1).read(slice(0, 1)).to(device).as_float()
-    groups = protocol.cluster(model.encode(batch.fragments).float().cpu(), batch)["kmeans"]
+    groups = protocol.cluster(model.encode(batch.fragments).float(), batch)["kmeans"]
     figure = figures.puzzle_figure(batch, groups, data.grid, f"grouped by KMeans on {type(model).__name__}")
     figures.save(figure, record.folder / FIGURES / "puzzle.png")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 from kmedoids import fasterpam
@@ -12,28 +11,28 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from fragrecon.clustering.backends import check_points
+from fragrecon.clustering.problems import check_points
 
 
-def kmeans(points: Tensor, k: int, seeds: Sequence[int], restarts: int = 10) -> Tensor:
+def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
     check_points(points, k)
     labels = torch.empty(points.shape[:2], dtype=torch.int64)
     # On a problem this small OpenMP's threads cost more than they do.
     with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct points than clusters is a fair answer of a collapsed model, and scored as such.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for found, problem, seed in zip(labels, points, seeds, strict=True):
-            solver = KMeans(k, init="k-means++", n_init=restarts, random_state=seed % 2**32)
+        for found, problem, key in zip(labels, points.cpu(), keys.tolist(), strict=True):
+            solver = KMeans(k, init="k-means++", n_init=restarts, random_state=key % 2**32)
             found[:] = torch.from_numpy(solver.fit(problem.numpy()).labels_)
-    return labels
+    return labels.to(points.device)
 
 
-def kmedoids(points: Tensor, k: int, seeds: Sequence[int]) -> Tensor:
-    """FasterPAM (Schubert and Rousseeuw, Information Systems 2021) from a BUILD start, which needs no seed."""
+def kmedoids(points: Tensor, k: int, memory: int) -> Tensor:
+    """FasterPAM (Schubert and Rousseeuw, Information Systems 2021)."""
     check_points(points, k)
-    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").float()
     labels = torch.empty(points.shape[:2], dtype=torch.int64)
-    for problem in range(len(points)):
-        found = fasterpam(distances[problem].numpy(), k, init="build", n_cpu=1)
-        labels[problem] = torch.from_numpy(found.labels.astype("int64"))
-    return labels
+    for found, problem in zip(labels, points.cpu(), strict=True):
+        distances = torch.cdist(problem, problem, compute_mode="donot_use_mm_for_euclid_dist").float()
+        solved = fasterpam(distances.numpy(), k, init="build", n_cpu=1)
+        found[:] = torch.from_numpy(solved.labels.astype("int64"))
+    return labels.to(points.device)

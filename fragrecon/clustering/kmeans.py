@@ -1,0 +1,166 @@
+"""KMeans of many small problems at once, on any device.
+
+Shapes: P problems of n points in D dimensions, R restarts, k clusters, T trials.
+
+All of it happens in the space of inner products. With W (k, n) the indicator of the clusters and G (n, n) = X Xt, the
+squared distance of point i to the centre of cluster c is, up to a term of i alone,
+
+    W_c G Wt_c / |c|^2 - 2 (W G)_ci / |c|
+
+so that a step of Lloyd's algorithm, for all restarts of all problems, is one batched product and a few passes over its
+result. Where D is small, W G is cheaper as (W X) Xt.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fragrecon.clustering.problems import MEMORY, centred, check_points, parts, rows_of, squared_distances
+from fragrecon.seeds import uniforms
+
+MAX_STEPS = 300
+
+
+class KMeans(NamedTuple):
+    """Labels (P, n) in 0..k-1, and the sum of squared distances to the centres (P,), float64."""
+
+    labels: Tensor
+    inertia: Tensor
+
+
+def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int = 10, memory: int = MEMORY) -> KMeans:
+    """The clustering of least inertia out of ``restarts``.
+
+    Each starts from greedy k-means++ (Arthur and Vassilvitskii, SODA 2007, with 2 + log k trials a centre as in their
+    implementation) and goes by Lloyd's algorithm until no label changes, at most 300 steps. A cluster that runs empty
+    takes the point farthest from its own centre; where fewer distinct points than clusters are left, clusters stay
+    empty.
+
+    Args:
+        points: (P, n, D) of any floating type; computed in float32.
+        k: clusters.
+        keys: (P,) int64, see `fragrecon.seeds`: what a problem's random numbers follow from, wherever it stands.
+        restarts: of which the best counts.
+        memory: bytes; decides how many problems go together.
+
+    Raises:
+        ValueError: wrong shapes, more clusters than points, or numbers that are not finite.
+    """
+    check_points(points, k)
+    if keys.shape != points.shape[:1]:
+        raise ValueError(f"keys should be ({len(points)},), not {tuple(keys.shape)}")
+    n = points.shape[1]
+    labels = torch.empty(points.shape[:2], dtype=torch.int64, device=points.device)
+    inertia = torch.empty(len(points), dtype=torch.float64, device=points.device)
+    bytes_each = 4 * n * (3 * n + 2 * points.shape[2] + 5 * restarts * k)
+    for part in parts(len(points), bytes_each, memory):
+        about_mean, scale = centred(points[part].float())
+        labels[part], least = _solve(about_mean, k, keys[part].to(points.device), restarts)
+        inertia[part] = least.double() * scale.double().square().flatten()
+    return KMeans(labels, inertia)
+
+
+def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor, Tensor]:
+    """Labels (P, n) and inertia (P,) of the best restart."""
+    problems, n, dim = points.shape
+    distances = squared_distances(points)
+    trials = 2 + int(math.log(k))
+    draws = uniforms(keys, restarts * k * trials).float().clamp_(max=1 - 2**-24).view(problems, restarts, k, trials)
+    starts = rows_of(distances, _plus_plus(distances, draws))  # (P, R, k, n)
+    del distances
+
+    products = points if 2 * dim < n else points @ points.mT
+    norms = points.square().sum(-1).unsqueeze(1)  # (P, 1, n)
+    best_labels = torch.empty(problems, restarts, n, dtype=torch.int64, device=points.device)
+    best = torch.empty(problems, restarts, device=points.device)
+    rows = torch.arange(problems, device=points.device).unsqueeze(1)
+    slots = torch.arange(restarts, device=points.device).expand(problems, restarts)
+    numbers = torch.arange(k, device=points.device).float()
+
+    members, _ = _assign(starts)
+    for step in range(1, MAX_STEPS + 1):
+        active = members.shape[1]
+        sums = _inner(members.view(len(members), active * k, n), products).view_as(members)
+        counts = members.sum(-1, keepdim=True)
+        own = (members * sums).sum(-1, keepdim=True)
+        weights = 1 / counts.clamp(min=1)
+        scores = sums.mul_(-2 * weights).add_(own * weights.square())
+        if bool((counts == 0).any()):
+            scores.masked_fill_(counts == 0, math.inf)
+            moved, nearest = _assign(scores)
+            moved = _fill_empty(moved, nearest + norms)
+        else:
+            moved, nearest = _assign(scores)
+        stays = (moved * members).sum((2, 3)) == n
+        members = moved
+        if step == MAX_STEPS:
+            stays = torch.ones_like(stays)
+        if not bool(stays.any()):
+            continue
+        # Restarts that have ended leave, and of each problem equally many go on: all that a product can take.
+        ended = stays.nonzero(as_tuple=True)
+        home = (rows.expand_as(stays)[ended], slots[ended])
+        best[home] = (nearest + norms).sum(-1)[ended]
+        best_labels[home] = (numbers @ members[ended]).long()
+        going, problems_left = int((~stays).sum(1).max()), (~stays).any(1)
+        if going == 0:
+            break
+        if going < active or not bool(problems_left.all()):
+            order = stays.int().argsort(dim=1, stable=True)[:, :going]
+            members = members[torch.arange(len(members), device=points.device).unsqueeze(1), order][problems_left]
+            slots, rows = slots.gather(1, order)[problems_left], rows[problems_left]
+            products, norms = products[problems_left], norms[problems_left]
+    least, chosen = best.min(1)
+    return best_labels.gather(1, chosen.view(-1, 1, 1).expand(-1, 1, n)).squeeze(1), least
+
+
+def _plus_plus(distances: Tensor, draws: Tensor) -> Tensor:
+    """Greedy k-means++: points (P, R, k) to start from, by squared distances (P, n, n) and numbers (P, R, k, T)."""
+    problems, restarts, k, trials = draws.shape
+    n = distances.shape[1]
+    chosen = torch.empty(problems, restarts, k, dtype=torch.int64, device=distances.device)
+    chosen[..., 0] = (draws[..., 0, 0] * n).long()
+    closest = rows_of(distances, chosen[..., 0])  # (P, R, n)
+    for place in range(1, k):
+        mass = closest.cumsum(-1)
+        tried = torch.searchsorted(mass, draws[..., place, :] * mass[..., -1:], right=True).clamp_(max=n - 1)
+        nearer = torch.minimum(rows_of(distances, tried), closest.unsqueeze(2))  # (P, R, T, n)
+        best = nearer.sum(-1).argmin(-1, keepdim=True)
+        chosen[..., place] = tried.gather(2, best).squeeze(2)
+        closest = nearer.gather(2, best.unsqueeze(-1).expand(-1, -1, -1, n)).squeeze(2)
+    return chosen
+
+
+def _inner(members: Tensor, products: Tensor) -> Tensor:
+    """W G (P, Rk, n) of indicators W, with G either given (P, n, n) or as points X (P, n, D), G = X Xt."""
+    if products.shape[1] == products.shape[2]:
+        return members @ products
+    return (members @ products) @ products.mT
+
+
+def _assign(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Indicators (P, R, k, n) of the cluster of least score for each point, and those scores (P, R, n).
+
+    Comparing with the minimum writes the indicator in one pass; of equal scores, the first counts.
+    """
+    least = scores.amin(2, keepdim=True)
+    members = torch.eq(scores, least, out=torch.empty_like(scores))
+    if bool((members.sum((2, 3)) > scores.shape[3]).any()):
+        members *= members.cumsum(2) == 1
+    return members, least.squeeze(2)
+
+
+def _fill_empty(members: Tensor, distances: Tensor) -> Tensor:
+    """Give each empty cluster a point, the farthest (by ``distances`` (P, R, n)) first; none that lies on its centre."""
+    empty = members.sum(-1) == 0
+    places = distances.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)  # 0 for the farthest
+    clusters = empty.int().argsort(dim=-1, descending=True, stable=True)  # the empty ones first
+    k, tiny = members.shape[2], torch.finfo(distances.dtype).eps
+    taken = (places < empty.sum(-1, keepdim=True)) & (distances > tiny)
+    target = clusters.gather(-1, places.clamp(max=k - 1))
+    ones = torch.zeros_like(members).scatter_(2, target.unsqueeze(2), 1.0)
+    return torch.where(taken.unsqueeze(2), ones, members)

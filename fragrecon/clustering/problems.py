@@ -1,0 +1,65 @@
+"""What all clusterings of many small problems share: checks of their points, distances, and how many go at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+MEMORY = 64 * 2**20
+"""Bytes that the work on one batch of problems may take, if nothing else is said. Somewhat more than a cache holds is
+the fastest on a CPU; a GPU wants more.
+"""
+
+
+def check_points(points: Tensor, k: int) -> None:
+    """Refuse what a clustering could only answer with nonsense.
+
+    Raises:
+        ValueError: wrong shape, more clusters than points, or numbers that are not finite (which some libraries take
+            silently).
+    """
+    if points.ndim != 3:
+        raise ValueError(f"points should be (P, n, D), not {tuple(points.shape)}")
+    if not 1 <= k <= points.shape[1]:
+        raise ValueError(f"{k} clusters cannot be made of {points.shape[1]} points")
+    # A finite sum is the proof in one pass; an infinite one may be a mere overflow.
+    if not torch.isfinite(points.sum()) and not torch.isfinite(points).all():
+        raise ValueError("the points to cluster hold numbers that are not finite")
+
+
+def parts(problems: int, bytes_each: int, memory: int) -> Iterator[slice]:
+    """Slices of as many problems as fit into ``memory`` bytes, at least one, that cover 0..problems-1."""
+    size = max(1, memory // bytes_each)
+    return (slice(start, min(start + size, problems)) for start in range(0, problems, size))
+
+
+def centred(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (P, n, D) about their mean, over the largest coordinate of their problem; and that scale (P, 1, 1).
+
+    Neither changes a clustering, and both keep squares within the range and the precision of the type.
+    """
+    points = points - points.mean(1, keepdim=True)
+    scale = points.abs().amax((1, 2), keepdim=True)
+    scale = scale.where(scale > 0, 1.0)
+    return points / scale, scale
+
+
+def squared_distances(points: Tensor) -> Tensor:
+    """Between all points (P, n, D) of a problem, (P, n, n), by way of their inner products.
+
+    The rounding error is that of the square of the points' norm, so they should be `centred`.
+    """
+    products = points @ points.mT
+    norms = products.diagonal(dim1=1, dim2=2).clone()
+    distances = products.mul_(-2).add_(norms.unsqueeze(1)).add_(norms.unsqueeze(2)).clamp_(min=0)
+    distances.diagonal(dim1=1, dim2=2).zero_()
+    return distances
+
+
+def rows_of(matrices: Tensor, chosen: Tensor) -> Tensor:
+    """Rows (P, ..., m) of matrices (P, n, m) at the places ``chosen`` (P, ...)."""
+    problems, n, m = matrices.shape
+    starts = torch.arange(0, problems * n, n, device=chosen.device).view(-1, *[1] * (chosen.ndim - 1))
+    return matrices.view(problems * n, m).index_select(0, (chosen + starts).flatten()).view(*chosen.shape, m)
