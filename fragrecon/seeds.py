@@ -4,8 +4,8 @@ All positions of one purpose must have one length: NumPy's seed sequence fills u
 are the same position.
 
 Where many small things need numbers of their own, such as the puzzles of an evaluation, each has a *key*, and its
-numbers are hashes of that key and of their place (SplitMix64: Steele, Lea and Flood, OOPSLA 2014): all are made at once,
-on any device, and alike however the things are put into batches.
+numbers are hashes of that key and of their place (SplitMix64: Steele, Lea and Flood, OOPSLA 2014): all are made at
+once, on any device, and alike however the things are put into batches.
 """
 
 from __future__ import annotations

@@ -120,8 +120,7 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
 
 def _plus_plus(distances: Tensor, draws: Tensor) -> Tensor:
     """Greedy k-means++: points (P, R, k) to start from, by squared distances (P, n, n) and numbers (P, R, k, T)."""
-    problems, restarts, k, trials = draws.shape
-    n = distances.shape[1]
+    (problems, restarts, k, _), n = draws.shape, distances.shape[1]
     chosen = torch.empty(problems, restarts, k, dtype=torch.int64, device=distances.device)
     chosen[..., 0] = (draws[..., 0, 0] * n).long()
     closest = rows_of(distances, chosen[..., 0])  # (P, R, n)
@@ -155,7 +154,7 @@ def _assign(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fill_empty(members: Tensor, distances: Tensor) -> Tensor:
-    """Give each empty cluster a point, the farthest (by ``distances`` (P, R, n)) first; none that lies on its centre."""
+    """Give each empty cluster a point, the farthest by ``distances`` (P, R, n) first; none that lies on its centre."""
     empty = members.sum(-1) == 0
     places = distances.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)  # 0 for the farthest
     clusters = empty.int().argsort(dim=-1, descending=True, stable=True)  # the empty ones first

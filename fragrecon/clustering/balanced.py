@@ -1,0 +1,77 @@
+"""Clusters of exactly equal size, for a batch of small problems.
+
+Shapes: P problems of n points in D dimensions, k clusters of n / k points.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from fragrecon.clustering.kmeans import kmeans
+from fragrecon.clustering.problems import MEMORY, check_points
+
+MAX_STEPS = 100
+
+
+def assign(scores: Tensor) -> Tensor:
+    """Labels (P, n) that give each of k clusters exactly n / k points, of the greatest sum of scores (P, n, k).
+
+    Raises:
+        ValueError: the points cannot be shared equally, or a score is not finite.
+    """
+    if scores.ndim != 3:
+        raise ValueError(f"scores should be (P, n, k), not {tuple(scores.shape)}")
+    problems, n, k = scores.shape
+    size = _size(n, k)
+    if not torch.isfinite(scores).all():
+        raise ValueError("the scores to assign by hold numbers that are not finite")
+    labels = torch.empty(problems, n, dtype=torch.int64)
+    # An assignment to n places, of which every cluster has as many as points.
+    places = scores.detach().double().cpu().repeat_interleave(size, 2).numpy()
+    for found, problem in zip(labels, places, strict=True):
+        found[:] = torch.from_numpy(linear_sum_assignment(problem, maximize=True)[1] // size)
+    return labels.to(scores.device)
+
+
+def balanced_kmeans(points: Tensor, k: int, keys: Tensor, restarts: int = 10, memory: int = MEMORY) -> Tensor:
+    """Labels (P, n) of KMeans with clusters of exactly n / k points.
+
+    From the centres that `kmeans` finds, points are assigned to centres in the best balanced way and centres moved to
+    their points in turn, until no label changes (Malinen and Fraenti, "Balanced K-Means for Clustering", 2014).
+
+    Args:
+        points: (P, n, D).
+        k: clusters.
+        keys: (P,), as for `kmeans`.
+        restarts: as for `kmeans`.
+        memory: as for `kmeans`.
+
+    Raises:
+        ValueError: as of `kmeans`, and where the points cannot be shared equally.
+    """
+    check_points(points, k)
+    _size(points.shape[1], k)
+    labels = kmeans(points, k, keys, restarts, memory).labels
+    wide, rows = points.double(), torch.arange(len(points), device=points.device)
+    for _ in range(MAX_STEPS):
+        own = wide[rows]
+        members = torch.nn.functional.one_hot(labels[rows], k).to(own.dtype).mT
+        counts = members.sum(-1, keepdim=True)
+        # Only at the start can a cluster be empty; all centres that are of no point then lie at the mean of all.
+        centres = torch.where(counts > 0, members @ own / counts.clamp(min=1), own.mean(1, keepdim=True))
+        closeness = 2 * own @ centres.mT - centres.square().sum(-1).unsqueeze(1)
+        moved = assign(closeness)
+        changed = (moved != labels[rows]).any(1)
+        labels[rows] = moved
+        rows = rows[changed]
+        if len(rows) == 0:
+            break
+    return labels
+
+
+def _size(n: int, k: int) -> int:
+    if k < 1 or n % k:
+        raise ValueError(f"{n} points cannot be shared equally by {k} clusters")
+    return n // k
