@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
 # Temporary files are private; what takes their place has the permissions any other new file would have.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -62,6 +65,20 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Rows of a file of `write_csv`, without their empty cells."""
     with path.open(newline="") as file:
         return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write named arrays as an ``.npz`` file."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    with atomic_file(path) as file:
+        file.write(content.getbuffer())
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Named arrays of a file of `write_arrays`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 @contextmanager

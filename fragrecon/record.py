@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import platform
 import traceback
@@ -12,17 +11,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from omegaconf import OmegaConf
 
 from fragrecon import __version__, files
 from fragrecon.errors import FragreconError, RunError
-from fragrecon.evaluation.statistics import Scores, paired, summary
+from fragrecon.evaluation.statistics import Scores, paired_summaries, summary
 from fragrecon.schema import Config, config_hash
 
 Stage = Literal["training", "evaluation"]
 
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
+ROBUSTNESS = "robustness.csv"
 METRICS, EPOCHS, SCORES, CHECKPOINTS, FIGURES = "metrics.json", "metrics.csv", "scores.npz", "checkpoints", "figures"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
 
@@ -119,10 +118,7 @@ class Record:
             "scores": {
                 method: {metric: summary(values) for metric, values in rows.items()} for method, rows in scores.items()
             },
-            "model_minus": {
-                method: {metric: paired(scores["model"][metric], scores[method][metric]) for metric in scores["model"]}
-                for method in baselines
-            },
+            "model_minus": {method: paired_summaries(scores["model"], scores[method]) for method in baselines},
             "model": dict(model),
             "data": dict(data),
             "versions": versions(),
@@ -132,12 +128,14 @@ class Record:
             arrays = {
                 f"{method}/{metric}": values for method, rows in scores.items() for metric, values in rows.items()
             }
-            with files.atomic_file(self.folder / SCORES) as file:
-                buffer = io.BytesIO()
-                np.savez(buffer, **arrays)  # type: ignore[arg-type]
-                file.write(buffer.getvalue())
+            files.write_arrays(self.folder / SCORES, arrays)
             files.write_json(self.folder / METRICS, metrics)
         return metrics
+
+    def write_robustness(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``robustness.csv``: a row for each condition, method and metric."""
+        if self.writes:
+            files.write_csv(self.folder / ROBUSTNESS, rows)
 
 
 def versions() -> dict[str, str]:

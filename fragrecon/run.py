@@ -49,8 +49,12 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
 
 
 def job_folder(number: int, overrides: str) -> str:
-    """The folder's name of a job of a sweep, which its number alone makes its own; file systems take 255 bytes."""
-    return f"{number}-{overrides}".replace("/", "_").encode()[:200].decode(errors="ignore")
+    """The folder's name of a job of a sweep, which its number alone makes its own; file systems take 255 bytes.
+
+    Of the characters that mean something to Hydra, or to a shell, none is left, so that ``run=`` takes it as it is.
+    """
+    name = re.sub(r"[^\w.+-]+", "_", f"{number}-{overrides}".replace("=", "-"))
+    return name.encode()[:200].decode(errors="ignore")
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)

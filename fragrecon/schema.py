@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
@@ -54,6 +54,19 @@ class DataConfig:
 
 
 @dataclass
+class RobustnessConfig:
+    """Conditions to score under besides the usual: along each axis, a list of values."""
+
+    puzzles: int
+    images: list[int]
+    fragment_size: list[int]
+    noise: list[float]
+    rotation: list[float]
+    jitter: list[float]
+    gap: list[int]
+
+
+@dataclass
 class EvaluationConfig:
     """How models are scored: the clustering protocol and how many puzzles it gets."""
 
@@ -64,7 +77,8 @@ class EvaluationConfig:
     seed: int
     backend: str
     restarts: int
-    memory_mb: int
+    memory_mb: int = 64
+    robustness: RobustnessConfig | None = None
 
 
 @dataclass
@@ -303,9 +317,10 @@ def _typed(kind: Any, value: Any, path: str) -> Any:
         for key in value:
             if key not in hints:
                 raise ConfigError(f"unknown key {prefix}{key}{nearest(str(key), hints)}")
-        if missing := [key for key in hints if key not in value]:
+        # A key with a default came later: runs that were saved before it still open.
+        if missing := [f.name for f in fields(kind) if f.name not in value and f.default is MISSING]:
             raise ConfigError(f"missing key {prefix}{missing[0]}")
-        return cast(Any, kind)(**{key: _typed(hint, value[key], prefix + key) for key, hint in hints.items()})
+        return cast(Any, kind)(**{key: _typed(hints[key], item, prefix + key) for key, item in value.items()})
     if value == "???":
         raise ConfigError(f"{path} must be set: {path}=VALUE")
     if type(None) in arguments:
@@ -353,6 +368,16 @@ def _check(config: Config) -> None:
     ):
         if value is not None and value < least:
             raise ConfigError(f"{path}={value} should be at least {least}")
+    if harder := evaluation.robustness:
+        for field in fields(harder):
+            values = getattr(harder, field.name)
+            if min(values if isinstance(values, list) else [values], default=1) <= 0:
+                raise ConfigError(f"evaluation.robustness.{field.name}={values} should be above 0")
+        if harder.puzzles > evaluation.puzzles:
+            raise ConfigError(
+                f"evaluation.robustness.puzzles={harder.puzzles} should be at most "
+                f"evaluation.puzzles={evaluation.puzzles}, of which they are the first"
+            )
     for key, strength in data.augment.items():
         if strength < 0:
             raise ConfigError(f"data.augment.{key}={strength} should not be negative; 0 switches it off")

@@ -288,7 +288,8 @@ def test_a_sweep_over_the_models_leaves_a_record_a_job(cli: Cli) -> None:
 
 
 def test_a_job_of_a_sweep_has_a_folder_whatever_its_overrides_are() -> None:
-    assert command.job_folder(3, "model=pca,seed=1") == "3-model=pca,seed=1"
+    assert command.job_folder(3, "model=pca,seed=1") == "3-model-pca_seed-1"
+    assert command.job_folder(0, "model.channels=[32,64],model=conv") == "0-model.channels-_32_64_model-conv"
     assert "/" not in command.job_folder(0, "data.root=/some/where")
     assert len(command.job_folder(12, "ü" * 300).encode()) <= 200
 

@@ -82,9 +82,9 @@ def _expected_mutual_info(table: Tensor) -> Tensor:
     once for each pair of sizes that occurs, whatever the number of problems.
     """
     rows, columns, total = table.sum(2).long(), table.sum(1).long(), table.sum((1, 2)).long()
-    sizes = torch.broadcast_tensors(rows.unsqueeze(2), columns.unsqueeze(1), total.view(-1, 1, 1))
     base = int(total.max()) + 1
-    codes, places = torch.unique((sizes[2] * base + sizes[0]) * base + sizes[1], return_inverse=True)
+    pairs = (total.view(-1, 1, 1) * base + rows.unsqueeze(2)) * base + columns.unsqueeze(1)
+    codes, places = torch.unique(pairs, return_inverse=True)
     a, b, n = (codes // base % base).unsqueeze(1), (codes % base).unsqueeze(1), (codes // base**2).unsqueeze(1)
     shared = torch.arange(1, int(torch.minimum(a, b).max().clamp(min=1)) + 1, device=table.device)
     possible = (shared <= a) & (shared <= b) & (shared >= a + b - n)

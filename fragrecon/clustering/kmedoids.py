@@ -108,7 +108,7 @@ def _best_swap(candidates: Tensor, to_medoids: Tensor) -> tuple[Tensor, Tensor, 
         second = torch.full_like(first, torch.inf)
     else:
         nearest = to_medoids.topk(2, 1, largest=False)
-        (first, second), owner = nearest.values.split(1, 1), nearest.indices[:, :1]
+        first, second, owner = nearest.values[:, :1], nearest.values[:, 1:], nearest.indices[:, :1]
     members = torch.zeros_like(to_medoids).scatter_(1, owner, 1.0)
     # What a point loses when its own medoid leaves: it goes to the candidate or to its second.
     leaving = torch.minimum(torch.maximum(candidates, first), second).sub_(first) @ members.mT  # (P, m, k)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -77,15 +78,27 @@ class FragmentData(pl.LightningDataModule):
         self._stores: dict[Split, Store] = {}
 
     @property
+    def cache(self) -> Path:
+        """Folder of what is computed once for all runs."""
+        given = self.config.cache_dir
+        cache = Path(given) if given else platformdirs.user_cache_path("fragrecon")
+        return cache.expanduser().absolute()
+
+    def variant(self, **changes: Any) -> FragmentData:
+        """The same images as other puzzles, by changes to the ``data`` section."""
+        config = dataclasses.replace(self.config, **changes)
+        other = FragmentData(config, self.reader, self.seed, self.puzzle_seed, self.validation_puzzles)
+        other._stores = self._stores
+        return other
+
+    @property
     def cells(self) -> int:
         return self.grid[0] * self.grid[1]
 
     def store(self, split: Split) -> Store:
         """The store of a split, opened (and converted, if that was never done) at its first use."""
         if split not in self._stores:
-            config = self.config
-            cache = Path(config.cache_dir) if config.cache_dir else platformdirs.user_cache_path("fragrecon")
-            self._stores[split] = open_or_build(self.reader, config.name, split, cache.expanduser().absolute())
+            self._stores[split] = open_or_build(self.reader, self.config.name, split, self.cache)
         return self._stores[split]
 
     def training_images(self) -> Indices:

@@ -183,7 +183,7 @@ def split_train_validation(count: int, share: float = 0.05) -> tuple[Indices, In
 def fixed_puzzles(
     available: Indices, first: int, count: int, per_puzzle: int, cells: int, seed: int, purpose: str
 ) -> tuple[Indices, Indices]:
-    """Puzzles ``first .. first + count - 1`` of an evaluation's endless row: images (count, N) and orders (count, F)."""
+    """Puzzles ``first .. first + count - 1`` of an endless row: images (count, N) and orders (count, F)."""
     images = draw_images(available, per_puzzle, first, count, seed, purpose)
     bits = random_bits(keys_of(seed, f"orders/{purpose}", first, count), per_puzzle * cells)
     return images, bits.argsort(1).numpy()

@@ -4,7 +4,7 @@ from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from fragrecon.clustering import agreement
 from fragrecon.clustering.backends import Backend
+from fragrecon.clustering.balanced import balanced_kmeans
+from fragrecon.clustering.count import estimate_count
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch, batches
 from fragrecon.errors import ConfigError, TrainingError
@@ -24,20 +26,33 @@ AGREEMENTS = {
     "nmi": agreement.normalized_mutual_info,
     "purity": agreement.purity,
 }
+FURTHER_AGREEMENTS = {
+    "ami": agreement.adjusted_mutual_info,
+    "accuracy": agreement.accuracy,
+    "precision": agreement.pair_precision,
+    "recall": agreement.pair_recall,
+}
 METRICS = (
     *(f"{algorithm}_{name}" for algorithm in ALGORITHMS for name in AGREEMENTS),
     "mean_ari",
     "mean_nmi",
     "mean_clustering_score",
 )
+"""What is scored at every validation."""
+
+FEWEST_MEMBERS = 4
+"""Where the number of images is unknown, it is sought up to this share of the fragments."""
 
 Embed = Callable[[FragmentBatch], Tensor]
 """From a batch with fragments as float to embeddings (B, F, D)."""
 
+Score = Callable[[FragmentBatch], dict[str, Tensor]]
+"""From a batch with fragments as float to scores (B,) by metric."""
+
 
 @dataclass(frozen=True)
 class ClusteringProtocol:
-    """KMeans and KMedoids with the number of images known, each scored by ARI, NMI and purity.
+    """KMeans and KMedoids with the number of images known, each scored by its agreement with the truth.
 
     Attributes:
         backend: what clusters.
@@ -52,44 +67,96 @@ class ClusteringProtocol:
     memory: int
 
     def score(self, embeddings: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Scores (B,) of each metric for embeddings (B, F, D) of the batch's fragments, taken as they are.
+        """Scores (B,) of `METRICS` for embeddings (B, F, D) of the batch's fragments, taken as they are.
 
         Raises:
             TrainingError: the embeddings hold numbers that are not finite.
         """
-        points = embeddings.detach().float()
-        if points.device.type == "mps":  # which has no float64
-            points = points.cpu()
-        if not torch.isfinite(points).all():
-            raise TrainingError("the model's embeddings hold numbers that are not finite; they cannot be clustered")
-        return self.agree(self.cluster(points, batch), batch)
+        return self.agree(self.cluster(_points(embeddings), batch), batch)
 
-    def cluster(self, points: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Labels (B, F) by each algorithm for points (B, F, D)."""
-        keys, k = keys_of(self.seed, "clustering", batch.step, len(batch)), batch.images_per_puzzle
-        return {
-            "kmeans": self.backend.kmeans(points, k, keys, self.restarts, self.memory),
-            "kmedoids": self.backend.kmedoids(points, k, self.memory),
+    def score_fully(self, embeddings: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
+        """The scores of `score`, further ones of the same clusterings, and two that leave the protocol.
+
+        ``balanced_...`` knows that all images have equally many fragments, ``unknown_...`` does not know how many
+        images there are; ``unknown_k_error`` is how far its number is off. Both are computed by the project's engine.
+        """
+        points = _points(embeddings)
+        labels = self.cluster(points, batch)
+        scores = self.agree(labels, batch) | self.agree_further(labels, batch)
+        keys, k = self._keys(batch), batch.images_per_puzzle
+
+        balanced = balanced_kmeans(points, k, keys, self.restarts, self.memory)
+        scores |= {
+            f"balanced_{name}": score for name, score in _agreement(balanced, batch, ("ari", "accuracy")).items()
         }
+
+        # With fewer than twelve fragments the range would hold a single number.
+        largest = max(3, points.shape[1] // FEWEST_MEMBERS)
+        if largest < points.shape[1]:
+            counts = estimate_count(points, largest, self.memory)
+            unknown = torch.empty_like(balanced)
+            for count in torch.unique(counts).tolist():
+                those = counts == count
+                unknown[those] = self.backend.kmeans(
+                    points[those], count, keys[those.cpu()], self.restarts, self.memory
+                )
+            scores |= {f"unknown_{name}": score for name, score in _agreement(unknown, batch, ("ari", "nmi")).items()}
+            scores["unknown_k_error"] = (counts.cpu() - k).abs().double()
+        return scores
 
     def score_random(self, batch: FragmentBatch) -> dict[str, Tensor]:
         """Scores of assigning each fragment to an image by chance, drawn for each algorithm anew."""
         puzzles, fragments = batch.source_ids.shape
         keys = keys_of(self.seed, "random assignment", batch.step, puzzles)
         drawn = (uniforms(keys, len(ALGORITHMS) * fragments) * batch.images_per_puzzle).long()
-        return self.agree(dict(zip(ALGORITHMS, drawn.split(fragments, 1), strict=True)), batch)
+        labels = dict(zip(ALGORITHMS, torch.split(drawn, fragments, 1), strict=True))
+        return self.agree(labels, batch) | self.agree_further(labels, batch)
+
+    def cluster(self, points: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
+        """Labels (B, F) by each algorithm for points (B, F, D)."""
+        k = batch.images_per_puzzle
+        return {
+            "kmeans": self.backend.kmeans(points, k, self._keys(batch), self.restarts, self.memory),
+            "kmedoids": self.backend.kmedoids(points, k, self.memory),
+        }
 
     def agree(self, labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
-        """Scores of the labels (B, F) that each algorithm gave."""
-        truth = batch.source_ids.cpu()
+        """Scores of `METRICS` of the labels (B, F) that each algorithm gave."""
         scores: dict[str, Tensor] = {}
         for algorithm in ALGORITHMS:
-            table = agreement.contingency(labels[algorithm].cpu(), truth)
-            scores |= {f"{algorithm}_{name}": score(table) for name, score in AGREEMENTS.items()}
+            found = _agreement(labels[algorithm], batch, AGREEMENTS)
+            scores |= {f"{algorithm}_{name}": score for name, score in found.items()}
         for name in ("ari", "nmi"):
             scores[f"mean_{name}"] = torch.stack([scores[f"{a}_{name}"] for a in ALGORITHMS]).mean(0)
         scores["mean_clustering_score"] = (scores["mean_ari"] + scores["mean_nmi"]) / 2
         return scores
+
+    def agree_further(self, labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
+        """Scores of the same labels by `FURTHER_AGREEMENTS`."""
+        return {
+            f"{algorithm}_{name}": score
+            for algorithm in ALGORITHMS
+            for name, score in _agreement(labels[algorithm], batch, FURTHER_AGREEMENTS).items()
+        }
+
+    def _keys(self, batch: FragmentBatch) -> Tensor:
+        return keys_of(self.seed, "clustering", batch.step, len(batch))
+
+
+def _points(embeddings: Tensor) -> Tensor:
+    """Embeddings as they are clustered; raises `TrainingError` if they cannot be."""
+    points = embeddings.detach().float()
+    if points.device.type == "mps":  # which has no float64
+        points = points.cpu()
+    if not torch.isfinite(points).all():
+        raise TrainingError("the model's embeddings hold numbers that are not finite; they cannot be clustered")
+    return points
+
+
+def _agreement(labels: Tensor, batch: FragmentBatch, names: Iterable[str]) -> dict[str, Tensor]:
+    known = AGREEMENTS | FURTHER_AGREEMENTS
+    table = agreement.contingency(labels.cpu(), batch.source_ids.cpu())
+    return {name: known[name](table) for name in names}
 
 
 def check_puzzle(images_per_puzzle: int, cells: int) -> None:
@@ -101,42 +168,37 @@ def check_puzzle(images_per_puzzle: int, cells: int) -> None:
         )
 
 
-def raw_pixels(batch: FragmentBatch) -> Tensor:
-    """The baseline that embeds a fragment by its own pixel values, (B, F, C * h * w)."""
-    return batch.fragments.flatten(2)
-
-
 @torch.inference_mode()
 def evaluate(
-    protocol: ClusteringProtocol,
     puzzles: FixedPuzzles,
-    methods: Mapping[str, Embed],
+    methods: Mapping[str, Score],
     *,
     batch_size: int,
     device: torch.device,
+    change: Callable[[FragmentBatch], FragmentBatch] = lambda batch: batch,
     advance: Callable[[int], None] = lambda count: None,
 ) -> dict[str, dict[str, Scores]]:
-    """Score methods, and random assignment, on the same puzzles.
+    """Score methods on the same puzzles.
 
     Args:
-        protocol: how to score.
         puzzles: what to score on.
         methods: by name.
         batch_size: puzzles embedded at once.
         device: where the fragments are embedded.
-        advance: told how many puzzles are done, for a progress bar.
+        change: what is done to the fragments first.
+        advance: told how many puzzles are done by all methods, for a progress bar.
 
     Returns:
         Scores (puzzles,) by method and metric, puzzle by puzzle in the same order.
     """
-    parts: dict[str, list[dict[str, Tensor]]] = {"random": [], **{name: [] for name in methods}}
-    for part in batches(len(puzzles), batch_size):
-        batch = puzzles.read(part).to(device).as_float()
-        parts["random"].append(protocol.score_random(batch))
-        for name, embed in methods.items():
-            parts[name].append(protocol.score(embed(batch), batch))
-        advance(len(batch))
+    rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in methods}
+    if methods:
+        for part in batches(len(puzzles), batch_size):
+            batch = change(puzzles.read(part).to(device).as_float())
+            for name, score in methods.items():
+                rows[name].append(score(batch))
+            advance(len(batch))
     return {
-        name: {metric: torch.cat([scores[metric] for scores in rows]).numpy() for metric in METRICS}
-        for name, rows in parts.items()
+        name: {metric: torch.cat([scores[metric] for scores in found]).numpy() for metric in found[0]}
+        for name, found in rows.items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,11 @@ def summary(scores: Scores) -> Summary:
     std = float(np.std(scores, ddof=1))
     half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
     return {"mean": mean, "std": std, "ci95": [mean - half, mean + half], "n": n}
+
+
+def paired_summaries(scores: Mapping[str, Scores], baseline: Mapping[str, Scores]) -> dict[str, Summary]:
+    """`paired` for each metric that both have."""
+    return {metric: paired(scores[metric], baseline[metric]) for metric in scores if metric in baseline}
 
 
 def paired(scores: Scores, baseline: Scores) -> Summary:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,10 +17,12 @@ from fragrecon.clustering.backends import load_backend
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.protocol import ClusteringProtocol, check_puzzle, evaluate, raw_pixels
+from fragrecon.evaluation import robustness
+from fragrecon.evaluation.baselines import Baselines
+from fragrecon.evaluation.protocol import ClusteringProtocol, check_puzzle, evaluate
 from fragrecon.models.base import FragmentModel, count_parameters
 from fragrecon.record import FIGURES, Record
-from fragrecon.report.terminal import print_metrics
+from fragrecon.report.terminal import print_metrics, print_robustness
 from fragrecon.runs import load_run
 from fragrecon.schema import Config, build
 
@@ -85,17 +89,13 @@ def score(
     def embed(batch: FragmentBatch) -> torch.Tensor:
         return model.encode(batch.fragments)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("scoring test puzzles", total=len(puzzles))
-        scores = evaluate(
-            protocol,
-            puzzles,
-            {"raw_pixels": raw_pixels, "model": embed},
-            batch_size=evaluation.batch_size,
-            device=device,
-            advance=lambda count: bar.advance(task, count),
-        )
+    cache = data.cache / "scores"
+    how: dict[str, Any] = {"batch_size": evaluation.batch_size, "device": device}
+    with progress("scoring baselines", len(puzzles)) as advance:
+        scores = Baselines(data, protocol, cache).score(puzzles, advance=advance, **how)
+    with progress("scoring the model", len(puzzles)) as advance:
+        methods = {"model": lambda batch: protocol.score_fully(embed(batch), batch)}
+        scores |= evaluate(puzzles, methods, advance=advance, **how)
     store = data.store("test")
     metrics = record.write_metrics(
         scores,
@@ -125,7 +125,37 @@ def score(
     )
     draw_puzzle(model, data, protocol, record, device)
     print_metrics(metrics, record.folder)
+    if evaluation.robustness:
+        from fragrecon.report import figures
+
+        asked = list(robustness.conditions(evaluation.robustness))
+        with progress("scoring under harder conditions", 2 * len(asked) * evaluation.robustness.puzzles) as advance:
+            outcomes = list(
+                robustness.outcomes(
+                    evaluation.robustness,
+                    data,
+                    scores,
+                    protocol,
+                    embed,
+                    model.fragment_shape,
+                    cache=cache,
+                    advance=advance,
+                    **how,
+                )
+            )
+        record.write_robustness(robustness.table(outcomes))
+        figures.save(figures.robustness_figure(outcomes, scores), record.folder / FIGURES / "robustness.png")
+        print_robustness(outcomes)
     return metrics
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far a part of the scoring has come, on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 @torch.inference_mode()

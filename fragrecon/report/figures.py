@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,11 +11,22 @@ from torch import Tensor
 
 from fragrecon import files
 from fragrecon.data.puzzles import FragmentBatch, join
+from fragrecon.evaluation.robustness import CHANGES, Outcome
+from fragrecon.evaluation.statistics import Scores, Summary, summary
+from fragrecon.report.labels import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+AXES = {
+    "images": "images a puzzle",
+    "fragment_size": "side of a fragment, pixels",
+    "noise": "standard deviation of the noise",
+    "rotation": "share of fragments turned",
+    "jitter": "strength of the colour jitter",
+    "gap": "pixels worn off every side",
+}
 GAP = 0.12
 """Space between fragments, as a share of their side."""
 
@@ -61,6 +73,61 @@ def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int]
             right.text(-0.7, row, names[line.majority], fontsize=6, ha="right", va="center")
     _frame(right, title, len(lines), longest)
     return figure
+
+
+def robustness_figure(
+    outcomes: Sequence[Outcome], usual: Mapping[str, Mapping[str, Scores]], metric: str = "kmeans_ari"
+) -> Figure:
+    """A panel for each axis: the metric's mean of each method against the axis' value, with its 95% interval.
+
+    Args:
+        outcomes: of the conditions.
+        usual: scores of the usual condition, drawn at 0 where an axis is a change of the fragments.
+        metric: that is drawn.
+    """
+    from matplotlib.figure import Figure
+
+    axes_names = list(dict.fromkeys(outcome.condition.axis for outcome in outcomes))
+    columns = min(3, len(axes_names))
+    rows = -(-len(axes_names) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.7 * rows + 0.5), dpi=160, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    methods = list(usual)
+    for axes, name in zip(panels, axes_names, strict=False):
+        found = [outcome for outcome in outcomes if outcome.condition.axis == name]
+        for number, method in enumerate(methods):
+            points = [(o.condition.value, summary(o.scores[method][metric])) for o in found if method in o.scores]
+            if name in CHANGES and points:
+                points.insert(0, (0.0, summary(usual[method][metric][: points[0][1]["n"]])))
+            if points:
+                _curve(axes, points, method, number)
+        missing = [o.condition.value for o in found if "model" not in o.scores]
+        for value in missing:
+            axes.annotate("model: n/a", (value, 0), (0, 4), textcoords="offset points", fontsize=6, ha="center")
+        if name not in CHANGES:
+            values = [outcome.condition.value for outcome in found]
+            axes.set_xscale("log")
+            axes.set_xticks(values, [f"{value:g}" for value in values])
+            axes.minorticks_off()
+        axes.set_xlabel(AXES.get(name, name), fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(axes_names) :]:
+        axes.axis("off")
+    for row in range(rows):
+        panels[row * columns].set_ylabel(label(metric), fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(methods), fontsize=7, frameon=False)
+    return figure
+
+
+def _curve(axes: Axes, points: Sequence[tuple[float, Summary]], method: str, number: int) -> None:
+    values, means = [value for value, _ in points], [found["mean"] for _, found in points]
+    colour, width = ("black", 1.8) if method == "model" else (f"C{number}", 1.0)
+    axes.plot(values, means, marker="o", markersize=2.5, color=colour, linewidth=width, label=label(method))
+    low, high = ([found["ci95"][end] if found["ci95"] else found["mean"] for _, found in points] for end in (0, 1))
+    axes.fill_between(values, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 class _Line(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-ROWS = {
+from fragrecon.evaluation.robustness import Outcome
+from fragrecon.evaluation.statistics import Scores, Summary, summary
+from fragrecon.report.labels import label
+
+COLUMNS = {
     "kmeans_ari": "KMeans ARI",
     "kmeans_nmi": "KMeans NMI",
     "kmeans_purity": "KMeans purity",
-    "kmedoids_ari": "KMedoids ARI",
-    "kmedoids_nmi": "KMedoids NMI",
-    "kmedoids_purity": "KMedoids purity",
     "mean_clustering_score": "mean score",
+}
+HARDER = {
+    "mean_clustering_score": "mean score",
+    "balanced_ari": "balanced ARI",
+    "unknown_ari": "N unknown: ARI",
+    "unknown_k_error": "error of N",
 }
 
 
@@ -26,32 +33,76 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
     console = console or Console()
     protocol, scores = metrics["protocol"], metrics["scores"]
     model, name = metrics["model"]["name"], metrics["data"]["name"]
-    table = Table(
-        title=f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {name} images",
-        caption="mean ± half its 95% interval over puzzles; differences are paired",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+    table = _table(
+        f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {name} images",
+        "mean ± half its 95% interval over puzzles; differences are paired",
+        COLUMNS.values(),
     )
-    table.add_column("")
-    differences = [method for method in metrics["model_minus"] if method != "random"]
-    for method in scores:
-        table.add_column(method.replace("_", " "), justify="right", style="bold" if method == "model" else "")
-    for method in differences:
-        table.add_column(f"- {method.replace('_', ' ')}", justify="right")
-    for metric, label in ROWS.items():
-        cells = [_cell(scores[method][metric]) for method in scores]
-        cells += [_cell(metrics["model_minus"][method][metric], sign="+") for method in differences]
-        table.add_row(label, *cells)
+    for method, found in scores.items():
+        style = "bold" if method == "model" else ""
+        table.add_row(label(method), *(_cell(found[metric]) for metric in COLUMNS), style=style)
+    table.add_section()
+    table.add_row("model minus", style="bold")
+    for method, found in metrics["model_minus"].items():
+        if method != "random":
+            cells = [_cell(found[metric], sign="+") for metric in COLUMNS]
+            table.add_row(label(method), *cells)
     console.print(table)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in metrics["seconds"].items())
     console.print(f"time: {seconds}")
     console.print(f"record: {folder}", soft_wrap=True)
 
 
-def _cell(summary: Mapping[str, Any], sign: str = "") -> str:
-    mean = format(summary["mean"], f"{sign}.4f")
-    if summary["ci95"] is None:
+def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
+    """Two tables with a row a condition: KMeans ARI of all methods, and more of the model's scores."""
+    console = console or Console()
+    methods = list(dict.fromkeys(m for outcome in outcomes for m in outcome.scores if m not in ("random", "model")))
+    first = _table(
+        "KMeans ARI under harder conditions",
+        "mean ± half its 95% interval",
+        ["model", *(label(m) for m in methods)],
+    )
+    second = _table(
+        "the model under harder conditions",
+        "N unknown: the number of images is estimated; its error is the mean distance from the truth",
+        HARDER.values(),
+    )
+    for number, outcome in enumerate(outcomes):
+        if number and outcomes[number - 1].condition.axis != outcome.condition.axis:
+            first.add_section()
+            second.add_section()
+        model, name = outcome.scores.get("model", {}), str(outcome.condition)
+        means = [
+            f"{outcome.scores[method]['kmeans_ari'].mean():.4f}" if method in outcome.scores else "n/a"
+            for method in methods
+        ]
+        first.add_row(name, _scored(model, "kmeans_ari"), *means)
+        second.add_row(name, *(_scored(model, metric) for metric in HARDER))
+    console.print(first)
+    console.print(second)
+    for outcome in outcomes:
+        for method, why in outcome.not_applicable.items():
+            console.print(f"n/a: {outcome.condition}, {method}: {why}", soft_wrap=True)
+
+
+def _table(title: str, caption: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
+    return table
+
+
+def _scored(scores: Mapping[str, Scores], metric: str) -> str:
+    if metric not in scores:
+        return "n/a"
+    return _cell(summary(scores[metric]), digits=2 if metric == "unknown_k_error" else 4)
+
+
+def _cell(found: Summary, sign: str = "", digits: int = 4) -> str:
+    mean = format(found["mean"], f"{sign}.{digits}f")
+    if found["ci95"] is None:
         return mean
-    low, high = summary["ci95"]
-    half = f"{(high - low) / 2:.4f}".removeprefix("0")
+    low, high = found["ci95"]
+    half = f"{(high - low) / 2:.{digits}f}".removeprefix("0")
     return f"{mean} ±{half}"

@@ -18,6 +18,8 @@ class Backend(Protocol):
     points' device. ``memory`` is how many bytes they may take for what they do at once.
     """
 
+    __name__: str
+
     def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
         """KMeans from k-means++ starts, the one of least inertia of ``restarts``.
 

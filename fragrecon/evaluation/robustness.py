@@ -1,0 +1,221 @@
+"""How scores hold up when the puzzle gets harder than the one that was trained on.
+
+Shapes: B puzzles of F fragments (C, h, w).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fragrecon.data import augment
+from fragrecon.data.module import FragmentData
+from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.errors import ConfigError, DataError
+from fragrecon.evaluation.baselines import Baselines
+from fragrecon.evaluation.protocol import ClusteringProtocol, Embed, Score, check_puzzle, evaluate
+from fragrecon.evaluation.statistics import Scores, Summary, paired_summaries, summary
+from fragrecon.seeds import keys_of, uniforms
+
+if TYPE_CHECKING:
+    from fragrecon.schema import RobustnessConfig
+
+
+def add_noise(fragments: Tensor, keys: Tensor, deviation: float) -> Tensor:
+    """Fragments with Gaussian noise of that standard deviation, on the scale of 0 to 1."""
+    numbers = uniforms(keys, fragments[0].numel()).clamp_(min=2.0**-54)
+    noise: Tensor = torch.special.ndtri(numbers).to(fragments.dtype).view_as(fragments)
+    return (fragments + deviation * noise).clamp_(0, 1)
+
+
+def turn(fragments: Tensor, keys: Tensor, share: float) -> Tensor:
+    """Fragments of which that share, at random, is turned by 90, 180 or 270 degrees.
+
+    Raises:
+        ConfigError: the fragments are not square.
+    """
+    count, height, width = fragments.shape[1], *fragments.shape[-2:]
+    if height != width:
+        raise ConfigError(f"fragments of {height}x{width} pixels cannot be turned by 90 degrees")
+    chosen, angle = torch.split(uniforms(keys, 2 * count), count, 1)
+    quarters = torch.where(chosen < share, 1 + (angle * 3).long(), 0).view(len(fragments), count, 1, 1, 1)
+    result = fragments
+    for quarter in (1, 2, 3):
+        result = torch.where(quarters == quarter, torch.rot90(fragments, quarter, (-2, -1)), result)
+    return result
+
+
+def jitter(fragments: Tensor, keys: Tensor, strength: float) -> Tensor:
+    """Fragments with brightness, contrast and saturation changed by up to that share each, and hue by a quarter of it.
+
+    Every fragment is changed apart from the others of its image.
+    """
+    puzzles, count = fragments.shape[:2]
+    signed = uniforms(keys, 4 * count).view(puzzles, 4, count).movedim(1, 0).flatten(1).to(fragments.dtype) * 2 - 1
+    one = torch.zeros(puzzles * count, device=fragments.device)
+    factors = 1 + strength * signed
+    draws = augment.Draws(one.bool(), one, factors[0], factors[1], factors[2], signed[3] * strength / 4 * 2 * math.pi)
+    return augment.colour_jitter(fragments.flatten(0, 1), draws).view_as(fragments).clamp_(0, 1)
+
+
+def wear(fragments: Tensor, keys: Tensor, gap: float) -> Tensor:
+    """Fragments that lost ``gap`` pixels on every side, filled back to size by the colours of the edge that is left.
+
+    Nothing in it is random.
+
+    Raises:
+        ConfigError: nothing would be left.
+    """
+    gap, (height, width) = int(gap), fragments.shape[-2:]
+    if 2 * gap >= min(height, width):
+        raise ConfigError(f"nothing is left of {height}x{width} pixels without {gap} on every side")
+    left = fragments[..., gap : height - gap, gap : width - gap].flatten(0, 1)
+    return F.pad(left, (gap,) * 4, mode="replicate").view_as(fragments)
+
+
+CHANGES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "noise": add_noise,
+    "rotation": turn,
+    "jitter": jitter,
+    "gap": wear,
+}
+"""By axis: from fragments (B, F, C, h, w) in 0..1, keys (B,) and a value to fragments in 0..1."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way in which a puzzle departs from the usual: along an axis, by a value."""
+
+    axis: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.axis}={self.value:g}"
+
+    def data(self, usual: FragmentData) -> FragmentData:
+        """The data whose puzzles are scored; raises `ConfigError` or `DataError` where there are none."""
+        if self.axis == "images":
+            return usual.variant(images_per_puzzle=int(self.value))
+        if self.axis == "fragment_size":
+            return usual.variant(fragment_size=int(self.value))
+        return usual
+
+    def is_usual(self, data: FragmentData, usual: FragmentData) -> bool:
+        """Whether these puzzles are no others than usual."""
+        same = data.config.fragment_shape == usual.config.fragment_shape
+        same &= data.config.images_per_puzzle == usual.config.images_per_puzzle
+        return same and self.axis not in CHANGES
+
+    def change(self, batch: FragmentBatch, seed: int) -> FragmentBatch:
+        """What is done to the fragments, floats in 0..1; the random numbers of a puzzle are its own."""
+        if self.axis not in CHANGES:
+            return batch
+        keys = keys_of(seed, f"robustness/{self}", batch.step, len(batch)).to(batch.fragments.device)
+        return replace(batch, fragments=CHANGES[self.axis](batch.fragments, keys, self.value))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Scores under a condition by method and metric, puzzle by puzzle; why some method has none."""
+
+    condition: Condition
+    scores: dict[str, dict[str, Scores]]
+    not_applicable: dict[str, str]
+
+
+def conditions(config: RobustnessConfig) -> Iterator[Condition]:
+    """All that a configuration asks for, axis by axis."""
+    for field in fields(config):
+        values = getattr(config, field.name)
+        if isinstance(values, list):
+            yield from (Condition(field.name, value) for value in values)
+
+
+def outcomes(
+    config: RobustnessConfig,
+    usual: FragmentData,
+    usual_scores: dict[str, dict[str, Scores]],
+    protocol: ClusteringProtocol,
+    embed: Embed,
+    fragment_shape: tuple[int, int, int],
+    *,
+    cache: Path,
+    advance: Callable[[int], None],
+    **how: Any,
+) -> Iterator[Outcome]:
+    """Score a model and the baselines under each condition.
+
+    Args:
+        config: which conditions, and on how many puzzles.
+        usual: data of the usual condition.
+        usual_scores: of the usual condition, by method and metric, of at least as many puzzles.
+        protocol: how to score.
+        embed: the model's.
+        fragment_shape: the only one that the model takes.
+        cache: folder of the baselines' scores.
+        advance: told how many puzzles are done, twice for each condition, for a progress bar.
+        how: further arguments of `evaluate`.
+    """
+    for condition in conditions(config):
+        try:
+            data = condition.data(usual)
+            check_puzzle(data.config.images_per_puzzle, data.cells)
+            puzzles = data.test_set(config.puzzles)
+            condition.change(puzzles.read(slice(0, 1)).as_float(), protocol.seed)
+        except (ConfigError, DataError) as error:
+            advance(2 * config.puzzles)
+            yield Outcome(condition, {}, {"all": str(error)})
+            continue
+        if condition.is_usual(data, usual):
+            first = {
+                method: {metric: scores[: config.puzzles] for metric, scores in found.items()}
+                for method, found in usual_scores.items()
+            }
+            advance(2 * config.puzzles)
+            yield Outcome(condition, first, {})
+            continue
+        how["change"] = partial(condition.change, seed=protocol.seed)
+        scores = Baselines(data, protocol, cache).score(puzzles, condition=str(condition), advance=advance, **how)
+        if data.config.fragment_shape != fragment_shape:
+            advance(config.puzzles)
+            sizes = ["x".join(map(str, shape[1:])) for shape in (fragment_shape, data.config.fragment_shape)]
+            yield Outcome(condition, scores, {"model": f"it takes fragments of {sizes[0]} pixels, not {sizes[1]}"})
+            continue
+        model: dict[str, Score] = {"model": lambda batch: protocol.score_fully(embed(batch), batch)}
+        yield Outcome(condition, scores | evaluate(puzzles, model, advance=advance, **how), {})
+
+
+def table(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """A row for each condition, method and metric, with paired differences of the model to each baseline."""
+    rows: list[dict[str, Any]] = []
+    for outcome in outcomes:
+        head = {"axis": outcome.condition.axis, "value": outcome.condition.value}
+        for method, found in outcome.scores.items():
+            rows += [_row(head | {"method": method}, metric, summary(scores)) for metric, scores in found.items()]
+        for method, found in outcome.scores.items():
+            if method != "model" and "model" in outcome.scores:
+                differences = paired_summaries(outcome.scores["model"], found)
+                key = head | {"method": f"model_minus_{method}"}
+                rows += [_row(key, metric, difference) for metric, difference in differences.items()]
+        rows += [head | {"method": method, "not_applicable": why} for method, why in outcome.not_applicable.items()]
+    return rows
+
+
+def _row(head: dict[str, Any], metric: str, found: Summary) -> dict[str, Any]:
+    low, high = found["ci95"] or (None, None)
+    return head | {
+        "metric": metric,
+        "mean": found["mean"],
+        "std": found["std"],
+        "low": low,
+        "high": high,
+        "n": found["n"],
+    }
