@@ -6,7 +6,7 @@ ARGS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast lint type format check baselines tables clean
+.PHONY: help install run test test-fast lint type format check bench baselines tables clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ format: $(VENV)/.installed-dev  ## put the code into its form
 	$(BIN)/ruff format .
 
 check: lint type test  ## all of the above checks
+
+bench: $(VENV)/.installed  ## time the clustering engine against a loop over the libraries; ARGS="data=imagenet64 data.root=FOLDER"
+	$(BIN)/python benchmarks/clustering.py $(ARGS)
 
 baselines: $(VENV)/.installed  ## train the four models and the case study; DATA=FOLDER holds ImageNet-64
 	@test -n "$(DATA)" || { echo 'usage: make baselines DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }

@@ -2,9 +2,9 @@
 
     python experiments/spectrum.py data=imagenet64 data.root=FOLDER
 
-Takes overrides as the command line does. Components are fitted on 200 puzzles of training images, without augmentation;
-first come the leading ones and what they see. Then each is weighted by its standard deviation to the power of -p:
-p = 0 is plain PCA, p = 1 whitens.
+Takes overrides as the command line does. Components are those of the baselines, fitted on training fragments without
+augmentation; first come the leading ones and what they see. Then each is weighted by its standard deviation to the
+power of -p: p = 0 is plain PCA, p = 1 whitens.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 
 import torch
 
+from fragrecon.evaluation.baselines import PrincipalComponents, raw_pixels, training_fragments
 from fragrecon.jobs.evaluate import open_data, protocol_of
 from fragrecon.run import compose
 
@@ -21,18 +22,13 @@ POWERS = (0.0, 0.5, 1.0)
 LEADING = 3
 
 
+@torch.inference_mode()
 def main(overrides: list[str]) -> None:
     config = compose(overrides)
     data, protocol = open_data(config), protocol_of(config)
-    training = data.fixed_batches("train", data.training_images(), 200, "spectrum").read(slice(0, 200)).as_float()
+    fitted = PrincipalComponents(training_fragments(data), most=10**9)
+    deviations, directions = fitted.deviations, fitted.directions
     puzzles = data.validation_set().read(slice(None)).as_float()
-
-    fitted = training.fragments.flatten(0, 1).flatten(1).double()
-    mean = fitted.mean(0)
-    variances, directions = torch.linalg.eigh((fitted - mean).T @ (fitted - mean) / len(fitted))
-    deviations, directions = variances.flip(0).clamp(min=0).sqrt(), directions.flip(1)
-    pixels = puzzles.fragments.flatten(2)
-    projected = (pixels.double() - mean) @ directions
 
     def scores(embeddings: torch.Tensor) -> str:
         found = protocol.score(embeddings, puzzles)
@@ -47,12 +43,14 @@ def main(overrides: list[str]) -> None:
         grey = float(pattern.mean(0).square().sum()) * pattern.shape[0]
         print(f"| {number + 1} | {share:.3f} | {constant:.3f} | {grey:.3f} |")
 
-    print(f"\nKMeans ARI / mean score on {len(puzzles)} validation puzzles; raw pixels: {scores(pixels)}\n")
+    print(
+        f"\nKMeans ARI / mean score on {len(puzzles)} validation puzzles; raw pixels: {scores(raw_pixels(puzzles))}\n"
+    )
     print("| components | share of variance | " + " | ".join(f"p = {power}" for power in POWERS) + " |")
     print("| ---: | ---: |" + " ---: |" * len(POWERS))
     for count in COMPONENTS:
         share = float(deviations[:count].square().sum() / deviations.square().sum())
-        cells = [scores(projected[..., :count] * deviations[:count] ** -power) for power in POWERS]
+        cells = [scores(fitted(puzzles, count, whitening=power)) for power in POWERS]
         print(f"| {count} | {share:.3f} | " + " | ".join(cells) + " |", flush=True)
 
 

@@ -5,7 +5,8 @@ A page holds a table between two comments; the first says what to show, and name
     <!-- scores: baselines/pca baselines/conv -->
     <!-- end of table -->
 
-``scores`` shows the final scores (NAME.json), ``epochs`` the course of training (NAME.csv).
+``scores`` shows the final scores (NAME.json), ``backends`` the same by both back ends (NAME.json, and sklearn/NAME.json
+with the last part of the name), ``epochs`` the course of training (NAME.csv), ``bench`` a result of ``benchmarks/``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fragrecon.report.labels import label
+
 HERE = Path(__file__).resolve().parent
 PAGES = [HERE.parent / "README.md", *sorted(HERE.glob("*.md"))]
-MARKED = re.compile(r"(<!-- (?P<kind>scores|epochs): (?P<names>[^>]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- (?P<kind>scores|backends|epochs|bench): (?P<names>[^>]+) -->\n).*?(<!-- end of table -->)", re.DOTALL
+)
 SELECTION = "val_mean_clustering_score"
 COLUMNS = {
     "kmeans_ari": "KMeans ARI",
@@ -35,15 +40,54 @@ def scores(names: list[str]) -> str:
     first = next(iter(results.values()))
     heads = ["", "parameters", *COLUMNS.values(), "KMeans ARI - raw pixels"]
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    for baseline in ("random", "raw_pixels"):
+    for baseline in baselines_of(results):
         found = first["scores"][baseline]
-        if any(result["scores"][baseline] != found for result in results.values()):
-            raise ValueError(f"{names} were not scored on the same puzzles: their {baseline} differs")
-        rows.append([baseline.replace("_", " "), "", *(cell(found[metric]) for metric in COLUMNS), ""])
+        rows.append([label(baseline), "", *(cell(found[metric]) for metric in COLUMNS), ""])
     for name, result in results.items():
         difference = cell(result["model_minus"]["raw_pixels"]["kmeans_ari"], sign="+")
         found = [cell(result["scores"]["model"][metric]) for metric in COLUMNS]
-        rows.append([f"`{name.rpartition('/')[2]}`", f"{result['model']['parameters']:,}", *found, difference])
+        rows.append([f"`{short(name)}`", f"{result['model']['parameters']:,}", *found, difference])
+    return lines(rows)
+
+
+def baselines_of(results: dict[str, Any]) -> list[str]:
+    """The baselines of results, which must have been scored on the same puzzles."""
+    first = next(iter(results.values()))["scores"]
+    names = [name for name in first if name != "model"]
+    for name in names:
+        if any(result["scores"][name] != first[name] for result in results.values()):
+            raise ValueError(f"{list(results)} were not scored on the same puzzles: their {name} differs")
+    return names
+
+
+def backends(names: list[str]) -> str:
+    """A row a baseline and a result: some scores by the project's engine and by the libraries."""
+    both = {
+        "batched": {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names},
+        "sklearn": {
+            name: json.loads((HERE / "results" / "sklearn" / f"{short(name)}.json").read_text()) for name in names
+        },
+    }
+    shown = ("kmeans_ari", "kmedoids_ari", "mean_clustering_score")
+    heads = ["", *(f"{COLUMNS[metric]}, {backend}" for metric in shown for backend in both)]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for baseline in baselines_of(both["batched"]):
+        found = [next(iter(results.values()))["scores"][baseline] for results in both.values()]
+        rows.append([label(baseline), *(cell(scores[metric]) for metric in shown for scores in found)])
+    for name in names:
+        found = [results[name]["scores"]["model"] for results in both.values()]
+        rows.append([f"`{short(name)}`", *(cell(scores[metric]) for metric in shown for scores in found)])
+    return lines(rows)
+
+
+def bench(names: list[str]) -> str:
+    """A row a task: medians of the engine and of the loop over the libraries, and their ratio."""
+    heads = ["", "engine, ms a puzzle", "loop, ms a puzzle", "ratio"]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for name in names:
+        result = json.loads((HERE.parent / "benchmarks" / "results" / f"{name}.json").read_text())
+        for task, row in result["rows"].items():
+            rows.append([task, f"{row['engine_ms']:.4f}", f"{row['loop_ms']:.3f}", f"{row['ratio']:.1f}"])
     return lines(rows)
 
 
@@ -57,8 +101,12 @@ def epochs(names: list[str]) -> str:
             course = list(csv.DictReader(file))
         best, last = max(course, key=lambda row: float(row[SELECTION])), course[-1]
         shown = [[f"{float(row['val/loss']):.4f}", f"{float(row[SELECTION]):.4f}"] for row in (best, last)]
-        rows.append([f"`{name.rpartition('/')[2]}`", best["epoch"], best["step"], *shown[0], last["epoch"], *shown[1]])
+        rows.append([f"`{short(name)}`", best["epoch"], best["step"], *shown[0], last["epoch"], *shown[1]])
     return lines(rows)
+
+
+def short(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def lines(rows: list[list[str]]) -> str:
@@ -72,7 +120,7 @@ def cell(summary: dict[str, Any], sign: str = "") -> str:
 
 def filled(page: str) -> str:
     """The page with its tables as the results have them."""
-    kinds = {"scores": scores, "epochs": epochs}
+    kinds = {"scores": scores, "backends": backends, "epochs": epochs, "bench": bench}
     return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
 
 

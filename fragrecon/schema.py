@@ -77,7 +77,7 @@ class EvaluationConfig:
     seed: int
     backend: str
     restarts: int
-    memory_mb: int = 64
+    memory_mb: int = 32
     robustness: RobustnessConfig | None = None
 
 

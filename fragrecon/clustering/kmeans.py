@@ -81,20 +81,20 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
     slots = torch.arange(restarts, device=points.device).expand(problems, restarts)
     numbers = torch.arange(k, device=points.device).float()
 
-    members, _ = _assign(starts)
+    members, counts, _ = _assign(starts)
     for step in range(1, MAX_STEPS + 1):
         active = members.shape[1]
         sums = _inner(members.view(len(members), active * k, n), products).view_as(members)
-        counts = members.sum(-1, keepdim=True)
         own = (members * sums).sum(-1, keepdim=True)
         weights = 1 / counts.clamp(min=1)
         scores = sums.mul_(-2 * weights).add_(own * weights.square())
         if bool((counts == 0).any()):
             scores.masked_fill_(counts == 0, math.inf)
-            moved, nearest = _assign(scores)
+            moved, _, nearest = _assign(scores)
             moved = _fill_empty(moved, nearest + norms)
+            counts = moved.sum(-1, keepdim=True)
         else:
-            moved, nearest = _assign(scores)
+            moved, counts, nearest = _assign(scores)
         stays = (moved * members).sum((2, 3)) == n
         members = moved
         if step == MAX_STEPS:
@@ -111,7 +111,8 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
             break
         if going < active or not bool(problems_left.all()):
             order = stays.int().argsort(dim=1, stable=True)[:, :going]
-            members = members[torch.arange(len(members), device=points.device).unsqueeze(1), order][problems_left]
+            kept = torch.arange(len(members), device=points.device).unsqueeze(1)[problems_left], order[problems_left]
+            members, counts = members[kept], counts[kept]
             slots, rows = slots.gather(1, order)[problems_left], rows[problems_left]
             products, norms = products[problems_left], norms[problems_left]
     least, chosen = best.min(1)
@@ -141,16 +142,19 @@ def _inner(members: Tensor, products: Tensor) -> Tensor:
     return (members @ products) @ products.mT
 
 
-def _assign(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Indicators (P, R, k, n) of the cluster of least score for each point, and those scores (P, R, n).
+def _assign(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Indicators (P, R, k, n) of the cluster of least score for each point, their sums (P, R, k, 1), and those scores
+    (P, R, n).
 
     Comparing with the minimum writes the indicator in one pass; of equal scores, the first counts.
     """
     least = scores.amin(2, keepdim=True)
     members = torch.eq(scores, least, out=torch.empty_like(scores))
-    if bool((members.sum((2, 3)) > scores.shape[3]).any()):
+    counts = members.sum(-1, keepdim=True)
+    if bool((counts.sum(2) > scores.shape[3]).any()):
         members *= members.cumsum(2) == 1
-    return members, least.squeeze(2)
+        counts = members.sum(-1, keepdim=True)
+    return members, counts, least.squeeze(2)
 
 
 def _fill_empty(members: Tensor, distances: Tensor) -> Tensor:

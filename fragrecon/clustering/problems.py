@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-MEMORY = 64 * 2**20
+MEMORY = 32 * 2**20
 """Bytes that the work on one batch of problems may take, if nothing else is said. Somewhat more than a cache holds is
 the fastest on a CPU; a GPU wants more.
 """

@@ -30,8 +30,8 @@ from fragrecon.evaluation.statistics import Scores
 
 log = logging.getLogger(__name__)
 
-BINS = 64
-"""Cells of a colour histogram, over all channels together."""
+LEVELS = {1: 64, 3: 8}
+"""Steps that a colour histogram divides a channel into, by the number of channels."""
 COMPONENTS, WHITENED = 128, 3
 """Principal components that are kept: as they are, and brought to equal variance."""
 FITTED_PUZZLES = 200
@@ -43,13 +43,14 @@ def raw_pixels(batch: FragmentBatch) -> Tensor:
     return batch.fragments.flatten(2)
 
 
-def colour_histogram(batch: FragmentBatch) -> Tensor:
+def colour_histogram(batch: FragmentBatch, levels: int | None = None) -> Tensor:
     """Square roots of the shares (B, F, cells) of a fragment's pixels in each cell of colour space.
 
-    Their Euclidean distance is Hellinger's, up to a factor. There are 4 x 4 x 4 cells of colours, or 64 of grey.
+    Their Euclidean distance is Hellinger's, up to a factor. Each channel is divided into ``levels`` steps: 8 x 8 x 8
+    cells of colours or 64 of grey, if nothing is said.
     """
     puzzles, count, channels, height, width = batch.fragments.shape
-    levels = round(BINS ** (1 / channels))
+    levels = levels or LEVELS[channels]
     level = (batch.fragments * levels).long().clamp_(max=levels - 1)
     weights = levels ** torch.arange(channels, device=level.device)
     cells = (level * weights.view(-1, 1, 1)).sum(2).flatten(2)  # (B, F, h * w)

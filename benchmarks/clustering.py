@@ -1,0 +1,245 @@
+"""The clustering engine against a loop over scikit-learn and ``kmedoids``, on the same embeddings, on one thread.
+
+    python benchmarks/clustering.py [--puzzles P] [--rounds R] [--out FOLDER] [data=imagenet64 data.root=FOLDER ...]
+
+The embeddings are the 128 leading principal components of test fragments; other settings are overrides, as on the
+command line. All contestants take their turns in each round, in one process; what counts is the median over rounds,
+and the ratio of medians. Prints a table and writes it, with machine and versions, to ``FOLDER/clustering.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy.optimize import linear_sum_assignment
+from sklearn import metrics
+from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from fragrecon import files
+from fragrecon.clustering import agreement, kmeans
+from fragrecon.clustering.backends import batched
+from fragrecon.clustering.backends import sklearn as loop
+from fragrecon.clustering.kmedoids import kmedoids
+from fragrecon.clustering.problems import MEMORY
+from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.evaluation.baselines import Baselines
+from fragrecon.evaluation.protocol import AGREEMENTS, FURTHER_AGREEMENTS, ClusteringProtocol
+from fragrecon.jobs.evaluate import open_data
+from fragrecon.record import versions
+from fragrecon.run import compose
+from fragrecon.seeds import keys_of
+
+RESULTS = Path(__file__).resolve().parent / "results"
+RESTARTS = 10
+
+
+def purity(truth: Any, found: Any) -> float:
+    table = contingency_matrix(truth, found)
+    return float(table.max(0).sum() / table.sum())
+
+
+def accuracy(truth: Any, found: Any) -> float:
+    table = contingency_matrix(truth, found)
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())
+
+
+def pair_precision(truth: Any, found: Any) -> float:
+    pairs = pair_confusion_matrix(truth, found)
+    return float(pairs[1, 1] / (pairs[1, 1] + pairs[0, 1]))
+
+
+def pair_recall(truth: Any, found: Any) -> float:
+    pairs = pair_confusion_matrix(truth, found)
+    return float(pairs[1, 1] / (pairs[1, 1] + pairs[1, 0]))
+
+
+BY_LIBRARY: dict[str, Callable[[Any, Any], float]] = {
+    "ari": metrics.adjusted_rand_score,
+    "nmi": metrics.normalized_mutual_info_score,
+    "purity": purity,
+    "ami": metrics.adjusted_mutual_info_score,
+    "accuracy": accuracy,
+    "precision": pair_precision,
+    "recall": pair_recall,
+}
+"""What scores one puzzle, without the project's code."""
+
+
+def library_scores(names: Sequence[str], truth: Tensor, found: Tensor) -> Tensor:
+    """Scores (len(names), P), one puzzle after another."""
+    pairs = list(zip(truth.numpy(), found.numpy(), strict=True))
+    return torch.tensor([[BY_LIBRARY[name](*pair) for pair in pairs] for name in names], dtype=torch.float64)
+
+
+def engine_scores(names: Sequence[str], truth: Tensor, found: Tensor) -> Tensor:
+    known, table = AGREEMENTS | FURTHER_AGREEMENTS, agreement.contingency(found, truth)
+    return torch.stack([known[name](table) for name in names])
+
+
+def contestants(points: Tensor, batch: FragmentBatch) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """By name: the engine and the loop, each doing the same for all puzzles."""
+    keys, k, truth = keys_of(0, "benchmark", 0, len(batch)), batch.images_per_puzzle, batch.source_ids
+    protocol = ClusteringProtocol(batched, RESTARTS, 0, MEMORY)
+    labels = batched.kmeans(points, k, keys, RESTARTS, MEMORY)
+    few, every = list(AGREEMENTS), [*AGREEMENTS, *FURTHER_AGREEMENTS]
+
+    def by_libraries() -> None:
+        for found in (loop.kmeans(points, k, keys, RESTARTS, MEMORY), loop.kmedoids(points, k, MEMORY)):
+            library_scores(few, truth, found)
+
+    return {
+        f"KMeans, {RESTARTS} restarts": (
+            lambda: batched.kmeans(points, k, keys, RESTARTS, MEMORY),
+            lambda: loop.kmeans(points, k, keys, RESTARTS, MEMORY),
+        ),
+        "KMedoids": (lambda: batched.kmedoids(points, k, MEMORY), lambda: loop.kmedoids(points, k, MEMORY)),
+        "agreement: ARI, NMI, purity": (
+            lambda: engine_scores(few, truth, labels),
+            lambda: library_scores(few, truth, labels),
+        ),
+        "agreement: all seven scores": (
+            lambda: engine_scores(every, truth, labels),
+            lambda: library_scores(every, truth, labels),
+        ),
+        "whole scoring by the protocol": (lambda: protocol.score(points, batch), by_libraries),
+    }
+
+
+def milliseconds(work: Callable[[], Any], puzzles: int, repeats: int = 1) -> float:
+    """A puzzle's share of the time."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - start) * 1e3 / puzzles / repeats
+
+
+def floor_of_kmeans(points: Tensor, k: int) -> dict[str, float]:
+    """How long the bare matrix products of KMeans would take, at the speed of such products in this process."""
+    n, counted = points.shape[1], [2.0 * points.shape[0] * points.shape[1] ** 2 * points.shape[2]]
+    inner = kmeans._inner
+
+    def counting(members: Tensor, products: Tensor) -> Tensor:
+        counted.append(2.0 * members.shape[0] * members.shape[1] * n * n)
+        return inner(members, products)
+
+    kmeans._inner = counting
+    try:
+        kmeans.kmeans(points, k, keys_of(0, "benchmark", 0, len(points)), RESTARTS)
+    finally:
+        kmeans._inner = inner
+    members, products = torch.rand(32, RESTARTS * k, n), torch.rand(32, n, n)
+    milliseconds(lambda: members @ products, 1, 20)
+    speed = 2.0 * 32 * RESTARTS * k * n * n / (milliseconds(lambda: members @ products, 1, 50) * 1e6)  # GFLOP/s
+    work = sum(counted) / len(points) / 1e6  # MFLOP
+    return {"mflop": work, "gflop_per_second": speed, "ms": work / speed}
+
+
+def quality(points: Tensor, k: int) -> dict[str, float]:
+    """Mean inertia and loss of the engine over those of the libraries."""
+    from kmedoids import fasterpam
+    from sklearn.cluster import KMeans
+
+    ours = kmeans.kmeans(points, k, keys_of(0, "benchmark", 0, len(points)), RESTARTS).inertia
+    theirs = [KMeans(k, n_init=RESTARTS, random_state=i).fit(p.numpy()).inertia_ for i, p in enumerate(points)]
+    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    losses = [fasterpam(d, k, init="build", n_cpu=1).loss for d in distances]
+    return {
+        "inertia_ratio": float(ours.mean()) / float(np.mean(theirs)),
+        "loss_ratio": float(kmedoids(points, k).loss.mean()) / float(np.mean(losses)),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--puzzles", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options, overrides = parser.parse_known_args(arguments)
+    torch.set_num_threads(1)
+    data = open_data(compose(overrides))
+    batch = data.test_set(options.puzzles).read(slice(0, options.puzzles)).as_float()
+    protocol = ClusteringProtocol(batched, RESTARTS, 0, MEMORY)
+    points = Baselines(data, protocol, data.cache / "scores").components(batch)
+    k = batch.images_per_puzzle
+
+    with threadpool_limits(1):
+        known = contestants(points, batch)
+        times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in known}
+        for engine, _ in known.values():
+            engine()  # the first call of each kind sets things up
+        for _ in track(range(options.rounds), "rounds", disable=not sys.stdout.isatty()):
+            for name, (engine, libraries) in known.items():
+                # What takes microseconds is repeated, so that a turn is long enough to be timed.
+                repeats = 50 if name.startswith("agreement") else 1
+                times[name][0].append(milliseconds(engine, options.puzzles, repeats))
+                times[name][1].append(milliseconds(libraries, options.puzzles))
+        floor, close = floor_of_kmeans(points, k), quality(points, k)
+
+    rows: dict[str, dict[str, Any]] = {}
+    for name, both in times.items():
+        ours, theirs = (statistics.median(found) for found in both)
+        spread = [[min(found), max(found)] for found in both]
+        rows[name] = {"engine_ms": ours, "loop_ms": theirs, "ratio": theirs / ours, "ranges_ms": spread}
+    machine = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, one of {os.cpu_count()} cores"
+    result = {
+        "points": list(points.shape),
+        "clusters": k,
+        "data": data.config.name,
+        "rounds": options.rounds,
+        "rows": rows,
+        "floor_of_kmeans": floor | {"share": floor["ms"] / rows[f"KMeans, {RESTARTS} restarts"]["engine_ms"]},
+        "quality": close,
+        "machine": machine,
+        "versions": versions(),
+        "command": f"python benchmarks/clustering.py {' '.join(arguments)}".strip(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    show(result)
+    files.write_json(options.out / "clustering.json", result)
+    print(f"wrote {options.out / 'clustering.json'}")
+
+
+def show(result: dict[str, Any]) -> None:
+    problems, n, dim = result["points"]
+    table = Table(
+        title=f"{problems} puzzles of {n} points x {dim} dimensions, k = {result['clusters']}",
+        caption=result["machine"],
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
+    for column in ("", "engine, ms\na puzzle", "loop, ms\na puzzle", "ratio"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in result["rows"].items():
+        table.add_row(name, f"{row['engine_ms']:.4f}", f"{row['loop_ms']:.3f}", f"{row['ratio']:.1f}")
+    floor, close = result["floor_of_kmeans"], result["quality"]
+    console = Console()
+    console.print(table)
+    console.print(
+        f"KMeans: {floor['mflop']:.0f} MFLOP of products a puzzle at {floor['gflop_per_second']:.0f} GFLOP/s take "
+        f"{floor['ms']:.3f} ms, {floor['share']:.0%} of its time"
+    )
+    console.print(
+        f"mean inertia over scikit-learn's: {close['inertia_ratio']:.5f}; "
+        f"mean loss over FasterPAM's: {close['loss_ratio']:.5f}"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
