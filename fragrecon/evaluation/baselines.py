@@ -34,8 +34,8 @@ LEVELS = {1: 64, 3: 8}
 """Steps that a colour histogram divides a channel into, by the number of channels."""
 COMPONENTS, WHITENED = 128, 3
 """Principal components that are kept: as they are, and brought to equal variance."""
-FITTED_PUZZLES = 200
-"""Puzzles of training images that principal components are fitted on."""
+FITTED_IMAGES = 2000
+"""Training images that principal components are fitted on."""
 
 
 def raw_pixels(batch: FragmentBatch) -> Tensor:
@@ -97,7 +97,7 @@ class PrincipalComponents:
 def training_fragments(data: FragmentData) -> Tensor:
     """The fragments (M, C, h, w) in [0, 1] that principal components are fitted on: none of validation images."""
     images = data.training_images()
-    count = min(FITTED_PUZZLES, len(images) // data.config.images_per_puzzle)
+    count = max(1, min(FITTED_IMAGES, len(images)) // data.config.images_per_puzzle)
     puzzles = data.fixed_batches("train", images, count, "principal components")
     return puzzles.read(slice(0, count)).as_float().fragments.flatten(0, 1)
 
