@@ -1,6 +1,6 @@
 """How well the number of images of a puzzle can be told: the eigengap against the silhouette, on validation puzzles.
 
-    python experiments/count.py [run=FOLDER] data=imagenet64 data.root=FOLDER
+    python experiments/count.py [run=FOLDER ...] evaluation.validation_puzzles=60 data=imagenet64 data.root=FOLDER
 
 Takes overrides as the command line does; ``run`` adds the embeddings of a trained model. For puzzles of 5, 10 and 20
 images, each of the two tells the number by the same embeddings out of 2 to a quarter of the fragments (the silhouette:
@@ -27,7 +27,6 @@ from fragrecon.runs import load_run
 from fragrecon.seeds import keys_of
 
 IMAGES = (5, 10, 20)
-PUZZLES = 60
 MOST = 40
 
 
@@ -59,8 +58,7 @@ def main(arguments: list[str]) -> None:
     for images in IMAGES:
         config = compose([*overrides, f"data.images_per_puzzle={images}"])
         data = open_data(config)
-        puzzles = data.fixed_batches("train", data.validation_images(), PUZZLES, "validation")
-        batch = puzzles.read(slice(0, PUZZLES)).as_float()
+        batch = data.validation_set().read(slice(None)).as_float()
         components = Baselines(data, protocol_of(config), data.cache / "scores").components
         embeddings = {
             "raw pixels": raw_pixels(batch),

@@ -13,6 +13,7 @@ import tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
+BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
 
 @pytest.mark.parametrize("page", tables.PAGES, ids=lambda path: path.name)
@@ -26,15 +27,59 @@ def test_the_readme_shows_every_model_of_the_baselines() -> None:
     assert {"baselines/conv", "baselines/linear", "baselines/pca", "baselines/supervised"} <= set(names.split())
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_result_was_scored_by_the_whole_protocol(path: Path) -> None:
     result = json.loads(path.read_text())
     assert result["protocol"]["puzzles"] == 1000
     assert result["protocol"]["images_per_puzzle"] == 10
-    assert {"model", "random", "raw_pixels"} <= set(result["scores"])
+    assert list(result["scores"]) == [*BASELINES, "model"]
+    assert result["protocol"]["backend"] == ("sklearn" if path.parent.name == "sklearn" else "batched")
     random, pixels = result["scores"]["random"], result["scores"]["raw_pixels"]
     assert abs(random["kmeans_ari"]["mean"]) < 0.002
     assert 0.145 < pixels["kmeans_ari"]["mean"] < 0.160
+
+
+@pytest.mark.parametrize("name", ["pca", "linear", "conv", "case_study", "supervised"])
+def test_both_back_ends_give_the_same_figures_within_their_intervals(name: str) -> None:
+    engine, libraries = (
+        json.loads((ROOT / "experiments" / "results" / folder / f"{name}.json").read_text())
+        for folder in ("baselines", "sklearn")
+    )
+    for key in ("test", "checkpoint"):
+        assert engine["data"].get(key) == libraries["data"].get(key)
+        assert engine["model"].get(key) == libraries["model"].get(key)
+    compared = 0
+    for method, scores in engine["scores"].items():
+        for metric, found in scores.items():
+            low, high = found["ci95"]
+            assert low <= libraries["scores"][method][metric]["mean"] <= high, (method, metric)
+            compared += 1
+    assert compared >= 6 * 17
+
+
+def test_the_recorded_benchmark_reached_its_ratios() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "clustering.json").read_text())
+    assert result["points"][1:] == [160, 128]
+    ratios = {name: row["ratio"] for name, row in result["rows"].items()}
+    assert ratios["KMeans, 10 restarts"] >= 4
+    assert ratios["agreement: ARI, NMI, purity"] >= 100
+    assert ratios["whole scoring by the protocol"] >= 5
+    assert result["quality"]["inertia_ratio"] == pytest.approx(1, abs=1e-3)
+    assert result["quality"]["loss_ratio"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_writes_what_it_prints(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "benchmarks" / "clustering.py"), "--puzzles", "12", "--rounds", "1"]
+    where = ["--out", str(tmp_path), f"data.cache_dir={tmp_path}", "data.reader.train_images=400"]
+    printed = subprocess.run([*script, *where], capture_output=True, text=True, check=True, timeout=120).stdout
+    result = json.loads((tmp_path / "clustering.json").read_text())
+    assert result["points"] == [12, 160, 128]
+    for name, row in result["rows"].items():
+        assert row["ratio"] == pytest.approx(row["loop_ms"] / row["engine_ms"])
+        assert f"{row['ratio']:.1f}" in printed, name
+    assert 0 < result["floor_of_kmeans"]["share"] <= 1
+    assert result["quality"]["inertia_ratio"] == pytest.approx(1, abs=0.01)
 
 
 def test_the_table_is_a_row_for_each_method_with_its_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +88,7 @@ def test_the_table_is_a_row_for_each_method_with_its_interval(tmp_path: Path, mo
 
     row = dict.fromkeys(tables.COLUMNS, summary(0.25))
     result = {
-        "scores": {"random": row, "raw_pixels": row, "model": dict.fromkeys(tables.COLUMNS, summary(0.5))},
+        "scores": {"random": row, "whitened_pca": row, "model": dict.fromkeys(tables.COLUMNS, summary(0.5))},
         "model_minus": {"raw_pixels": {"kmeans_ari": summary(0.25)}},
         "model": {"parameters": 1234},
     }
@@ -51,7 +96,7 @@ def test_the_table_is_a_row_for_each_method_with_its_interval(tmp_path: Path, mo
     (tmp_path / "results" / "mine.json").write_text(json.dumps(result))
     monkeypatch.setattr(tables, "HERE", tmp_path)
     lines = tables.filled("<!-- scores: mine -->\nold\n<!-- end of table -->\n").splitlines()
-    assert [line.split("|")[1].strip() for line in lines[1:-1]] == ["", "---", "random", "raw pixels", "`mine`"]
+    assert [line.split("|")[1].strip() for line in lines[1:-1]] == ["", "---", "random", "whitened PCA", "`mine`"]
     assert "0.5000 ± 0.0100" in lines[-2]
     assert "+0.2500 ± 0.0100" in lines[-2]
     assert "1,234" in lines[-2]
@@ -95,3 +140,23 @@ def test_the_spectrum_script_prints_its_tables(tmp_path: Path) -> None:
     assert shares == sorted(shares)
     assert 0 < shares[0] < shares[-1] <= 1
     assert sum(share for _, share in leading) == pytest.approx(shares[0], abs=0.002)
+
+
+def test_the_colours_script_prints_a_row_for_each_fineness(tmp_path: Path) -> None:
+    small = ["data.reader.train_images=300", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
+    script = [sys.executable, str(ROOT / "experiments" / "colours.py"), *small, f"data.cache_dir={tmp_path}"]
+    printed = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout
+    rows = [row.split("|")[1:3] for row in printed.splitlines() if re.match(r"\| \d", row)]
+    assert [int(levels) ** 3 for levels, _ in rows] == [int(cells.replace(",", "")) for _, cells in rows]
+
+
+@pytest.mark.slow
+def test_the_count_script_finds_the_number_of_far_blobs(tmp_path: Path) -> None:
+    small = ["data.reader.train_images=1000", "evaluation.validation_puzzles=3"]
+    script = [sys.executable, str(ROOT / "experiments" / "count.py"), *small, f"data.cache_dir={tmp_path}"]
+    printed = subprocess.run(script, capture_output=True, text=True, check=True, timeout=300).stdout
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in printed.splitlines() if "spread 0.3" in row]
+    assert [row[0] for row in rows] == ["5", "10", "20"]
+    for images, _, eigengap, found, _, _ in rows:
+        assert float(eigengap.split("±")[0]) == 0
+        assert found == images
