@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fragrecon.clustering.problems import MEMORY, centred, check_points, parts, rows_of, squared_distances
+from fragrecon.clustering.problems import MEMORY, centred, check_points, nearest_of, parts, rows_of, squared_distances
 from fragrecon.seeds import uniforms
 
 MAX_STEPS = 300
@@ -81,7 +81,7 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
     slots = torch.arange(restarts, device=points.device).expand(problems, restarts)
     numbers = torch.arange(k, device=points.device).float()
 
-    members, counts, _ = _assign(starts)
+    members, counts, _ = nearest_of(starts)
     for step in range(1, MAX_STEPS + 1):
         active = members.shape[1]
         sums = _inner(members.view(len(members), active * k, n), products).view_as(members)
@@ -90,11 +90,11 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
         scores = sums.mul_(-2 * weights).add_(own * weights.square())
         if bool((counts == 0).any()):
             scores.masked_fill_(counts == 0, math.inf)
-            moved, _, nearest = _assign(scores)
+            moved, _, nearest = nearest_of(scores)
             moved = _fill_empty(moved, nearest + norms)
             counts = moved.sum(-1, keepdim=True)
         else:
-            moved, counts, nearest = _assign(scores)
+            moved, counts, nearest = nearest_of(scores)
         stays = (moved * members).sum((2, 3)) == n
         members = moved
         if step == MAX_STEPS:
@@ -140,21 +140,6 @@ def _inner(members: Tensor, products: Tensor) -> Tensor:
     if products.shape[1] == products.shape[2]:
         return members @ products
     return (members @ products) @ products.mT
-
-
-def _assign(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Indicators (P, R, k, n) of the cluster of least score for each point, their sums (P, R, k, 1), and those scores
-    (P, R, n).
-
-    Comparing with the minimum writes the indicator in one pass; of equal scores, the first counts.
-    """
-    least = scores.amin(2, keepdim=True)
-    members = torch.eq(scores, least, out=torch.empty_like(scores))
-    counts = members.sum(-1, keepdim=True)
-    if bool((counts.sum(2) > scores.shape[3]).any()):
-        members *= members.cumsum(2) == 1
-        counts = members.sum(-1, keepdim=True)
-    return members, counts, least.squeeze(2)
 
 
 def _fill_empty(members: Tensor, distances: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fragrecon.clustering.problems import MEMORY, centred, check_points, parts, rows_of, squared_distances
+from fragrecon.clustering.problems import MEMORY, centred, check_points, nearest_of, parts, rows_of, squared_distances
 
 MAX_SWAPS = 1000
 TOLERANCE = 1e-6
@@ -103,13 +103,9 @@ def _best_swap(candidates: Tensor, to_medoids: Tensor) -> tuple[Tensor, Tensor, 
         to_medoids: distances (P, k, n) from those that are.
     """
     k = to_medoids.shape[1]
-    if k == 1:
-        first, owner = to_medoids, torch.zeros_like(to_medoids, dtype=torch.int64)
-        second = torch.full_like(first, torch.inf)
-    else:
-        nearest = to_medoids.topk(2, 1, largest=False)
-        first, second, owner = nearest.values[:, :1], nearest.values[:, 1:], nearest.indices[:, :1]
-    members = torch.zeros_like(to_medoids).scatter_(1, owner, 1.0)
+    members, _, nearest = nearest_of(to_medoids)
+    first = nearest.unsqueeze(1)
+    second = to_medoids.masked_fill(members > 0, torch.inf).amin(1, keepdim=True)
     # What a point loses when its own medoid leaves: it goes to the candidate or to its second.
     leaving = torch.minimum(torch.maximum(candidates, first), second).sub_(first) @ members.mT  # (P, m, k)
     gained = torch.minimum(candidates, first).sub_(first).sum(-1, keepdim=True)

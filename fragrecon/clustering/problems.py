@@ -63,3 +63,18 @@ def rows_of(matrices: Tensor, chosen: Tensor) -> Tensor:
     problems, n, m = matrices.shape
     starts = torch.arange(0, problems * n, n, device=chosen.device).view(-1, *[1] * (chosen.ndim - 1))
     return matrices.view(problems * n, m).index_select(0, (chosen + starts).flatten()).view(*chosen.shape, m)
+
+
+def nearest_of(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By scores (..., k, n) of k clusters for n points: indicators (..., k, n) of the least, how many points each
+    cluster has (..., k, 1), and the least scores (..., n).
+
+    Comparing with the minimum writes the indicators in one pass; of equal scores, the first counts.
+    """
+    least = scores.amin(-2, keepdim=True)
+    members = torch.eq(scores, least, out=torch.empty_like(scores))
+    counts = members.sum(-1, keepdim=True)
+    if bool((counts.sum(-2) > scores.shape[-1]).any()):
+        members *= members.cumsum(-2) == 1
+        counts = members.sum(-1, keepdim=True)
+    return members, counts, least.squeeze(-2)
