@@ -6,11 +6,13 @@ import sys
 import zlib
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from fragrecon.seeds import numpy_generator, seed_of, torch_generator
+from fragrecon.seeds import keys_of, numpy_generator, random_bits, seed_of, torch_generator, uniforms
 
 unhurried = settings(deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -82,3 +84,126 @@ def test_neighbouring_positions_are_not_correlated() -> None:
     assert abs(first.mean()) * np.sqrt(12) < spread
     assert abs((first[1:] * first[:-1]).mean()) * 12 < spread
     assert abs((first * other).mean()) * 12 < spread
+
+
+# Keys and hashes ------------------------------------------------------------------------------------------------------
+
+MASK = 2**64 - 1
+GOLDEN = 0x9E3779B97F4A7C15
+keys_in_range = st.integers(-(2**63), 2**63 - 1)
+
+
+def slow_mix(bits: int) -> int:
+    """The output function of SplitMix64 on an unsigned number, as in the reference code of S. Vigna."""
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & MASK
+    return bits ^ (bits >> 31)
+
+
+def slow_bits(key: int, count: int) -> list[int]:
+    """The generator itself, step by step from state ``key``."""
+    state, found = key & MASK, []
+    for _ in range(count):
+        state = (state + GOLDEN) & MASK
+        found.append(slow_mix(state))
+    return found
+
+
+def unsigned(bits: torch.Tensor) -> list[int]:
+    return [number & MASK for number in bits.flatten().tolist()]
+
+
+@pytest.mark.parametrize(
+    ("state", "published"),
+    [
+        (0, [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC, 0x1B39896A51A8749B]),
+        (1234567, [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]),
+    ],
+)
+def test_bits_are_the_published_outputs_of_splitmix64(state: int, published: list[int]) -> None:
+    assert unsigned(random_bits(torch.tensor([state]), len(published))) == published
+    assert slow_bits(state, len(published)) == published
+
+
+@unhurried
+@given(st.lists(keys_in_range, max_size=4), st.integers(0, 20))
+def test_bits_are_those_of_splitmix64_in_python_integers(keys: list[int], count: int) -> None:
+    found = random_bits(torch.tensor(keys, dtype=torch.int64), count)
+    assert found.shape == (len(keys), count)
+    assert found.dtype == torch.int64
+    assert [unsigned(row) for row in found] == [slow_bits(key, count) for key in keys]
+
+
+@unhurried
+@given(st.lists(keys_in_range, min_size=1, max_size=4), st.integers(1, 20))
+def test_uniform_numbers_are_the_upper_53_bits(keys: list[int], count: int) -> None:
+    found = uniforms(torch.tensor(keys), count)
+    assert found.dtype == torch.float64
+    assert found.tolist() == [[(bits >> 11) / 2**53 for bits in slow_bits(key, count)] for key in keys]
+
+
+@unhurried
+@given(seeds, st.text(max_size=10), st.integers(0, 2**62), st.integers(0, 10))
+def test_keys_are_hashes_of_seed_purpose_and_number(seed: int, purpose: str, first: int, count: int) -> None:
+    start = seed_of(seed, purpose)
+    expected = [slow_mix((start + number * GOLDEN) & MASK) for number in range(first, first + count)]
+    assert unsigned(keys_of(seed, purpose, first, count)) == expected
+
+
+@unhurried
+@given(seeds, st.integers(0, 10**12), st.lists(st.integers(0, 30), min_size=1, max_size=5))
+def test_keys_are_slices_of_one_row(seed: int, first: int, counts: list[int]) -> None:
+    whole = keys_of(seed, "test", first, sum(counts))
+    assert whole.dtype == torch.int64
+    starts = [first + sum(counts[:place]) for place in range(len(counts))]
+    pieces = [keys_of(seed, "test", start, count) for start, count in zip(starts, counts, strict=True)]
+    assert torch.cat(pieces).equal(whole)
+
+
+def test_keys_that_differ_in_anything_differ() -> None:
+    rows = [keys_of(seed, purpose, 0, 1000) for seed in range(4) for purpose in ("kmeans/test", "orders/test", "")]
+    assert len(set(torch.cat(rows).tolist())) == 12_000
+
+
+def test_bits_under_a_key_do_not_depend_on_the_other_keys_nor_on_how_many_are_drawn() -> None:
+    keys = keys_of(0, "test", 0, 50)
+    whole, numbers = random_bits(keys, 30), uniforms(keys, 30)
+    assert random_bits(keys.flip(0), 30).equal(whole.flip(0))
+    for place in (0, 7, 49):
+        assert random_bits(keys[place : place + 1], 30)[0].equal(whole[place])
+        assert uniforms(keys[place : place + 1], 12)[0].equal(numbers[place, :12])
+
+
+def test_numbers_are_uniform_in_the_half_open_interval() -> None:
+    under_one_key = uniforms(keys_of(0, "test", 0, 1), 200_000).flatten()
+    under_many_keys = uniforms(keys_of(0, "test", 0, 200_000), 1).flatten()
+    for numbers in (under_one_key, under_many_keys):
+        assert numbers.min() >= 0
+        assert numbers.max() < 1
+        assert stats.kstest(numbers.numpy(), "uniform").pvalue > 0.01
+        assert len(set(numbers.tolist())) == 200_000
+
+
+def test_the_largest_bits_stay_below_one() -> None:
+    """The key whose first output has all bits set, found by running the hash backwards."""
+
+    def unshifted(bits: int, by: int) -> int:
+        found = bits
+        for _ in range(64 // by):
+            found = bits ^ (found >> by)
+        return found
+
+    bits = unshifted(MASK, 31) * pow(0x94D049BB133111EB, -1, 2**64) & MASK
+    bits = unshifted(bits, 27) * pow(0xBF58476D1CE4E5B9, -1, 2**64) & MASK
+    key = (unshifted(bits, 30) - GOLDEN) & MASK
+    assert slow_bits(key, 1) == [MASK]
+    signed = key - 2**64 if key >= 2**63 else key
+    assert uniforms(torch.tensor([signed]), 1).item() == 1 - 2**-53
+
+
+def test_every_bit_is_set_half_of_the_time_and_neighbours_share_none() -> None:
+    bits = random_bits(keys_of(0, "test", 0, 100), 400)
+    across_places, across_keys = bits[:, 1:] ^ bits[:, :-1], bits[1:] ^ bits[:-1]
+    for drawn in (bits, across_places, across_keys):
+        ones = (drawn.unsqueeze(-1) >> torch.arange(64) & 1).double().mean((0, 1))
+        assert (ones - 0.5).abs().max() < 4.5 * 0.5 / np.sqrt(drawn.numel())

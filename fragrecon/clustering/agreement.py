@@ -11,6 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
 from torch import Tensor
 
+ROUNDING = 1e-13
+"""Of sums of logarithms of counts."""
+
 
 def contingency(predicted: Tensor, truth: Tensor) -> Tensor:
     """Counts (P, a, b) of points that are in predicted cluster i and in true cluster j, float64 (exact up to 2**53)."""
@@ -63,16 +66,11 @@ def adjusted_mutual_info(table: Tensor) -> Tensor:
     """
     predicted, true, joint = _entropy(table.sum(2)), _entropy(table.sum(1)), _entropy(table.flatten(1))
     chance = _expected_mutual_info(table)
-    # Where chance leaves no room, as for single points, what is not a rounding error of 0 is a perfect match.
-    above, best = _off_zero(predicted + true - joint - chance), _off_zero((predicted + true) / 2 - chance)
+    above, best = predicted + true - joint - chance, (predicted + true) / 2 - chance
+    # Two clusterings into single points agree by necessity; all that is left of their entropy then is rounding.
+    room = best.abs() > ROUNDING * (1 + predicted + true)
     trivial = (predicted == 0) != (true == 0)
-    return torch.where(predicted + true > 0, torch.where(trivial, 0.0, above / best), 1.0)
-
-
-def _off_zero(value: Tensor) -> Tensor:
-    """At least a rounding error away from 0, on its own side."""
-    tiny = torch.finfo(value.dtype).eps
-    return torch.where(value < 0, value.clamp(max=-tiny), value.clamp(min=tiny))
+    return torch.where(trivial, 0.0, torch.where(room, above / best.where(room, 1.0), 1.0))
 
 
 def _expected_mutual_info(table: Tensor) -> Tensor:

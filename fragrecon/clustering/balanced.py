@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fragrecon.clustering.kmeans import kmeans
-from fragrecon.clustering.problems import MEMORY, check_points
+from fragrecon.clustering.problems import MEMORY, centred, check_points, parts
 
 MAX_STEPS = 100
 
@@ -54,21 +54,39 @@ def balanced_kmeans(points: Tensor, k: int, keys: Tensor, restarts: int = 10, me
     check_points(points, k)
     _size(points.shape[1], k)
     labels = kmeans(points, k, keys, restarts, memory).labels
-    wide, rows = points.double(), torch.arange(len(points), device=points.device)
+    n, dim = points.shape[1:]
+    for part in parts(len(points), 8 * n * (3 * dim + 4 * k + 2 * n), memory):
+        labels[part] = _settle(centred(points[part].double())[0], labels[part], k)
+    return labels
+
+
+def _settle(points: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Labels (P, n) after assignments to the centres of points (P, n, D) that no longer change them."""
+    labels, rows = labels.clone(), torch.arange(len(points), device=points.device)
     for _ in range(MAX_STEPS):
-        own = wide[rows]
+        own = points[rows]
         members = torch.nn.functional.one_hot(labels[rows], k).to(own.dtype).mT
         counts = members.sum(-1, keepdim=True)
-        # Only at the start can a cluster be empty; all centres that are of no point then lie at the mean of all.
-        centres = torch.where(counts > 0, members @ own / counts.clamp(min=1), own.mean(1, keepdim=True))
-        closeness = 2 * own @ centres.mT - centres.square().sum(-1).unsqueeze(1)
-        moved = assign(closeness)
+        centres = members @ own / counts.clamp(min=1)
+        if bool((counts == 0).any()):  # only at the start
+            _share(centres, counts.squeeze(-1))
+        moved = assign(2 * own @ centres.mT - centres.square().sum(-1).unsqueeze(1))
         changed = (moved != labels[rows]).any(1)
         labels[rows] = moved
         rows = rows[changed]
         if len(rows) == 0:
             break
     return labels
+
+
+def _share(centres: Tensor, counts: Tensor) -> None:
+    """Let each empty cluster start from the centre (P, k, D) of the one with the most points for its sharers."""
+    rows, copies = torch.arange(len(counts), device=counts.device), torch.ones_like(counts)
+    for cluster in range(counts.shape[1]):
+        empty = counts[:, cluster] == 0
+        crowded = (counts / copies).argmax(1)
+        centres[rows[empty], cluster] = centres[rows[empty], crowded[empty]]
+        copies[rows[empty], crowded[empty]] += 1
 
 
 def _size(n: int, k: int) -> int:

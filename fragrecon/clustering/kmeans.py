@@ -19,10 +19,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fragrecon.clustering.problems import MEMORY, centred, check_points, nearest_of, parts, rows_of, squared_distances
+from fragrecon.clustering.problems import (
+    MEMORY,
+    ROUNDING,
+    centred,
+    check_points,
+    nearest_of,
+    parts,
+    rows_of,
+    squared_distances,
+)
 from fragrecon.seeds import uniforms
 
 MAX_STEPS = 300
+TIGHT = 1e-2
+"""Share of the whole's inertia below which that of clusters is computed from the points."""
 
 
 class KMeans(NamedTuple):
@@ -53,19 +64,22 @@ def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int = 10, memory: int
     check_points(points, k)
     if keys.shape != points.shape[:1]:
         raise ValueError(f"keys should be ({len(points)},), not {tuple(keys.shape)}")
+    if restarts < 1:
+        raise ValueError(f"restarts={restarts} should be at least 1")
     n = points.shape[1]
     labels = torch.empty(points.shape[:2], dtype=torch.int64, device=points.device)
     inertia = torch.empty(len(points), dtype=torch.float64, device=points.device)
-    bytes_each = 4 * n * (3 * n + 2 * points.shape[2] + 5 * restarts * k)
+    bytes_each = 4 * n * (4 * n + 5 * points.shape[2] + 6 * restarts * k)
     for part in parts(len(points), bytes_each, memory):
-        about_mean, scale = centred(points[part].float())
+        about_mean, scale = centred(points[part])
         labels[part], least = _solve(about_mean, k, keys[part].to(points.device), restarts)
-        inertia[part] = least.double() * scale.double().square().flatten()
+        inertia[part] = least * scale.square()
     return KMeans(labels, inertia)
 
 
 def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor, Tensor]:
-    """Labels (P, n) and inertia (P,) of the best restart."""
+    """Labels (P, n) and inertia (P,), float64, of the best restart, for `centred` points."""
+    exact, points = points, points.float()
     problems, n, dim = points.shape
     distances = squared_distances(points)
     trials = 2 + int(math.log(k))
@@ -74,7 +88,7 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
     del distances
 
     products = points if 2 * dim < n else points @ points.mT
-    norms = points.square().sum(-1).unsqueeze(1)  # (P, 1, n)
+    norms = norms_of_all = points.square().sum(-1).unsqueeze(1)  # (P, 1, n)
     best_labels = torch.empty(problems, restarts, n, dtype=torch.int64, device=points.device)
     best = torch.empty(problems, restarts, device=points.device)
     rows = torch.arange(problems, device=points.device).unsqueeze(1)
@@ -91,7 +105,8 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
         if bool((counts == 0).any()):
             scores.masked_fill_(counts == 0, math.inf)
             moved, _, nearest = nearest_of(scores)
-            moved = _fill_empty(moved, nearest + norms)
+            rounding = ROUNDING * torch.finfo(norms.dtype).eps * norms.amax(-1, keepdim=True)
+            moved = _fill_empty(moved, nearest + norms, rounding)
             counts = moved.sum(-1, keepdim=True)
         else:
             moved, counts, nearest = nearest_of(scores)
@@ -115,7 +130,12 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
             members, counts = members[kept], counts[kept]
             slots, rows = slots.gather(1, order)[problems_left], rows[problems_left]
             products, norms = products[problems_left], norms[problems_left]
-    least, chosen = best.min(1)
+    inertia = best.double()
+    # Of clusters much tighter than the whole, little is left after the subtraction but rounding.
+    tight = inertia.amin(1) < TIGHT * norms_of_all.double().sum((1, 2))
+    if bool(tight.any()):
+        inertia[tight] = _inertia(exact[tight], best_labels[tight], k)
+    least, chosen = inertia.min(1)
     return best_labels.gather(1, chosen.view(-1, 1, 1).expand(-1, 1, n)).squeeze(1), least
 
 
@@ -142,13 +162,26 @@ def _inner(members: Tensor, products: Tensor) -> Tensor:
     return (members @ products) @ products.mT
 
 
-def _fill_empty(members: Tensor, distances: Tensor) -> Tensor:
-    """Give each empty cluster a point, the farthest by ``distances`` (P, R, n) first; none that lies on its centre."""
+def _fill_empty(members: Tensor, distances: Tensor, rounding: Tensor) -> Tensor:
+    """Give each empty cluster a point, the farthest from its own centre first.
+
+    Args:
+        members: indicators (P, R, k, n).
+        distances: (P, R, n), squared, of each point from its centre.
+        rounding: (P, 1, 1); a point no farther than that lies on its centre and stays.
+    """
     empty = members.sum(-1) == 0
     places = distances.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)  # 0 for the farthest
     clusters = empty.int().argsort(dim=-1, descending=True, stable=True)  # the empty ones first
-    k, tiny = members.shape[2], torch.finfo(distances.dtype).eps
-    taken = (places < empty.sum(-1, keepdim=True)) & (distances > tiny)
-    target = clusters.gather(-1, places.clamp(max=k - 1))
+    taken = (places < empty.sum(-1, keepdim=True)) & (distances > rounding)
+    target = clusters.gather(-1, places.clamp(max=members.shape[2] - 1))
     ones = torch.zeros_like(members).scatter_(2, target.unsqueeze(2), 1.0)
     return torch.where(taken.unsqueeze(2), ones, members)
+
+
+def _inertia(points: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Squared distances (P, R), float64, of points (P, n, D) to the means of clusters by labels (P, R, n)."""
+    wide = points.double().unsqueeze(1)
+    members = torch.nn.functional.one_hot(labels, k).mT.double()  # (P, R, k, n)
+    centres = members @ wide / members.sum(-1, keepdim=True).clamp(min=1)
+    return (wide - members.mT @ centres).square().sum((2, 3))

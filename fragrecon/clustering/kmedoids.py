@@ -49,12 +49,12 @@ def kmedoids(points: Tensor, k: int, memory: int = MEMORY) -> KMedoids:
     labels = torch.empty(problems, n, dtype=torch.int64, device=points.device)
     loss = torch.empty(problems, dtype=torch.float64, device=points.device)
     medoids = torch.empty(problems, k, dtype=torch.int64, device=points.device)
-    for part in parts(problems, 4 * n * (5 * n + 4 * dim + 4 * k), memory):
+    for part in parts(problems, 4 * n * (7 * n + 8 * dim + 4 * k), memory):
         wide, scale = centred(points[part].double())
         distances = squared_distances(wide).float().sqrt_()
         medoids[part] = _swap(distances, _build(distances, k))
         nearest, labels[part] = rows_of(distances, medoids[part]).min(1)
-        loss[part] = nearest.sum(-1, dtype=torch.float64) * scale.flatten()
+        loss[part] = nearest.sum(-1, dtype=torch.float64) * scale
     return KMedoids(labels, loss, medoids)
 
 

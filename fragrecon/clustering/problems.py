@@ -12,6 +12,9 @@ MEMORY = 32 * 2**20
 the fastest on a CPU; a GPU wants more.
 """
 
+ROUNDING = 16
+"""Units of rounding that an inner product may be off by."""
+
 
 def check_points(points: Tensor, k: int) -> None:
     """Refuse what a clustering could only answer with nonsense.
@@ -25,6 +28,8 @@ def check_points(points: Tensor, k: int) -> None:
     if not 1 <= k <= points.shape[1]:
         raise ValueError(f"{k} clusters cannot be made of {points.shape[1]} points")
     # A finite sum is the proof in one pass; an infinite one may be a mere overflow.
+    if points.shape[2] == 0:
+        raise ValueError("the points to cluster have no dimension")
     if not torch.isfinite(points.sum()) and not torch.isfinite(points).all():
         raise ValueError("the points to cluster hold numbers that are not finite")
 
@@ -36,26 +41,36 @@ def parts(problems: int, bytes_each: int, memory: int) -> Iterator[slice]:
 
 
 def centred(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (P, n, D) about their mean, over the largest coordinate of their problem; and that scale (P, 1, 1).
+    """Points (P, n, D) about their mean, over the largest coordinate of their problem; and that scale (P,), float64.
 
-    Neither changes a clustering, and both keep squares within the range and the precision of the type.
+    Neither changes a clustering, and both keep squares within the range and the precision of the type: float64 as it
+    came, float32 for all others.
     """
+    points = points if points.dtype == torch.float64 else points.float()
+    size = _largest(points)
+    points = points / size  # first, so that not even a sum overflows
     points = points - points.mean(1, keepdim=True)
-    scale = points.abs().amax((1, 2), keepdim=True)
-    scale = scale.where(scale > 0, 1.0)
-    return points / scale, scale
+    spread = _largest(points)
+    return points.div_(spread), size.double().flatten() * spread.double().flatten()
+
+
+def _largest(points: Tensor) -> Tensor:
+    """Of the absolute values of a problem, (P, 1, 1), or 1 where all are 0."""
+    largest = points.abs().amax((1, 2), keepdim=True)
+    return largest.where(largest > 0, 1.0)
 
 
 def squared_distances(points: Tensor) -> Tensor:
     """Between all points (P, n, D) of a problem, (P, n, n), by way of their inner products.
 
-    The rounding error is that of the square of the points' norm, so they should be `centred`.
+    The rounding error is that of the square of the points' norm, so they should be `centred`; what is not above it
+    is 0, as between equal points.
     """
     products = points @ points.mT
     norms = products.diagonal(dim1=1, dim2=2).clone()
-    distances = products.mul_(-2).add_(norms.unsqueeze(1)).add_(norms.unsqueeze(2)).clamp_(min=0)
-    distances.diagonal(dim1=1, dim2=2).zero_()
-    return distances
+    distances = products.mul_(-2).add_(norms.unsqueeze(1)).add_(norms.unsqueeze(2))
+    rounding = ROUNDING * torch.finfo(points.dtype).eps * norms.amax(1)
+    return distances.mul_(distances > rounding.view(-1, 1, 1))
 
 
 def rows_of(matrices: Tensor, chosen: Tensor) -> Tensor:

@@ -235,11 +235,12 @@ class FixedPuzzles:
         return self.count
 
     def read(self, part: slice) -> FragmentBatch:
+        """The puzzles of a slice without a step."""
         data, (first, last, _) = self.data, part.indices(self.count)
         ids, orders = puzzles.fixed_puzzles(
             self.available,
             first,
-            last - first,
+            max(0, last - first),
             data.config.images_per_puzzle,
             data.cells,
             data.puzzle_seed,

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -315,10 +317,12 @@ def test_fixed_puzzles_show_the_images_of_their_split_as_they_are(opened: Opener
     found = fixed(data, split)
     batch = found.read(slice(0, 7))
     store = data.store("train" if split == "validation" else "test")
-    assert images_of(batch, data).equal(torch.from_numpy(store.images[found.ids]))
-    assert batch.image_ids.equal(torch.from_numpy(found.ids))
+    ids = batch.image_ids
+    assert images_of(batch, data).equal(torch.from_numpy(store.images[ids.numpy()]))
+    assert batch.labels.equal(torch.from_numpy(store.labels[ids.numpy()]).gather(1, batch.source_ids))
+    assert set(ids.flatten().tolist()) <= set(found.available.tolist())
     if split == "validation":
-        assert set(found.ids.ravel()) <= set(data.validation_images())
+        assert found.available.tolist() == data.validation_images().tolist()
     assert batch.fragments.dtype == torch.uint8
 
 
@@ -327,6 +331,61 @@ def test_the_first_test_puzzles_stay_when_more_are_scored(opened: Opener) -> Non
     assert_equal(data.test_set(100).read(slice(2, 9)), data.test_set(10).read(slice(2, 9)))
     assert len(data.test_set(100)) == 100
     assert len(data.validation_set()) == 7
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_fixed_puzzles_are_the_same_in_any_slices(opened: Opener, split: str) -> None:
+    found = replace_count(fixed(opened(), split), 10)
+    whole = found.read(slice(0, 10))
+    assert len(whole) == 10
+    assert whole.step == 0
+    assert_equal(found.read(slice(None)), whole)
+    for cuts in ([0, 10], [0, 1, 10], [0, 3, 3, 7, 10], list(range(11))):
+        pieces = [found.read(slice(first, last)) for first, last in itertools.pairwise(cuts)]
+        assert [piece.step for piece in pieces] == cuts[:-1]
+        assert [len(piece) for piece in pieces] == np.diff(cuts).tolist()
+        assert_equal(together(pieces), whole)
+
+
+def replace_count(found: FixedPuzzles, count: int) -> FixedPuzzles:
+    return FixedPuzzles(found.data, found.split, found.available, count, found.purpose)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_fixed_puzzles_are_those_of_their_purpose(opened: Opener, split: str) -> None:
+    data = opened(evaluation=4)
+    found = fixed(data, split)
+    ids, orders = puzzles.fixed_puzzles(found.available, 2, 3, 10, data.cells, 4, split)
+    batch = found.read(slice(2, 5))
+    assert batch.image_ids.equal(torch.from_numpy(ids))
+    assert (batch.source_ids * data.cells + batch.positions).equal(torch.from_numpy(orders))
+
+
+def test_a_slice_beyond_the_last_puzzle_ends_with_it(opened: Opener) -> None:
+    found = opened().test_set(10)
+    assert_equal(found.read(slice(8, 50)), found.read(slice(8, 10)))
+    assert len(found.read(slice(8, 50))) == 2
+    assert_equal(found.read(slice(-2, None)), found.read(slice(8, 10)))
+    assert len(found.read(slice(10, 20))) == len(found.read(slice(15, 20))) == 0
+
+
+def test_ten_million_puzzles_take_no_memory_until_they_are_read(opened: Opener) -> None:
+    data = opened()
+    data.store("test")
+    tracemalloc.start()
+    try:
+        found = data.test_set(10**7)
+        assert len(found) == 10**7
+        deep = found.read(slice(9_999_990, 9_999_993))
+        assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert deep.step == 9_999_990
+    assert len(deep) == 3
+    assert_equal(found.read(slice(9_999_991, 9_999_992)), replace_count(found, 9_999_992).read(slice(9_999_991, None)))
+    assert not deep.image_ids.equal(found.read(slice(0, 3)).image_ids)
+    assert len(found.loader(8)) == 1_250_000
+    assert_equal(next(iter(found.loader(8))), found.read(slice(0, 8)))
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 12])

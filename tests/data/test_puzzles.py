@@ -249,19 +249,52 @@ def test_orders_are_uniform_and_independent() -> None:
     assert abs(chi_square - 575) < 5 * np.sqrt(2 * 575)
 
 
-def test_the_first_fixed_puzzles_stay_when_more_are_asked_for() -> None:
-    available = np.arange(95) + 1000
-    ids, orders = puzzles.fixed_puzzles(available, 40, 10, 4, 3, "test")
+AVAILABLE = np.arange(95) + 1000
+
+
+def fixed(first: int, count: int, seed: int = 3, purpose: str = "test") -> tuple[puzzles.Indices, puzzles.Indices]:
+    return puzzles.fixed_puzzles(AVAILABLE, first, count, 10, 4, seed, purpose)
+
+
+def test_fixed_puzzles_are_draws_of_images_and_orders_of_their_own() -> None:
+    ids, orders = fixed(0, 40)
     assert ids.shape == (40, 10)
     assert orders.shape == (40, 40)
-    for fewer in (0, 1, 9, 10, 39):
-        some_ids, some_orders = puzzles.fixed_puzzles(available, fewer, 10, 4, 3, "test")
-        assert (some_ids == ids[:fewer]).all()
-        assert (some_orders == orders[:fewer]).all()
+    assert (np.sort(orders, axis=1) == np.arange(40)).all()
     assert all(len(set(puzzle)) == 10 for puzzle in ids.tolist())
     assert len({tuple(order) for order in orders.tolist()}) == 40
-    assert (puzzles.fixed_puzzles(available, 40, 10, 4, 4, "test")[0] != ids).any()
-    assert (puzzles.fixed_puzzles(available, 40, 10, 4, 3, "validation")[1] != orders).any()
+    assert (ids == puzzles.draw_images(AVAILABLE, 10, 0, 40, 3, "test")).all()
+    for other_ids, other_orders in (fixed(0, 40, seed=4), fixed(0, 40, purpose="validation")):
+        assert (other_ids != ids).any()
+        assert (other_orders != orders).any(axis=1).all()
+
+
+@unhurried
+@given(st.integers(0, 10**9), st.lists(st.integers(0, 25), min_size=1, max_size=5))
+def test_fixed_puzzles_do_not_depend_on_how_the_row_is_cut_into_calls(first: int, counts: list[int]) -> None:
+    ids, orders = fixed(first, sum(counts))
+    starts = [first + sum(counts[:place]) for place in range(len(counts))]
+    pieces = [fixed(start, count) for start, count in zip(starts, counts, strict=True)]
+    assert (np.concatenate([piece[0] for piece in pieces]) == ids).all()
+    assert (np.concatenate([piece[1] for piece in pieces]) == orders).all()
+
+
+def test_orders_of_fixed_puzzles_are_uniform_and_independent() -> None:
+    """As above: each of 24 orders equally often, and so each pair of neighbouring puzzles."""
+    orders = puzzles.fixed_puzzles(np.arange(4), 0, 48_000, 2, 2, 5, "test")[1]
+    number = (orders @ [64, 16, 4, 1]).reshape(-1)
+    _, counts = np.unique(number, return_counts=True)
+    assert len(counts) == 24
+    assert ((counts - 2000) ** 2 / 2000).sum() < 50
+    _, pairs = np.unique(number[::2] * 1000 + number[1::2], return_counts=True)
+    expected = 24_000 / 576
+    chi_square = ((pairs - expected) ** 2 / expected).sum() + (576 - len(pairs)) * expected
+    assert abs(chi_square - 575) < 5 * np.sqrt(2 * 575)
+
+
+def test_too_few_images_for_fixed_puzzles_are_refused() -> None:
+    with pytest.raises(DataError, match="needs 96 images, but the validation split has 95"):
+        puzzles.fixed_puzzles(AVAILABLE, 0, 1, 96, 4, 0, "validation")
 
 
 def slow_is_validation(index: int) -> bool:
@@ -282,7 +315,7 @@ def test_the_hash_of_the_split_is_splitmix64() -> None:
             assert (index in held) == (output / 2**64 < share)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 50, 3001])
+@pytest.mark.parametrize("count", [0, 1, 2, 50, 3001, 60_000])
 def test_the_split_equals_a_slow_loop_and_is_disjoint_and_complete(count: int) -> None:
     train, validation = puzzles.split_train_validation(count)
     assert validation.tolist() == [index for index in range(count) if slow_is_validation(index)]

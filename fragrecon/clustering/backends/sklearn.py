@@ -21,7 +21,7 @@ def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> 
     with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct points than clusters is a fair answer of a collapsed model, and scored as such.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for found, problem, key in zip(labels, points.cpu(), keys.tolist(), strict=True):
+        for found, problem, key in zip(labels, points.float().cpu(), keys.tolist(), strict=True):
             solver = KMeans(k, init="k-means++", n_init=restarts, random_state=key % 2**32)
             found[:] = torch.from_numpy(solver.fit(problem.numpy()).labels_)
     return labels.to(points.device)
@@ -31,7 +31,7 @@ def kmedoids(points: Tensor, k: int, memory: int) -> Tensor:
     """FasterPAM (Schubert and Rousseeuw, Information Systems 2021)."""
     check_points(points, k)
     labels = torch.empty(points.shape[:2], dtype=torch.int64)
-    for found, problem in zip(labels, points.cpu(), strict=True):
+    for found, problem in zip(labels, points.float().cpu(), strict=True):
         distances = torch.cdist(problem, problem, compute_mode="donot_use_mm_for_euclid_dist").float()
         solved = fasterpam(distances.numpy(), k, init="build", n_cpu=1)
         found[:] = torch.from_numpy(solved.labels.astype("int64"))

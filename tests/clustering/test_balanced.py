@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fragrecon.clustering.balanced import assign, balanced_kmeans
+from fragrecon.clustering.kmeans import kmeans
+from fragrecon.seeds import keys_of
+from tests.clustering.samples import ari, blobs, inertia, means, uniform
+
+unhurried = settings(deadline=None, max_examples=50)
+
+
+def keys(problems: int) -> Tensor:
+    return keys_of(0, "test", 0, problems)
+
+
+def counts(labels: Tensor, k: int) -> list[list[int]]:
+    return torch.nn.functional.one_hot(labels, k).sum(1).tolist()
+
+
+def total(scores: Tensor, labels: Tensor) -> Tensor:
+    return scores.gather(2, labels.unsqueeze(-1)).sum((1, 2))
+
+
+@unhurried
+@given(st.integers(0, 2**32), st.sampled_from([(1, 1), (4, 1), (6, 2), (6, 3), (4, 4), (5, 5)]), st.booleans())
+def test_assignment_is_the_best_of_all_balanced_ones(seed: int, sizes: tuple[int, int], coarse: bool) -> None:
+    n, k = sizes
+    scores = torch.randn(3, n, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if coarse:
+        scores = scores.round()
+    every = torch.tensor(list(set(itertools.permutations([cluster for cluster in range(k) for _ in range(n // k)]))))
+    found = assign(scores)
+    assert found.dtype == torch.int64
+    assert counts(found, k) == [[n // k] * k] * 3
+    for own, labels in zip(scores, found, strict=True):
+        best = total(own.expand(len(every), -1, -1), every).max()
+        torch.testing.assert_close(total(own[None], labels[None])[0], best, rtol=0, atol=1e-12)
+
+
+def test_a_large_assignment_cannot_be_bettered_by_an_exchange_of_two_points() -> None:
+    scores = torch.randn(3, 160, 10, generator=torch.Generator().manual_seed(0))
+    labels = assign(scores)
+    assert counts(labels, 10) == [[16] * 10] * 3
+    for own, found in zip(scores, labels, strict=True):
+        taken = own[:, found]  # of point i, the score of the cluster of point j
+        now = taken.diagonal()
+        assert (taken + taken.T <= now.unsqueeze(0) + now.unsqueeze(1) + 1e-5).all()
+
+
+def test_assignment_follows_clear_scores() -> None:
+    truth = torch.stack([torch.randperm(30, generator=torch.Generator().manual_seed(i)) % 5 for i in range(4)])
+    assert torch.equal(assign(torch.nn.functional.one_hot(truth, 5).float()), truth)
+
+
+def test_scores_are_left_as_they_are_and_may_carry_gradients() -> None:
+    scores = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    before = scores.detach().clone()
+    assert not assign(scores).requires_grad
+    assert torch.equal(scores, before)
+
+
+@pytest.mark.parametrize(("n", "k"), [(7, 2), (2, 4), (5, 0)])
+def test_points_that_cannot_be_shared_equally_are_refused(n: int, k: int) -> None:
+    with pytest.raises(ValueError, match=f"{n} points cannot be shared equally by {k} clusters"):
+        assign(torch.zeros(1, n, k))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_refused(value: float) -> None:
+    scores = torch.zeros(2, 6, 3)
+    scores[1, 5, 2] = value
+    with pytest.raises(ValueError, match="not finite"):
+        assign(scores)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6,), (1, 1, 6, 3)])
+def test_scores_of_the_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(P, n, k\)"):
+        assign(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("k", "size"), [(2, 3), (10, 16), (5, 1), (1, 7)])
+def test_blobs_far_apart_are_found(k: int, size: int) -> None:
+    points, truth = blobs(5, k, size, 0.01, 32)
+    labels = balanced_kmeans(points, k, keys(5))
+    assert counts(labels, k) == [[size] * k] * 5
+    assert ari(labels, truth).tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("spread", [1.0, 2.0, 3.0])
+def test_knowing_the_sizes_helps(spread: float) -> None:
+    points, truth = blobs(30, 10, 16, spread, 16)
+    free, balanced = kmeans(points, 10, keys(30)).labels, balanced_kmeans(points, 10, keys(30))
+    assert counts(balanced, 10) == [[16] * 10] * 30
+    assert ari(balanced, truth).mean() > ari(free, truth).mean()
+
+
+def closeness(points: Tensor, centres: Tensor) -> Tensor:
+    return -torch.cdist(points.double(), centres).square()
+
+
+def test_the_result_is_better_than_one_assignment_to_the_centres_of_kmeans() -> None:
+    for points in (blobs(20, 6, 8, 1.0, 2)[0], uniform(20, 48, 3)):
+        once = assign(closeness(points, means(points, kmeans(points, 6, keys(20)).labels, 6)))
+        first, last = inertia(points, once, 6), inertia(points, balanced_kmeans(points, 6, keys(20)), 6)
+        assert (last <= first * (1 + 1e-9)).all()
+        assert (last < first * (1 - 1e-6)).any()
+
+
+def test_the_result_is_a_best_assignment_to_its_own_centres() -> None:
+    points = blobs(20, 6, 8, 1.0, 2)[0]
+    labels = balanced_kmeans(points, 6, keys(20))
+    near = closeness(points, means(points, labels, 6))
+    torch.testing.assert_close(total(near, assign(near)), total(near, labels), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("distinct", [1, 2, 3])
+def test_sizes_are_equal_also_where_points_are(distinct: int) -> None:
+    points = (torch.eye(4) * 0.3)[torch.arange(24) % distinct].expand(3, -1, -1)
+    assert counts(balanced_kmeans(points, 4, keys(3)), 4) == [[6] * 4] * 3
+
+
+@pytest.mark.parametrize("distinct", [3, 6])
+def test_the_place_of_equal_points_does_not_matter(distinct: int) -> None:
+    """Where kmeans leaves clusters empty, so that centres have to be made up; rounding may still decide a tie."""
+    points = uniform(100, distinct, 4).double()[:, torch.arange(24) % distinct]
+    moved = points + torch.tensor([8.0, -16.0, 32.0, 0.0])
+    one, other = (inertia(own, balanced_kmeans(own, 8, keys(100)), 8) for own in (points, moved))
+    assert torch.isclose(one, other, rtol=1e-6).float().mean() > 0.9
+
+
+def test_far_off_points_are_told_apart() -> None:
+    points, truth = blobs(5, 6, 8, 0.01, 8)
+    assert ari(balanced_kmeans(points + 10_000, 6, keys(5)), truth).tolist() == [1.0] * 5
+
+
+def test_a_problem_is_answered_alike_wherever_it_stands() -> None:
+    points = blobs(12, 6, 8, 1.5, 8)[0]
+    whole = balanced_kmeans(points, 6, keys(12))
+    assert torch.equal(balanced_kmeans(points, 6, keys(12), memory=1), whole)
+    assert torch.equal(balanced_kmeans(points.flip(0), 6, keys(12).flip(0)), whole.flip(0))
+    alone = [balanced_kmeans(points[i : i + 1], 6, keys(12)[i : i + 1]) for i in range(12)]
+    assert torch.equal(torch.cat(alone), whole)
+
+
+def test_half_precision_points_are_taken_and_left_as_they_are() -> None:
+    points, truth = blobs(3, 4, 6, 0.02, 16)
+    half = points.half()
+    before = half.clone()
+    assert ari(balanced_kmeans(half, 4, keys(3)), truth).tolist() == [1.0] * 3
+    assert torch.equal(half, before)
+
+
+def test_no_problems_are_no_labels() -> None:
+    assert balanced_kmeans(torch.zeros(0, 6, 3), 2, keys(0)).shape == (0, 6)
+    assert assign(torch.zeros(0, 6, 2)).shape == (0, 6)
+
+
+@pytest.mark.parametrize("k", [4, 7])
+def test_kmeans_of_points_that_cannot_be_shared_equally_is_refused(k: int) -> None:
+    with pytest.raises(ValueError, match=f"10 points cannot be shared equally by {k} clusters"):
+        balanced_kmeans(uniform(1, 10, 2), k, keys(1))
+
+
+def test_kmeans_refuses_what_plain_kmeans_refuses() -> None:
+    points = uniform(2, 10, 2)
+    with pytest.raises(ValueError, match=r"\(P, n, D\)"):
+        balanced_kmeans(points[0], 2, keys(2))
+    with pytest.raises(ValueError, match="20 clusters cannot be made"):
+        balanced_kmeans(points, 20, keys(2))
+    with pytest.raises(ValueError, match=r"keys should be \(2,\)"):
+        balanced_kmeans(points, 2, keys(3))
+    points[0, 0, 0] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        balanced_kmeans(points, 2, keys(2))
