@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -196,6 +197,7 @@ def main(arguments: Sequence[str]) -> None:
         ours, theirs = (statistics.median(found) for found in both)
         spread = [[min(found), max(found)] for found in both]
         rows[name] = {"engine_ms": ours, "loop_ms": theirs, "ratio": theirs / ours, "ranges_ms": spread}
+    command = " ".join(["python", "benchmarks/clustering.py", *arguments])
     machine = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, one of {os.cpu_count()} cores"
     result = {
         "points": list(points.shape),
@@ -207,7 +209,7 @@ def main(arguments: Sequence[str]) -> None:
         "quality": close,
         "machine": machine,
         "versions": versions(),
-        "command": f"python benchmarks/clustering.py {' '.join(arguments)}".strip(),
+        "command": re.sub(r"(data\.root|data\.cache_dir|--out)([ =])\S+", r"\1\2FOLDER", command),
         "date": time.strftime("%Y-%m-%d"),
     }
     show(result)

@@ -53,8 +53,8 @@ def job_folder(number: int, overrides: str) -> str:
 
     Of the characters that mean something to Hydra, or to a shell, none is left, so that ``run=`` takes it as it is.
     """
-    name = re.sub(r"[^\w.+-]+", "_", f"{number}-{overrides}".replace("=", "-"))
-    return name.encode()[:200].decode(errors="ignore")
+    name = re.sub(r"[^\w.+-]+", "_", f"{number}-{overrides}".replace("=", "-"), flags=re.ASCII)
+    return name[:200]
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -371,8 +372,13 @@ def _check(config: Config) -> None:
     if harder := evaluation.robustness:
         for field in fields(harder):
             values = getattr(harder, field.name)
-            if min(values if isinstance(values, list) else [values], default=1) <= 0:
-                raise ConfigError(f"evaluation.robustness.{field.name}={values} should be above 0")
+            most = 1.0 if field.name in ("rotation", "jitter") else math.inf
+            for value in values if isinstance(values, list) else [values]:
+                if not (0 < value <= most and math.isfinite(value)):
+                    limit = f" and at most {most:g}" if most < math.inf else ""
+                    raise ConfigError(f"evaluation.robustness.{field.name}={values} should be above 0{limit}")
+        if not any(values for values in asdict(harder).values() if isinstance(values, list)):
+            raise ConfigError("evaluation.robustness names no condition; evaluation.robustness=null switches it off")
         if harder.puzzles > evaluation.puzzles:
             raise ConfigError(
                 f"evaluation.robustness.puzzles={harder.puzzles} should be at most "

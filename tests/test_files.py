@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -183,6 +185,44 @@ def test_csv_keeps_every_bit_of_a_float(tmp_path: Path, value: float) -> None:
     files.write_csv(tmp_path / "a.csv", [{"loss": value}])
     (row,) = files.read_csv(tmp_path / "a.csv")
     assert repr(float(row["loss"])) == repr(value)
+
+
+ARRAYS: dict[str, npt.NDArray[Any]] = {
+    "model/kmeans_ari": np.random.default_rng(0).random(7),
+    "none": np.zeros((0, 3), np.float32),
+    "counts": np.arange(6).reshape(2, 3),
+}
+
+
+def test_arrays_come_back(tmp_path: Path) -> None:
+    files.write_arrays(tmp_path / "new" / "scores.npz", ARRAYS)
+    found = files.read_arrays(tmp_path / "new" / "scores.npz")
+    assert list(found) == list(ARRAYS)
+    for name, expected in ARRAYS.items():
+        assert found[name].dtype == expected.dtype
+        np.testing.assert_array_equal(found[name], expected)
+    with np.load(tmp_path / "new" / "scores.npz", allow_pickle=False) as arrays:
+        assert set(arrays) == set(ARRAYS)
+    assert names(tmp_path / "new") == ["scores.npz"]
+
+
+def test_arrays_that_fail_to_be_written_leave_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_arrays(tmp_path / "scores.npz", ARRAYS)
+
+    def fail(*arguments: Any) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(Interrupted):
+        files.write_arrays(tmp_path / "scores.npz", {"other": np.zeros(3)})
+    assert names(tmp_path) == ["scores.npz"]
+    assert list(files.read_arrays(tmp_path / "scores.npz")) == list(ARRAYS)
+
+
+def test_arrays_of_objects_are_not_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "evil.npz", evil=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        files.read_arrays(tmp_path / "evil.npz")
 
 
 @pytest.mark.parametrize("error", [ValueError, Interrupted])

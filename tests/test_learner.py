@@ -55,7 +55,7 @@ class Trainable:
         self.data = FragmentData(data, reader, config.seed, evaluation.seed, evaluation.validation_puzzles)
         facts = Facts(data.fragment_shape, self.data.grid, 10)
         self.model, own = build_model(config, facts)
-        self.protocol = ClusteringProtocol(load_backend("sklearn"), evaluation.restarts, evaluation.seed)
+        self.protocol = ClusteringProtocol(load_backend("sklearn"), evaluation.restarts, evaluation.seed, memory=2**26)
         self.learner = Learner(
             self.model,
             objective or own,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -208,6 +209,20 @@ def test_scores_are_kept_puzzle_by_puzzle(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(arrays[f"{method}/{metric}"], expected)
 
 
+def test_conditions_are_written_as_rows(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"axis": "noise", "value": 0.1, "method": "model", "metric": "kmeans_ari", "mean": 1 / 3, "std": None},
+        {"axis": "gap", "value": 9, "method": "all", "not_applicable": "nothing is left, at all"},
+    ]
+    Record(tmp_path).write_robustness(rows)
+    assert names(tmp_path) == {"robustness.csv"}
+    with (tmp_path / "robustness.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert list(found[0]) == ["axis", "value", "method", "metric", "mean", "std", "not_applicable"]
+    assert (float(found[0]["mean"]), found[0]["std"], found[0]["not_applicable"]) == (1 / 3, "", "")
+    assert (found[1]["mean"], found[1]["not_applicable"]) == ("", "nothing is left, at all")
+
+
 def test_a_single_puzzle_has_metrics_without_intervals(tmp_path: Path) -> None:
     write(Record(tmp_path), scores(puzzles=1))
     found = json.loads((tmp_path / "metrics.json").read_text())["scores"]["model"]["mean_ari"]
@@ -229,6 +244,7 @@ def test_other_processes_write_nothing(config: Config, tmp_path: Path) -> None:
     record.enter("training")
     record.add_epoch({"epoch": 0})
     assert write(record, scores())["protocol"]["puzzles"] == 5
+    record.write_robustness([{"axis": "gap"}])
     record.finish()
     record.fail(ValueError("none of their business"))
     assert not folder.exists()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from fragrecon import run as command
@@ -21,6 +25,8 @@ from tests import layouts
 from tests.cli import SMALL, Cli, best, checkpoint, metrics, names, rows, shared_cache, status
 
 pytestmark = pytest.mark.timeout(180)
+FURTHER = {f"{a}_{name}" for a in ("kmeans", "kmedoids") for name in ("ami", "accuracy", "precision", "recall")}
+BEYOND = {"balanced_ari", "balanced_accuracy", "unknown_ari", "unknown_nmi", "unknown_k_error"}
 DONE = {"config.yaml", "overrides.yaml", "status.json", "metrics.json", "metrics.csv", "scores.npz", "run.log"}
 
 
@@ -93,6 +99,18 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "negative count": (["evaluation.puzzles=-1"], ["evaluation.puzzles=-1 should be at least 0"]),
     "no run to evaluate": (["mode=evaluate", "run=nowhere"], ["nowhere is no folder", "outputs/"]),
     "a run to train": (["run=somewhere"], ["run=somewhere is not for mode=train", "init_from="]),
+    "a condition that is none": (
+        ["evaluation=robustness", "evaluation.robustness.noise=[0.1,0]"],
+        ["evaluation.robustness.noise=[0.1, 0.0] should be above 0"],
+    ),
+    "more puzzles of conditions than puzzles": (
+        ["evaluation=robustness", "evaluation.puzzles=20"],
+        ["evaluation.robustness.puzzles=200 should be at most evaluation.puzzles=20"],
+    ),
+    "unknown axis": (
+        ["evaluation=robustness", "+evaluation.robustness.blur=[1]"],
+        ["unknown key evaluation.robustness.blur", "jitter"],
+    ),
     "evaluation of nothing": (["mode=evaluate"], ["mode=evaluate needs the run to score: run=FOLDER"]),
     "no run to start from": (["init_from=nowhere"], ["nowhere is no folder", "outputs/"]),
 }
@@ -231,9 +249,12 @@ def test_a_saved_config_opens_without_hydra_and_torch(cli: Cli, done: Path) -> N
 def test_metrics_json_holds_scores_of_model_and_baselines(done: Path) -> None:
     found = metrics(done)
     assert set(found) >= {"protocol", "scores", "data", "versions", "seconds"}
-    assert set(found["scores"]) >= {"model", "random", "raw_pixels"}
-    for scores in found["scores"].values():
-        assert set(scores) == set(METRICS)
+    baselines = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
+    assert list(found["scores"]) == [*baselines, "model"]
+    assert list(found["model_minus"]) == baselines
+    for method, scores in found["scores"].items():
+        assert list(scores)[: len(METRICS)] == list(METRICS)
+        assert set(scores) - set(METRICS) == FURTHER | (set() if method == "random" else BEYOND)
         for summary in scores.values():
             assert set(summary) == {"mean", "std", "ci95", "n"}
             assert summary["n"] == 5
@@ -290,8 +311,28 @@ def test_a_sweep_over_the_models_leaves_a_record_a_job(cli: Cli) -> None:
 def test_a_job_of_a_sweep_has_a_folder_whatever_its_overrides_are() -> None:
     assert command.job_folder(3, "model=pca,seed=1") == "3-model-pca_seed-1"
     assert command.job_folder(0, "model.channels=[32,64],model=conv") == "0-model.channels-_32_64_model-conv"
+    assert command.job_folder(0, "data={a: 1},x='b c',~y") == "0-data-_a_1_x-_b_c_y"
     assert "/" not in command.job_folder(0, "data.root=/some/where")
     assert len(command.job_folder(12, "ü" * 300).encode()) <= 200
+
+
+def assert_needs_no_quotes(name: str) -> None:
+    """Neither for a shell nor for Hydra."""
+    assert shlex.quote(name) == name
+    path = f"multirun/2025-01-02_03-04-05/{name}"
+    assert OverridesParser.create().parse_override(f"run={path}").value() == path
+
+
+@given(st.integers(0, 999), st.text(st.characters(codec="ascii"), max_size=250))
+def test_the_folder_of_a_job_needs_no_quotes(number: int, overrides: str) -> None:
+    name = command.job_folder(number, overrides)
+    assert name.startswith(f"{number}-")
+    assert_needs_no_quotes(name)
+
+
+@pytest.mark.parametrize("letters", ["é", "ü", "中", "²"])
+def test_letters_of_all_languages_need_no_quotes(letters: str) -> None:
+    assert_needs_no_quotes(command.job_folder(0, f"data.name={letters}"))
 
 
 def test_in_a_sweep_a_bad_value_fails_its_own_job_only(cli: Cli) -> None:

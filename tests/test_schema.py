@@ -21,7 +21,7 @@ from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.supervised import SupervisedClassifier
 from fragrecon.objectives.base import Objective
 from fragrecon.run import CONF, GROUPS, compose
-from fragrecon.schema import Config, build, config_hash, overlay, parse
+from fragrecon.schema import Config, EvaluationConfig, RobustnessConfig, build, config_hash, overlay, parse
 
 FACTS = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
 CONV = "fragrecon.models.conv.ConvAutoencoder"
@@ -178,6 +178,7 @@ def test_a_reference_to_nothing_is_refused() -> None:
         ("evaluation.batch_size", 1),
         ("evaluation.seed", 0),
         ("evaluation.restarts", 1),
+        ("evaluation.memory_mb", 1),
         ("selection.patience", 0),
         ("checkpoint.every_n_steps", 1),
     ],
@@ -217,6 +218,44 @@ def test_a_value_that_cannot_be_meant_is_refused_by_name(key: str, value: Any, m
 @pytest.mark.parametrize(("size", "shape"), [(8, (3, 8, 8)), ([8, 16], (3, 8, 16)), ([32], (3, 32, 32))])
 def test_the_shape_of_a_fragment_follows_from_its_size(size: Any, shape: tuple[int, int, int]) -> None:
     assert parse(changed("data.fragment_size", size)).data.fragment_shape == shape
+
+
+HARDER = RobustnessConfig(puzzles=7, images=[2, 5], fragment_size=[8], noise=[0.5], rotation=[1.0], jitter=[], gap=[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("puzzles", 0, r"=0 should be above 0"),
+        ("images", [2, 0], r"=\[2, 0\] should be above 0"),
+        ("fragment_size", [-8], r"=\[-8\] should be above 0"),
+        ("noise", [0.0], r"=\[0\.0\] should be above 0"),
+        ("rotation", [0.5, -0.1], r"=\[0\.5, -0\.1\] should be above 0"),
+        ("jitter", [0], r"=\[0\.0\] should be above 0"),
+        ("gap", [0], r"=\[0\] should be above 0"),
+        ("puzzles", 1001, r"=1001 should be at most evaluation\.puzzles=1000"),
+        ("puzzles", None, r"=None should be of type int"),
+        ("gap", [1.5], r"\[0\]=1\.5 should be of type int"),
+        ("noise", ["much"], r"\[0\]='much' should be of type float"),
+        ("noise", 0.1, r"=0\.1 should be of type list"),
+    ],
+)
+def test_a_condition_that_cannot_be_meant_is_refused_by_name(key: str, value: Any, message: str) -> None:
+    harder = {**vars(HARDER), key: value}
+    with pytest.raises(ConfigError, match=rf"evaluation\.robustness\.{key}{message}"):
+        parse(changed("evaluation.robustness", harder))
+
+
+def test_conditions_are_kept_as_they_are_given_and_whole() -> None:
+    assert parse(changed("evaluation.robustness", vars(HARDER))).evaluation.robustness == HARDER
+    most = {**vars(HARDER), "puzzles": 1000, "noise": [1]}
+    found = parse(changed("evaluation.robustness", most)).evaluation.robustness
+    assert found is not None
+    assert found.noise == [1.0]
+    assert isinstance(found.noise[0], float)
+    del most["gap"]
+    with pytest.raises(ConfigError, match=r"missing key evaluation\.robustness\.gap"):
+        parse(changed("evaluation.robustness", most))
 
 
 # Hash, saving, opening -----------------------------------------------------------------------------------------------
@@ -289,6 +328,27 @@ def test_a_text_like_a_number_stays_a_text_when_saved(text: str, tmp_path: Path)
 def test_numbers_are_saved_without_loss(tmp_path: Path) -> None:
     for value in (1e-5, 1 / 3, 1e22, 5e-324, 0.1 + 0.2):
         assert schema.load(save(parse(changed("selection.min_delta", value)), tmp_path)).selection.min_delta == value
+
+
+ADDED = {f"evaluation.{name}": getattr(EvaluationConfig, name) for name in ("memory_mb", "robustness")}
+
+
+@pytest.mark.parametrize("key", ADDED)
+def test_a_config_that_was_saved_before_a_key_existed_opens_with_what_it_meant(key: str, tmp_path: Path) -> None:
+    config = OmegaConf.create(values("evaluation=robustness", "evaluation.memory_mb=7"))
+    section, _, name = key.rpartition(".")
+    del OmegaConf.select(config, section)[name]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    opened = schema.load(tmp_path / "config.yaml")
+    assert getattr(opened.evaluation, name) == ADDED[key]
+    expected = values("evaluation=robustness", "evaluation.memory_mb=7")
+    expected["evaluation"][name] = ADDED[key]
+    assert opened == parse(expected)
+
+
+def test_what_came_later_means_what_the_files_say() -> None:
+    for key, value in ADDED.items():
+        assert OmegaConf.select(OmegaConf.create(values()), key) == value
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "3\n", "a: [1\n", "\tx: 1\n", "mode: ${x\n", "mode: ${x}\n", ""])
@@ -647,3 +707,11 @@ def test_the_trainers_config_is_taken_by_lightning(tmp_path: Path) -> None:
     settings = composed().trainer | {"precision": "32-true", "enable_progress_bar": False}
     trainer = pl.Trainer(**settings, logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     assert trainer.max_epochs == composed().data.epochs
+
+
+@pytest.mark.parametrize(
+    "value", ["noise=[nan]", "noise=[inf]", "noise=[-0.1]", "rotation=[1.5]", "jitter=[2.0]", "gap=[0]", "images=[-2]"]
+)
+def test_a_condition_out_of_range_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"evaluation\.robustness\.{value.partition('=')[0]}=.* should be above 0"):
+        compose(["evaluation=robustness", f"evaluation.robustness.{value}"])

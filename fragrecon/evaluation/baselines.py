@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 import fragrecon
 from fragrecon import files
 from fragrecon.data.module import FixedPuzzles, FragmentData
-from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.puzzles import FragmentBatch, cut, draw_images
 from fragrecon.data.store import Split
 from fragrecon.errors import DataError
 from fragrecon.evaluation.protocol import ClusteringProtocol, Embed, Score, evaluate
@@ -90,16 +91,17 @@ class PrincipalComponents:
         mean, directions = self.mean.to(pixels), self.directions[:, :count].to(pixels)
         deviations = self.deviations[:count].to(pixels)
         # Directions in which fragments hardly vary are not blown up.
-        scale = deviations.clamp(min=1e-6 * float(deviations.max())) ** -whitening
+        scale = deviations.clamp(min=1e-6 * float(deviations.max()) or 1.0) ** -whitening
         return (((pixels - mean) @ directions) * scale).float()
 
 
 def training_fragments(data: FragmentData) -> Tensor:
     """The fragments (M, C, h, w) in [0, 1] that principal components are fitted on: none of validation images."""
     images = data.training_images()
-    count = max(1, min(FITTED_IMAGES, len(images)) // data.config.images_per_puzzle)
-    puzzles = data.fixed_batches("train", images, count, "principal components")
-    return puzzles.read(slice(0, count)).as_float().fragments.flatten(0, 1)
+    count = min(FITTED_IMAGES, len(images))
+    drawn = draw_images(images, 1, 0, count, data.puzzle_seed, "principal components")
+    pixels = torch.from_numpy(data.store("train").images[np.sort(drawn.flatten())])
+    return cut(pixels, data.config.fragment_shape[1:]).flatten(0, 1).float() / 255
 
 
 class Baselines:
@@ -157,13 +159,15 @@ class Baselines:
         """
         methods = self.methods
         paths = {name: self._path(name, len(puzzles), condition) for name in methods}
-        missing = {name: score for name, score in methods.items() if not paths[name].is_file()}
+        known = {name: scores for name, path in paths.items() if (scores := _read(path))}
+        missing = {name: score for name, score in methods.items() if name not in known}
         if missing:
             for name, scores in evaluate(puzzles, missing, advance=advance, **how).items():
                 files.write_arrays(paths[name], scores)
+                known[name] = scores
         else:
             advance(len(puzzles))
-        return {name: files.read_arrays(path) for name, path in paths.items()}
+        return {name: known[name] for name in methods}
 
     def _path(self, method: str, puzzles: int, condition: str) -> Path:
         data, protocol = self.data, self.protocol
@@ -183,11 +187,20 @@ class Baselines:
         return self.folder / f"{method}-{files.digest(facts)[:24]}.npz"
 
 
+def _read(path: Path) -> dict[str, Scores] | None:
+    """Scores that were kept, or None where there are none or the file is damaged."""
+    try:
+        return files.read_arrays(path) if path.is_file() else None
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        log.warning("%s is damaged and computed anew: %s", path, error)
+        return None
+
+
 @cache
 def _code() -> str:
     """Stands for the code that scores, and for the packages it uses."""
     here = Path(fragrecon.__file__).parent
-    sources = [here / "seeds.py", here / "data" / "puzzles.py", here / "data" / "module.py"]
-    sources += sorted([*(here / "clustering").rglob("*.py"), *(here / "evaluation").rglob("*.py")])
+    folders = (here / "data", here / "clustering", here / "clustering" / "backends", here / "evaluation")
+    sources = [here / "seeds.py", *(path for folder in folders for path in sorted(folder.glob("*.py")))]
     packages = ("torch", "numpy", "scipy", "scikit-learn", "kmedoids")
     return files.digest([[files.file_digest(path) for path in sources], [metadata.version(name) for name in packages]])

@@ -164,6 +164,7 @@ def outcomes(
         advance: told how many puzzles are done, twice for each condition, for a progress bar.
         how: further arguments of `evaluate`.
     """
+    usual_baselines = Baselines(usual, protocol, cache)
     for condition in conditions(config):
         try:
             data = condition.data(usual)
@@ -183,7 +184,8 @@ def outcomes(
             yield Outcome(condition, first, {})
             continue
         how["change"] = partial(condition.change, seed=protocol.seed)
-        scores = Baselines(data, protocol, cache).score(puzzles, condition=str(condition), advance=advance, **how)
+        baselines = usual_baselines if data is usual else Baselines(data, protocol, cache)
+        scores = baselines.score(puzzles, condition=str(condition), advance=advance, **how)
         if data.config.fragment_shape != fragment_shape:
             advance(config.puzzles)
             sizes = ["x".join(map(str, shape[1:])) for shape in (fragment_shape, data.config.fragment_shape)]

@@ -117,8 +117,11 @@ def robustness_figure(
         axes.axis("off")
     for row in range(rows):
         panels[row * columns].set_ylabel(label(metric), fontsize=8)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(methods), fontsize=7, frameon=False)
+    known = [panel.get_legend_handles_labels() for panel in panels]
+    lines = {name: line for handles, names in known for line, name in zip(handles, names, strict=True)}
+    named = {label(method): lines[label(method)] for method in methods if label(method) in lines}
+    place = {"loc": "outside upper center", "ncols": min(len(named), 2 * columns), "fontsize": 7, "frameon": False}
+    figure.legend(named.values(), named.keys(), **place)
     return figure
 
 

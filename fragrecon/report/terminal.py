@@ -23,8 +23,8 @@ COLUMNS = {
 HARDER = {
     "mean_clustering_score": "mean score",
     "balanced_ari": "balanced ARI",
-    "unknown_ari": "N unknown: ARI",
-    "unknown_k_error": "error of N",
+    "unknown_ari": "unknown-N ARI",
+    "unknown_k_error": "N error",
 }
 
 
@@ -64,7 +64,7 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
     )
     second = _table(
         "the model under harder conditions",
-        "N unknown: the number of images is estimated; its error is the mean distance from the truth",
+        "unknown-N: the number of images is estimated; N error: how far it is off",
         HARDER.values(),
     )
     for number, outcome in enumerate(outcomes):

@@ -1,106 +1,56 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import pair_confusion_matrix
 from torch import Tensor
 
 from fragrecon.clustering.backends import load_backend
 from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import ConfigError, TrainingError
-from fragrecon.evaluation.protocol import METRICS, ClusteringProtocol, Embed, check_puzzle, evaluate, raw_pixels
+from fragrecon.evaluation.baselines import raw_pixels
+from fragrecon.evaluation.protocol import METRICS, ClusteringProtocol, Embed, Score, check_puzzle, evaluate
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.schema import DataConfig
-from tests import layouts
+from tests.evaluation.samples import CPU, data_of, noisy, one_hot, puzzles
 
-CPU = torch.device("cpu")
-PURE = [metric for metric in METRICS if metric.endswith("_purity")]
+MEMORY = 2**26
+FURTHER = [f"{a}_{name}" for a in ("kmeans", "kmedoids") for name in ("ami", "accuracy", "precision", "recall")]
+BEYOND = ["balanced_ari", "balanced_accuracy", "unknown_ari", "unknown_nmi", "unknown_k_error"]
 
 
 class Recorder:
     """The reference back end, which keeps the labels it gave."""
 
+    __name__ = "recorder"
+
     def __init__(self) -> None:
         self.backend = load_backend("sklearn")
         self.labels: dict[str, list[Tensor]] = {"kmeans": [], "kmedoids": []}
 
-    def kmeans(self, points: Tensor, k: int, seeds: Sequence[int], restarts: int = 10) -> Tensor:
-        self.labels["kmeans"].append(self.backend.kmeans(points, k, seeds, restarts))
+    def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
+        self.labels["kmeans"].append(self.backend.kmeans(points, k, keys, restarts, memory))
         return self.labels["kmeans"][-1]
 
-    def kmedoids(self, points: Tensor, k: int, seeds: Sequence[int]) -> Tensor:
-        self.labels["kmedoids"].append(self.backend.kmedoids(points, k, seeds))
+    def kmedoids(self, points: Tensor, k: int, memory: int) -> Tensor:
+        self.labels["kmedoids"].append(self.backend.kmedoids(points, k, memory))
         return self.labels["kmedoids"][-1]
 
 
-class Pictures:
-    """A reader of pictures made on the spot."""
-
-    shape = (3, 32, 32)
-
-    def source(self, split: Split) -> Source:
-        return Source({"split": split}, 60, ("one", "two"))
-
-    def blocks(self, split: Split) -> Iterator[Block]:
-        yield layouts.block(60, self.shape, 2, seed=0 if split == "train" else 1)
-
-
-@pytest.fixture
-def protocol() -> ClusteringProtocol:
-    return ClusteringProtocol(load_backend("sklearn"), restarts=10, seed=0)
+@pytest.fixture(params=["sklearn", "batched"])
+def protocol(request: pytest.FixtureRequest) -> ClusteringProtocol:
+    return ClusteringProtocol(load_backend(request.param), restarts=10, seed=0, memory=MEMORY)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> FragmentData:
-    config = DataConfig(
-        name="pictures",
-        reader={},
-        root=None,
-        image_size=[32, 32],
-        channels=3,
-        fragment_size=8,
-        images_per_puzzle=4,
-        puzzles_per_batch=2,
-        batches_per_epoch=None,
-        epochs=1,
-        download=False,
-        cache_dir=str(tmp_path_factory.mktemp("cache")),
-        augment={},
-    )
-    return FragmentData(config, Pictures(), seed=0, puzzle_seed=0, validation_puzzles=2)
-
-
-def puzzles(count: int, images: int = 10, cells: int = 16, seed: int = 0) -> FragmentBatch:
-    """Puzzles whose fragments are a random pixel each."""
-    random = torch.Generator().manual_seed(seed)
-    orders = torch.stack([torch.randperm(images * cells, generator=random) for _ in range(count)])
-    return FragmentBatch(
-        fragments=torch.rand(count, images * cells, 3, 1, 1, generator=random),
-        source_ids=orders // cells,
-        positions=orders % cells,
-        labels=torch.zeros_like(orders),
-        image_ids=torch.arange(count * images).view(count, images),
-        step=seed,
-    )
-
-
-def one_hot(batch: FragmentBatch) -> Tensor:
-    return F.one_hot(batch.source_ids, batch.images_per_puzzle).float()
-
-
-def noisy(batch: FragmentBatch, share: float = 0.3) -> Tensor:
-    """Embeddings in clear clusters, which are those of the sources but for a share of the fragments."""
-    random = torch.Generator().manual_seed(3)
-    other = torch.randint(batch.images_per_puzzle, batch.source_ids.shape, generator=random)
-    seen = torch.where(torch.rand(other.shape, generator=random) < share, other, batch.source_ids)
-    tight = 0.01 * torch.randn(*other.shape, batch.images_per_puzzle, generator=random)
-    return F.one_hot(seen, batch.images_per_puzzle) + tight
+    return data_of(tmp_path_factory.mktemp("cache"))
 
 
 def slow_scores(labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, list[float]]:
@@ -190,7 +140,7 @@ def test_random_assignment_scores_as_numbers_drawn_elsewhere_do(protocol: Cluste
 
 def test_every_metric_is_that_of_scikit_learn_on_the_labels_given() -> None:
     recorder = Recorder()
-    protocol, batch = ClusteringProtocol(recorder, restarts=3, seed=1), puzzles(6)
+    protocol, batch = ClusteringProtocol(recorder, 3, 1, MEMORY), puzzles(6)
     scores = protocol.score(noisy(batch) + 0.5 * torch.randn(6, 160, 10), batch)
     expected = slow_scores({name: labels[0] for name, labels in recorder.labels.items()}, batch)
     assert not torch.equal(recorder.labels["kmeans"][0], recorder.labels["kmedoids"][0])
@@ -198,19 +148,22 @@ def test_every_metric_is_that_of_scikit_learn_on_the_labels_given() -> None:
         assert scores[metric].tolist() == pytest.approx(expected[metric], abs=1e-12), metric
 
 
-def test_the_back_end_gets_the_number_of_images_the_restarts_and_a_seed_a_puzzle() -> None:
-    asked: list[tuple[int, tuple[int, ...], int]] = []
+def test_the_back_end_gets_the_number_of_images_the_restarts_the_memory_and_a_key_a_puzzle() -> None:
+    asked: list[tuple[int, list[int], int, int]] = []
 
     class Spy(Recorder):
-        def kmeans(self, points: Tensor, k: int, seeds: Sequence[int], restarts: int = 10) -> Tensor:
-            asked.append((k, tuple(seeds), restarts))
-            return super().kmeans(points, k, seeds, restarts)
+        def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
+            asked.append((k, keys.tolist(), restarts, memory))
+            return super().kmeans(points, k, keys, restarts, memory)
+
+        def kmedoids(self, points: Tensor, k: int, memory: int) -> Tensor:
+            assert (k, memory) == (5, 12345)
+            return super().kmedoids(points, k, memory)
 
     batch = puzzles(3, images=5, cells=4)
     for seed in (0, 1):
-        ClusteringProtocol(Spy(), restarts=4, seed=seed).score(one_hot(batch), batch)
-    assert [k for k, _, _ in asked] == [5, 5]
-    assert [restarts for _, _, restarts in asked] == [4, 4]
+        ClusteringProtocol(Spy(), restarts=4, seed=seed, memory=12345).score(one_hot(batch), batch)
+    assert [(k, restarts, memory) for k, _, restarts, memory in asked] == [(5, 4, 12345)] * 2
     assert len({*asked[0][1], *asked[1][1]}) == 6
 
 
@@ -218,17 +171,17 @@ def test_embeddings_are_clustered_as_they_are() -> None:
     seen: list[Tensor] = []
 
     class Spy(Recorder):
-        def kmeans(self, points: Tensor, k: int, seeds: Sequence[int], restarts: int = 10) -> Tensor:
+        def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
             seen.append(points)
-            return super().kmeans(points, k, seeds, restarts)
+            return super().kmeans(points, k, keys, restarts, memory)
 
-        def kmedoids(self, points: Tensor, k: int, seeds: Sequence[int]) -> Tensor:
+        def kmedoids(self, points: Tensor, k: int, memory: int) -> Tensor:
             seen.append(points)
-            return super().kmedoids(points, k, seeds)
+            return super().kmedoids(points, k, memory)
 
     batch = puzzles(2, images=2, cells=4)
     embeddings = (100 * torch.randn(2, 8, 3)).requires_grad_()
-    ClusteringProtocol(Spy(), 1, 0).score(embeddings, batch)
+    ClusteringProtocol(Spy(), 1, 0, MEMORY).score(embeddings, batch)
     assert all(torch.equal(points, embeddings) for points in seen)
     assert len(seen) == 2
 
@@ -267,10 +220,19 @@ def test_the_least_puzzle_is_accepted() -> None:
     check_puzzle(2, 2)
 
 
+def methods_of(protocol: ClusteringProtocol, embeds: Mapping[str, Embed]) -> dict[str, Score]:
+    """Chance, and what scores the embeddings of each."""
+
+    def scored(embed: Embed) -> Score:
+        return lambda batch: protocol.score(embed(batch), batch)
+
+    return {"random": protocol.score_random} | {name: scored(embed) for name, embed in embeds.items()}
+
+
 def run(
-    protocol: ClusteringProtocol, puzzles: FixedPuzzles, methods: Mapping[str, Embed], batch_size: int
+    protocol: ClusteringProtocol, puzzles: FixedPuzzles, embeds: Mapping[str, Embed], batch_size: int
 ) -> dict[str, dict[str, Scores]]:
-    return evaluate(protocol, puzzles, methods, batch_size=batch_size, device=CPU)
+    return evaluate(puzzles, methods_of(protocol, embeds), batch_size=batch_size, device=CPU)
 
 
 def halves(batch: FragmentBatch) -> Tensor:
@@ -284,7 +246,7 @@ def test_scores_do_not_depend_on_the_size_of_the_batches(protocol: ClusteringPro
     for result in results:
         assert list(result) == ["random", "raw_pixels", "halves"]
         for method, rows in result.items():
-            assert tuple(rows) == METRICS
+            assert list(rows) == [*METRICS, *(FURTHER if method == "random" else [])]
             for metric, values in rows.items():
                 assert values.shape == (15,)
                 assert values.dtype == np.float64
@@ -321,9 +283,8 @@ def test_all_methods_see_the_same_puzzles_as_float(protocol: ClusteringProtocol,
 
     told: list[int] = []
     fixed = data.test_set(5)
-    result = evaluate(
-        protocol, fixed, {name: watcher(name) for name in seen}, batch_size=2, device=CPU, advance=told.append
-    )
+    methods = methods_of(protocol, {name: watcher(name) for name in seen})
+    result = evaluate(fixed, methods, batch_size=2, device=CPU, advance=told.append)
     assert told == [2, 2, 1]
     assert torch.equal(torch.cat(seen["one"]), torch.cat(seen["two"]))
     assert torch.equal(torch.cat(seen["one"]), fixed.read(slice(0, 5)).fragments / 255)
@@ -345,7 +306,203 @@ def test_a_model_that_fails_stops_the_evaluation(protocol: ClusteringProtocol, d
         run(protocol, data.test_set(2), {"model": lambda batch: raw_pixels(batch) * float("nan")}, 2)
 
 
-def test_raw_pixels_are_the_values_of_each_fragment() -> None:
-    batch = puzzles(2, images=2, cells=2)
-    assert raw_pixels(batch).shape == (2, 4, 3)
-    assert raw_pixels(batch)[1, 2].tolist() == batch.fragments[1, 2].flatten().tolist()
+# Beyond the protocol --------------------------------------------------------------------------------------------------
+
+
+def slow_further(predicted: list[int], truth: list[int]) -> dict[str, float]:
+    """Further scores of one puzzle, by scikit-learn and SciPy."""
+    (_, falsely), (missed, both) = pair_confusion_matrix(truth, predicted)
+    table = np.zeros((max(predicted) + 1, max(truth) + 1))
+    np.add.at(table, (predicted, truth), 1)
+    return {
+        "ami": adjusted_mutual_info_score(truth, predicted),
+        "accuracy": table[linear_sum_assignment(-table)].sum() / len(truth),
+        "precision": both / (both + falsely),
+        "recall": both / (both + missed),
+    }
+
+
+def grouped(batch: FragmentBatch, groups: Iterable[int]) -> Tensor:
+    """Embeddings in as many clear clusters for each puzzle as ``groups`` says, each of some of its images."""
+    random = torch.Generator().manual_seed(5)
+    counts = torch.tensor(list(groups)).unsqueeze(1)
+    centres = F.one_hot(batch.source_ids % counts, batch.images_per_puzzle).float()
+    return centres + 0.02 * torch.randn(centres.shape, generator=random)
+
+
+def test_the_full_scores_are_those_of_the_protocol_and_more_under_names_of_their_own(
+    protocol: ClusteringProtocol,
+) -> None:
+    batch = puzzles(4)
+    embeddings = noisy(batch)
+    scores, known = protocol.score_fully(embeddings, batch), protocol.score(embeddings, batch)
+    assert list(scores) == [*METRICS, *FURTHER, *BEYOND]
+    for metric, values in scores.items():
+        assert values.shape == (4,), metric
+        assert values.dtype == torch.float64, metric
+    for metric in METRICS:
+        assert torch.equal(scores[metric], known[metric])
+
+
+@pytest.mark.parametrize(("images", "cells"), [(10, 16), (3, 4), (2, 16)])
+def test_clear_clusters_are_found_whatever_is_known_of_them(
+    protocol: ClusteringProtocol, images: int, cells: int
+) -> None:
+    batch = puzzles(5, images, cells)
+    scores = protocol.score_fully(grouped(batch, [images] * 5), batch)
+    for metric, values in scores.items():
+        best = 0.0 if metric == "unknown_k_error" else 1.0
+        assert values.tolist() == pytest.approx([best] * 5, abs=1e-12), metric
+
+
+@pytest.mark.parametrize(("images", "cells"), [(2, 2), (2, 4), (5, 2)])
+def test_the_least_puzzles_have_all_scores(protocol: ClusteringProtocol, images: int, cells: int) -> None:
+    batch = puzzles(3, images, cells)
+    scores = protocol.score_fully(one_hot(batch), batch)
+    assert list(scores) == [*METRICS, *FURTHER, *BEYOND]
+    assert all(torch.isfinite(values).all() for values in scores.values())
+    assert scores["balanced_accuracy"].tolist() == pytest.approx([1] * 3)
+
+
+def test_embeddings_that_are_all_alike_have_all_scores(protocol: ClusteringProtocol) -> None:
+    batch = puzzles(2)
+    scores = protocol.score_fully(torch.ones(2, 160, 8), batch)
+    assert all(torch.isfinite(values).all() for values in scores.values())
+    assert max(scores["balanced_ari"].tolist()) < 0.2
+
+
+def test_clusters_of_equal_size_are_known_to_the_balanced_scores_alone(protocol: ClusteringProtocol) -> None:
+    batch = puzzles(3, images=2, cells=4)
+    # One fragment of image 1 looks more like image 0.
+    places = (batch.source_ids * torch.where(batch.positions == 2, 0.4, 1.0)).unsqueeze(-1)
+    scores = protocol.score_fully(places, batch)
+    found = adjusted_rand_score([0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 1])
+    assert scores["kmeans_ari"].tolist() == pytest.approx([found] * 3)
+    assert scores["kmeans_accuracy"].tolist() == pytest.approx([7 / 8] * 3)
+    assert scores["balanced_ari"].tolist() == pytest.approx([1] * 3)
+    assert scores["balanced_accuracy"].tolist() == pytest.approx([1] * 3)
+
+
+def test_puzzles_of_a_batch_may_seem_to_have_unlike_numbers_of_images(protocol: ClusteringProtocol) -> None:
+    groups = [4, 10, 2, 4, 7]
+    batch = puzzles(5)
+    scores = protocol.score_fully(grouped(batch, groups), batch)
+    assert scores["unknown_k_error"].tolist() == [10 - count for count in groups]
+    for i, count in enumerate(groups):
+        truth = batch.source_ids[i].tolist()
+        merged = [source % count for source in truth]
+        assert scores["unknown_ari"][i].item() == pytest.approx(adjusted_rand_score(truth, merged), abs=1e-12)
+        assert scores["unknown_nmi"][i].item() == pytest.approx(normalized_mutual_info_score(truth, merged), abs=1e-12)
+
+
+def test_more_clusters_than_images_are_an_error_too(protocol: ClusteringProtocol) -> None:
+    batch = puzzles(2, images=2, cells=16)
+    halves = batch.source_ids * 2 + batch.positions % 2
+    embeddings = F.one_hot(halves, 4) + 0.02 * torch.randn(2, 32, 4, generator=torch.Generator().manual_seed(0))
+    assert protocol.score_fully(embeddings, batch)["unknown_k_error"].tolist() == [2, 2]
+
+
+def test_each_puzzle_keeps_its_key_where_the_number_of_images_is_unknown() -> None:
+    asked: dict[int, set[tuple[int, int]]] = {}
+
+    class Spy(Recorder):
+        def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
+            assert (restarts, memory) == (3, MEMORY)
+            for number, key in zip(points[:, 0, 0].round().long().tolist(), keys.tolist(), strict=True):
+                asked.setdefault(number, set()).add((k, key))
+            return super().kmeans(points, k, keys, restarts, memory)
+
+    groups, batch = [4, 2, 4], puzzles(3)
+    # The first coordinate tells the puzzle.
+    named = torch.arange(3.0).view(3, 1, 1).expand(3, 160, 1)
+    ClusteringProtocol(Spy(), 3, 0, MEMORY).score_fully(torch.cat([named, grouped(batch, groups)], 2), batch)
+    keys = {number: {key for _, key in found} for number, found in asked.items()}
+    assert {number: {k for k, _ in found} for number, found in asked.items()} == {0: {10, 4}, 1: {10, 2}, 2: {10, 4}}
+    assert [len(own) for own in keys.values()] == [1, 1, 1]
+    assert len(set.union(*keys.values())) == 3
+
+
+def test_the_further_scores_are_those_of_scikit_learn() -> None:
+    recorder, batch = Recorder(), puzzles(6)
+    protocol = ClusteringProtocol(recorder, 2, 1, MEMORY)
+    scores = protocol.score_fully(noisy(batch) + 0.5 * torch.randn(6, 160, 10), batch)
+    for algorithm in ("kmeans", "kmedoids"):
+        labels = recorder.labels[algorithm][0]
+        for i, truth in enumerate(batch.source_ids.tolist()):
+            for name, expected in slow_further(labels[i].tolist(), truth).items():
+                assert scores[f"{algorithm}_{name}"][i].item() == pytest.approx(expected, abs=1e-10), name
+
+
+def test_random_assignment_has_the_means_of_theory(protocol: ClusteringProtocol) -> None:
+    scores = protocol.score_random(puzzles(500))
+    assert list(scores) == [*METRICS, *FURTHER]
+    # Given how many pairs are put together, each is one of an image with the chance of any pair.
+    theory = {"ari": 0.0, "ami": 0.0, "precision": 15 / 159, "recall": 1 / 10}
+    for algorithm in ("kmeans", "kmedoids"):
+        for name, mean in theory.items():
+            found = scores[f"{algorithm}_{name}"]
+            assert found.mean().item() == pytest.approx(mean, abs=4 * found.std().item() / 500**0.5), name
+
+
+def test_full_scores_do_not_depend_on_the_other_puzzles_of_a_batch(
+    protocol: ClusteringProtocol, data: FragmentData
+) -> None:
+    methods: dict[str, Score] = {
+        "pixels": lambda batch: protocol.score_fully(raw_pixels(batch), batch),
+        "random": protocol.score_random,
+    }
+    fixed = data.test_set(11)
+    together, apart = (evaluate(fixed, methods, batch_size=size, device=CPU) for size in (11, 3))
+    for method, rows in together.items():
+        assert len(set(rows["kmeans_ari"])) > 5
+        for metric, values in rows.items():
+            np.testing.assert_array_equal(values, apart[method][metric], metric)
+
+
+@pytest.mark.parametrize("memory", [1, 2**20, 2**30])
+def test_memory_does_not_change_scores(memory: int) -> None:
+    batch = puzzles(5, images=4, cells=9)
+    plenty, given = (
+        ClusteringProtocol(load_backend("batched"), 4, 0, size).score_fully(noisy(batch, 0.5), batch)
+        for size in (2**26, memory)
+    )
+    for metric, values in plenty.items():
+        assert torch.equal(values, given[metric]), metric
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"restarts": 1}])
+def test_seed_and_restarts_count(change: dict[str, int]) -> None:
+    batch = puzzles(8, images=8, cells=9)
+    unclear = torch.randn(8, 72, 6, generator=torch.Generator().manual_seed(0))
+    settings = {"seed": 0, "restarts": 2, "memory": MEMORY}
+    for name in ("sklearn", "batched"):
+        one, other = (ClusteringProtocol(load_backend(name), **settings | own) for own in ({}, change))
+        for metric in ("kmeans_ari", "unknown_ari", "balanced_ari"):
+            before, after = (own.score_fully(unclear, batch)[metric] for own in (one, other))
+            assert not torch.equal(before, after), (name, metric)
+
+
+def test_a_change_is_made_to_the_fragments_that_all_methods_see(data: FragmentData) -> None:
+    seen: list[FragmentBatch] = []
+
+    def darker(batch: FragmentBatch) -> FragmentBatch:
+        assert batch.fragments.dtype == torch.float32
+        seen.append(batch)
+        return FragmentBatch(**vars(batch) | {"fragments": batch.fragments / 2})
+
+    def brightest(batch: FragmentBatch) -> dict[str, Tensor]:
+        return {"brightest": batch.fragments.amax((1, 2, 3, 4)).double()}
+
+    fixed = data.test_set(5)
+    found = evaluate(fixed, {"one": brightest, "two": brightest}, batch_size=2, device=CPU, change=darker)
+    expected = fixed.read(slice(0, 5)).as_float().fragments.amax((1, 2, 3, 4)).double().numpy() / 2
+    assert [len(batch) for batch in seen] == [2, 2, 1]
+    for method in ("one", "two"):
+        np.testing.assert_array_equal(found[method]["brightest"], expected)
+
+
+def test_nothing_is_read_for_no_method(data: FragmentData) -> None:
+    def refuse(batch: FragmentBatch) -> FragmentBatch:
+        raise AssertionError
+
+    assert evaluate(data.test_set(5), {}, batch_size=2, device=CPU, change=refuse) == {}

@@ -2,15 +2,36 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
+from fragrecon import files
 from fragrecon.errors import ConfigError, RunError
+from fragrecon.evaluation.statistics import paired, summary
+from fragrecon.run import job_folder
 from fragrecon.runs import load_run
 from tests import layouts
-from tests.cli import Cli, fingerprint, job, metrics, names, status
+from tests.cli import Cli, Result, fingerprint, job, metrics, names, status
 
 pytestmark = pytest.mark.timeout(180)
+METHODS = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model"]
+PLAIN = ["evaluation.puzzles=6", "evaluation.restarts=2"]
+""" for a plain evaluation of six puzzles."""
+NOTHING = [f"evaluation.robustness.{a}=[]" for a in ("images", "fragment_size", "noise", "rotation", "jitter", "gap")]
+HARDER = ["evaluation=robustness", *PLAIN, "evaluation.robustness.puzzles=4"]
+"""One of the whole section takes the run's own place, so all that differs from its defaults is said anew."""
+FEW = [
+    "evaluation.robustness.images=[2,10,100]",
+    "evaluation.robustness.fragment_size=[16,32,48]",
+    "evaluation.robustness.noise=[0.2]",
+    "evaluation.robustness.rotation=[1]",
+    "evaluation.robustness.jitter=[0.4]",
+    "evaluation.robustness.gap=[3]",
+]
 
 
 def test_a_run_is_scored_again_exactly_and_left_as_it_was(cli: Cli, finished: Path) -> None:
@@ -18,7 +39,8 @@ def test_a_run_is_scored_again_exactly_and_left_as_it_was(cli: Cli, finished: Pa
     result = cli.run("mode=evaluate", f"run={finished}", f"data.cache_dir={cli.cache}").ok()
     (folder,) = (cli.home / "outputs").glob("*/*")
     assert folder.name.endswith("-evaluate")
-    assert "KMeans ARI" in result.stdout
+    for words in ("KMeans", "ConvAutoencoder on 5 test puzzles", "raw pixels", "exact PCA", "model minus"):
+        assert words in result.stdout
     again, own = metrics(folder), metrics(finished)
     for part in ("scores", "model_minus", "protocol", "data"):
         assert again[part] == own[part]
@@ -43,10 +65,8 @@ def test_a_run_can_be_scored_on_other_puzzles_of_other_data(tmp_path: Path, cach
 
 
 def test_more_test_puzzles_begin_with_the_same_ones(tmp_path: Path, cache: Path, finished: Path) -> None:
-    import numpy as np
-
     job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", "evaluation.puzzles=7")
-    more, own = (np.load(folder / "scores.npz") for folder in (tmp_path / "run", finished))
+    more, own = (files.read_arrays(folder / "scores.npz") for folder in (tmp_path / "run", finished))
     for name in ("random/kmeans_ari", "raw_pixels/kmeans_ari", "raw_pixels/kmedoids_nmi"):
         np.testing.assert_allclose(more[name][:5], own[name], atol=1e-6)
 
@@ -113,3 +133,214 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, cache: Path, finished: 
 def test_a_trained_model_is_not_recorded_as_another(tmp_path: Path, cache: Path, finished: Path, change: str) -> None:
     with pytest.raises(ConfigError, match="model of a trained run stays"):
         job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", change)
+
+
+def test_all_baselines_stand_beside_the_model(finished: Path) -> None:
+    found = metrics(finished)
+    assert list(found["scores"]) == METHODS
+    assert list(found["model_minus"]) == METHODS[:-1]
+    assert found["scores"]["exact_pca"]["kmeans_ari"] != found["scores"]["raw_pixels"]["kmeans_ari"]
+
+
+def test_the_scores_of_baselines_are_computed_once_for_all_runs(tmp_path: Path, cache: Path, finished: Path) -> None:
+    kept = {path: path.stat().st_mtime_ns for path in (cache / "scores").glob("*.npz")}
+    assert {path.name.rpartition("-")[0] for path in kept} == set(METHODS[:-1])
+    job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}")
+    for path, time in kept.items():
+        assert path.stat().st_mtime_ns == time
+    assert metrics(tmp_path / "run")["scores"] == metrics(finished)["scores"]
+
+
+@pytest.mark.parametrize("backend", ["sklearn", "batched"])
+def test_both_back_ends_give_much_the_same_scores(tmp_path: Path, cache: Path, finished: Path, backend: str) -> None:
+    given = [f"evaluation.backend={backend}", "evaluation.puzzles=10", "evaluation.restarts=10"]
+    job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", *given)
+    found = metrics(tmp_path / "run")
+    assert found["protocol"]["backend"] == backend
+    job(tmp_path / "other", cache, "mode=evaluate", f"run={finished}", *given[1:])
+    other = metrics(tmp_path / "other")["scores"]
+    for method in METHODS:
+        for metric in ("kmeans_ari", "kmeans_nmi", "kmedoids_ari", "kmedoids_nmi"):
+            one, two = found["scores"][method][metric]["mean"], other[method][metric]["mean"]
+            assert one == pytest.approx(two, abs=0.02), (method, metric)
+    assert found["scores"]["random"] == other["random"]
+
+
+def test_a_run_that_was_saved_before_a_key_existed_is_scored_as_it_was(
+    tmp_path: Path, cache: Path, finished: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config["evaluation"]["memory_mb"], config["evaluation"]["robustness"]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    job(tmp_path / "run", cache, "mode=evaluate", f"run={old}")
+    assert metrics(tmp_path / "run")["scores"] == metrics(finished)["scores"]
+    assert load_run(tmp_path / "run").config.evaluation == load_run(finished).config.evaluation
+
+
+def test_a_job_of_a_sweep_is_given_by_its_folder_without_quotes(cli: Cli, finished: Path) -> None:
+    overrides = "data.augment={hue: 0.1},model.encoder_channels=[16,32],model.latent_dim=64,seed=1"
+    folder = Path("multirun") / "2025-01-02_03-04-05" / job_folder(7, overrides)
+    shutil.copytree(finished, cli.home / folder)
+    cli.run("mode=evaluate", f"run={folder}", f"data.cache_dir={cli.cache}", "hydra.run.dir=scored").ok()
+    assert metrics(cli.home / "scored")["scores"] == metrics(finished)["scores"]
+
+
+# Harder conditions ----------------------------------------------------------------------------------------------------
+
+
+class Harder(NamedTuple):
+    """An evaluation under harder conditions, and a plain one."""
+
+    folder: Path
+    plain: Path
+    result: Result
+
+    def rows(self, axis: str, value: float, method: str) -> dict[str, dict[str, str]]:
+        """Rows of a condition and a method, by metric."""
+        found = files.read_csv(self.folder / "robustness.csv")
+        return {
+            row.get("metric", ""): row
+            for row in found
+            if (row["axis"], float(row["value"]), row["method"]) == (axis, value, method)
+        }
+
+
+@pytest.fixture(scope="module")
+def harder(tmp_path_factory: pytest.TempPathFactory, cache: Path, finished: Path) -> Harder:
+    cli = Cli(tmp_path_factory.mktemp("harder"), cache)
+    given = ["mode=evaluate", f"run={finished}", f"data.cache_dir={cache}"]
+    result = cli.run(*given, *HARDER, *FEW, "hydra.run.dir=harder").ok()
+    job(cli.home / "plain", cache, "mode=evaluate", f"run={finished}", *PLAIN)
+    return Harder(cli.home / "harder", cli.home / "plain", result)
+
+
+def test_harder_conditions_are_scored_beside_the_usual_which_stay_as_they_are(harder: Harder) -> None:
+    assert status(harder.folder)["status"] == "done"
+    found, plain = metrics(harder.folder), metrics(harder.plain)
+    for part in ("scores", "model_minus", "protocol", "data", "model"):
+        assert found[part] == plain[part]
+    assert set(names(harder.folder)) - set(names(harder.plain)) == {
+        "robustness.csv",
+        "run.log",
+        str(Path("figures") / "robustness.png"),
+    }
+    assert not names(harder.folder, "*.part")
+    assert not (harder.plain / "robustness.csv").exists()
+
+
+def test_each_condition_has_rows_of_all_methods_and_of_the_differences(harder: Harder) -> None:
+    for axis, value in (("images", 2), ("noise", 0.2), ("rotation", 1), ("jitter", 0.4), ("gap", 3)):
+        for method in METHODS:
+            found = harder.rows(axis, value, method)
+            assert set(found) >= {"kmeans_ari", "kmedoids_accuracy"}
+            assert set(found) >= {"balanced_ari", "unknown_k_error"} or method == "random"
+            for row in found.values():
+                assert row["n"] == "4"
+                assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
+            if method != "model":
+                differences = harder.rows(axis, value, f"model_minus_{method}")
+                assert set(differences) == set(found)
+                own = harder.rows(axis, value, "model")
+                for metric, row in differences.items():
+                    expected = float(own[metric]["mean"]) - float(found[metric]["mean"])
+                    assert float(row["mean"]) == pytest.approx(expected, abs=1e-12)
+        usual = harder.rows("images", 10, "model")["kmeans_ari"]
+        assert harder.rows(axis, value, "model")["kmeans_ari"]["mean"] != usual["mean"]
+
+
+def test_the_usual_conditions_have_the_scores_that_are_there_already(harder: Harder) -> None:
+    arrays = files.read_arrays(harder.folder / "scores.npz")
+    for axis, value in (("images", 10), ("fragment_size", 16)):
+        for method in METHODS:
+            for metric, row in harder.rows(axis, value, method).items():
+                expected = summary(arrays[f"{method}/{metric}"][:4])
+                assert float(row["mean"]) == expected["mean"]
+                assert [float(row["low"]), float(row["high"])] == expected["ci95"]
+        row = harder.rows(axis, value, "model_minus_exact_pca")["kmeans_nmi"]
+        expected = paired(arrays["model/kmeans_nmi"][:4], arrays["exact_pca/kmeans_nmi"][:4])
+        assert float(row["mean"]) == expected["mean"]
+
+
+def test_what_cannot_be_scored_says_why(harder: Harder) -> None:
+    for axis, value, method, words in (
+        ("images", 100, "all", ["100 images", "test split has 60"]),
+        ("fragment_size", 48, "all", ["48 does not divide"]),
+        ("fragment_size", 32, "model", ["takes fragments of 16x16 pixels, not 32x32"]),
+    ):
+        ((metric, row),) = harder.rows(axis, value, method).items()
+        assert metric == ""
+        assert set(row) == {"axis", "value", "method", "not_applicable"}
+        (line,) = (line for line in harder.result.stdout.splitlines() if line.startswith(f"n/a: {axis}={value}, "))
+        for word in words:
+            assert word in row["not_applicable"]
+            assert word in line
+    assert harder.rows("fragment_size", 32, "raw_pixels")["kmeans_ari"]["n"] == "4"
+    assert not harder.rows("fragment_size", 32, "model_minus_raw_pixels")
+
+
+def test_tables_fit_80_columns_and_name_every_condition(harder: Harder) -> None:
+    lines = [line.rstrip() for line in harder.result.stdout.splitlines()]
+    tables = [line for line in lines if not line.startswith(("n/a: ", "record: ")) and " INFO " not in line]
+    assert max(map(len, tables)) <= 80
+    assert not any("…" in line for line in tables)
+    for condition in ("images=2", "images=100", "fragment_size=48", "noise=0.2", "rotation=1", "jitter=0.4", "gap=3"):
+        assert sum(line.startswith(f"{condition} ") for line in tables) == 2, condition
+    for method in ("random", "raw pixels", "colour histogram", "exact PCA", "whitened PCA", "model"):
+        assert any(line.startswith(method) for line in tables), method
+
+
+def test_the_figure_of_harder_conditions_can_be_looked_at(harder: Harder) -> None:
+    with Image.open(harder.folder / "figures" / "robustness.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        width, height = picture.size
+        assert 1200 < width < 2400
+        assert 700 < height < 1600
+        assert len(set(picture.convert("L").resize((200, 120)).tobytes())) > 20
+
+
+def test_scores_under_harder_conditions_are_the_same_again(
+    tmp_path: Path, cache: Path, finished: Path, harder: Harder
+) -> None:
+    kept = set((cache / "scores").iterdir())
+    job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", *HARDER, *FEW)
+    again, first = (files.read_csv(folder / "robustness.csv") for folder in (tmp_path / "run", harder.folder))
+    assert again == first
+    assert set((cache / "scores").iterdir()) == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["evaluation.robustness.noise=[0.1,0]"], r"evaluation\.robustness\.noise=\[0\.1, 0\.0\] should be above 0"),
+        (["evaluation.robustness.images=[-2]"], r"robustness\.images=\[-2\] should be above 0"),
+        (["evaluation.robustness.puzzles=0"], r"robustness\.puzzles=0 should be above 0"),
+        (["evaluation.robustness.puzzles=7"], r"robustness\.puzzles=7 should be at most evaluation\.puzzles=6"),
+        (["evaluation.robustness.gap=[0.5]"], r"robustness\.gap\[0\]=0\.5 should be of type int"),
+        (["evaluation.robustness.images=5"], r"robustness\.images=5 should be of type list"),
+        (["evaluation.memory_mb=0"], r"evaluation\.memory_mb=0 should be at least 1"),
+    ],
+)
+def test_conditions_that_cannot_be_meant_are_refused_before_any_work(
+    tmp_path: Path, cache: Path, finished: Path, given: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", *HARDER, *given)
+    assert status(tmp_path / "run")["status"] == "failed"
+    assert not {"metrics.json", "scores.npz", "robustness.csv"} & set(names(tmp_path / "run"))
+
+
+def test_an_axis_without_values_is_left_out(tmp_path: Path, cache: Path, finished: Path) -> None:
+    given = [*HARDER, *NOTHING, "evaluation.robustness.gap=[1]", "evaluation.robustness.puzzles=1"]
+    job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", *given)
+    found = files.read_csv(tmp_path / "run" / "robustness.csv")
+    assert {(row["axis"], row["value"]) for row in found} == {("gap", "1")}
+    assert {row["n"] for row in found} == {"1"}
+    assert not any({"std", "low", "high"} & set(row) for row in found)
+
+
+def test_no_condition_at_all_is_refused(tmp_path: Path, cache: Path, finished: Path) -> None:
+    with pytest.raises(ConfigError, match="names no condition"):
+        job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", *HARDER, *NOTHING)

@@ -2,15 +2,23 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from fragrecon.evaluation.protocol import METRICS
-from fragrecon.report.terminal import ROWS, print_metrics
+from fragrecon.evaluation.robustness import Condition, Outcome
+from fragrecon.evaluation.statistics import Scores
+from fragrecon.evaluation.statistics import summary as summarised
+from fragrecon.report.labels import label
+from fragrecon.report.terminal import COLUMNS, HARDER, print_metrics, print_robustness
+
+METHODS = ("random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model")
 
 
 def summary(mean: float, half: float | None = 0.0123) -> dict[str, Any]:
@@ -20,18 +28,18 @@ def summary(mean: float, half: float | None = 0.0123) -> dict[str, Any]:
 
 def written(half: float | None = 0.0123) -> dict[str, Any]:
     """A ``metrics.json`` in which each figure tells method and metric: method in the first digit, metric after it."""
-    methods = ("random", "raw_pixels", "model")
     scores = {
         method: {metric: summary(number / 10 + place / 1000, half) for place, metric in enumerate(METRICS, 1)}
-        for number, method in enumerate(methods, 1)
+        for number, method in enumerate(METHODS, 1)
+    }
+    differences = {
+        method: {metric: summary(-number / 10 - place / 1000, half) for place, metric in enumerate(METRICS, 1)}
+        for number, method in enumerate(METHODS[:-1], 1)
     }
     return {
         "protocol": {"puzzles": 1000, "images_per_puzzle": 10},
         "scores": scores,
-        "model_minus": {
-            "random": {metric: summary(0.25, half) for metric in METRICS},
-            "raw_pixels": {metric: summary(-0.0625, half) for metric in METRICS},
-        },
+        "model_minus": differences,
         "model": {"name": "SupervisedClassifier"},
         "data": {"name": "imagenet64"},
         "seconds": {"data": 1.25, "training": 3723.5, "evaluation": 12.0},
@@ -44,38 +52,65 @@ def shown(metrics: dict[str, Any], width: int = 80, folder: str = "outputs/run")
     return file.getvalue().splitlines()
 
 
-def test_each_metric_has_a_row_with_every_methods_figure() -> None:
+def rows_of(lines: Sequence[str], name: str) -> list[list[tuple[str, str]]]:
+    """Figures and their intervals in the rows of that name."""
+    rows = (line for line in lines if line.startswith(f"{name} "))
+    return [re.findall(r"([+-]?\d\.\d{4}) ±(\.\d{4})", row) for row in rows]
+
+
+def test_each_method_has_a_row_with_every_metrics_figure_and_one_of_the_differences() -> None:
     lines = shown(written())
-    for metric, label in ROWS.items():
-        (line,) = (line for line in lines if line.strip().startswith(label + " "))
-        figures = re.findall(r"([+-]?\d\.\d{4}) ±(\.\d{4})", line)
-        place = METRICS.index(metric) + 1
-        expected = [f"{number / 10 + place / 1000:.4f}" for number in (1, 2, 3)]
-        assert figures == [(figure, ".0123") for figure in (*expected, "-0.0625")]
+    places = [METRICS.index(metric) + 1 for metric in COLUMNS]
+    for number, method in enumerate(METHODS, 1):
+        own = [(f"{number / 10 + place / 1000:.4f}", ".0123") for place in places]
+        less = [(f"-{number / 10 + place / 1000:.4f}", ".0123") for place in places]
+        both = method not in ("random", "model")
+        found = rows_of(lines, label(method))
+        assert found[:1] == [own]
+        if method == "model":
+            assert found[1:] == [[]]  # the head of the differences
+        else:
+            assert found[1:] == ([less] if both else [])
+    head = next(i for i, line in enumerate(lines) if line.startswith("model minus"))
+    assert [line.startswith(label(METHODS[1])) for line in lines[head : head + 2]] == [False, True]
+
+
+def test_each_column_is_headed_by_its_metric() -> None:
+    lines = shown(written())
+    rule = next(i for i, line in enumerate(lines) if set(line.strip()) == {"─"})
+    heads = [re.split(r"\s{2,}", line.strip()) for line in lines[rule - 2 : rule]]
+    assert [" ".join(words) for words in zip(*heads, strict=True)] == list(COLUMNS.values())
 
 
 def test_a_gain_is_shown_with_its_sign() -> None:
     metrics = written()
     metrics["model_minus"]["raw_pixels"]["kmeans_ari"] = summary(0.0625)
     assert any("+0.0625" in line for line in shown(metrics))
+    assert not any("+0.2" in line for line in shown(metrics))
 
 
-def test_the_table_fits_a_terminal_of_80_columns() -> None:
-    lines = shown(written())
-    assert max(cell_len(line.rstrip()) for line in lines) <= 80
+def assert_fits(lines: Sequence[str], width: int = 80) -> None:
+    assert max(cell_len(line.rstrip()) for line in lines) <= width
     assert not any("…" in line for line in lines)
+
+
+@pytest.mark.parametrize("half", [0.0123, None, 0.9999, 1.5])
+def test_the_table_fits_a_terminal_of_80_columns(half: float | None) -> None:
+    metrics = written(half)
+    metrics["model_minus"]["whitened_pca"]["kmeans_ari"] = summary(-1.0, half)
+    assert_fits(shown(metrics))
 
 
 def test_the_table_tells_what_was_scored_on_what_and_in_what_time() -> None:
     text = "\n".join(shown(written()))
-    for part in ("SupervisedClassifier", "1000 test puzzles of 10 imagenet64 images", "raw pixels", "- raw pixels"):
+    for part in ("SupervisedClassifier", "1000 test puzzles of 10 imagenet64 images", "raw pixels", "model minus"):
         assert part in text
     assert "data 1.2 s, training 3723.5 s, evaluation 12.0 s" in text
 
 
 def test_a_single_puzzle_has_no_interval() -> None:
     text = "\n".join(shown(written(half=None)))
-    assert "0.3010" in text
+    assert "0.6010" in text
     assert "±" not in text.replace("mean ± half", "")
 
 
@@ -83,3 +118,109 @@ def test_a_single_puzzle_has_no_interval() -> None:
 def test_the_folder_is_never_broken_so_that_it_can_be_copied(length: int) -> None:
     folder = "/runs/" + "x" * length
     assert f"record: {folder}" in shown(written(), folder=folder)
+
+
+# Harder conditions ----------------------------------------------------------------------------------------------------
+
+
+def scored(number: int, puzzles: int = 5, methods: Sequence[str] = METHODS) -> dict[str, dict[str, Scores]]:
+    random = np.random.default_rng(number)
+    found = {method: {metric: random.random(puzzles) for metric in ("kmeans_ari", *HARDER)} for method in methods}
+    for rows in found.values():
+        rows["unknown_k_error"] = random.integers(0, 40, puzzles).astype(np.float64)
+    return found
+
+
+def conditions(puzzles: int = 5) -> list[Outcome]:
+    return [
+        Outcome(Condition("images", 2), scored(1, puzzles), {}),
+        Outcome(Condition("images", 100), {}, {"all": "there are not so many images"}),
+        Outcome(Condition("fragment_size", 32), scored(2, puzzles, METHODS[:-1]), {"model": "it takes others"}),
+        Outcome(Condition("noise", 0.02), scored(3, puzzles), {}),
+    ]
+
+
+def shown_outcomes(outcomes: Sequence[Outcome], width: int = 80) -> list[str]:
+    file = io.StringIO()
+    print_robustness(outcomes, Console(file=file, width=width))
+    return file.getvalue().splitlines()
+
+
+def cells_of(line: str, name: str) -> list[str]:
+    """The cells of a row without its name; an interval stays beside its mean."""
+    return re.findall(r"n/a|[\d.]+(?: ±[\d.]+)?", line.removeprefix(name))
+
+
+def cell(scores: Scores, digits: int = 4) -> str:
+    low, high = summarised(scores)["ci95"]
+    return f"{scores.mean():.{digits}f} ±" + f"{(high - low) / 2:.{digits}f}".removeprefix("0")
+
+
+def test_each_condition_has_a_row_of_all_methods_and_one_of_the_model() -> None:
+    lines, outcomes = shown_outcomes(conditions()), conditions()
+    for outcome in outcomes:
+        name = str(outcome.condition)
+        first, second = (cells_of(line, name) for line in lines if line.startswith(f"{name} "))
+        model = outcome.scores.get("model")
+        others = [outcome.scores.get(method) for method in METHODS[1:-1]]
+        means = ["n/a" if other is None else f"{other['kmeans_ari'].mean():.4f}" for other in others]
+        assert first == [cell(model["kmeans_ari"]) if model else "n/a", *means]
+        digits = {metric: 2 if metric == "unknown_k_error" else 4 for metric in HARDER}
+        assert second == [cell(model[metric], digits[metric]) if model else "n/a" for metric in HARDER]
+
+
+def test_the_tables_of_conditions_fit_a_terminal_of_80_columns() -> None:
+    for puzzles in (1, 5):
+        lines = shown_outcomes(conditions(puzzles))
+        assert_fits([line for line in lines if not line.startswith("n/a: ")])
+    text = " ".join(word for line in shown_outcomes(conditions()) for word in line.split())
+    for method in METHODS[1:-1]:
+        for word in label(method).split():
+            assert word in text
+
+
+def test_conditions_on_a_single_puzzle_have_no_interval() -> None:
+    lines = shown_outcomes(conditions(1))
+    assert not any("±" in line for line in lines if not line.strip().startswith("mean ±"))
+    mean = f"{conditions(1)[0].scores['model']['kmeans_ari'].item():.4f}"
+    assert any(line.startswith("images=2 ") and mean in line for line in lines)
+
+
+def test_what_cannot_be_scored_is_told_with_its_reason_in_one_line() -> None:
+    lines = shown_outcomes([Outcome(Condition("images", 100), {}, {"all": "so " * 60 + "it is"}), *conditions()[1:]])
+    assert "n/a: images=100, all: " + "so " * 60 + "it is" in lines
+    assert "n/a: fragment_size=32, model: it takes others" in lines
+
+
+def test_where_no_condition_can_be_scored_the_tables_say_so() -> None:
+    lines = shown_outcomes([conditions()[1]])
+    assert [cells_of(line, "images=100") for line in lines if line.startswith("images=100 ")] == [
+        ["n/a"],
+        ["n/a"] * len(HARDER),
+    ]
+
+
+def test_axes_are_set_apart() -> None:
+    lines = shown_outcomes(conditions())
+    names = [line.partition(" ")[0].partition("=")[0] for line in lines if "=" in line or not line.strip()]
+    assert names[:6] == ["images", "images", "", "fragment_size", "", "noise"]
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model", "model"),
+        ("raw_pixels", "raw pixels"),
+        ("whitened_pca", "whitened PCA"),
+        ("kmeans_ari", "KMeans ARI"),
+        ("kmedoids_nmi", "KMedoids NMI"),
+        ("kmeans_ami", "KMeans AMI"),
+        ("mean_clustering_score", "mean clustering score"),
+        ("pcas", "pcas"),
+    ],
+)
+def test_names_are_written_as_people_write_them(name: str, expected: str) -> None:
+    assert label(name) == expected
