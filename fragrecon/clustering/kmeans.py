@@ -32,7 +32,7 @@ from fragrecon.clustering.problems import (
 from fragrecon.seeds import uniforms
 
 MAX_STEPS = 300
-TIGHT = 1e-2
+TIGHT = 1e-3
 """Share of the whole's inertia below which that of clusters is computed from the points."""
 
 
@@ -88,7 +88,7 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
     del distances
 
     products = points if 2 * dim < n else points @ points.mT
-    norms = norms_of_all = points.square().sum(-1).unsqueeze(1)  # (P, 1, n)
+    norms = points.square().sum(-1).unsqueeze(1)  # (P, 1, n)
     best_labels = torch.empty(problems, restarts, n, dtype=torch.int64, device=points.device)
     best = torch.empty(problems, restarts, device=points.device)
     rows = torch.arange(problems, device=points.device).unsqueeze(1)
@@ -132,9 +132,9 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
             products, norms = products[problems_left], norms[problems_left]
     inertia = best.double()
     # Of clusters much tighter than the whole, little is left after the subtraction but rounding.
-    tight = inertia.amin(1) < TIGHT * norms_of_all.double().sum((1, 2))
+    tight = inertia.amin(1) < TIGHT * exact.double().square().sum((1, 2))
     if bool(tight.any()):
-        inertia[tight] = _inertia(exact[tight], best_labels[tight], k)
+        inertia[tight] = torch.stack([_inertia(exact[tight], found, k) for found in best_labels[tight].unbind(1)], 1)
     least, chosen = inertia.min(1)
     return best_labels.gather(1, chosen.view(-1, 1, 1).expand(-1, 1, n)).squeeze(1), least
 
@@ -180,8 +180,7 @@ def _fill_empty(members: Tensor, distances: Tensor, rounding: Tensor) -> Tensor:
 
 
 def _inertia(points: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Squared distances (P, R), float64, of points (P, n, D) to the means of clusters by labels (P, R, n)."""
-    wide = points.double().unsqueeze(1)
-    members = torch.nn.functional.one_hot(labels, k).mT.double()  # (P, R, k, n)
+    """Inertia (P,), float64, of points (P, n, D) about the means of their clusters by labels (P, n)."""
+    wide, members = points.double(), torch.nn.functional.one_hot(labels, k).mT.double()
     centres = members @ wide / members.sum(-1, keepdim=True).clamp(min=1)
-    return (wide - members.mT @ centres).square().sum((2, 3))
+    return (wide - members.mT @ centres).square().sum((1, 2))

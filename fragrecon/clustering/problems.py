@@ -27,9 +27,9 @@ def check_points(points: Tensor, k: int) -> None:
         raise ValueError(f"points should be (P, n, D), not {tuple(points.shape)}")
     if not 1 <= k <= points.shape[1]:
         raise ValueError(f"{k} clusters cannot be made of {points.shape[1]} points")
-    # A finite sum is the proof in one pass; an infinite one may be a mere overflow.
     if points.shape[2] == 0:
         raise ValueError("the points to cluster have no dimension")
+    # A finite sum is the proof in one pass; an infinite one may be a mere overflow.
     if not torch.isfinite(points.sum()) and not torch.isfinite(points).all():
         raise ValueError("the points to cluster hold numbers that are not finite")
 
