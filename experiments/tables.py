@@ -5,8 +5,9 @@ A page holds a table between two comments; the first says what to show, and name
     <!-- scores: baselines/pca baselines/conv -->
     <!-- end of table -->
 
-``scores`` shows the final scores (NAME.json), ``backends`` the same by both back ends (NAME.json, and sklearn/NAME.json
-with the last part of the name), ``epochs`` the course of training (NAME.csv), ``bench`` a result of ``benchmarks/``.
+``scores`` shows the final scores (NAME.json) and ``beyond`` those that leave the protocol; ``backends`` shows scores by
+both back ends (NAME.json, and sklearn/NAME.json with the last part of the name), ``epochs`` the course of training
+(NAME.csv), ``bench`` a result of ``benchmarks/``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fragrecon.report.labels import label
 HERE = Path(__file__).resolve().parent
 PAGES = [HERE.parent / "README.md", *sorted(HERE.glob("*.md"))]
 MARKED = re.compile(
-    r"(<!-- (?P<kind>scores|backends|epochs|bench): (?P<names>[^>]+) -->\n).*?(<!-- end of table -->)", re.DOTALL
+    r"(<!-- (?P<kind>scores|beyond|backends|epochs|bench): (?P<names>[^>]+) -->\n).*?(<!-- end of table -->)", re.DOTALL
 )
 SELECTION = "val_mean_clustering_score"
 COLUMNS = {
@@ -31,6 +32,13 @@ COLUMNS = {
     "kmeans_purity": "purity",
     "kmedoids_ari": "KMedoids ARI",
     "mean_clustering_score": "mean score",
+}
+BEYOND = {
+    "kmeans_accuracy": "KMeans accuracy",
+    "balanced_ari": "balanced ARI",
+    "balanced_accuracy": "balanced accuracy",
+    "unknown_ari": "unknown-N ARI",
+    "unknown_k_error": "N error",
 }
 
 
@@ -58,6 +66,19 @@ def baselines_of(results: dict[str, Any]) -> list[str]:
         if any(result["scores"][name] != first[name] for result in results.values()):
             raise ValueError(f"{list(results)} were not scored on the same puzzles: their {name} differs")
     return names
+
+
+def beyond(names: list[str]) -> str:
+    """A row a baseline and a result: accuracy, and what knows more or less than the protocol."""
+    results = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names}
+    first = next(iter(results.values()))["scores"]
+    rows = [["", *BEYOND.values()], ["---"] + ["---:"] * len(BEYOND)]
+    for baseline in baselines_of(results):
+        if baseline != "random":
+            rows.append([label(baseline), *(cell(first[baseline][metric]) for metric in BEYOND)])
+    for name, result in results.items():
+        rows.append([f"`{short(name)}`", *(cell(result["scores"]["model"][metric]) for metric in BEYOND)])
+    return lines(rows)
 
 
 def backends(names: list[str]) -> str:
@@ -120,7 +141,7 @@ def cell(summary: dict[str, Any], sign: str = "") -> str:
 
 def filled(page: str) -> str:
     """The page with its tables as the results have them."""
-    kinds = {"scores": scores, "backends": backends, "epochs": epochs, "bench": bench}
+    kinds = {"scores": scores, "beyond": beyond, "backends": backends, "epochs": epochs, "bench": bench}
     return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
 
 

@@ -27,6 +27,7 @@ ORDER = (
     "hardware",
     "data",
     "clustering",
+    "seams",
     "models",
     "objectives",
     "evaluation",
@@ -113,7 +114,7 @@ def every_module() -> pytest.MarkDecorator:
 
 
 def test_the_walk_finds_the_imports_that_are_there() -> None:
-    assert {"errors", "models.base"} <= own_imports("models.conv")
+    assert {"errors", "models.base"} <= own_imports("models.blocks")
     assert {"clustering.agreement", "data.puzzles"} <= own_imports("evaluation.protocol")
     assert "modelling" in own_imports("runs")  # within a function
     assert "schema" not in own_imports("data.module")  # for type checkers only

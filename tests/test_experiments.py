@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import tables
 
+from fragrecon.report.labels import label
+
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
@@ -57,6 +59,12 @@ def test_both_back_ends_give_the_same_figures_within_their_intervals(name: str) 
     assert compared >= 6 * 17
 
 
+def test_the_figures_of_the_puzzle_models_stand_above_the_best_published() -> None:
+    for name, least in (("simclr", 0.521), ("mosaic", 0.9)):
+        found = json.loads((ROOT / "experiments" / "results" / "mosaic" / f"{name}.json").read_text())
+        assert found["scores"]["model"]["kmeans_ari"]["ci95"][0] > least
+
+
 def test_the_recorded_benchmark_reached_its_ratios() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "clustering.json").read_text())
     assert result["points"][1:] == [160, 128]
@@ -100,6 +108,14 @@ def test_the_table_is_a_row_for_each_method_with_its_interval(tmp_path: Path, mo
     assert "0.5000 ± 0.0100" in lines[-2]
     assert "+0.2500 ± 0.0100" in lines[-2]
     assert "1,234" in lines[-2]
+
+
+def test_what_leaves_the_protocol_has_a_table_of_its_own() -> None:
+    rows = tables.beyond(["mosaic/mosaic"]).splitlines()
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [*map(label, BASELINES[1:]), "`mosaic`"]
+    found = json.loads((tables.HERE / "results" / "mosaic" / "mosaic.json").read_text())["scores"]["model"]
+    assert f"{found['balanced_ari']['mean']:.4f}" in rows[-1]
+    assert f"{found['unknown_k_error']['mean']:.4f}" in rows[-1]
 
 
 def test_results_of_different_puzzles_are_not_put_into_one_table(

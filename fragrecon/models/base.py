@@ -57,6 +57,20 @@ class Classifier(Protocol):
         """(..., D) to logits (..., classes)."""
 
 
+@runtime_checkable
+class CellPredictor(Protocol):
+    """A model that tells where in its image a fragment belongs, from the features that it embeds."""
+
+    def features(self, fragments: Tensor) -> Tensor:
+        """(B, F, C, h, w) to (B, F, W)."""
+
+    def project(self, features: Tensor) -> Tensor:
+        """(B, F, W) to embeddings (B, F, D)."""
+
+    def cell_logits(self, features: Tensor) -> Tensor:
+        """(B, F, W) to logits (B, F, cells)."""
+
+
 def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from fragrecon.errors import ConfigError
+from fragrecon.models.base import Shape
 
 
 def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
@@ -21,3 +22,34 @@ def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
         layers += [nn.ReLU(), nn.Dropout(dropout)] if i else []
         layers.append(nn.Linear(inputs, outputs))
     return nn.Sequential(*layers)
+
+
+def conv_encoder(fragment_shape: Shape, encoder_channels: Sequence[int]) -> tuple[nn.Sequential, Shape]:
+    """Stages of two convolutions, each of which halves height and width, flattened at the end.
+
+    Returns:
+        The network, from (M, C, h, w) to (M, values), and the shape that is flattened.
+
+    Raises:
+        ConfigError: there are more stages than the fragment can be halved.
+    """
+    channels, height, width = fragment_shape
+    stages = len(encoder_channels)
+    if not stages or min(encoder_channels) < 1:
+        raise ConfigError(f"model.encoder_channels={list(encoder_channels)} should name at least one positive number")
+    if height % 2**stages or width % 2**stages:
+        most = next(n for n in range(stages, -1, -1) if height % 2**n == 0 and width % 2**n == 0)
+        raise ConfigError(
+            f"model.encoder_channels={list(encoder_channels)} has {stages} layers, but a fragment of "
+            f"{height}x{width} can be halved {most} times only; name at most {most} channels"
+        )
+    steps = itertools.pairwise([channels, *encoder_channels])
+    halvings = (nn.Sequential(conv_block(a, b, 2), conv_block(b, b, 1)) for a, b in steps)
+    return nn.Sequential(*halvings, nn.Flatten(-3)), (encoder_channels[-1], height >> stages, width >> stages)
+
+
+def conv_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """A 3x3 convolution with batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, Shape, fixed_size
+from fragrecon.models.blocks import conv_block, conv_encoder
 
 
 class ConvAutoencoder(FragmentModel):
@@ -31,22 +32,9 @@ class ConvAutoencoder(FragmentModel):
         self, fragment_shape: Shape, latent_dim: int = 128, encoder_channels: Sequence[int] = (32, 64)
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
-        channels, height, width = fragment_shape
-        stages = len(encoder_channels)
-        if not stages or min(encoder_channels) < 1:
-            raise ConfigError(
-                f"model.encoder_channels={list(encoder_channels)} should name at least one positive number"
-            )
-        if height % 2**stages or width % 2**stages:
-            most = next(n for n in range(stages, -1, -1) if height % 2**n == 0 and width % 2**n == 0)
-            raise ConfigError(
-                f"model.encoder_channels={list(encoder_channels)} has {stages} layers, but a fragment of "
-                f"{height}x{width} can be halved {most} times only; name at most {most} channels"
-            )
-        self.features = (encoder_channels[-1], height >> stages, width >> stages)
-        size = self.features[0] * self.features[1] * self.features[2]
-        down = [channels, *encoder_channels]
-        self.encoder = nn.Sequential(*(_down(a, b) for a, b in itertools.pairwise(down)), nn.Flatten(-3))
+        channels = fragment_shape[0]
+        self.encoder, self.features = conv_encoder(fragment_shape, encoder_channels)
+        size = math.prod(self.features)
         self.to_latent = nn.Linear(size, latent_dim)
         self.from_latent = nn.Linear(latent_dim, size)
         up = list(encoder_channels)[::-1]
@@ -67,20 +55,10 @@ class ConvAutoencoder(FragmentModel):
         return images.view(*latents.shape[:-1], *self.fragment_shape)
 
 
-def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
-
-
-def _down(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(_conv(inputs, outputs, 2), _conv(outputs, outputs, 1))
-
-
 def _up(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
-        _conv(outputs, outputs, 1),
+        conv_block(outputs, outputs, 1),
     )

@@ -37,7 +37,7 @@ def model_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in load_run(folder).load_model().named_parameters()}
 
 
-@pytest.mark.parametrize("model", ["conv", "linear", "pca", "supervised"])
+@pytest.mark.parametrize("model", ["conv", "linear", "pca", "supervised", "simclr", "mosaic"])
 def test_every_model_trains_and_is_scored(tmp_path: Path, cache: Path, model: str) -> None:
     folder = tmp_path / "run"
     found = job(folder, cache, *SMALL, f"model={model}")

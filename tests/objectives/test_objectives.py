@@ -10,7 +10,9 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.factories import create_linear_autoencoder, create_supervised_classifier
+from fragrecon.models.mosaic import Mosaic
 from fragrecon.objectives.base import Objective
+from fragrecon.objectives.contrastive import Contrastive
 from fragrecon.objectives.cross_entropy import CrossEntropy
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.run import CONF, compose
@@ -41,6 +43,11 @@ def autoencoder() -> FragmentModel:
 def classifier() -> FragmentModel:
     torch.manual_seed(0)
     return create_supervised_classifier(CLASSES, latent_dim=7, input_size=4)
+
+
+def mosaic() -> FragmentModel:
+    torch.manual_seed(0)
+    return Mosaic((3, 4, 4), (1, 2), 7, width=16, depth=1, heads=2, window=2)
 
 
 def losses(objective: Objective, model: FragmentModel, of: FragmentBatch, seed: int = 0) -> dict[str, float]:
@@ -132,7 +139,8 @@ def test_the_order_of_fragments_and_puzzles_does_not_matter() -> None:
         puzzles.labels[:, order].flip(0),
         puzzles.image_ids.flip(0),
     )
-    for objective, model in ((Reconstruction(), autoencoder()), (CrossEntropy(), classifier())):
+    pairs = ((Reconstruction(), autoencoder()), (CrossEntropy(), classifier()), (Contrastive(), mosaic()))
+    for objective, model in pairs:
         assert losses(objective, model.eval(), moved) == pytest.approx(losses(objective, model, puzzles), rel=1e-5)
 
 
@@ -152,7 +160,7 @@ def test_models_that_can_are_accepted() -> None:
 def test_an_objective_keeps_its_contract(name: str) -> None:
     objective = build(compose([f"objective={name}"]).objective, "objective")
     assert isinstance(objective, Objective)
-    model = next(model for model in (autoencoder(), classifier()) if accepts(objective, model))
+    model = next(model for model in (mosaic(), autoencoder(), classifier()) if accepts(objective, model))
     found = objective(model.train(), batch(), torch.Generator().manual_seed(0))
     assert tuple(found) == objective.parts
     assert objective.parts[0] == "loss"
@@ -172,7 +180,7 @@ def accepts(objective: Objective, model: FragmentModel) -> bool:
     return True
 
 
-@pytest.mark.parametrize("objective", [Reconstruction(), CrossEntropy()])
+@pytest.mark.parametrize("objective", [Reconstruction(), CrossEntropy(), Contrastive()])
 def test_random_numbers_come_from_the_generator_alone(objective: Objective) -> None:
     model = next(model for model in (autoencoder(), classifier()) if accepts(objective, model)).eval()
     before = torch.get_rng_state()
