@@ -55,7 +55,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     [
         (["mdoel=conv"], ["unknown key mdoel", "did you mean 'model'?", "scheduler"]),
         (["data.epoch=3"], ["unknown key data.epoch", "did you mean 'epochs'?"]),
-        (["model=transformer"], ["model='transformer' is not known", "conv, linear, pca, supervised"]),
+        (["model=transformer"], ["model='transformer' is not known", "conv, linear, mosaic, pca, simclr, supervised"]),
         (["trainer=gpus"], ["trainer='gpus' is not known", "did you mean 'gpu'?"]),
         (["resume=nowhere"], ["resume=nowhere is not the folder of a run", "config.yaml"]),
         (["resume=nowhere", "hydra.run.dir=run"], ["nowhere"]),
