@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
 from torch import Tensor
 
-ROUNDING = 1e-13
+ROUNDING = 1e-11
 """Of sums of logarithms of counts."""
 
 
