@@ -106,7 +106,9 @@ KILLER = """
 
     torch.set_num_threads(1)
     path, io, random, torn = Path(sys.argv[1]), AtomicCheckpointIO(), random.Random(0), 0
-    for round in range(int(sys.argv[2])):
+    rounds = 0
+    while rounds < int(sys.argv[2]) or (not torn and rounds < 500):
+        rounds += 1
         child = os.fork()
         if not child:
             number = 0
