@@ -35,6 +35,9 @@ MAX_STEPS = 300
 TIGHT = 1e-3
 """Share of the whole's inertia below which that of clusters is computed from the points."""
 
+ALIKE = 1e-5
+"""Share by which the inertia of the same clusters may differ, found in another order."""
+
 
 class KMeans(NamedTuple):
     """Labels (P, n) in 0..k-1, and the sum of squared distances to the centres (P,), float64."""
@@ -135,8 +138,10 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
     tight = inertia.amin(1) < TIGHT * exact.double().square().sum((1, 2))
     if bool(tight.any()):
         inertia[tight] = torch.stack([_inertia(exact[tight], found, k) for found in best_labels[tight].unbind(1)], 1)
-    least, chosen = inertia.min(1)
-    return best_labels.gather(1, chosen.view(-1, 1, 1).expand(-1, 1, n)).squeeze(1), least
+    # Of restarts that end alike but for rounding the first counts, whatever batch or threads made the rounding.
+    chosen = (inertia <= inertia.amin(1, keepdim=True) * (1 + ALIKE)).int().argmax(1, keepdim=True)
+    labels = best_labels.gather(1, chosen.unsqueeze(-1).expand(-1, 1, n)).squeeze(1)
+    return labels, inertia.gather(1, chosen).squeeze(1)
 
 
 def _plus_plus(distances: Tensor, draws: Tensor) -> Tensor:

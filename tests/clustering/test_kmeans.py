@@ -207,10 +207,12 @@ def same(one: KMeans, other: KMeans) -> bool:
     return torch.equal(one.labels, other.labels) and torch.equal(one.inertia, other.inertia)
 
 
-def check_alike(one: KMeans, other: KMeans) -> None:
-    """The clusters are the same; where restarts find them alike, rounding decides which of them numbers them."""
+def check_alike(one: KMeans, other: KMeans, dim: int) -> None:
+    """Clusters are the same and, of points large enough for one kind of matrix product, their numbers are too."""
     assert (ari(one.labels, other.labels) == 1).all()
     torch.testing.assert_close(one.inertia, other.inertia, rtol=1e-5, atol=0)
+    if dim > 8:
+        assert torch.equal(one.labels, other.labels)
 
 
 def test_a_problem_is_answered_alike_wherever_it_stands() -> None:
@@ -218,12 +220,12 @@ def test_a_problem_is_answered_alike_wherever_it_stands() -> None:
         own = keys(len(points))
         whole = kmeans(points, k, own, memory=LARGE)
         for memory in (1, 2**20, 2**22):
-            check_alike(kmeans(points, k, own, memory=memory), whole)
+            check_alike(kmeans(points, k, own, memory=memory), whole, points.shape[2])
         order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
         shuffled = kmeans(points[order], k, own[order], memory=LARGE)
-        check_alike(shuffled, KMeans(whole.labels[order], whole.inertia[order]))
+        check_alike(shuffled, KMeans(whole.labels[order], whole.inertia[order]), points.shape[2])
         part = kmeans(points[3:9], k, own[3:9])
-        check_alike(part, KMeans(whole.labels[3:9], whole.inertia[3:9]))
+        check_alike(part, KMeans(whole.labels[3:9], whole.inertia[3:9]), points.shape[2])
 
 
 def test_a_problem_among_others_of_another_kind_is_answered_alike() -> None:
@@ -247,7 +249,7 @@ def test_threads_do_not_change_the_answer() -> None:
             for threads in (1, 2):
                 torch.set_num_threads(threads)
                 found.append(kmeans(points[:5], k, keys(5)))
-            check_alike(found[0], found[1])
+            check_alike(found[0], found[1], points.shape[2])
     finally:
         torch.set_num_threads(before)
 
@@ -424,7 +426,7 @@ def test_no_finite_scale_is_too_small_or_too_large(dtype: torch.dtype, scale: fl
 def test_all_floating_types_are_taken(dtype: torch.dtype) -> None:
     points = uniform(5, 60, 8).to(dtype)
     found = kmeans(points, 6, keys(5))
-    check_alike(found, kmeans(points.float(), 6, keys(5)))
+    check_alike(found, kmeans(points.float(), 6, keys(5)), points.shape[2])
     assert found.labels.dtype == torch.int64
 
 
