@@ -41,6 +41,8 @@ class DataConfig:
     download: bool
     cache_dir: str | None
     augment: dict[str, float]
+    wear: dict[str, float] | None = None
+    images_range: list[int] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -384,9 +386,18 @@ def _check(config: Config) -> None:
                 f"evaluation.robustness.puzzles={harder.puzzles} should be at most "
                 f"evaluation.puzzles={evaluation.puzzles}, of which they are the first"
             )
-    for key, strength in data.augment.items():
-        if strength < 0:
-            raise ConfigError(f"data.augment.{key}={strength} should not be negative; 0 switches it off")
+    for group in ("augment", "wear"):
+        for key, strength in (getattr(data, group) or {}).items():
+            if strength < 0:
+                raise ConfigError(f"data.{group}.{key}={strength} should not be negative; 0 switches it off")
+    if data.images_range is not None:
+        least, most = data.images_range if len(data.images_range) == 2 else (0, 0)
+        images = data.images_per_puzzle * data.puzzles_per_batch
+        if not 2 <= least <= most <= images:
+            raise ConfigError(
+                f"data.images_range={data.images_range} should be [least,most], from 2 up to the {images} images of a "
+                "batch (data.images_per_puzzle * data.puzzles_per_batch)"
+            )
     for name in ("lr", "weight_decay"):
         value = config.optimizer.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:

@@ -47,6 +47,20 @@ def seam_features(fragments: Tensor) -> Tensor:
     return logs - logs.mean((1, 2), keepdim=True)
 
 
+def strips(fragments: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """The `depth` rows of pixels next to each side, as seen from the seam.
+
+    Returns:
+        Those of the right and left sides, (B, F, 2, h, C, depth), and of the lower and upper ones, (B, F, 2, w, C,
+        depth): along the seam, then colours, then from the seam inwards.
+    """
+    left, above = fragments[..., :depth], fragments[..., :depth, :]
+    right, below = fragments[..., -depth:].flip(-1), fragments[..., -depth:, :].flip(-2)
+    across = torch.stack([right, left], 2).movedim(-2, 3)
+    down = torch.stack([below, above], 2).movedim(-1, 3)
+    return across, down
+
+
 def _edges(fragments: Tensor, depth: int) -> list[Tensor]:
     """Pixels (B, F, values) of each side, `depth` pixels in, in the order of `SIDES`."""
     columns, rows = min(depth, fragments.shape[-1] - 1), min(depth, fragments.shape[-2] - 1)

@@ -17,7 +17,8 @@ import torch
 from fragrecon.data import augment, puzzles
 from fragrecon.data.puzzles import FragmentBatch, Indices
 from fragrecon.data.store import Reader, Split, Store, open_or_build
-from fragrecon.errors import ConfigError
+from fragrecon.data.wear import Wear
+from fragrecon.errors import ConfigError, DataError
 from fragrecon.seeds import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class FragmentData(pl.LightningDataModule):
         self.puzzle_seed, self.validation_puzzles = puzzle_seed, validation_puzzles
         self.grid = puzzles.grid_of(config.image_shape[1:], config.fragment_shape[1:])
         self.strength = augment.Augmentation(**config.augment)
+        self.wear = Wear(**(config.wear or {}))
         self._stores: dict[Split, Store] = {}
 
     @property
@@ -124,6 +126,11 @@ class FragmentData(pl.LightningDataModule):
                 f"than the {len(self.training_images())} training images there are; set one of them lower, "
                 "or set data.batches_per_epoch"
             )
+        if self.config.images_range and len(self.training_images()) < per_puzzle * self.config.puzzles_per_batch:
+            raise DataError(
+                f"with data.images_range, a batch of {per_puzzle * self.config.puzzles_per_batch} images needs as many "
+                f"training images, but there are {len(self.training_images())}; set data.puzzles_per_batch lower"
+            )
 
     def check_test(self, test_puzzles: int) -> None:
         """The part of `check` that an evaluation needs."""
@@ -145,7 +152,8 @@ class FragmentData(pl.LightningDataModule):
         """A rank's share of training batch ``number``, counted from the start of training.
 
         A pure function of the run's seed and its arguments. All ranks draw for the whole batch and then take their
-        part, so the images of a step are the same however many ranks there are.
+        part, so the images of a step are the same however many ranks there are; only with a range of images a puzzle
+        does what they leave over depend on that.
         """
         config = self.config
         per_batch = config.puzzles_per_batch
@@ -154,22 +162,42 @@ class FragmentData(pl.LightningDataModule):
                 f"data.puzzles_per_batch={per_batch} cannot be shared equally by {world_size} processes; "
                 f"use a multiple of {world_size}"
             )
-        share = per_batch // world_size
+        share = per_batch // world_size * config.images_per_puzzle
         part = slice(rank * share, (rank + 1) * share)
-        images_part = slice(part.start * config.images_per_puzzle, part.stop * config.images_per_puzzle)
-        fragments = config.images_per_puzzle * self.cells
+        per_puzzle = self._images_of(number)
+        rows = share // per_puzzle  # a rank's puzzles; with a range, some of its images may be left over
+        if rows == 0:
+            raise ConfigError(
+                f"data.images_range={config.images_range} asks for puzzles of {per_puzzle} images, but each of "
+                f"{world_size} processes has {share} a batch; set data.puzzles_per_batch higher"
+            )
+        own = slice(rank * rows, (rank + 1) * rows)
 
-        images, per_puzzle, first = self.training_images(), config.images_per_puzzle, number * per_batch
-        ids = puzzles.draw_images(images, per_puzzle, first, per_batch, self.seed, "train", group=per_batch)
-        orders = puzzles.draw_orders(per_batch, fragments, numpy_generator(self.seed, "orders/train", number))
+        images, first = self.training_images(), number * per_batch
+        ids = puzzles.draw_images(
+            images, config.images_per_puzzle, first, per_batch, self.seed, "train", group=per_batch
+        )
+        generator = numpy_generator(self.seed, "orders/train", number)
+        orders = puzzles.draw_orders(rows * world_size, per_puzzle * self.cells, generator)
         draws = augment.draw(ids.size, self.strength, torch_generator(self.seed, "augment", number))
 
-        pixels, labels = self._read("train", ids[part])
-        varied = augment.apply(pixels.flatten(0, 1), draws[images_part], self.strength).view_as(pixels)
+        ids = ids.reshape(-1)[part][: rows * per_puzzle].reshape(rows, per_puzzle)
+        pixels, labels = self._read("train", ids)
+        drawn = draws[part][: rows * per_puzzle]
+        varied = augment.apply(pixels.flatten(0, 1), drawn, self.strength).view_as(pixels)
         size = config.fragment_shape[1:]
-        return puzzles.make_batch(
-            varied, labels, torch.from_numpy(ids[part]), torch.from_numpy(orders[part]), size, number
-        )
+        batch = puzzles.make_batch(varied, labels, torch.from_numpy(ids), torch.from_numpy(orders[own]), size, number)
+        images_a_batch = per_batch * config.images_per_puzzle  # and so the most puzzles
+        batch.fragments = self.wear.apply(batch.fragments, self.seed, number * images_a_batch + own.start)
+        return batch
+
+    def _images_of(self, number: int) -> int:
+        """How many images each puzzle of a training batch has; of a range, all orders of magnitude are as likely."""
+        if self.config.images_range is None:
+            return self.config.images_per_puzzle
+        least, most = self.config.images_range
+        drawn = numpy_generator(self.seed, "images a puzzle", number).uniform()
+        return int(least * ((most + 1) / least) ** drawn)
 
     def fixed_batches(self, split: Split, available: Indices, count: int, purpose: str) -> FixedPuzzles:
         """``count`` puzzles that depend on nothing but ``puzzle_seed``, the images and the sizes."""

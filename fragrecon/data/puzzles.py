@@ -192,3 +192,22 @@ def fixed_puzzles(
 def batches(total: int, size: int) -> Iterator[slice]:
     """Slices of at most ``size`` that cover 0..total-1."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which fragment abuts each side, (B, F, 4), in the order of `fragrecon.seams.SIDES`; F where none does.
+
+    Args:
+        source_ids: (B, F), images 0..N-1, each with one fragment a cell.
+        positions: (B, F), cells.
+        grid: rows and columns.
+    """
+    count, (rows, columns) = source_ids.shape[1], grid
+    row, column = positions // columns, positions % columns
+    found = []
+    for down, across in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        inside = (row + down >= 0) & (row + down < rows) & (column + across >= 0) & (column + across < columns)
+        beside = torch.where(inside, source_ids * rows * columns + positions + down * columns + across, 0)
+        holders = torch.argsort(source_ids * rows * columns + positions, 1)  # which fragment lies at a place
+        found.append(torch.where(inside, holders.gather(1, beside), count))
+    return torch.stack(found, -1)

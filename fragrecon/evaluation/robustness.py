@@ -1,93 +1,24 @@
-"""How scores hold up when the puzzle gets harder than the one that was trained on.
-
-Shapes: B puzzles of F fragments (C, h, w).
-"""
+"""How scores hold up when the puzzle gets harder than the one that was trained on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from fragrecon.data import augment
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.wear import CHANGES
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.baselines import Baselines
 from fragrecon.evaluation.protocol import ClusteringProtocol, Embed, Score, check_puzzle, evaluate
 from fragrecon.evaluation.statistics import Scores, Summary, paired_summaries, summary
-from fragrecon.seeds import keys_of, uniforms
+from fragrecon.seeds import keys_of
 
 if TYPE_CHECKING:
     from fragrecon.schema import RobustnessConfig
-
-
-def add_noise(fragments: Tensor, keys: Tensor, deviation: float) -> Tensor:
-    """Fragments with Gaussian noise of that standard deviation, on the scale of 0 to 1."""
-    numbers = uniforms(keys, fragments[0].numel()).clamp_(min=2.0**-54)
-    noise: Tensor = torch.special.ndtri(numbers).to(fragments.dtype).view_as(fragments)
-    return (fragments + deviation * noise).clamp_(0, 1)
-
-
-def turn(fragments: Tensor, keys: Tensor, share: float) -> Tensor:
-    """Fragments of which that share, at random, is turned by 90, 180 or 270 degrees.
-
-    Raises:
-        ConfigError: the fragments are not square.
-    """
-    count, height, width = fragments.shape[1], *fragments.shape[-2:]
-    if height != width:
-        raise ConfigError(f"fragments of {height}x{width} pixels cannot be turned by 90 degrees")
-    chosen, angle = torch.split(uniforms(keys, 2 * count), count, 1)
-    quarters = torch.where(chosen < share, 1 + (angle * 3).long(), 0).view(len(fragments), count, 1, 1, 1)
-    result = fragments
-    for quarter in (1, 2, 3):
-        result = torch.where(quarters == quarter, torch.rot90(fragments, quarter, (-2, -1)), result)
-    return result
-
-
-def jitter(fragments: Tensor, keys: Tensor, strength: float) -> Tensor:
-    """Fragments with brightness, contrast and saturation changed by up to that share each, and hue by a quarter of it.
-
-    Every fragment is changed apart from the others of its image.
-    """
-    puzzles, count = fragments.shape[:2]
-    signed = uniforms(keys, 4 * count).view(puzzles, 4, count).movedim(1, 0).flatten(1).to(fragments.dtype) * 2 - 1
-    one = torch.zeros(puzzles * count, device=fragments.device)
-    factors = 1 + strength * signed
-    draws = augment.Draws(one.bool(), one, factors[0], factors[1], factors[2], signed[3] * strength / 4 * 2 * math.pi)
-    return augment.colour_jitter(fragments.flatten(0, 1), draws).view_as(fragments).clamp_(0, 1)
-
-
-def wear(fragments: Tensor, keys: Tensor, gap: float) -> Tensor:
-    """Fragments that lost ``gap`` pixels on every side, filled back to size by the colours of the edge that is left.
-
-    Nothing in it is random.
-
-    Raises:
-        ConfigError: nothing would be left.
-    """
-    gap, (height, width) = int(gap), fragments.shape[-2:]
-    if 2 * gap >= min(height, width):
-        raise ConfigError(f"nothing is left of {height}x{width} pixels without {gap} on every side")
-    left = fragments[..., gap : height - gap, gap : width - gap].flatten(0, 1)
-    return F.pad(left, (gap,) * 4, mode="replicate").view_as(fragments)
-
-
-CHANGES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "noise": add_noise,
-    "rotation": turn,
-    "jitter": jitter,
-    "gap": wear,
-}
-"""By axis: from fragments (B, F, C, h, w) in 0..1, keys (B,) and a value to fragments in 0..1."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ What only some models can do are small protocols, which objectives and evaluatio
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -57,18 +58,60 @@ class Classifier(Protocol):
         """(..., D) to logits (..., classes)."""
 
 
+@dataclass(frozen=True)
+class Solution:
+    """What a model makes of puzzles of F fragments.
+
+    Attributes:
+        embeddings: (B, F, D), of length 1.
+        cells: logits (B, F, cells) of a fragment's place in its image.
+        sides: logits (B, F, 4, F + 1), for each side of a fragment in the order of `fragrecon.seams.SIDES`, of which
+            fragment abuts there; the last is that none does.
+    """
+
+    embeddings: Tensor
+    cells: Tensor
+    sides: Tensor
+
+
 @runtime_checkable
-class CellPredictor(Protocol):
-    """A model that tells where in its image a fragment belongs, from the features that it embeds."""
+class Solver(Protocol):
+    """A model that puts a puzzle together."""
 
-    def features(self, fragments: Tensor) -> Tensor:
-        """(B, F, C, h, w) to (B, F, W)."""
+    def solve(self, fragments: Tensor) -> Solution:
+        """Of fragments (B, F, C, h, w)."""
 
-    def project(self, features: Tensor) -> Tensor:
-        """(B, F, W) to embeddings (B, F, D)."""
 
-    def cell_logits(self, features: Tensor) -> Tensor:
-        """(B, F, W) to logits (B, F, cells)."""
+@dataclass(frozen=True)
+class PairLogits:
+    """Logits (B, F, F) for ordered pairs of fragments: that they are of the same image, and that they abut."""
+
+    same: Tensor
+    adjacent: Tensor
+
+
+@runtime_checkable
+class PairPredictor(Protocol):
+    """A model that is trained to judge fragments two by two."""
+
+    def pair_logits(self, fragments: Tensor) -> PairLogits:
+        """Of fragments (B, F, C, h, w)."""
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """How likely two fragments are of the same image, and abut: (B, F, F) in 0..1, alike in both orders."""
+
+    same: Tensor
+    adjacent: Tensor
+
+
+@runtime_checkable
+class PairScorer(Protocol):
+    """A model that scores fragments two by two."""
+
+    def pair_scores(self, fragments: Tensor) -> PairScores:
+        """Of fragments (B, F, C, h, w)."""
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
-from fragrecon.models.base import FragmentModel, Shape
-from fragrecon.seams import FEATURES, seam_features
+from fragrecon.models.base import FragmentModel, PairScores, Shape, Solution
+from fragrecon.seams import FEATURES, SIDES, seam_features, strips
+
+NEIGHBOUR = 32
+"""Numbers by which a side of a fragment is matched with one of another."""
+
+TEMPERATURE = 0.1
+"""Of the cosine of two embeddings, where it is read as how likely they are of one image."""
 
 
 class Mosaic(FragmentModel):
     """Embeds each fragment in the light of all others of its puzzle, whatever their order and number.
 
     A fragment starts as an embedding of its pixels and of small windows of them. Pre-norm transformer blocks follow,
-    without positions, since a puzzle is a set; attention between two fragments is biased, for each block and head,
-    by a learned function of their `seam_features`. The output has length 1.
+    without positions, since a puzzle is a set; attention between two fragments is biased, for each block and head, by
+    a learned function of how well they abut on each side: by their `seam_features`, and by how far apart what their
+    `Edges` foretell of the seam is. Heads then tell the fragment's embedding, of length 1, its cell, and its
+    neighbours.
 
     Args:
         fragment_shape: (C, h, w).
@@ -26,7 +36,8 @@ class Mosaic(FragmentModel):
         depth: blocks.
         heads: of attention.
         window: side of the windows, in pixels; they overlap by half.
-        seams: whether attention sees seams.
+        seams: whether attention sees the seams' pixels.
+        edges: whether attention sees what was learned about edges.
         context: whether fragments see each other at all.
     """
 
@@ -40,6 +51,7 @@ class Mosaic(FragmentModel):
         heads: int = 8,
         window: int = 8,
         seams: bool = True,
+        edges: bool = True,
         context: bool = True,
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
@@ -54,44 +66,115 @@ class Mosaic(FragmentModel):
         places = len(range(0, height - window + 1, window // 2)) * len(range(0, columns - window + 1, window // 2))
         self.windows = nn.Linear(channels * window**2, 64)
         self.gather = nn.Sequential(nn.GELU(), nn.Linear(64 * places, width))
+        self.edges = Edges(channels, min(height, columns)) if edges else None
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.seam_bias = nn.Sequential(nn.Linear(FEATURES, 32), nn.GELU(), nn.Linear(32, depth * heads))
+        known = FEATURES * seams + Edges.FEATURES * edges
+        self.seam_bias = nn.Sequential(nn.Linear(known, 32), nn.GELU(), nn.Linear(32, depth * heads)) if known else None
+        self.seam_sides = nn.Linear(known, 2, bias=False) if known else None
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, latent_dim)
         self.cells = nn.Linear(width, grid[0] * grid[1])
+        self.neighbours = nn.Linear(width, 4 * NEIGHBOUR)
+        self.none = nn.Linear(width, len(SIDES))
 
     def encode(self, fragments: Tensor) -> Tensor:
-        return self.project(self.features(fragments))
+        return self.solve(fragments).embeddings
 
-    def project(self, features: Tensor) -> Tensor:
-        """Features (B, F, width) to embeddings (B, F, D) of length 1."""
-        return F.normalize(self.head(features).float(), dim=-1)
-
-    def cell_logits(self, features: Tensor) -> Tensor:
-        """Features (B, F, width) to logits (B, F, cells) of a fragment's place in its image."""
-        logits: Tensor = self.cells(features)
-        return logits
-
-    def features(self, fragments: Tensor) -> Tensor:
-        """What the transformer makes of fragments (B, F, C, h, w) in [0, 1]: (B, F, width)."""
+    def solve(self, fragments: Tensor) -> Solution:
+        """Of fragments (B, F, C, h, w) in [0, 1]."""
         centred = fragments * 4 - 2
         hidden = self.pixels(centred.flatten(2)) + self.gather(self._windows(centred))
+        seams = self._seams(fragments, centred)
         biases: list[Tensor | None] = [None] * self.depth
-        if self.seams and self.context:
-            with torch.no_grad():
-                seams = seam_features(fragments.float())
-            found = self.seam_bias(seams.to(hidden.dtype))  # (B, F, F, depth * heads)
+        if self.seam_bias is not None and seams is not None and self.context:
+            found = self.seam_bias(seams)  # (B, F, F, depth * heads)
             biases = list(found.unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2).unbind(0))
         for block, bias in zip(self.blocks, biases, strict=True):
             hidden = block(hidden, bias, self.context)
-        features: Tensor = self.norm(hidden)
-        return features
+        tokens = self.norm(hidden)
+        embeddings = F.normalize(self.head(tokens).float(), dim=-1)
+        return Solution(embeddings, self.cells(tokens).float(), self._sides(tokens, seams).float())
 
     def _windows(self, fragments: Tensor) -> Tensor:
         step = self.window // 2
         tiles = fragments.unfold(-2, self.window, step).unfold(-2, self.window, step)  # (B, F, C, rows, columns, ...)
         windows: Tensor = self.windows(tiles.movedim(2, 4).flatten(4).flatten(2, 3))
         return windows.flatten(2)
+
+    def _seams(self, fragments: Tensor, centred: Tensor) -> Tensor | None:
+        """All that is known of seams before context: (B, F, F, features)."""
+        known = []
+        if self.seams:
+            with torch.no_grad():
+                known.append(seam_features(fragments.float()))
+        if self.edges is not None:
+            known.append(self.edges(centred))
+        return torch.cat(known, -1) if known else None
+
+    def _sides(self, tokens: Tensor, seams: Tensor | None) -> Tensor:
+        """Logits (B, F, 4, F + 1): that one is to the right of another is that this one is to the left of it."""
+        ends = self.neighbours(tokens).unflatten(-1, (4, NEIGHBOUR)).movedim(2, 0)  # right, left, below, above
+        logits = torch.stack([ends[0] @ ends[1].mT, ends[2] @ ends[3].mT], 1) / math.sqrt(NEIGHBOUR)
+        if self.seam_sides is not None and seams is not None:
+            logits = logits + self.seam_sides(seams).movedim(-1, 1)
+        itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+        logits = logits.float().masked_fill(itself, -torch.inf)
+        sides = torch.stack([logits[:, 0], logits[:, 0].mT, logits[:, 1], logits[:, 1].mT], 2)  # (B, F, 4, F)
+        return torch.cat([sides, self.none(tokens).float().unsqueeze(-1)], -1)
+
+    def pair_scores(self, fragments: Tensor) -> PairScores:
+        """Of fragments (B, F, C, h, w): similarity of embeddings, and how likely either is at a side of the other."""
+        solution = self.solve(fragments)
+        same = torch.exp((solution.embeddings @ solution.embeddings.mT - 1) / TEMPERATURE)
+        beside = solution.sides.softmax(-1)[..., :-1].sum(2)
+        return PairScores(same, (beside + beside.mT) / 2)
+
+
+class Edges(nn.Module):
+    """What the pixels next to each side of a fragment foretell of the seam: two that abut should foretell the same.
+
+    All four sides are seen alike, from the seam: a small perceptron slides along them.
+
+    Args:
+        channels: of a fragment.
+        side: shorter side of a fragment, in pixels.
+    """
+
+    GROUPS = 4
+    FEATURES = GROUPS * len(SIDES)
+    """Distances for each ordered pair, one for each group and side."""
+
+    def __init__(self, channels: int, side: int, hidden: int = 64, size: int = 4) -> None:
+        super().__init__()
+        self.rows, self.reach, self.size = min(6, side), 2, size
+        inputs = channels * self.rows * (2 * self.reach + 1)
+        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, self.GROUPS * size))
+
+    def forward(self, fragments: Tensor) -> Tensor:
+        """Logarithms of mean squared differences less their mean over the puzzle, (B, F, F, features)."""
+        found = []
+        for one, other in (self._foretell(strip).unbind(2) for strip in strips(fragments, self.rows)):
+            distance = _mean_squared(one, other)
+            found += [distance, distance.mT]
+        logs = torch.log(torch.cat(found, 1) + 1e-3)
+        return (logs - logs.mean((2, 3), keepdim=True)).movedim(1, -1)
+
+    def _foretell(self, strip: Tensor) -> Tensor:
+        """Strips (B, F, 2, length, C, rows) to (B, F, 2, groups, length * size)."""
+        flat = strip.flatten(-2).movedim(3, -1).flatten(0, 2)  # (B * F * 2, C * rows, length)
+        padded = F.pad(flat, (self.reach, self.reach), mode="replicate")
+        along = padded.unfold(-1, 2 * self.reach + 1, 1).movedim(2, 1).flatten(2)  # (B * F * 2, length, inputs)
+        seen = self.layers(along).unflatten(-1, (self.GROUPS, self.size)).movedim(2, 1).flatten(2)
+        return seen.unflatten(0, strip.shape[:3]).float()
+
+
+def _mean_squared(one: Tensor, other: Tensor) -> Tensor:
+    """Mean squared differences (B, groups, F, F) of (B, F, groups, values); not in bfloat16, where near ones vanish."""
+    with torch.autocast(one.device.type, enabled=False):
+        one, other = one.movedim(2, 1), other.movedim(2, 1)
+        squares = one.square().sum(-1).unsqueeze(-1) + other.square().sum(-1).unsqueeze(-2)
+        means: Tensor = (squares - 2 * one @ other.mT).clamp(min=0) / one.shape[-1]
+        return means
 
 
 class Block(nn.Module):

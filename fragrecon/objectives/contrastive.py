@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.puzzles import FragmentBatch, neighbours
 from fragrecon.errors import ConfigError
-from fragrecon.models.base import CellPredictor, FragmentModel
+from fragrecon.models.base import FragmentModel, Solver
 from fragrecon.objectives.base import Losses, Objective
 
 
@@ -23,7 +23,8 @@ def supervised_contrastive(embeddings: Tensor, source_ids: Tensor, temperature: 
         source_ids: (B, F).
         temperature: of the softmax.
     """
-    logits = embeddings @ embeddings.mT / temperature
+    with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 would blur what is nearly alike
+        logits = embeddings @ embeddings.mT / temperature
     itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
     log_picked = F.log_softmax(logits.masked_fill(itself, -torch.inf), -1).masked_fill(itself, 0)
     together = (source_ids.unsqueeze(-1) == source_ids.unsqueeze(-2)) & ~itself
@@ -31,36 +32,46 @@ def supervised_contrastive(embeddings: Tensor, source_ids: Tensor, temperature: 
 
 
 class Contrastive(Objective):
-    """Fragments of an image near each other, those of different images apart; and where in its image each belongs.
+    """Fragments of an image near each other, those of different images apart; of a model that puts a puzzle together,
+    also where in its image each fragment belongs and which others abut it.
 
     Args:
+        grid: rows and columns of fragments in an image.
         temperature: of the contrast.
-        cells: weight of the cross-entropy on a fragment's cell, for a model that predicts it.
+        cells: weight of the cross-entropy on a fragment's cell.
+        sides: weight of the cross-entropy on which fragment, if any, abuts each side.
     """
 
-    parts = ("loss", "contrast", "cells", "cell_accuracy")
+    parts = ("loss", "contrast", "cells", "cell_accuracy", "sides", "side_accuracy")
 
-    def __init__(self, temperature: float = 0.1, cells: float = 1.0) -> None:
+    def __init__(self, grid: tuple[int, int], temperature: float = 0.1, cells: float = 1.0, sides: float = 1.0) -> None:
         super().__init__()
-        if temperature <= 0 or cells < 0:
-            raise ConfigError("objective.temperature should be above 0 and objective.cells not negative")
-        self.temperature, self.cells = temperature, cells
+        if temperature <= 0 or min(cells, sides) < 0:
+            raise ConfigError("objective.temperature should be above 0, objective.cells and .sides not negative")
+        self.grid, self.temperature, self.cells, self.sides = grid, temperature, cells, sides
 
     def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
-        if isinstance(model, CellPredictor):
-            features = model.features(batch.fragments)
-            embeddings = model.project(features)
-            logits = model.cell_logits(features).flatten(0, 1).float()
-            positions = batch.positions.flatten()
-            cells = F.cross_entropy(logits, positions)
-            accuracy = (logits.argmax(1) == positions).float().mean()
+        if isinstance(model, Solver):
+            solution = model.solve(batch.fragments)
+            embeddings = solution.embeddings
+            found = {
+                "cells": (solution.cells.flatten(0, 1), batch.positions.flatten()),
+                "sides": (
+                    solution.sides.flatten(0, 2),
+                    neighbours(batch.source_ids, batch.positions, self.grid).flatten(),
+                ),
+            }
+            heads = {name: F.cross_entropy(logits, target) for name, (logits, target) in found.items()}
+            right = {name: (logits.argmax(1) == target).float().mean() for name, (logits, target) in found.items()}
         else:
             embeddings = F.normalize(model.encode(batch.fragments).float(), dim=-1)
-            cells = accuracy = embeddings.new_zeros(())
+            heads = right = dict.fromkeys(("cells", "sides"), embeddings.new_zeros(()))
         contrast = supervised_contrastive(embeddings, batch.source_ids, self.temperature)
         return {
-            "loss": contrast + self.cells * cells,
+            "loss": contrast + self.cells * heads["cells"] + self.sides * heads["sides"],
             "contrast": contrast.detach(),
-            "cells": cells.detach(),
-            "cell_accuracy": accuracy.detach(),
+            "cells": heads["cells"].detach(),
+            "cell_accuracy": right["cells"],
+            "sides": heads["sides"].detach(),
+            "side_accuracy": right["sides"],
         }

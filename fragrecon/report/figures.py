@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fragrecon import files
 from fragrecon.data.puzzles import FragmentBatch, join
-from fragrecon.evaluation.robustness import CHANGES, Outcome
+from fragrecon.data.wear import CHANGES
+from fragrecon.evaluation.robustness import Outcome
 from fragrecon.evaluation.statistics import Scores, Summary, summary
 from fragrecon.report.labels import label
 
