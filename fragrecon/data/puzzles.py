@@ -211,3 +211,15 @@ def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> 
         holders = torch.argsort(source_ids * rows * columns + positions, 1)  # which fragment lies at a place
         found.append(torch.where(inside, holders.gather(1, beside), count))
     return torch.stack(found, -1)
+
+
+def same_source(source_ids: Tensor) -> Tensor:
+    """Whether two fragments are of one image: (B, F) to (B, F, F)."""
+    return source_ids.unsqueeze(-1) == source_ids.unsqueeze(-2)
+
+
+def adjacent(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Whether two fragments share a side in their image: (B, F, F), for cells (B, F) of a grid."""
+    row, column = positions // grid[1], positions % grid[1]
+    apart = (row.unsqueeze(-1) - row.unsqueeze(-2)).abs() + (column.unsqueeze(-1) - column.unsqueeze(-2)).abs()
+    return same_source(source_ids) & (apart == 1)

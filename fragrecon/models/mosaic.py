@@ -164,8 +164,8 @@ class Edges(nn.Module):
         flat = strip.flatten(-2).movedim(3, -1).flatten(0, 2)  # (B * F * 2, C * rows, length)
         padded = F.pad(flat, (self.reach, self.reach), mode="replicate")
         along = padded.unfold(-1, 2 * self.reach + 1, 1).movedim(2, 1).flatten(2)  # (B * F * 2, length, inputs)
-        seen = self.layers(along).unflatten(-1, (self.GROUPS, self.size)).movedim(2, 1).flatten(2)
-        return seen.unflatten(0, strip.shape[:3]).float()
+        seen: Tensor = self.layers(along)
+        return seen.view(*strip.shape[:4], self.GROUPS, self.size).movedim(4, 3).flatten(4).float()
 
 
 def _mean_squared(one: Tensor, other: Tensor) -> Tensor:
