@@ -94,8 +94,7 @@ def score(
     with progress("scoring baselines", len(puzzles)) as advance:
         scores = Baselines(data, protocol, cache).score(puzzles, advance=advance, **how)
     with progress("scoring the model", len(puzzles)) as advance:
-        methods = {"model": lambda batch: protocol.score_fully(embed(batch), batch)}
-        scores |= evaluate(puzzles, methods, advance=advance, **how)
+        scores |= evaluate(puzzles, methods_of(model, protocol, data.grid), advance=advance, **how)
     store = data.store("test")
     metrics = record.write_metrics(
         scores,
@@ -147,6 +146,23 @@ def score(
         figures.save(figures.robustness_figure(outcomes, scores), record.folder / FIGURES / "robustness.png")
         print_robustness(outcomes)
     return metrics
+
+
+def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[int, int]) -> dict[str, Score]:
+    """How the model scores a batch, by all that it can do; and what pixels alone do, if it puts puzzles together."""
+
+    def score(batch: FragmentBatch) -> dict[str, torch.Tensor]:
+        scores = protocol.score_fully(model.encode(batch.fragments), batch)
+        if isinstance(model, PairScorer):
+            scores |= score_pairs(model.pair_scores(batch.fragments), batch, grid, protocol)
+        if isinstance(model, Solver):
+            scores |= score_solution(model.solve(batch.fragments), batch, grid, protocol)
+        return scores
+
+    methods: dict[str, Score] = {"model": score}
+    if isinstance(model, Solver):
+        methods["seam_gradients"] = lambda batch: score_gradients(batch, grid, protocol)
+    return methods
 
 
 @contextmanager

@@ -1,0 +1,80 @@
+"""How well puzzles are put together again: by a model, and by pixels alone.
+
+Shapes: B puzzles of F fragments, N images of a grid of cells.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fragrecon.clustering.balanced import assign, balanced_kmeans
+from fragrecon.clustering.spectral import spectral_embedding
+from fragrecon.data.puzzles import FragmentBatch, neighbours
+from fragrecon.evaluation.protocol import ClusteringProtocol
+from fragrecon.models.base import Solution
+from fragrecon.reassembly.clues import Clues, gradient_clues, learned_clues
+from fragrecon.reassembly.rebuild import Placement, group, rebuild
+from fragrecon.seeds import keys_of
+
+
+def score_solution(
+    solution: Solution, batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol
+) -> dict[str, Tensor]:
+    """Scores (B,) of `score_clues` for what a model makes of the puzzles; groups come from its embeddings."""
+    keys = keys_of(protocol.seed, "clustering", batch.step, len(batch))
+    cells = grid[0] * grid[1]
+    images = group(solution.embeddings, batch.images_per_puzzle, cells, keys, protocol.restarts, protocol.memory)
+    return score_clues(learned_clues(solution, grid), images, batch, grid, protocol.memory)
+
+
+def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol) -> dict[str, Tensor]:
+    """Scores (B,) of `score_clues` for Gallagher's compatibility of seams alone.
+
+    Groups come from balanced spectral clustering of each pair's best side.
+    """
+    keys = keys_of(protocol.seed, "clustering", batch.step, len(batch))
+    clues = gradient_clues(batch.fragments, grid[0] * grid[1])
+    best = torch.stack([clues.across, clues.across.mT, clues.down, clues.down.mT]).amax(0).double()
+    points = spectral_embedding(best.exp(), batch.images_per_puzzle, protocol.memory)
+    images = balanced_kmeans(points, batch.images_per_puzzle, keys, protocol.restarts, protocol.memory)
+    return score_clues(clues, images, batch, grid, protocol.memory)
+
+
+def score_clues(
+    clues: Clues, images: Tensor, batch: FragmentBatch, grid: tuple[int, int], memory: int
+) -> dict[str, Tensor]:
+    """Scores (B,) of putting the puzzles together by clues.
+
+    ``placing_...`` is told the true images, ``reassembly_...`` goes by the ``images`` (B, F) that were found. Each is
+    scored by ``direct``, the share of fragments at the right cell of the right image; ``neighbours``, the share of
+    pairs that abut which abut again; and ``perfect``, the share of images without a fault.
+    """
+    clues = Clues(*(clue.cpu() for clue in (clues.cells, clues.across, clues.down)))
+    scores: dict[str, Tensor] = {}
+    for name, grouped in (("placing", batch.source_ids.cpu()), ("reassembly", images.cpu())):
+        found = agreement(rebuild(clues, grouped, grid, memory=memory), batch, grid)
+        scores |= {f"{name}_{metric}": score for metric, score in found.items()}
+    return scores
+
+
+def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """``direct``, ``neighbours`` and ``perfect`` (B,) of placements; rebuilt images are matched one to one with the
+    true ones, for the most fragments at the right cell.
+    """
+    sources, positions = batch.source_ids.cpu(), batch.positions.cpu()
+    puzzles, fragments = sources.shape
+    n = batch.images_per_puzzle
+    right_cell = (placement.cells == positions).double()
+    counts = torch.zeros(puzzles, n * n, dtype=torch.float64)
+    counts.scatter_add_(1, placement.images * n + sources, right_cell)
+    counts = counts.view(puzzles, n, n)  # of rebuilt and true images
+    matched = counts.gather(2, assign(counts).unsqueeze(2)).squeeze(2)
+    true = neighbours(sources, positions, grid)
+    same = neighbours(placement.images, placement.cells, grid) == true
+    inner = true < fragments
+    return {
+        "direct": matched.sum(1) / fragments,
+        "neighbours": (same & inner).sum((1, 2)).double() / inner.sum((1, 2)).clamp(min=1),
+        "perfect": (matched == grid[0] * grid[1]).double().mean(1),
+    }

@@ -1,0 +1,1 @@
+"""From fragments and what is known of them to images."""

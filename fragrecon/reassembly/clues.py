@@ -1,0 +1,100 @@
+"""What speaks for a fragment lying at a cell of its image, and for one lying beside another.
+
+Shapes: B puzzles of F fragments (C, h, w), cells = rows * columns of the grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fragrecon.models.base import Solution
+from fragrecon.seams import SIDES
+
+IMPOSSIBLE = -30.0
+"""The least gain, a logarithm of about 1e-13: what is ruled out should lose against anything, and still add up."""
+
+
+@dataclass(frozen=True)
+class Clues:
+    """Gains, the more the likelier, that add up over an image.
+
+    Attributes:
+        cells: (B, F, cells), of a fragment at a cell.
+        across: (B, F, F), of the second directly to the right of the first.
+        down: (B, F, F), of the second directly below the first.
+    """
+
+    cells: Tensor
+    across: Tensor
+    down: Tensor
+
+
+def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
+    """Logarithms of what a model holds likely: each fragment's cell, and the neighbours of either of two that abut.
+
+    That nothing abuts a side speaks for the cells at that border of the image.
+    """
+    rows, columns = grid
+    sides = solution.sides.float().log_softmax(-1).clamp(min=IMPOSSIBLE)  # (B, F, 4, F + 1)
+    beside, alone = sides[..., :-1].unbind(2), sides[..., -1]
+    cell = torch.arange(rows * columns, device=alone.device)
+    row, column = cell // columns, cell % columns
+    borders = torch.stack([column == columns - 1, column == 0, row == rows - 1, row == 0])  # in the order of SIDES
+    assert len(borders) == len(SIDES)
+    cells = solution.cells.float().log_softmax(-1).clamp(min=IMPOSSIBLE) + alone @ borders.to(alone.dtype)
+    return Clues(cells, beside[0] + beside[1].mT, beside[2] + beside[3].mT)
+
+
+def gradient_clues(fragments: Tensor, cells: int) -> Clues:
+    """How well the pixels of two fragments continue each other, and nothing on cells.
+
+    Mahalanobis gradient compatibility (Gallagher, "Jigsaw Puzzles with Pieces of Unknown Orientation", CVPR 2012, eqs.
+    1 to 6): the steps in colour across the seam are compared with the mean and covariance of those next to it, from
+    either side, and the sum is taken relative to the second-best partner of either fragment.
+
+    Args:
+        fragments: (B, F, C, h, w) in 0..1, at least 2x2 pixels.
+        cells: of an image.
+    """
+    pixels = fragments.double() * 255
+    upright = pixels.mT
+    return Clues(fragments.new_zeros(*fragments.shape[:2], cells), _compatibility(pixels), _compatibility(upright))
+
+
+def _compatibility(pixels: Tensor) -> Tensor:
+    """Gains (B, F, F) of the second to the right of the first, float32, from pixels (B, F, C, h, w)."""
+    right, left = pixels[..., -1].mT, pixels[..., 0].mT  # (B, F, h, C)
+    rightwards = _mahalanobis(right, right - pixels[..., -2].mT, left)
+    leftwards = _mahalanobis(left, left - pixels[..., 1].mT, right).mT
+    dissimilarity = rightwards + leftwards
+    itself = torch.eye(dissimilarity.shape[-1], dtype=torch.bool, device=pixels.device)
+    logs = torch.log(dissimilarity.clamp(min=1e-6)).masked_fill(itself, torch.inf)
+    if logs.shape[-1] > 2:  # of two fragments there is no second-best partner
+        logs = logs - (logs.kthvalue(2, -1, keepdim=True).values + logs.kthvalue(2, -2, keepdim=True).values) / 2
+    return (-logs).clamp(min=IMPOSSIBLE).float()
+
+
+def _mahalanobis(edge: Tensor, steps: Tensor, other: Tensor) -> Tensor:
+    """Dissimilarity (B, F, F) of the first's edge and the second's other edge.
+
+    Args:
+        edge: pixels (B, F, h, C) of the seam's side of the first.
+        steps: (B, F, h, C) in colour by which the first comes to its edge.
+        other: pixels (B, F, h, C) of the seam's side of the second.
+    """
+    channels = edge.shape[-1]
+    mean = steps.mean(-2, keepdim=True)
+    # A few steps of one unit keep the covariance of a plain edge from being singular.
+    unit = torch.cat([torch.zeros(1, channels), torch.eye(channels), -torch.eye(channels)]).to(edge)
+    sample = torch.cat([steps - mean, unit.expand(*steps.shape[:2], -1, -1)], -2)
+    inverse = torch.linalg.inv(sample.mT @ sample / (sample.shape[-2] - 1))  # (B, F, C, C)
+    # Sum over the seam of (b - a)' S^-1 (b - a), with a what the first foretells, as products of matrices.
+    foretold = edge + mean
+    scaled = foretold @ inverse
+    outer = (other.mT @ other).flatten(2)  # (B, F, C * C)
+    crossed = scaled.flatten(2) @ other.flatten(2).mT
+    squares: Tensor = inverse.flatten(2) @ outer.mT - 2 * crossed + (scaled * foretold).sum((-1, -2)).unsqueeze(-1)
+    return squares.clamp(min=0)

@@ -1,0 +1,124 @@
+"""Which fragment of an image lies at which cell: a batch of small quadratic assignments.
+
+Shapes: G groups of n fragments for the n = rows * columns cells of a grid. A placement (G, n) holds, for each cell, the
+fragment that lies there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fragrecon.clustering.balanced import assign
+from fragrecon.clustering.problems import MEMORY, parts
+from fragrecon.reassembly.clues import Clues
+
+WIDTH = 64
+"""Beginnings of a placement that are followed up at once."""
+
+
+def place(clues: Clues, grid: tuple[int, int], width: int = WIDTH, memory: int = MEMORY) -> Tensor:
+    """Placements (G, n) of a gain that no single move of `moves` raises.
+
+    The search starts from the best assignment by cells alone, and from the best end of a `beam`.
+
+    Args:
+        clues: of G groups of n fragments each.
+        grid: rows and columns.
+        width: of the beam.
+        memory: bytes that the work may take at once.
+    """
+    groups, n = clues.cells.shape[:2]
+    candidates = max(width * n, len(moves(grid)))
+    found = torch.empty(groups, n, dtype=torch.int64, device=clues.cells.device)
+    for part in parts(groups, 16 * n * candidates, memory):
+        own = Clues(clues.cells[part], clues.across[part], clues.down[part])
+        # By the cell of each fragment, the fragment at each cell.
+        starts = torch.stack([assign(own.cells).argsort(1), beam(own, grid, width)], 1)
+        twice = Clues(*(clue.repeat_interleave(2, 0) for clue in (own.cells, own.across, own.down)))
+        ends = improve(twice, starts.flatten(0, 1), grid)
+        gains = gain(twice, ends.unsqueeze(1), grid).view(-1, 2)
+        found[part] = ends.view(-1, 2, n)[torch.arange(len(gains)), gains.argmax(1)]
+    return found
+
+
+def gain(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Sum (G, M) of the gains of placements (G, M, n), of all cells and of all pairs that abut."""
+    tiles, n = placements.view(*placements.shape[:2], *grid), placements.shape[-1]
+    cells = torch.arange(n, device=placements.device)
+    return (
+        _look_up(clues.cells, placements, cells.expand_as(placements))
+        + _look_up(clues.across, tiles[..., :-1].flatten(2), tiles[..., 1:].flatten(2))
+        + _look_up(clues.down, tiles[..., :-1, :].flatten(2), tiles[..., 1:, :].flatten(2))
+    )
+
+
+def beam(clues: Clues, grid: tuple[int, int], width: int = WIDTH) -> Tensor:
+    """The best placement (G, n) among those whose beginnings, cell by cell, are among the ``width`` best throughout."""
+    columns = grid[1]
+    groups, n = clues.cells.shape[:2]
+    device = clues.cells.device
+    scores = torch.zeros(groups, 1, device=device)
+    placed = torch.empty(groups, 1, 0, dtype=torch.int64, device=device)
+    used = torch.zeros(groups, 1, n, dtype=torch.bool, device=device)
+    for cell in range(n):
+        step = clues.cells[:, :, cell].unsqueeze(1).expand(-1, placed.shape[1], -1)  # (G, W, n)
+        if cell % columns:
+            step = step + _rows(clues.across, placed[..., -1])
+        if cell >= columns:
+            step = step + _rows(clues.down, placed[..., -columns])
+        reached = (scores.unsqueeze(-1) + step).masked_fill(used, -torch.inf).flatten(1)
+        possible = (n - cell) * placed.shape[1]  # as many beginnings are free of repeats
+        scores, best = reached.topk(min(width, possible), 1)
+        parent, fragment = best // n, best % n
+        placed = torch.cat([_rows(placed, parent), fragment.unsqueeze(-1)], -1)
+        used = _rows(used, parent).scatter(-1, fragment.unsqueeze(-1), True)
+    return placed[:, 0]
+
+
+def improve(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Placements (G, n) after the best of all `moves`, time and again until none raises the gain."""
+    table = moves(grid).to(placements.device)
+    placements, rows = placements.clone(), torch.arange(len(placements), device=placements.device)
+    while len(rows):
+        own = Clues(clues.cells[rows], clues.across[rows], clues.down[rows])
+        candidates = placements[rows][:, table]  # (G, M, n), the first as it is
+        gains = gain(own, candidates, grid)
+        # What rounding alone would raise is left, or the search could go in circles.
+        better = gains.amax(1) > gains[:, 0] + 1e-4
+        rows, best = rows[better], gains[better].argmax(1)
+        placements[rows] = candidates[better, best]
+    return placements
+
+
+@lru_cache(maxsize=8)
+def moves(grid: tuple[int, int]) -> Tensor:
+    """Permutations (M, n) of the cells, the first of which changes nothing: to swap any two cells, rows or columns, and
+    to shift the whole image, rows and columns that leave on one side coming in on the other.
+    """
+    rows, columns = grid
+    cells = torch.arange(rows * columns).view(grid)
+    found = [cells]
+    found += [cells.roll((down, across), (0, 1)) for down in range(rows) for across in range(columns)]
+    for one, other in itertools.combinations(range(rows), 2):
+        found.append(cells.index_copy(0, torch.tensor([one, other]), cells[[other, one]]))
+    for one, other in itertools.combinations(range(columns), 2):
+        found.append(cells.index_copy(1, torch.tensor([one, other]), cells[:, [other, one]]))
+    flat = [move.flatten() for move in found]
+    for one, other in itertools.combinations(range(rows * columns), 2):
+        flat.append(flat[0].index_copy(0, torch.tensor([one, other]), torch.tensor([other, one])))
+    return torch.stack(flat)
+
+
+def _look_up(table: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Sums (G, M) of entries of tables (G, n, m) at places (G, M, K)."""
+    places = first * table.shape[-1] + second
+    return table.flatten(1).gather(1, places.flatten(1)).view_as(places).sum(-1)
+
+
+def _rows(table: Tensor, chosen: Tensor) -> Tensor:
+    """Rows (G, W, m) of tables (G, n, m) at places (G, W)."""
+    return table.gather(1, chosen.unsqueeze(-1).expand(-1, -1, table.shape[-1]))
