@@ -130,13 +130,15 @@ class Config:
     selection: SelectionConfig
     checkpoint: CheckpointConfig
     sweep: SweepConfig
+    input: Any = None
+    loose: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 # What a job is called, where it writes and what it prints does not change what it computes.
-_NOT_HASHED = ("mode", "run", "resume", "logger", "sweep", "checkpoint")
+_NOT_HASHED = ("mode", "run", "resume", "input", "loose", "logger", "sweep", "checkpoint")
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Config:

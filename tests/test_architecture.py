@@ -30,6 +30,7 @@ ORDER = (
     "seams",
     "models",
     "objectives",
+    "reassembly",
     "evaluation",
     "checkpoints",
     "modelling",

@@ -50,7 +50,7 @@ def score_clues(
     scored by ``direct``, the share of fragments at the right cell of the right image; ``neighbours``, the share of
     pairs that abut which abut again; and ``perfect``, the share of images without a fault.
     """
-    clues = Clues(*(clue.cpu() for clue in (clues.cells, clues.across, clues.down)))
+    clues = clues.cpu()
     scores: dict[str, Tensor] = {}
     for name, grouped in (("placing", batch.source_ids.cpu()), ("reassembly", images.cpu())):
         found = agreement(rebuild(clues, grouped, grid, memory=memory), batch, grid)
@@ -59,16 +59,10 @@ def score_clues(
 
 
 def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """``direct``, ``neighbours`` and ``perfect`` (B,) of placements; rebuilt images are matched one to one with the
-    true ones, for the most fragments at the right cell.
-    """
+    """``direct``, ``neighbours`` and ``perfect`` (B,) of placements in as many images as there are."""
     sources, positions = batch.source_ids.cpu(), batch.positions.cpu()
-    puzzles, fragments = sources.shape
-    n = batch.images_per_puzzle
-    right_cell = (placement.cells == positions).double()
-    counts = torch.zeros(puzzles, n * n, dtype=torch.float64)
-    counts.scatter_add_(1, placement.images * n + sources, right_cell)
-    counts = counts.view(puzzles, n, n)  # of rebuilt and true images
+    fragments = sources.shape[1]
+    counts = _right(placement, batch)
     matched = counts.gather(2, assign(counts).unsqueeze(2)).squeeze(2)
     true = neighbours(sources, positions, grid)
     same = neighbours(placement.images, placement.cells, grid) == true
@@ -78,3 +72,17 @@ def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int])
         "neighbours": (same & inner).sum((1, 2)).double() / inner.sum((1, 2)).clamp(min=1),
         "perfect": (matched == grid[0] * grid[1]).double().mean(1),
     }
+
+
+def matches(placement: Placement, batch: FragmentBatch) -> Tensor:
+    """Which true image each rebuilt one is taken for, (B, N): one to one, for the most fragments at the right cell."""
+    return assign(_right(placement, batch))
+
+
+def _right(placement: Placement, batch: FragmentBatch) -> Tensor:
+    """How many fragments (B, N, N) of a rebuilt image are at their cell of a true one."""
+    sources, n = batch.source_ids.cpu(), batch.images_per_puzzle
+    counts = torch.zeros(len(sources), n * n, dtype=torch.float64)
+    right_cell = (placement.cells == batch.positions.cpu()).double()
+    counts.scatter_add_(1, placement.images * n + sources, right_cell)
+    return counts.view(-1, n, n)

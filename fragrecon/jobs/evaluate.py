@@ -19,8 +19,10 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation import robustness
 from fragrecon.evaluation.baselines import Baselines
-from fragrecon.evaluation.protocol import ClusteringProtocol, check_puzzle, evaluate
-from fragrecon.models.base import FragmentModel, count_parameters
+from fragrecon.evaluation.pairs import score_pairs
+from fragrecon.evaluation.protocol import ClusteringProtocol, Score, check_puzzle, evaluate
+from fragrecon.evaluation.reassembly import score_gradients, score_solution
+from fragrecon.models.base import FragmentModel, PairScorer, Solver, count_parameters
 from fragrecon.record import FIGURES, Record
 from fragrecon.report.terminal import print_metrics, print_robustness
 from fragrecon.runs import load_run

@@ -31,6 +31,9 @@ class Clues:
     across: Tensor
     down: Tensor
 
+    def cpu(self) -> Clues:
+        return Clues(self.cells.cpu(), self.across.cpu(), self.down.cpu())
+
 
 def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
     """Logarithms of what a model holds likely: each fragment's cell, and the neighbours of either of two that abut.

@@ -20,6 +20,18 @@ COLUMNS = {
     "kmeans_purity": "KMeans purity",
     "mean_clustering_score": "mean score",
 }
+REASSEMBLY = {
+    "placing_direct": "placed right",
+    "placing_perfect": "images perfect",
+    "reassembly_direct": "rebuilt right",
+    "reassembly_neighbours": "neighbours right",
+    "reassembly_perfect": "images perfect",
+}
+PAIRS = {
+    "spectral_ari": "balanced spectral ARI",
+    "same_auroc": "AUROC of being of one image",
+    "adjacency_auroc": "AUROC of abutting",
+}
 HARDER = {
     "mean_clustering_score": "mean score",
     "balanced_ari": "balanced ARI",
@@ -38,16 +50,24 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
         "mean ± half its 95% interval over puzzles; differences are paired",
         COLUMNS.values(),
     )
-    for method, found in scores.items():
-        style = "bold" if method == "model" else ""
-        table.add_row(label(method), *(_cell(found[metric]) for metric in COLUMNS), style=style)
+    _add_rows(table, scores, COLUMNS)
     table.add_section()
     table.add_row("model minus", style="bold")
     for method, found in metrics["model_minus"].items():
-        if method != "random":
-            cells = [_cell(found[metric], sign="+") for metric in COLUMNS]
-            table.add_row(label(method), *cells)
+        if method != "random" and COLUMNS.keys() <= found.keys():
+            table.add_row(label(method), *(_cell(found[metric], sign="+") for metric in COLUMNS))
     console.print(table)
+    if REASSEMBLY.keys() <= scores["model"].keys():
+        rebuilt = _table(
+            "fragments put back into place",
+            "placed: told the images; rebuilt: by the images that were found",
+            REASSEMBLY.values(),
+        )
+        _add_rows(rebuilt, scores, REASSEMBLY)
+        console.print(rebuilt)
+    if PAIRS.keys() <= scores["model"].keys():
+        found = [f"{text} {_cell(scores['model'][metric])}" for metric, text in PAIRS.items()]
+        console.print(f"pairs of fragments: {', '.join(found)}", soft_wrap=True)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in metrics["seconds"].items())
     console.print(f"time: {seconds}")
     console.print(f"record: {folder}", soft_wrap=True)
@@ -83,6 +103,15 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
     for outcome in outcomes:
         for method, why in outcome.not_applicable.items():
             console.print(f"n/a: {outcome.condition}, {method}: {why}", soft_wrap=True)
+
+
+def _add_rows(table: Table, scores: Mapping[str, Mapping[str, Summary]], columns: Iterable[str]) -> None:
+    """A row for each method that has these scores."""
+    shown = list(columns)
+    for method, found in scores.items():
+        if set(shown) <= found.keys():
+            style = "bold" if method == "model" else ""
+            table.add_row(label(method), *(_cell(found[metric]) for metric in shown), style=style)
 
 
 def _table(title: str, caption: str, columns: Iterable[str]) -> Table:

@@ -13,11 +13,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fragrecon.data.readers.images import Encoded, block_length, check_folder, decode_blocks, image_shape, root_folder
+from fragrecon.data.readers.images import (
+    SUFFIXES,
+    Encoded,
+    block_length,
+    check_folder,
+    decode_blocks,
+    image_shape,
+    root_folder,
+)
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import DataError
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _HELD_OUT = ("test", "val", "valid", "validation")
 
 
@@ -139,7 +146,7 @@ class ImageFolder:
             tree[None] = [_Folder(top, (self.root / top).stat().st_mtime_ns, loose)]
         if not tree:
             raise DataError(
-                f"{self.root / top} holds no image ({', '.join(_SUFFIXES)}), nor do its folders; set data.root"
+                f"{self.root / top} holds no image ({', '.join(SUFFIXES)}), nor do its folders; set data.root"
             )
         return tree
 
@@ -164,7 +171,7 @@ class ImageFolder:
                         continue
                     if entry.is_dir():
                         folders.append(entry.name)
-                    elif entry.name.lower().endswith(_SUFFIXES):
+                    elif entry.name.lower().endswith(SUFFIXES):
                         images.append(entry.name)
         except OSError as error:
             raise DataError(

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import ConfigError, DataError
 
 Shape = tuple[int, int, int]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 Encoded = tuple[str, bytes | Path]  # what to call an image in a message, and where its bytes are
 
 
@@ -105,6 +106,21 @@ def decode(image: bytes | Path, shape: Shape, name: str | None = None) -> npt.ND
         what = name or (str(image) if isinstance(image, Path) else f"{len(image)} bytes")
         raise DataError(f"{what} is not a readable image ({_reason(error)}); mend or remove it") from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of an image file, upright, without decoding it.
+
+    Raises:
+        DataError: it is no image.
+    """
+    try:
+        with Image.open(path) as file:
+            turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            width, height = file.size
+    except Exception as error:
+        raise DataError(f"{path} is not a readable image ({_reason(error)}); mend or remove it") from None
+    return (width, height) if turned else (height, width)
 
 
 def decode_blocks(batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int64]]], shape: Shape) -> Iterator[Block]:

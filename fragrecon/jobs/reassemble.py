@@ -1,0 +1,246 @@
+"""``mode=reassemble``: put cut and shuffled photographs, or loose fragments, together by the model of a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+
+from fragrecon import files, hardware
+from fragrecon.data.puzzles import FragmentBatch, grid_of, join, make_batch
+from fragrecon.data.readers.images import SUFFIXES, decode, size_of
+from fragrecon.errors import ConfigError, DataError
+from fragrecon.evaluation.reassembly import agreement, matches
+from fragrecon.models.base import Solver
+from fragrecon.reassembly.clues import learned_clues
+from fragrecon.reassembly.rebuild import Placement, count_images, group, rebuild
+from fragrecon.record import FIGURES, Record
+from fragrecon.report import pictures
+from fragrecon.runs import load_run
+from fragrecon.schema import Config
+from fragrecon.seeds import keys_of, torch_generator
+
+log = logging.getLogger(__name__)
+
+LARGEST = 512
+"""Side up to which photographs are shown; the model sees them at the size it was trained on."""
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """The fragments of one puzzle.
+
+    Attributes:
+        names: of the files, one a fragment, or one an image where ``truth`` is known.
+        shown: (F, C, H, W) uint8, as they are drawn.
+        seen: (1, F, C, h, w) in 0..1, as the model sees them.
+        truth: where they were cut from, if that is known.
+    """
+
+    names: list[str]
+    shown: Tensor
+    seen: Tensor
+    truth: FragmentBatch | None
+
+
+def main(config: Config, record: Record) -> dict[str, Any]:
+    """Reassemble ``config.input``; returns what is written as ``placement.json``."""
+    if not config.run:
+        raise ConfigError("mode=reassemble needs the run whose model puts the fragments together: run=FOLDER")
+    paths = image_files(config.input)
+    run = load_run(config.run)
+    shape, grid = config.data.fragment_shape, grid_of(config.data.image_shape[1:], config.data.fragment_shape[1:])
+    sizes = [size_of(path) for path in paths]
+    loose = are_loose(sizes, config) if config.loose is None else config.loose
+    model = run.load_model()
+    if not isinstance(model, Solver) or model.fragment_shape != shape:
+        raise ConfigError(
+            f"the model of {run.folder} cannot put fragments of {shape[1]}x{shape[2]} pixels together; "
+            "use a run of model=mosaic, and leave data.fragment_size as it was trained"
+        )
+    puzzle = loose_puzzle(paths, sizes, shape) if loose else cut_puzzle(paths, sizes, config)
+    log.info("%d fragments of %d %s", puzzle.seen.shape[1], len(paths), "files" if loose else "images")
+    placement, k = solve(model, puzzle, grid, config)
+    result = describe(puzzle, placement, k, grid)
+    draw(puzzle, placement, k, grid, record.folder)
+    files.write_json(record.folder / "placement.json", result)
+    tell(result, record.folder)
+    return result
+
+
+@torch.inference_mode()
+def solve(model: Solver, puzzle: Puzzle, grid: tuple[int, int], config: Config) -> tuple[Placement, int]:
+    """Where each fragment goes, and how many images there are."""
+    device = hardware.device_of(config.trainer)
+    assert isinstance(model, torch.nn.Module)
+    solution = model.to(device).solve(puzzle.seen.to(device))
+    cells = grid[0] * grid[1]
+    memory = config.evaluation.memory_mb * 2**20
+    k = count_images(solution.embeddings, cells, memory)
+    keys = keys_of(config.evaluation.seed, "reassemble", 0, 1)
+    images = group(solution.embeddings, k, cells, keys, config.evaluation.restarts, memory).cpu()
+    clues = learned_clues(solution, grid).cpu()
+    return rebuild(clues, images, grid, memory=memory), k
+
+
+def image_files(given: Any) -> list[Path]:
+    """The image files that ``input`` names: those of a folder, in order, or the listed ones.
+
+    Raises:
+        ConfigError: nothing, or nothing of the kind, is named.
+        DataError: there is no such folder or file, or no image in it.
+    """
+    if isinstance(given, str) and Path(given).expanduser().is_dir():
+        folder = Path(given).expanduser()
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        if not found:
+            raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
+        return found
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError("mode=reassemble needs images: input=FOLDER, or 'input=[FILE,FILE,...]'")
+    paths = [Path(name).expanduser() for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"input: {path} is not there")
+    return paths
+
+
+def are_loose(sizes: Sequence[tuple[int, int]], config: Config) -> bool:
+    """Whether files of these sizes are taken for fragments: if all have one size, below that of an image."""
+    height, width = config.data.image_size
+    return len(set(sizes)) == 1 and sizes[0][0] < height and sizes[0][1] < width
+
+
+def cut_puzzle(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], config: Config) -> Puzzle:
+    """Photographs, cut to one size, into fragments in random order."""
+    channels, height, width = config.data.image_shape
+    h, w = config.data.fragment_shape[1:]
+    smallest = min(min(size[0] / height, size[1] / width) for size in sizes)
+    scale = max(1, min(math.floor(smallest), LARGEST // max(height, width)))
+    if smallest < 1:
+        log.warning(
+            "some images are smaller than %dx%d pixels and are enlarged; their seams are too smooth", height, width
+        )
+    pixels = [decode(path, (channels, height * scale, width * scale)) for path in paths]
+    images = torch.stack([torch.from_numpy(image) for image in pixels]).unsqueeze(0)
+    count = len(paths) * (height // h) * (width // w)
+    order = torch.randperm(count, generator=torch_generator(config.seed, "reassemble")).unsqueeze(0)
+    unknown, ids = torch.full((1, len(paths)), -1), torch.arange(len(paths)).unsqueeze(0)
+    batch = make_batch(images, unknown, ids, order, (h * scale, w * scale))
+    seen = F.avg_pool2d(batch.fragments[0].float() / 255, scale).unsqueeze(0)
+    return Puzzle([str(path) for path in paths], batch.fragments[0], seen, batch)
+
+
+def loose_puzzle(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], shape: tuple[int, int, int]) -> Puzzle:
+    """Fragments, each a file, of whose origin nothing is known.
+
+    Raises:
+        DataError: they differ in size.
+    """
+    channels, h, w = shape
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise DataError(
+                f"loose fragments should have one size, but {path} has {size[0]}x{size[1]} pixels and {paths[0]} "
+                f"{sizes[0][0]}x{sizes[0][1]}; loose=false takes the files for whole images"
+            )
+    shown = torch.stack([torch.from_numpy(decode(path, (channels, *sizes[0]))) for path in paths])
+    smaller = sizes[0][0] < h or sizes[0][1] < w
+    how: dict[str, Any] = {"mode": "bilinear", "align_corners": False} if smaller else {"mode": "area"}
+    if smaller:
+        log.warning("the fragments are smaller than the %dx%d pixels that the model knows, and are enlarged", h, w)
+    return Puzzle([str(path) for path in paths], shown, F.interpolate(shown.float() / 255, (h, w), **how)[None], None)
+
+
+def describe(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int]) -> dict[str, Any]:
+    """What was found, fragment by fragment, and how well if the truth is known."""
+    truth, rows = puzzle.truth, []
+    for number in range(puzzle.seen.shape[1]):
+        row: dict[str, Any] = {"fragment": number}
+        if truth is None:
+            row["file"] = puzzle.names[number]
+        else:
+            source, cell = int(truth.source_ids[0, number]), int(truth.positions[0, number])
+            row |= {"file": puzzle.names[source], "cut_from": [cell // grid[1], cell % grid[1]]}
+        cell = int(placement.cells[0, number])
+        rows.append(row | {"image": int(placement.images[0, number]), "cell": [cell // grid[1], cell % grid[1]]})
+    result: dict[str, Any] = {"grid": list(grid), "images": k, "fragments": rows}
+    if truth is not None:
+        result["scores"] = {name: float(score) for name, score in agreement(placement, truth, grid).items()}
+    return result
+
+
+def draw(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int], folder: Path) -> None:
+    """Write the shuffled puzzle, its groups in colours, and the rebuilt images, all as PNG."""
+    height, width = puzzle.shown.shape[-2:]
+    line = max(1, min(height, width) // 10)
+    columns = math.ceil(math.sqrt(len(puzzle.shown)))
+    hues = pictures.colours(k)
+    groups = [
+        pictures.framed(fragment, hues[int(image)], line)
+        for fragment, image in zip(puzzle.shown, placement.images[0], strict=True)
+    ]
+    pictures.save(pictures.sheet(list(puzzle.shown), columns, line), folder / FIGURES / "shuffled.png")
+    pictures.save(pictures.sheet(groups, columns, line), folder / FIGURES / "groups.png")
+
+    cells = grid[0] * grid[1]
+    held = torch.full((k * cells, *puzzle.shown.shape[1:]), pictures.PAPER, dtype=torch.uint8)
+    held[placement.images[0] * cells + placement.cells[0]] = puzzle.shown
+    rebuilt = join(held.view(k, cells, *puzzle.shown.shape[1:]), grid)
+    for number, image in enumerate(rebuilt):
+        pictures.save(image, folder / "images" / f"{number:0{len(str(k - 1))}d}.png")
+    shown = list(rebuilt)
+    if puzzle.truth is not None:
+        shown = beside_originals(puzzle, placement, rebuilt, grid)
+    pairs_a_row = max(1, round(math.sqrt(len(shown) / 2))) * (2 if puzzle.truth is not None else 1)
+    pictures.save(pictures.sheet(shown, pairs_a_row, line), folder / FIGURES / "rebuilt.png")
+
+
+def beside_originals(puzzle: Puzzle, placement: Placement, rebuilt: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+    """Each original, and what was rebuilt of it with wrong fragments framed, in turn."""
+    truth = puzzle.truth
+    assert truth is not None
+    height, width = puzzle.shown.shape[-2:]
+    n, (rows, columns) = truth.images_per_puzzle, grid
+    places = truth.source_ids[0] * rows * columns + truth.positions[0]
+    originals = join(puzzle.shown[places.argsort()].view(n, rows * columns, *puzzle.shown.shape[1:]), grid)
+    of_original = matches(placement, truth)[0].argsort()
+    wrong = torch.ones(n, rows * columns, dtype=torch.bool)
+    image, cell = placement.images[0], placement.cells[0]
+    right = (matches(placement, truth)[0][image] == truth.source_ids[0]) & (cell == truth.positions[0])
+    wrong[image[right], cell[right]] = False
+    line = max(1, min(height, width) // 16)
+    shown = []
+    for source in range(n):
+        number = int(of_original[source])
+        marked = rebuilt[number].expand(3, -1, -1).clone()
+        for at in torch.nonzero(wrong[number]).flatten().tolist():
+            top, left = at // columns * height, at % columns * width
+            tile = marked[:, top : top + height, left : left + width]
+            inner = tile[:, line:-line, line:-line].clone()
+            tile.copy_(pictures.framed(inner, pictures.WRONG, line))
+        shown += [originals[source].expand(3, -1, -1), marked]
+    return shown
+
+
+def tell(result: dict[str, Any], folder: Path) -> None:
+    """Print how it went and where the pictures are."""
+    console = Console()
+    found = f"{len(result['fragments'])} fragments were put into {result['images']} images"
+    if scores := result.get("scores"):
+        found += (
+            f": {scores['direct']:.1%} of them into the right cell, {scores['neighbours']:.1%} of the seams closed, "
+            f"{scores['perfect']:.1%} of the images without a fault"
+        )
+    console.print(found, soft_wrap=True)
+    console.print(f"pictures: {folder / FIGURES}, each image: {folder / 'images'}", soft_wrap=True)
+    console.print(f"record: {folder}", soft_wrap=True)
