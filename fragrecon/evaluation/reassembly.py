@@ -13,7 +13,7 @@ from fragrecon.clustering.spectral import spectral_embedding
 from fragrecon.data.puzzles import FragmentBatch, neighbours
 from fragrecon.evaluation.protocol import ClusteringProtocol
 from fragrecon.models.base import Solution
-from fragrecon.reassembly.clues import Clues, gradient_clues, learned_clues
+from fragrecon.reassembly.clues import Clues, all_clues, gradient_clues
 from fragrecon.reassembly.rebuild import Placement, group, rebuild
 from fragrecon.seeds import keys_of
 
@@ -25,7 +25,7 @@ def score_solution(
     keys = keys_of(protocol.seed, "clustering", batch.step, len(batch))
     cells = grid[0] * grid[1]
     images = group(solution.embeddings, batch.images_per_puzzle, cells, keys, protocol.restarts, protocol.memory)
-    return score_clues(learned_clues(solution, grid), images, batch, grid, protocol.memory)
+    return score_clues(all_clues(solution, batch.fragments, grid), images, batch, grid, protocol.memory)
 
 
 def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol) -> dict[str, Tensor]:
@@ -46,15 +46,15 @@ def score_clues(
 ) -> dict[str, Tensor]:
     """Scores (B,) of putting the puzzles together by clues.
 
-    ``placing_...`` is told the true images, ``reassembly_...`` goes by the ``images`` (B, F) that were found. Each is
+    ``placing_...`` is told the true images, ``reassembly_...`` starts from the ``images`` (B, F) that were found. Each is
     scored by ``direct``, the share of fragments at the right cell of the right image; ``neighbours``, the share of
     pairs that abut which abut again; and ``perfect``, the share of images without a fault.
     """
     clues = clues.cpu()
     scores: dict[str, Tensor] = {}
     for name, grouped in (("placing", batch.source_ids.cpu()), ("reassembly", images.cpu())):
-        found = agreement(rebuild(clues, grouped, grid, memory=memory), batch, grid)
-        scores |= {f"{name}_{metric}": score for metric, score in found.items()}
+        rebuilt = rebuild(clues, grouped, grid, regroup=name == "reassembly", memory=memory)
+        scores |= {f"{name}_{metric}": score for metric, score in agreement(rebuilt, batch, grid).items()}
     return scores
 
 

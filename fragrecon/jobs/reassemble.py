@@ -20,7 +20,7 @@ from fragrecon.data.readers.images import SUFFIXES, decode, size_of
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.reassembly import agreement, matches
 from fragrecon.models.base import Solver
-from fragrecon.reassembly.clues import learned_clues
+from fragrecon.reassembly.clues import all_clues
 from fragrecon.reassembly.rebuild import Placement, count_images, group, rebuild
 from fragrecon.record import FIGURES, Record
 from fragrecon.report import pictures
@@ -87,8 +87,8 @@ def solve(model: Solver, puzzle: Puzzle, grid: tuple[int, int], config: Config) 
     k = count_images(solution.embeddings, cells, memory)
     keys = keys_of(config.evaluation.seed, "reassemble", 0, 1)
     images = group(solution.embeddings, k, cells, keys, config.evaluation.restarts, memory).cpu()
-    clues = learned_clues(solution, grid).cpu()
-    return rebuild(clues, images, grid, memory=memory), k
+    clues = all_clues(solution, puzzle.seen.to(device), grid).cpu()
+    return rebuild(clues, images, grid, regroup=True, memory=memory), k
 
 
 def image_files(given: Any) -> list[Path]:

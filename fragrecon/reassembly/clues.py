@@ -35,6 +35,12 @@ class Clues:
         return Clues(self.cells.cpu(), self.across.cpu(), self.down.cpu())
 
 
+def all_clues(solution: Solution, fragments: Tensor, grid: tuple[int, int]) -> Clues:
+    """`learned_clues` and `gradient_clues` together: what a model missed may still be plain in the pixels."""
+    learned, pixels = learned_clues(solution, grid), gradient_clues(fragments, grid[0] * grid[1])
+    return Clues(learned.cells, learned.across + pixels.across, learned.down + pixels.down)
+
+
 def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
     """Logarithms of what a model holds likely: each fragment's cell, and the neighbours of either of two that abut.
 

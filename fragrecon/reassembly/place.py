@@ -16,6 +16,9 @@ from fragrecon.clustering.balanced import assign
 from fragrecon.clustering.problems import MEMORY, parts
 from fragrecon.reassembly.clues import Clues
 
+LEAST = 1e-4
+"""Gain below which a move may raise rounding alone, and the search go in circles."""
+
 WIDTH = 64
 """Beginnings of a placement that are followed up at once."""
 
@@ -87,8 +90,7 @@ def improve(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
         own = Clues(clues.cells[rows], clues.across[rows], clues.down[rows])
         candidates = placements[rows][:, table]  # (G, M, n), the first as it is
         gains = gain(own, candidates, grid)
-        # What rounding alone would raise is left, or the search could go in circles.
-        better = gains.amax(1) > gains[:, 0] + 1e-4
+        better = gains.amax(1) > gains[:, 0] + LEAST
         rows, best = rows[better], gains[better].argmax(1)
         placements[rows] = candidates[better, best]
     return placements

@@ -14,7 +14,8 @@ from fragrecon.clustering.balanced import balanced_kmeans
 from fragrecon.clustering.count import estimate_count
 from fragrecon.clustering.problems import MEMORY
 from fragrecon.reassembly.clues import Clues
-from fragrecon.reassembly.place import WIDTH, place
+from fragrecon.reassembly.exchange import exchange
+from fragrecon.reassembly.place import WIDTH, improve, place
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,22 @@ def group(embeddings: Tensor, k: int, cells: int, keys: Tensor, restarts: int = 
     return balanced_kmeans(embeddings, k, keys, restarts, memory, size=cells)
 
 
-def rebuild(clues: Clues, images: Tensor, grid: tuple[int, int], width: int = WIDTH, memory: int = MEMORY) -> Placement:
+def rebuild(
+    clues: Clues,
+    images: Tensor,
+    grid: tuple[int, int],
+    *,
+    regroup: bool = False,
+    width: int = WIDTH,
+    memory: int = MEMORY,
+) -> Placement:
     """Place the fragments of each image.
 
     Args:
         clues: of the whole puzzles.
         images: (B, F), of which image each fragment is.
         grid: rows and columns of an image.
+        regroup: whether fragments may then change places with those of other images.
         width: of the search's beam.
         memory: bytes that the work may take at once.
 
@@ -72,19 +82,36 @@ def rebuild(clues: Clues, images: Tensor, grid: tuple[int, int], width: int = WI
     puzzles, fragments = images.shape
     n, k = grid[0] * grid[1], int(images.max()) + 1
     members = _members(images, k, n)  # (B, k, n)
-    rows = torch.arange(puzzles, device=images.device).view(-1, 1, 1)
-    # Cells without a fragment are filled by one that gains nothing anywhere.
-    held = (members < fragments).unsqueeze(-1)
-    safe = members.clamp(max=fragments - 1)
-    of_cells = torch.where(held, clues.cells[rows, safe], 0.0)
-    first, second = safe.unsqueeze(-1), safe.unsqueeze(-2)
+    placed = members.gather(-1, place(_of_images(clues, members), grid, width, memory).view_as(members))
+    if regroup:
+        placed = _regroup(clues, placed, grid)
+    at = torch.empty(puzzles, fragments + 1, dtype=torch.int64, device=images.device)
+    at.scatter_(1, placed.flatten(1), torch.arange(k * n, device=images.device).expand(puzzles, -1))
+    return Placement(at[:, :fragments] // n, at[:, :fragments] % n)
+
+
+def _regroup(clues: Clues, placed: Tensor, grid: tuple[int, int]) -> Tensor:
+    """What lies where (B, k, n) after exchanges between images and moves within them, in turn, until neither gains."""
+    while True:
+        exchanged = exchange(clues, placed.flatten(1), grid).view_as(placed)
+        if torch.equal(exchanged, placed):
+            return placed
+        start = torch.arange(placed.shape[-1], device=placed.device).expand(exchanged[..., 0].numel(), -1)
+        placed = exchanged.gather(-1, improve(_of_images(clues, exchanged), start, grid).view_as(placed))
+
+
+def _of_images(clues: Clues, members: Tensor) -> Clues:
+    """Clues on the fragments (B, k, n) of each image alone, for B * k groups; nothing (F) gains nothing anywhere."""
+    fragments = clues.cells.shape[1]
+    rows = torch.arange(len(members), device=members.device).view(-1, 1, 1)
+    held, safe = (members < fragments).unsqueeze(-1), members.clamp(max=fragments - 1)
+    pair = rows.unsqueeze(-1), safe.unsqueeze(-1), safe.unsqueeze(-2)
     both = held & held.mT
-    beside = [torch.where(both, clue[rows.unsqueeze(-1), first, second], 0.0) for clue in (clues.across, clues.down)]
-    found = place(Clues(*(clue.flatten(0, 1) for clue in (of_cells, *beside))), grid, width, memory)
-    placed = members.gather(-1, found.view_as(members))  # (B, k, n): the fragment at each cell, or F
-    cells = torch.empty(puzzles, fragments + 1, dtype=torch.int64, device=images.device)
-    cells.scatter_(1, placed.flatten(1), torch.arange(n, device=images.device).repeat(k).expand(puzzles, -1))
-    return Placement(images, cells[:, :fragments])
+    return Clues(
+        torch.where(held, clues.cells[rows, safe], 0.0).flatten(0, 1),
+        torch.where(both, clues.across[pair], 0.0).flatten(0, 1),
+        torch.where(both, clues.down[pair], 0.0).flatten(0, 1),
+    )
 
 
 def _members(images: Tensor, k: int, most: int) -> Tensor:
