@@ -46,8 +46,8 @@ def score_clues(
 ) -> dict[str, Tensor]:
     """Scores (B,) of putting the puzzles together by clues.
 
-    ``placing_...`` is told the true images, ``reassembly_...`` starts from the ``images`` (B, F) that were found. Each is
-    scored by ``direct``, the share of fragments at the right cell of the right image; ``neighbours``, the share of
+    ``placing_...`` is told the true images, ``reassembly_...`` starts from the ``images`` (B, F) that were found. Each
+    is scored by ``direct``, the share of fragments at the right cell of the right image; ``neighbours``, the share of
     pairs that abut which abut again; and ``perfect``, the share of images without a fault.
     """
     clues = clues.cpu()

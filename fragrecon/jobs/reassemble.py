@@ -67,7 +67,11 @@ def main(config: Config, record: Record) -> dict[str, Any]:
             "use a run of model=mosaic, and leave data.fragment_size as it was trained"
         )
     puzzle = loose_puzzle(paths, sizes, shape) if loose else cut_puzzle(paths, sizes, config)
-    log.info("%d fragments of %d %s", puzzle.seen.shape[1], len(paths), "files" if loose else "images")
+    if loose:
+        log.info("%d files are taken for loose fragments (loose=false: for whole images)", len(paths))
+    else:
+        hint = "" if len(set(sizes)) > 1 else " (loose=true: the files are fragments)"
+        log.info("%d images are cut into %d fragments%s", len(paths), puzzle.seen.shape[1], hint)
     placement, k = solve(model, puzzle, grid, config)
     result = describe(puzzle, placement, k, grid)
     draw(puzzle, placement, k, grid, record.folder)
