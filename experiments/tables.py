@@ -7,7 +7,9 @@ A page holds a table between two comments; the first says what to show, and name
 
 ``scores`` shows the final scores (NAME.json) and ``beyond`` those that leave the protocol; ``backends`` shows scores by
 both back ends (NAME.json, and sklearn/NAME.json with the last part of the name), ``epochs`` the course of training
-(NAME.csv), ``bench`` a result of ``benchmarks/``.
+(NAME.csv), ``bench`` a result of ``benchmarks/``. ``reassembly`` and ``pairs`` show what only some models are scored
+by, ``harder`` KMeans ARI under harder conditions (NAME.robustness.csv), and ``ablations`` scores
+puzzle by puzzle (NAME.npz) and how they differ from those of the first run.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fragrecon import files
+from fragrecon.evaluation.statistics import paired, summary
 from fragrecon.report.labels import label
 
 HERE = Path(__file__).resolve().parent
 PAGES = [HERE.parent / "README.md", *sorted(HERE.glob("*.md"))]
-MARKED = re.compile(
-    r"(<!-- (?P<kind>scores|beyond|backends|epochs|bench): (?P<names>[^>]+) -->\n).*?(<!-- end of table -->)", re.DOTALL
-)
+MARKED = re.compile(r"(<!-- (?P<kind>\w+): (?P<names>[^>]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 SELECTION = "val_mean_clustering_score"
 COLUMNS = {
     "kmeans_ari": "KMeans ARI",
@@ -40,6 +42,21 @@ BEYOND = {
     "unknown_ari": "unknown-N ARI",
     "unknown_k_error": "N error",
 }
+REASSEMBLY = {
+    "placing_direct": "placed right",
+    "placing_perfect": "images perfect",
+    "reassembly_direct": "rebuilt right",
+    "reassembly_neighbours": "neighbours right",
+    "reassembly_perfect": "images perfect",
+}
+PAIRS = {
+    "spectral_ari": "balanced spectral ARI",
+    "spectral_nmi": "NMI",
+    "spectral_accuracy": "accuracy",
+    "same_auroc": "AUROC, same image",
+    "adjacency_auroc": "AUROC, adjacent",
+}
+ABLATED = {"kmeans_ari": "KMeans ARI", "reassembly_perfect": "images rebuilt perfectly"}
 
 
 def scores(names: list[str]) -> str:
@@ -61,7 +78,7 @@ def scores(names: list[str]) -> str:
 def baselines_of(results: dict[str, Any]) -> list[str]:
     """The baselines of results, which must have been scored on the same puzzles."""
     first = next(iter(results.values()))["scores"]
-    names = [name for name in first if name != "model"]
+    names = [name for name in first if name != "model" and COLUMNS.keys() <= first[name].keys()]
     for name in names:
         if any(result["scores"][name] != first[name] for result in results.values()):
             raise ValueError(f"{list(results)} were not scored on the same puzzles: their {name} differs")
@@ -126,6 +143,62 @@ def epochs(names: list[str]) -> str:
     return lines(rows)
 
 
+def special(names: list[str], columns: dict[str, str]) -> str:
+    """A row a method of any of the results that has these scores, models by the name of their result."""
+    rows = [["", *columns.values()], ["---"] + ["---:"] * len(columns)]
+    found: dict[str, Any] = {}
+    for name in names:
+        result = json.loads((HERE / "results" / f"{name}.json").read_text())["scores"]
+        for method in result:
+            if columns.keys() <= result[method].keys():
+                found[f"`{short(name)}`" if method == "model" else label(method)] = result[method]
+    for method in sorted(found, key=lambda method: method.startswith("`")):
+        rows.append([method, *(cell(found[method][metric]) for metric in columns)])
+    return lines(rows)
+
+
+def reassembly(names: list[str]) -> str:
+    return special(names, REASSEMBLY)
+
+
+def pairs(names: list[str]) -> str:
+    return special(names, PAIRS)
+
+
+def harder(names: list[str]) -> str:
+    """A row a condition: KMeans ARI of each result's model, and of the colour histogram."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        for row in files.read_csv(HERE / "results" / f"{name}.robustness.csv"):
+            if row.get("metric") == "kmeans_ari" and row["method"] in ("model", "colour_histogram"):
+                method = f"`{short(name)}`" if row["method"] == "model" else label(row["method"])
+                half = (float(row["high"]) - float(row["low"])) / 2
+                key = row["axis"], f"{float(row['value']):g}"
+                found.setdefault(key, {})[method] = f"{float(row['mean']):.4f} ± {half:.4f}"
+    methods = [*(f"`{short(name)}`" for name in names), label("colour_histogram")]
+    rows = [["condition", *methods], ["---"] + ["---:"] * len(methods)]
+    for (axis, value), cells in found.items():
+        if len(cells) == len(methods):
+            rows.append([f"{label(axis)} {value}", *(cells[method] for method in methods)])
+    return lines(rows)
+
+
+def ablations(names: list[str]) -> str:
+    """A row an array of NAME.npz: its mean, and its paired difference to the first of the same metric."""
+    (name,) = names
+    arrays = files.read_arrays(HERE / "results" / f"{name}.npz")
+    runs = list(dict.fromkeys(key.partition("/")[0] for key in arrays))
+    heads = [part for text in ABLATED.values() for part in (text, f"less {runs[0]}")]
+    rows = [["", *heads], ["---"] + ["---:"] * len(heads)]
+    for run in runs:
+        cells: list[str] = []
+        for metric in ABLATED:
+            own, whole = arrays[f"{run}/{metric}"], arrays[f"{runs[0]}/{metric}"]
+            cells += [cell(summary(own)), "" if run == runs[0] else cell(paired(own, whole), sign="+")]
+        rows.append([run.replace("_", " "), *cells])
+    return lines(rows)
+
+
 def short(name: str) -> str:
     return name.rpartition("/")[2]
 
@@ -141,7 +214,17 @@ def cell(summary: dict[str, Any], sign: str = "") -> str:
 
 def filled(page: str) -> str:
     """The page with its tables as the results have them."""
-    kinds = {"scores": scores, "beyond": beyond, "backends": backends, "epochs": epochs, "bench": bench}
+    kinds = {
+        "scores": scores,
+        "beyond": beyond,
+        "backends": backends,
+        "epochs": epochs,
+        "bench": bench,
+        "reassembly": reassembly,
+        "pairs": pairs,
+        "harder": harder,
+        "ablations": ablations,
+    }
     return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
 
 
