@@ -6,7 +6,7 @@ ARGS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast lint type format check bench baselines tables clean
+.PHONY: help install run test test-fast lint type format check bench bench-training ablations baselines tables clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,14 @@ check: lint type test  ## all of the above checks
 
 bench: $(VENV)/.installed  ## time the clustering engine against a loop over the libraries; ARGS="data=imagenet64 data.root=FOLDER"
 	$(BIN)/python benchmarks/clustering.py $(ARGS)
+
+bench-training: $(VENV)/.installed  ## time training steps, and how soon the best published score is passed; DATA=FOLDER
+	@test -n "$(DATA)" || { echo 'usage: make bench-training DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }
+	$(BIN)/python benchmarks/training.py data=imagenet64 data.root="$(DATA)" $(ARGS)
+
+ablations: $(VENV)/.installed  ## train mosaic with one part left out at a time; DATA=FOLDER
+	@test -n "$(DATA)" || { echo 'usage: make ablations DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }
+	$(BIN)/python experiments/ablations.py data.root="$(DATA)"
 
 baselines: $(VENV)/.installed  ## train the four models and the case study; DATA=FOLDER holds ImageNet-64
 	@test -n "$(DATA)" || { echo 'usage: make baselines DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }

@@ -1,0 +1,132 @@
+"""How fast a model trains: puzzles a second, how near to the machine's matrix products, and how soon it is any good.
+
+    python benchmarks/training.py [--steps S] [--out FOLDER] data=imagenet64 data.root=FOLDER [experiment=mosaic ...]
+
+Steps of the experiment (`mosaic`, if none is named) are taken as in training, with their batches, in the precision of
+the trainer; their operations are counted as torch's FlopCounterMode counts matrix products and convolutions. The peak
+is that of products of two 2048 x 2048 matrices in the same precision, taken in turn with the steps. Then
+`experiment=sprint` is run from a cold start, by the command line and with the same other settings, and timed whole.
+Prints both and writes them, with machine and versions, to ``FOLDER/training.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fragrecon import files, hardware
+from fragrecon.jobs.evaluate import open_data
+from fragrecon.modelling import Facts, build_model
+from fragrecon.record import versions
+from fragrecon.run import compose
+from fragrecon.schema import Config, build
+from fragrecon.seeds import torch_generator
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SIDE = 2048
+
+
+def step_figures(config: Config, steps: int) -> dict[str, Any]:
+    """Medians over steps: seconds a step, puzzles a second, and the share of the peak of matrix products."""
+    data = open_data(config)
+    model, objective = build_model(config, Facts(config.data.fragment_shape, data.grid, 1))
+    optimizer = build(config.optimizer, "optimizer", model.parameters())
+    short = hardware.precision_of(config.trainer) == "bf16-mixed"
+    matrix = torch.rand(SIDE, SIDE, dtype=torch.bfloat16 if short else torch.float32)
+    puzzles = 0
+
+    def step(number: int) -> float:
+        nonlocal puzzles
+        started = time.perf_counter()
+        batch = data.train_batch(number).as_float()
+        with torch.autocast("cpu", torch.bfloat16, enabled=short):
+            loss = objective(model, batch, torch_generator(config.seed, "benchmark", number))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        puzzles = len(batch)
+        return time.perf_counter() - started
+
+    def product() -> float:
+        started = time.perf_counter()
+        matrix @ matrix
+        return time.perf_counter() - started
+
+    with FlopCounterMode(display=False) as counter:
+        step(0)
+    product()
+    taken, products = zip(*((step(number), product()) for number in range(1, steps + 1)), strict=True)
+    seconds, peak = statistics.median(taken), 2 * SIDE**3 / statistics.median(products)
+    operations = counter.get_total_flops()
+    return {
+        "model": config.model["_target_"].rpartition(".")[2],
+        "threads": torch.get_num_threads(),
+        "precision": "bfloat16" if short else "float32",
+        "steps": steps,
+        "seconds_a_step": seconds,
+        "puzzles_a_second": puzzles / seconds,
+        "gflop_a_step": operations / 1e9,
+        "peak_gflop_a_second": peak / 1e9,
+        "share_of_peak": operations / seconds / peak,
+    }
+
+
+def sprint(overrides: Sequence[str]) -> dict[str, Any]:
+    """Seconds from a cold start of the command line to its end, and what the model scores on validation puzzles."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        settings = ["experiment=sprint", "evaluation.puzzles=0", f"hydra.run.dir={run}"]
+        kept = [override for override in overrides if not override.startswith(("experiment=", "data="))]
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "fragrecon.run", *settings, *kept], check=True)
+        seconds = time.perf_counter() - started
+        last = files.read_csv(run / "metrics.csv")[-1]
+    return {"seconds": seconds, "steps": int(last["step"]), "val_kmeans_ari": float(last["val/kmeans_ari"])}
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options, overrides = parser.parse_known_args(arguments)
+    if not any(override.startswith("experiment=") for override in overrides):
+        overrides = ["experiment=mosaic", *overrides]
+    command = " ".join(["python", "benchmarks/training.py", *arguments])
+    step, run = step_figures(compose(overrides), options.steps), sprint(overrides)
+    result = {
+        "step": step,
+        "sprint": run,
+        "machine": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores",
+        "versions": versions(),
+        "command": re.sub(r"(data\.root|data\.cache_dir|--out)([ =])\S+", r"\1\2FOLDER", command),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    print(
+        f"{step['model']} in {step['precision']} on {step['threads']} threads: {step['seconds_a_step']:.3f} s a step, "
+        f"{step['puzzles_a_second']:.1f} puzzles/s, "
+        f"{step['share_of_peak']:.0%} of {step['peak_gflop_a_second']:.0f} GFLOP/s"
+    )
+    print(
+        f"cold start to the end of {run['steps']} steps: {run['seconds']:.0f} s, "
+        f"ARI {run['val_kmeans_ari']:.3f} on validation puzzles"
+    )
+    files.write_json(options.out / "training.json", result)
+    print(f"wrote {options.out / 'training.json'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
