@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fragrecon.data.puzzles import cut
-from fragrecon.seams import SIDES, continued_differences, seam_features, touching_differences
+from fragrecon.seams import SIDES, continued_differences, seam_features, strips, touching_differences
 
 
 def fragments(puzzles: int = 2, count: int = 5, shape: tuple[int, int, int] = (3, 4, 6)) -> Tensor:
@@ -82,3 +82,70 @@ def test_features_are_centred_in_each_puzzle_and_follow_the_order_of_fragments()
 
 def test_flat_fragments_have_finite_features() -> None:
     assert torch.isfinite(seam_features(torch.zeros(1, 4, 3, 4, 4))).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 4, 6), (1, 5, 3)])
+def test_mirroring_a_puzzle_swaps_right_and_left_and_turning_it_over_the_diagonal_all_sides(
+    shape: tuple[int, int, int],
+) -> None:
+    some = fragments(shape=shape)
+    right, left, below, above = range(4)
+
+    def both(order: list[int]) -> list[int]:
+        """The order of the four sides in either half of the features."""
+        return order + [4 + side for side in order]
+
+    plain = seam_features(some)
+    torch.testing.assert_close(seam_features(some.flip(-1)), plain[..., both([left, right, below, above])])
+    torch.testing.assert_close(seam_features(some.flip(-2)), plain[..., both([right, left, above, below])])
+    torch.testing.assert_close(seam_features(some.mT), plain[..., both([below, above, right, left])])
+    assert not torch.allclose(plain[..., right], plain[..., left], atol=0.01)
+
+
+def slow_strip(fragment: Tensor, side: str, depth: int) -> list[list[list[float]]]:
+    """Along the seam, colour, and from the seam inwards, of one fragment (C, h, w)."""
+    channels, height, width = fragment.shape
+    pixel = {
+        "right": lambda c, along, inwards: fragment[c, along, width - 1 - inwards],
+        "left": lambda c, along, inwards: fragment[c, along, inwards],
+        "below": lambda c, along, inwards: fragment[c, height - 1 - inwards, along],
+        "above": lambda c, along, inwards: fragment[c, inwards, along],
+    }[side]
+    length = height if side in ("right", "left") else width
+    return [
+        [[pixel(c, along, inwards).item() for inwards in range(depth)] for c in range(channels)]
+        for along in range(length)
+    ]
+
+
+@pytest.mark.parametrize(("shape", "depth"), [((3, 4, 6), 1), ((3, 4, 6), 3), ((1, 5, 3), 3), ((2, 2, 2), 2)])
+def test_strips_are_those_of_a_slow_loop(shape: tuple[int, int, int], depth: int) -> None:
+    some = fragments(shape=shape)
+    across, down = strips(some, depth)
+    assert across.shape == (2, 5, 2, shape[1], shape[0], depth)
+    assert down.shape == (2, 5, 2, shape[2], shape[0], depth)
+    for puzzle in range(2):
+        for place in range(5):
+            found = [*across[puzzle, place], *down[puzzle, place]]
+            for side, strip in zip(SIDES, found, strict=True):
+                assert strip.tolist() == slow_strip(some[puzzle, place], side, depth), side
+
+
+def test_strips_of_all_the_depth_hold_all_pixels_and_leave_the_fragments() -> None:
+    some = fragments(shape=(3, 4, 4))
+    before = some.clone()
+    for strip in strips(some, 4):
+        for side in strip.unbind(2):
+            assert torch.equal(side.flatten(2).sort(-1).values, some.flatten(2).sort(-1).values)
+    assert torch.equal(some, before)
+
+
+def test_strips_of_fragments_that_abut_meet_where_they_did() -> None:
+    """Cut an image in two: the first rows of both strips are pixels that touched, in the same order along the seam."""
+    image = torch.rand(3, 6, 10, generator=torch.Generator().manual_seed(2))
+    one, other = (strips(part.expand(1, 1, 3, 6, 5), 2)[0][0, 0] for part in image.split(5, 2))
+    assert torch.equal(one[0, :, :, 0], image[:, :, 4].T)
+    assert torch.equal(other[1, :, :, 0], image[:, :, 5].T)
+    upper, lower = (strips(part.expand(1, 1, 3, 3, 10), 2)[1][0, 0] for part in image.split(3, 1))
+    assert torch.equal(upper[0, :, :, 1], image[:, 1].T)
+    assert torch.equal(lower[1, :, :, 1], image[:, 4].T)

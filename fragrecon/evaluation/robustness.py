@@ -80,6 +80,7 @@ def outcomes(
     *,
     cache: Path,
     advance: Callable[[int], None],
+    batch_size: int,
     **how: Any,
 ) -> Iterator[Outcome]:
     """Score a model and the baselines under each condition.
@@ -93,6 +94,7 @@ def outcomes(
         fragment_shape: the only one that the model takes.
         cache: folder of the baselines' scores.
         advance: told how many puzzles are done, twice for each condition, for a progress bar.
+        batch_size: puzzles embedded at once, where they are as large as usual.
         how: further arguments of `evaluate`.
     """
     usual_baselines = Baselines(usual, protocol, cache)
@@ -115,6 +117,9 @@ def outcomes(
             yield Outcome(condition, first, {})
             continue
         how["change"] = partial(condition.change, seed=protocol.seed)
+        # Puzzles of more fragments are taken fewer at once, so that they need no more memory than usual.
+        fragments = data.config.images_per_puzzle * data.cells, usual.config.images_per_puzzle * usual.cells
+        how["batch_size"] = max(1, batch_size * fragments[1] // max(fragments))
         baselines = usual_baselines if data is usual else Baselines(data, protocol, cache)
         scores = baselines.score(puzzles, condition=str(condition), advance=advance, **how)
         if data.config.fragment_shape != fragment_shape:

@@ -154,11 +154,14 @@ def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[i
     """How the model scores a batch, by all that it can do; and what pixels alone do, if it puts puzzles together."""
 
     def score(batch: FragmentBatch) -> dict[str, torch.Tensor]:
-        scores = protocol.score_fully(model.encode(batch.fragments), batch)
-        if isinstance(model, PairScorer):
+        solution = model.solve(batch.fragments) if isinstance(model, Solver) else None
+        embeddings = model.encode(batch.fragments) if solution is None else solution.embeddings
+        scores = protocol.score_fully(embeddings, batch)
+        if solution is not None:
+            scores |= score_pairs(solution.pair_scores(), batch, grid, protocol)
+            scores |= score_solution(solution, batch, grid, protocol)
+        elif isinstance(model, PairScorer):
             scores |= score_pairs(model.pair_scores(batch.fragments), batch, grid, protocol)
-        if isinstance(model, Solver):
-            scores |= score_solution(model.solve(batch.fragments), batch, grid, protocol)
         return scores
 
     methods: dict[str, Score] = {"model": score}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
@@ -58,6 +59,18 @@ class Classifier(Protocol):
         """(..., D) to logits (..., classes)."""
 
 
+TEMPERATURE = 0.1
+"""Of the cosine of two embeddings, where it is read as how likely they are of one image."""
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """How likely two fragments are of the same image, and abut: (B, F, F) in 0..1, alike in both orders."""
+
+    same: Tensor
+    adjacent: Tensor
+
+
 @dataclass(frozen=True)
 class Solution:
     """What a model makes of puzzles of F fragments.
@@ -72,6 +85,12 @@ class Solution:
     embeddings: Tensor
     cells: Tensor
     sides: Tensor
+
+    def pair_scores(self) -> PairScores:
+        """By the similarity of embeddings, and how likely either is at a side of the other."""
+        same = torch.exp((self.embeddings @ self.embeddings.mT - 1) / TEMPERATURE)
+        beside = self.sides.softmax(-1)[..., :-1].sum(2)
+        return PairScores(same, (beside + beside.mT) / 2)
 
 
 @runtime_checkable
@@ -96,14 +115,6 @@ class PairPredictor(Protocol):
 
     def pair_logits(self, fragments: Tensor) -> PairLogits:
         """Of fragments (B, F, C, h, w)."""
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """How likely two fragments are of the same image, and abut: (B, F, F) in 0..1, alike in both orders."""
-
-    same: Tensor
-    adjacent: Tensor
 
 
 @runtime_checkable

@@ -15,9 +15,6 @@ from fragrecon.seams import FEATURES, SIDES, seam_features, strips
 NEIGHBOUR = 32
 """Numbers by which a side of a fragment is matched with one of another."""
 
-TEMPERATURE = 0.1
-"""Of the cosine of two embeddings, where it is read as how likely they are of one image."""
-
 
 class Mosaic(FragmentModel):
     """Embeds each fragment in the light of all others of its puzzle, whatever their order and number.
@@ -123,11 +120,8 @@ class Mosaic(FragmentModel):
         return torch.cat([sides, self.none(tokens).float().unsqueeze(-1)], -1)
 
     def pair_scores(self, fragments: Tensor) -> PairScores:
-        """Of fragments (B, F, C, h, w): similarity of embeddings, and how likely either is at a side of the other."""
-        solution = self.solve(fragments)
-        same = torch.exp((solution.embeddings @ solution.embeddings.mT - 1) / TEMPERATURE)
-        beside = solution.sides.softmax(-1)[..., :-1].sum(2)
-        return PairScores(same, (beside + beside.mT) / 2)
+        """Of fragments (B, F, C, h, w)."""
+        return self.solve(fragments).pair_scores()
 
 
 class Edges(nn.Module):

@@ -63,7 +63,7 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
             "placed: told the images; rebuilt: by the images that were found",
             REASSEMBLY.values(),
         )
-        _add_rows(rebuilt, scores, REASSEMBLY)
+        _add_rows(rebuilt, scores, REASSEMBLY, digits=3)
         console.print(rebuilt)
     if PAIRS.keys() <= scores["model"].keys():
         found = [f"{text} {_cell(scores['model'][metric])}" for metric, text in PAIRS.items()]
@@ -105,13 +105,15 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
             console.print(f"n/a: {outcome.condition}, {method}: {why}", soft_wrap=True)
 
 
-def _add_rows(table: Table, scores: Mapping[str, Mapping[str, Summary]], columns: Iterable[str]) -> None:
+def _add_rows(
+    table: Table, scores: Mapping[str, Mapping[str, Summary]], columns: Iterable[str], digits: int = 4
+) -> None:
     """A row for each method that has these scores."""
     shown = list(columns)
     for method, found in scores.items():
         if set(shown) <= found.keys():
             style = "bold" if method == "model" else ""
-            table.add_row(label(method), *(_cell(found[metric]) for metric in shown), style=style)
+            table.add_row(label(method), *(_cell(found[metric], digits=digits) for metric in shown), style=style)
 
 
 def _table(title: str, caption: str, columns: Iterable[str]) -> Table:

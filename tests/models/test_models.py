@@ -9,10 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
-from fragrecon.models.base import Classifier, Decoder, FragmentModel, Shape, count_parameters
+from fragrecon.models.base import (
+    Classifier,
+    Decoder,
+    FragmentModel,
+    PairPredictor,
+    PairScorer,
+    Shape,
+    Solver,
+    count_parameters,
+)
 from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.linear import LinearAutoencoder
 from fragrecon.models.pca import PCAAutoencoder
+from fragrecon.models.siamese import Siamese
 from fragrecon.models.simclr import SimCLR
 from fragrecon.models.supervised import SupervisedClassifier
 
@@ -23,6 +33,7 @@ MODELS: dict[str, Callable[[Shape, int], FragmentModel]] = {
     "conv": ConvAutoencoder,
     "linear": LinearAutoencoder,
     "pca": PCAAutoencoder,
+    "siamese": Siamese,
     "simclr": SimCLR,
     "supervised": lambda shape, latent_dim: SupervisedClassifier(shape, 7, latent_dim),
 }
@@ -180,7 +191,7 @@ def test_encode_is_deterministic_in_eval_mode_and_draws_nothing(name: str) -> No
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["linear", "supervised"])
+@pytest.mark.parametrize("name", ["linear", "siamese", "supervised"])
 def test_dropout_is_at_work_in_training(name: str) -> None:
     model = made(name).train()
     assert not torch.equal(model.encode(fragments()), model.encode(fragments()))
@@ -267,6 +278,8 @@ def test_only_what_a_model_can_do_is_asked_of_it(name: str) -> None:
     model = made(name)
     assert isinstance(model, Classifier) == (name == "supervised")
     assert isinstance(model, Decoder) == (name in ("conv", "linear", "pca"))
+    assert isinstance(model, PairPredictor) == isinstance(model, PairScorer) == (name == "siamese")
+    assert not isinstance(model, Solver)
 
 
 @pytest.mark.parametrize(

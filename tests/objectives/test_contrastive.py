@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
+from fragrecon.models.base import FragmentModel, Solution
 from fragrecon.models.factories import create_linear_autoencoder
 from fragrecon.models.mosaic import Mosaic
 from fragrecon.objectives.contrastive import Contrastive, supervised_contrastive
-from tests.objectives.test_objectives import batch
+from tests.objectives.test_objectives import GRID, batch
 
 
 def embeddings(puzzles: int = 2, count: int = 6, dim: int = 5) -> Tensor:
@@ -54,34 +56,174 @@ def test_order_and_names_of_images_do_not_matter() -> None:
     torch.testing.assert_close(supervised_contrastive(embeddings(), (sources + 1) % 3, 0.2), loss)
 
 
+class Solved(FragmentModel):
+    """A model with a solution of its own."""
+
+    def __init__(self, solution: Solution) -> None:
+        super().__init__((3, 4, 4), 1)
+        self.solution = solution
+
+    def solve(self, fragments: Tensor) -> Solution:
+        return self.solution
+
+
+def two_by_two() -> FragmentBatch:
+    """Two puzzles of two images of 2 x 2 cells, in an order that is told by hand: A0 is the first cell of image A."""
+    order = [["B3", "A0", "A2", "B1", "B0", "A3", "B2", "A1"], ["A1", "A0", "B0", "B1", "A3", "B2", "B3", "A2"]]
+    sources = torch.tensor([["AB".index(name[0]) for name in puzzle] for puzzle in order])
+    positions = torch.tensor([[int(name[1]) for name in puzzle] for puzzle in order])
+    nothing = torch.zeros(2, 8)
+    return FragmentBatch(torch.zeros(2, 8, 3, 4, 4), sources, positions, nothing, torch.zeros(2, 2))
+
+
+# What abuts right, left, below and above each of the above; 8 where nothing does.
+ABUTTING = [
+    [[8, 6, 8, 3], [7, 8, 2, 8], [5, 8, 8, 1], [8, 4, 0, 8], [3, 8, 6, 8], [8, 2, 8, 7], [0, 8, 8, 4], [8, 1, 5, 8]],
+    [[8, 1, 4, 8], [0, 8, 7, 8], [3, 8, 5, 8], [8, 2, 6, 8], [8, 7, 8, 0], [6, 8, 8, 2], [8, 5, 8, 3], [4, 8, 8, 1]],
+]
+
+
+def solution(puzzles: int = 2, count: int = 8, cells: int = 4) -> Solution:
+    random = torch.Generator().manual_seed(7)
+    sides = 2 * torch.randn(puzzles, count, 4, count + 1, generator=random)
+    itself = torch.eye(count, count + 1, dtype=torch.bool).unsqueeze(1)
+    cell = 2 * torch.randn(puzzles, count, cells, generator=random)
+    return Solution(embeddings(puzzles, count), cell, sides.masked_fill(itself, -torch.inf))
+
+
+def surprise(logits: list[float], target: int) -> float:
+    return math.log(math.fsum(math.exp(value) for value in logits)) - logits[target]
+
+
+def first_greatest(logits: list[float]) -> int:
+    return max(range(len(logits)), key=logits.__getitem__)
+
+
+def test_cells_and_sides_are_those_of_a_slow_loop() -> None:
+    puzzles, made = two_by_two(), solution()
+    rows: dict[str, list[tuple[list[float], int]]] = {"cells": [], "sides": []}
+    for puzzle in range(2):
+        for fragment in range(8):
+            cell = int(puzzles.positions[puzzle, fragment])
+            rows["cells"].append((made.cells[puzzle, fragment].double().tolist(), cell))
+            for side in range(4):
+                logits = made.sides[puzzle, fragment, side].double().tolist()
+                rows["sides"].append((logits, ABUTTING[puzzle][fragment][side]))
+    objective = Contrastive((2, 2), temperature=0.3, cells=0.5, sides=0.25)
+    found = objective(Solved(made), puzzles, torch.Generator())
+    for name, accuracy in (("cells", "cell_accuracy"), ("sides", "side_accuracy")):
+        expected = math.fsum(surprise(*row) for row in rows[name]) / len(rows[name])
+        assert found[name].item() == pytest.approx(expected, rel=1e-5)
+        right = sum(first_greatest(logits) == target for logits, target in rows[name])
+        assert 0 < right < len(rows[name])
+        assert found[accuracy].item() == pytest.approx(right / len(rows[name]))
+    contrast = slow(made.embeddings, puzzles.source_ids, 0.3)
+    assert found["contrast"].item() == pytest.approx(contrast, rel=1e-5)
+    whole = found["contrast"].item() + 0.5 * found["cells"].item() + 0.25 * found["sides"].item()
+    assert found["loss"].item() == pytest.approx(whole, rel=1e-6)
+    assert tuple(found) == Contrastive.parts
+
+
+def sure(strength: float) -> Solution:
+    """Every cell and every neighbour told, as loudly as is said."""
+    puzzles = two_by_two()
+    sides = strength * F.one_hot(torch.tensor(ABUTTING), 9).float()
+    cells = strength * F.one_hot(puzzles.positions, 4).float()
+    return Solution(F.one_hot(puzzles.source_ids, 2).float(), cells, sides)
+
+
+def test_a_perfect_solution_costs_what_is_left_of_the_choice_and_chance_its_logarithm() -> None:
+    objective = Contrastive((2, 2), temperature=0.01)
+    perfect = objective(Solved(sure(100)), two_by_two(), torch.Generator())
+    for name, expected in (("cells", 0.0), ("sides", 0.0), ("contrast", math.log(3)), ("loss", math.log(3))):
+        assert perfect[name].item() == pytest.approx(expected, abs=1e-6)
+    assert perfect["cell_accuracy"].item() == perfect["side_accuracy"].item() == 1
+    chance = objective(Solved(sure(0)), two_by_two(), torch.Generator())
+    assert chance["cells"].item() == pytest.approx(math.log(4), rel=1e-6)
+    assert chance["sides"].item() == pytest.approx(math.log(9), rel=1e-6)
+    wrong = objective(Solved(sure(-100)), two_by_two(), torch.Generator())
+    assert wrong["cells"].item() > 50
+    assert wrong["cell_accuracy"].item() == wrong["side_accuracy"].item() == 0
+
+
+def test_the_grid_decides_what_abuts() -> None:
+    """Four cells in a row or in a square: the same cells, other neighbours."""
+    made = sure(100)
+    square, row = (Contrastive(grid)(Solved(made), two_by_two(), torch.Generator()) for grid in ((2, 2), (1, 4)))
+    assert row["cells"].item() == square["cells"].item()
+    assert row["sides"].item() > 10
+    # In a row: right and left of the inner cells' partners agree, above and below there is none.
+    abutting, targets = torch.tensor(ABUTTING), []
+    for puzzle, names in enumerate(two_by_two().positions.tolist()):
+        sources = two_by_two().source_ids[puzzle].tolist()
+        places = {(source, cell): i for i, (source, cell) in enumerate(zip(sources, names, strict=True))}
+        targets.append(
+            [
+                [places.get((source, cell + 1), 8), places.get((source, cell - 1), 8), 8, 8]
+                for source, cell in zip(sources, names, strict=True)
+            ]
+        )
+    agreement = (torch.tensor(targets) == abutting).float().mean().item()
+    assert row["side_accuracy"].item() == pytest.approx(agreement)
+    assert 0.2 < agreement < 0.8
+
+
+@pytest.mark.parametrize(
+    ("weights", "used"),
+    [({"cells": 0.0}, "sides"), ({"sides": 0.0}, "cells"), ({"cells": 0.0, "sides": 0.0}, "")],
+)
+def test_a_part_of_no_weight_trains_nothing(weights: dict[str, float], used: str) -> None:
+    made = solution()
+    free = {name: value.clone().requires_grad_() for name, value in vars(made).items()}
+    found = Contrastive((2, 2), **weights)(Solved(Solution(**free)), two_by_two(), torch.Generator())
+    torch.autograd.backward(found["loss"])
+    trained = {name for name, value in free.items() if value.grad is not None and value.grad.nan_to_num(9).any()}
+    assert trained == {"embeddings", used} - {""}
+
+
 def test_the_objective_is_the_weighted_sum_of_its_parts() -> None:
     torch.manual_seed(0)
-    model, puzzles = Mosaic((3, 4, 4), (1, 2), 8, width=16, depth=1, heads=2, window=2), batch()
-    found = Contrastive(temperature=0.3, cells=0.5)(model, puzzles, torch.Generator())
+    model, puzzles = Mosaic((3, 4, 4), GRID, 8, width=16, depth=1, heads=2, window=2), batch()
+    found = Contrastive(GRID, temperature=0.3, cells=0.5, sides=2.0)(model, puzzles, torch.Generator())
     assert tuple(found) == Contrastive.parts
-    assert found["loss"].item() == pytest.approx(found["contrast"].item() + 0.5 * found["cells"].item(), rel=1e-6)
-    features = model.features(puzzles.fragments)
-    logits = model.cell_logits(features).flatten(0, 1)
-    positions = puzzles.positions.flatten()
-    assert found["cells"].item() == pytest.approx(F.cross_entropy(logits, positions).item(), rel=1e-5)
-    assert found["cell_accuracy"].item() == pytest.approx((logits.argmax(1) == positions).float().mean().item())
-    contrast = supervised_contrastive(model.project(features), puzzles.source_ids, 0.3)
-    assert found["contrast"].item() == pytest.approx(contrast.item(), rel=1e-5)
+    parts = [found[name].item() for name in ("contrast", "cells", "sides")]
+    assert found["loss"].item() == pytest.approx(parts[0] + 0.5 * parts[1] + 2 * parts[2], rel=1e-6)
+    given = Contrastive(GRID, 0.3)(Solved(model.solve(puzzles.fragments)), puzzles, torch.Generator())
+    for name in Contrastive.parts[1:]:
+        assert found[name].item() == pytest.approx(given[name].item(), rel=1e-6), name
 
 
-def test_a_model_without_cells_is_trained_by_the_contrast_alone() -> None:
+def test_a_solution_is_learned() -> None:
+    """Until every cell and side of two puzzles is known by heart."""
+    torch.manual_seed(0)
+    model, puzzles = Mosaic((3, 4, 4), GRID, 8, width=16, depth=1, heads=2, window=2), batch()
+    objective = Contrastive(GRID)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(100):
+        found = objective(model, puzzles, torch.Generator())
+        optimizer.zero_grad()
+        torch.autograd.backward(found["loss"])
+        optimizer.step()
+    assert found["cell_accuracy"].item() == found["side_accuracy"].item() == 1
+    assert found["sides"].item() < 0.1
+
+
+def test_a_model_that_solves_nothing_is_trained_by_the_contrast_alone() -> None:
     torch.manual_seed(0)
     model, puzzles = create_linear_autoencoder(latent_dim=7, input_size=4).eval(), batch()
-    found = Contrastive(temperature=0.3)(model, puzzles, torch.Generator())
+    found = Contrastive(GRID, temperature=0.3)(model, puzzles, torch.Generator())
     embedded = F.normalize(model.encode(puzzles.fragments), dim=-1)
     assert found["loss"].item() == pytest.approx(slow(embedded.detach(), puzzles.source_ids, 0.3), rel=1e-5)
-    assert found["cells"].item() == 0
+    for name in ("cells", "cell_accuracy", "sides", "side_accuracy"):
+        assert found[name].item() == 0
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": -1.0}, {"cells": -0.1}])
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.0}, {"temperature": -1.0}, {"cells": -0.1}, {"sides": -0.1, "cells": 2.0}]
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError):
-        Contrastive(**settings)
+    with pytest.raises(ConfigError, match=r"objective\.temperature should be above 0"):
+        Contrastive(GRID, **settings)
 
 
 def test_the_gradient_pulls_fragments_of_an_image_together() -> None:

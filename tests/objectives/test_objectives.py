@@ -11,14 +11,18 @@ from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.factories import create_linear_autoencoder, create_supervised_classifier
 from fragrecon.models.mosaic import Mosaic
+from fragrecon.models.siamese import Siamese
 from fragrecon.objectives.base import Objective
 from fragrecon.objectives.contrastive import Contrastive
 from fragrecon.objectives.cross_entropy import CrossEntropy
+from fragrecon.objectives.pairs import Pairs
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.run import CONF, compose
 from fragrecon.schema import build
 
 CLASSES = 5
+GRID = (1, 2)
+"""Of the images of `batch`."""
 
 
 def batch(puzzles: int = 2, images: int = 3, cells: int = 2, size: int = 4) -> FragmentBatch:
@@ -47,7 +51,12 @@ def classifier() -> FragmentModel:
 
 def mosaic() -> FragmentModel:
     torch.manual_seed(0)
-    return Mosaic((3, 4, 4), (1, 2), 7, width=16, depth=1, heads=2, window=2)
+    return Mosaic((3, 4, 4), GRID, 7, width=16, depth=1, heads=2, window=2)
+
+
+def siamese() -> FragmentModel:
+    torch.manual_seed(0)
+    return Siamese((3, 4, 4), 7, channels=[4, 4, 4], hidden=5)
 
 
 def losses(objective: Objective, model: FragmentModel, of: FragmentBatch, seed: int = 0) -> dict[str, float]:
@@ -139,7 +148,12 @@ def test_the_order_of_fragments_and_puzzles_does_not_matter() -> None:
         puzzles.labels[:, order].flip(0),
         puzzles.image_ids.flip(0),
     )
-    pairs = ((Reconstruction(), autoencoder()), (CrossEntropy(), classifier()), (Contrastive(), mosaic()))
+    pairs = (
+        (Reconstruction(), autoencoder()),
+        (CrossEntropy(), classifier()),
+        (Contrastive(GRID), mosaic()),
+        (Pairs(GRID), siamese()),
+    )
     for objective, model in pairs:
         assert losses(objective, model.eval(), moved) == pytest.approx(losses(objective, model, puzzles), rel=1e-5)
 
@@ -149,18 +163,23 @@ def test_models_that_cannot_are_refused_by_name() -> None:
         Reconstruction().check(classifier())
     with pytest.raises(ConfigError, match=r"objective=cross_entropy.*classifies.*LinearAutoencoder"):
         CrossEntropy().check(autoencoder())
+    with pytest.raises(ConfigError, match=r"objective=pairs.*model=siamese, not Mosaic"):
+        Pairs(GRID).check(mosaic())
 
 
 def test_models_that_can_are_accepted() -> None:
     Reconstruction().check(autoencoder())
     CrossEntropy().check(classifier())
+    Pairs(GRID).check(siamese())
+    for model in (autoencoder(), classifier(), mosaic(), siamese()):
+        Contrastive(GRID).check(model)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "objective").glob("*.yaml")))
 def test_an_objective_keeps_its_contract(name: str) -> None:
-    objective = build(compose([f"objective={name}"]).objective, "objective")
+    objective = build(compose([f"objective={name}"]).objective, "objective", grid=GRID)
     assert isinstance(objective, Objective)
-    model = next(model for model in (mosaic(), autoencoder(), classifier()) if accepts(objective, model))
+    model = next(model for model in (mosaic(), autoencoder(), classifier(), siamese()) if accepts(objective, model))
     found = objective(model.train(), batch(), torch.Generator().manual_seed(0))
     assert tuple(found) == objective.parts
     assert objective.parts[0] == "loss"
@@ -180,9 +199,9 @@ def accepts(objective: Objective, model: FragmentModel) -> bool:
     return True
 
 
-@pytest.mark.parametrize("objective", [Reconstruction(), CrossEntropy(), Contrastive()])
+@pytest.mark.parametrize("objective", [Reconstruction(), CrossEntropy(), Contrastive(GRID), Pairs(GRID)])
 def test_random_numbers_come_from_the_generator_alone(objective: Objective) -> None:
-    model = next(model for model in (autoencoder(), classifier()) if accepts(objective, model)).eval()
+    model = next(model for model in (autoencoder(), classifier(), siamese()) if accepts(objective, model)).eval()
     before = torch.get_rng_state()
     assert losses(objective, model, batch(), seed=4) == losses(objective, model, batch(), seed=4)
     assert torch.equal(torch.get_rng_state(), before)
