@@ -2,11 +2,12 @@
 
     pip install scikit-image
     python experiments/photographs.py FOLDER
-    python -m fragrecon.run mode=evaluate run=RUN data=folder data.root=FOLDER/scenes evaluation.puzzles=200
+    python -m fragrecon.run mode=evaluate run=RUN data=folder data.root=FOLDER/scenes data.images_per_puzzle=5
 
-Writes the four quarters of each photograph's largest centred square, which show other things, into FOLDER/scenes/test,
-or into FOLDER/textures/test where one half of the photograph looks like the other; and the squares themselves into
-FOLDER/whole/test, for mode=reassemble. All are larger than 64x64 pixels, to which they are then scaled.
+Writes each photograph's largest centred square into FOLDER/scenes/test, or into FOLDER/textures/test where one half
+of it looks like the other. The quarters of a scene's square, which show other things, go to FOLDER/quarters-0/test to
+FOLDER/quarters-3/test, so that no puzzle has two that abut. All are larger than 64x64 pixels, to which they are then
+scaled.
 """
 
 from __future__ import annotations
@@ -41,20 +42,22 @@ def main(folder: Path) -> None:
         for kind, names in kinds.items():
             for name in names:
                 gather(Path(spec.origin).parent / name, kind, folder)
-    for kind in ("whole", "scenes", "textures"):
-        print(f"{len(list((folder / kind / 'test').iterdir()))} images in {folder / kind}")
+    for found in sorted(folder.iterdir()):
+        print(f"{len(list((found / 'test').iterdir()))} images in {found}")
 
 
 def gather(path: Path, kind: str, folder: Path) -> None:
-    """Write the square and its quarters."""
+    """Write the square and, of a scene, its quarters."""
     with Image.open(path) as file:
         square = ImageOps.fit(file.convert("RGB"), (min(file.size),) * 2)
-    half = square.width // 2
-    boxes = [(x, y, x + half, y + half) for y in (0, half) for x in (0, half)]
-    for name, pictures in (("whole", [square]), (kind, [square.crop(box) for box in boxes])):
+    pictures = {kind: square}
+    if kind == "scenes":
+        half = square.width // 2
+        corners = [(x, y) for y in (0, half) for x in (0, half)]
+        pictures |= {f"quarters-{i}": square.crop((x, y, x + half, y + half)) for i, (x, y) in enumerate(corners)}
+    for name, picture in pictures.items():
         (folder / name / "test").mkdir(parents=True, exist_ok=True)
-        for number, picture in enumerate(pictures):
-            picture.save(folder / name / "test" / f"{path.stem}-{number}.png")
+        picture.save(folder / name / "test" / f"{path.stem}.png")
 
 
 if __name__ == "__main__":
