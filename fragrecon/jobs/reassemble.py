@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 LARGEST = 512
 """Side up to which photographs are shown; the model sees them at the size it was trained on."""
 
+MOST = 4096
+"""Fragments that are put together at once; the memory it takes grows with the square of their number."""
+
 
 @dataclass(frozen=True)
 class Puzzle:
@@ -60,6 +63,11 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     shape, grid = config.data.fragment_shape, grid_of(config.data.image_shape[1:], config.data.fragment_shape[1:])
     sizes = [size_of(path) for path in paths]
     loose = are_loose(sizes, config) if config.loose is None else config.loose
+    fragments = len(paths) if loose else len(paths) * grid[0] * grid[1]
+    if fragments > MOST:
+        raise ConfigError(
+            f"{fragments} fragments are too many to be put together at once; give files of {MOST} at most"
+        )
     model = run.load_model()
     if not isinstance(model, Solver) or model.fragment_shape != shape:
         raise ConfigError(
@@ -71,7 +79,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         log.info("%d files are taken for loose fragments (loose=false: for whole images)", len(paths))
     else:
         hint = "" if len(set(sizes)) > 1 else " (loose=true: the files are fragments)"
-        log.info("%d images are cut into %d fragments%s", len(paths), puzzle.seen.shape[1], hint)
+        log.info("%d images are cut into %d fragments%s", len(paths), fragments, hint)
     placement, k = solve(model, puzzle, grid, config)
     result = describe(puzzle, placement, k, grid)
     draw(puzzle, placement, k, grid, record.folder)
