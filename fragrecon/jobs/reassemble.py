@@ -65,14 +65,13 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     loose = are_loose(sizes, config) if config.loose is None else config.loose
     fragments = len(paths) if loose else len(paths) * grid[0] * grid[1]
     if fragments > MOST:
-        raise ConfigError(
-            f"{fragments} fragments are too many to be put together at once; give files of {MOST} at most"
-        )
+        raise ConfigError(f"{fragments} fragments are more than the {MOST} that go together at once; give fewer files")
     model = run.load_model()
-    if not isinstance(model, Solver) or model.fragment_shape != shape:
+    trained = run.config.data
+    if not isinstance(model, Solver) or (shape, config.data.image_size) != (trained.fragment_shape, trained.image_size):
         raise ConfigError(
-            f"the model of {run.folder} cannot put fragments of {shape[1]}x{shape[2]} pixels together; "
-            "use a run of model=mosaic, and leave data.fragment_size as it was trained"
+            f"the model of {run.folder} cannot put fragments of {shape[1]}x{shape[2]} pixels together to images of "
+            f"{grid[0]}x{grid[1]}; use a run of model=mosaic, and leave data.fragment_size and data.image_size as they are"
         )
     puzzle = loose_puzzle(paths, sizes, shape) if loose else cut_puzzle(paths, sizes, config)
     if loose:
