@@ -71,7 +71,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     if not isinstance(model, Solver) or (shape, config.data.image_size) != (trained.fragment_shape, trained.image_size):
         raise ConfigError(
             f"the model of {run.folder} cannot put fragments of {shape[1]}x{shape[2]} pixels together to images of "
-            f"{grid[0]}x{grid[1]}; use a run of model=mosaic, and leave data.fragment_size and data.image_size as they are"
+            f"{grid[0]}x{grid[1]}; use a run of model=mosaic, and leave data.fragment_size and data.image_size alone"
         )
     puzzle = loose_puzzle(paths, sizes, shape) if loose else cut_puzzle(paths, sizes, config)
     if loose:
