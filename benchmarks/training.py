@@ -90,7 +90,7 @@ def sprint(overrides: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         settings = ["experiment=sprint", "evaluation.puzzles=0", f"hydra.run.dir={run}"]
-        kept = [override for override in overrides if not override.startswith(("experiment=", "data="))]
+        kept = [override for override in overrides if not override.startswith("experiment=")]
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "fragrecon.run", *settings, *kept], check=True)
         seconds = time.perf_counter() - started
