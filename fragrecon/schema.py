@@ -392,6 +392,10 @@ def _check(config: Config) -> None:
         for key, strength in (getattr(data, group) or {}).items():
             if strength < 0:
                 raise ConfigError(f"data.{group}.{key}={strength} should not be negative; 0 switches it off")
+            most = 1.0 if group == "wear" and key in ("share", "rotation", "jitter") else math.inf
+            if not (strength <= most and math.isfinite(strength)):
+                limit = f"at most {most:g}" if most < math.inf else "a finite number"
+                raise ConfigError(f"data.{group}.{key}={strength} should be {limit}")
     if data.images_range is not None:
         least, most = data.images_range if len(data.images_range) == 2 else (0, 0)
         images = data.images_per_puzzle * data.puzzles_per_batch

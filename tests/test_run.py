@@ -55,7 +55,10 @@ def done(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     [
         (["mdoel=conv"], ["unknown key mdoel", "did you mean 'model'?", "scheduler"]),
         (["data.epoch=3"], ["unknown key data.epoch", "did you mean 'epochs'?"]),
-        (["model=transformer"], ["model='transformer' is not known", "conv, linear, mosaic, pca, simclr, supervised"]),
+        (
+            ["model=transformer"],
+            ["model='transformer' is not known", "conv, linear, mosaic, pca, siamese, simclr, supervised"],
+        ),
         (["trainer=gpus"], ["trainer='gpus' is not known", "did you mean 'gpu'?"]),
         (["resume=nowhere"], ["resume=nowhere is not the folder of a run", "config.yaml"]),
         (["resume=nowhere", "hydra.run.dir=run"], ["nowhere"]),
@@ -74,7 +77,7 @@ def test_what_cannot_be_composed_is_refused_and_leaves_no_folder(
 
 
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
-    "unknown mode": (["mode=tran"], ["mode='tran' is not known; did you mean 'train'?", "evaluate"]),
+    "unknown mode": (["mode=tran"], ["mode='tran' is not known; did you mean 'train'?", "evaluate", "reassemble"]),
     "unknown back end": (["evaluation.backend=scipy"], ["evaluation.backend='scipy' is not known", "sklearn"]),
     "wrong type": (["data.epochs=many"], ["data.epochs='many' should be of type int"]),
     "boolean for a number": (["seed=true"], ["seed=True should be of type int"]),
@@ -89,6 +92,14 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "no puzzle": (["data.fragment_size=64"], ["2 fragments an image", "data.fragment_size lower"]),
     "too many images a puzzle": (["data.images_per_puzzle=400"], ["400 images", "data.images_per_puzzle lower"]),
     "odd share": (["trainer=ddp_cpu", "data.puzzles_per_batch=3"], ["data.puzzles_per_batch=3", "2 processes"]),
+    "range of too many images": (
+        ["data.images_range=[4,32]"],
+        ["data.images_range=[4, 32]", "the 20 images of a batch"],
+    ),
+    "pairs of a model that has none": (
+        ["objective=pairs"],
+        ["objective=pairs needs a model of pairs, such as model=siamese, not ConvAutoencoder"],
+    ),
     "unknown monitor": (
         ["selection.monitor=val_clustering_score"],
         ["selection.monitor='val_clustering_score' is not logged; did you mean 'val_mean_clustering_score'?"],

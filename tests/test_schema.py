@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,13 +16,14 @@ import torch
 from omegaconf import OmegaConf
 
 from fragrecon import schema
+from fragrecon.data.wear import Wear
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.supervised import SupervisedClassifier
 from fragrecon.objectives.base import Objective
 from fragrecon.run import CONF, GROUPS, compose
-from fragrecon.schema import Config, EvaluationConfig, RobustnessConfig, build, config_hash, overlay, parse
+from fragrecon.schema import Config, DataConfig, EvaluationConfig, RobustnessConfig, build, config_hash, overlay, parse
 
 FACTS = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
 CONV = "fragrecon.models.conv.ConvAutoencoder"
@@ -88,6 +90,10 @@ def test_the_default_config_parses_to_what_its_files_say() -> None:
         ("data.image_size", 64, r"data\.image_size=64 should be of type list\[int\]"),
         ("data.image_size", [64, "64"], r"data\.image_size\[1\]='64' should be of type int"),
         ("data.augment", [1.0], r"data\.augment=\[1\.0\] should be of type dict\[str, float\]"),
+        ("data.wear.share", "half", r"data\.wear\.share='half' should be of type float"),
+        ("data.wear", 0.5, r"data\.wear=0\.5 should be of type dict\[str, float\]"),
+        ("data.images_range", 4, r"data\.images_range=4 should be of type list\[int\]"),
+        ("data.images_range", [2.0, 4], r"data\.images_range\[0\]=2\.0 should be of type int"),
         ("data.augment.hue", "strong", r"data\.augment\.hue='strong' should be of type float"),
         ("data.augment.hue", True, r"data\.augment\.hue=True should be of type float"),
         ("data.batches_per_epoch", 2.5, r"data\.batches_per_epoch=2\.5 should be of type int"),
@@ -190,6 +196,14 @@ def test_a_number_below_its_least_is_refused_by_name(key: str, least: int) -> No
             parse(changed(key, value))
 
 
+WEAR = ("share", "gap", "noise", "jitter", "rotation")
+RANGE = (
+    r"should be \[least,most\], from 2 up to the 80 images of a batch "
+    r"\(data\.images_per_puzzle \* data\.puzzles_per_batch\)"
+)
+NO_RANGES: list[list[int]] = [[], [4], [4, 8, 16], [8, 4], [1, 4], [0, 0], [-3, 4], [4, 81]]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -207,12 +221,48 @@ def test_a_number_below_its_least_is_refused_by_name(key: str, least: int) -> No
         ("data.channels", 2, r"data\.channels=2 should be 1 \(grey\) or 3 \(colour\)"),
         ("data.channels", 0, r"data\.channels=0"),
         ("data.augment.hue", -0.1, r"data\.augment\.hue=-0\.1 should not be negative"),
+        *((f"data.wear.{key}", -0.1, rf"data\.wear\.{key}=-0\.1 should not be negative; 0 switches") for key in WEAR),
+        ("data.wear.share", 1.5, r"data\.wear\.share=1\.5"),
+        ("data.wear.rotation", 1.5, r"data\.wear\.rotation=1\.5"),
+        ("data.wear.noise", float("nan"), r"data\.wear\.noise=nan"),
+        *(("data.images_range", value, rf"data\.images_range={re.escape(str(value))} {RANGE}") for value in NO_RANGES),
         ("selection.mode", "most", r"selection\.mode='most' should be min or max"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(key: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(changed(key, value))
+
+
+@pytest.mark.parametrize("value", [None, [2, 2], [2, 80], [4, 32], [80, 80]])
+def test_a_range_of_images_that_a_batch_can_hold_is_kept(value: list[int] | None) -> None:
+    assert parse(changed("data.images_range", value)).data.images_range == value
+
+
+@pytest.mark.parametrize(("images", "puzzles"), [(5, 8), (10, 4), (40, 1)])
+def test_a_batch_has_as_many_images_as_its_puzzles_together(images: int, puzzles: int) -> None:
+    config = values(f"data.images_per_puzzle={images}", f"data.puzzles_per_batch={puzzles}")
+    config["data"]["images_range"] = [2, 40]
+    assert parse(config).data.images_range == [2, 40]
+    config["data"]["images_range"] = [2, 41]
+    with pytest.raises(ConfigError, match=r"up to the 40 images of a batch"):
+        parse(config)
+
+
+def test_wear_is_kept_as_it_is_given() -> None:
+    given = {"share": 1.0, "gap": 3, "noise": 0.12, "jitter": 0.0, "rotation": 1.0}
+    found = parse(changed("data.wear", given)).data.wear
+    assert found == given
+    assert {type(value) for value in found.values()} == {float}
+    assert parse(changed("data.wear", None)).data.wear is None
+
+
+def test_the_file_names_all_kinds_of_wear_and_switches_them_off() -> None:
+    wear = composed().data.wear
+    assert wear is not None
+    assert tuple(wear) == WEAR
+    assert Wear(**wear) == Wear()
+    assert composed().data.images_range is None
 
 
 @pytest.mark.parametrize(("size", "shape"), [(8, (3, 8, 8)), ([8, 16], (3, 8, 16)), ([32], (3, 32, 32))])
@@ -269,6 +319,8 @@ def test_conditions_are_kept_as_they_are_given_and_whole() -> None:
         ("data.name", "other"),
         ("data.fragment_size", 8),
         ("data.augment.hue", 0.1),
+        ("data.wear.noise", 0.1),
+        ("data.images_range", [2, 4]),
         ("model.latent_dim", 64),
         ("objective._target_", "fragrecon.objectives.cross_entropy.CrossEntropy"),
         ("optimizer.lr", 0.1),
@@ -330,25 +382,34 @@ def test_numbers_are_saved_without_loss(tmp_path: Path) -> None:
         assert schema.load(save(parse(changed("selection.min_delta", value)), tmp_path)).selection.min_delta == value
 
 
-ADDED = {f"evaluation.{name}": getattr(EvaluationConfig, name) for name in ("memory_mb", "robustness")}
+ADDED: dict[str, Any] = {
+    "data.images_range": DataConfig.images_range,
+    "data.wear": DataConfig.wear,
+    "evaluation.memory_mb": EvaluationConfig.memory_mb,
+    "evaluation.robustness": EvaluationConfig.robustness,
+}
+LATER = ("evaluation=robustness", "evaluation.memory_mb=7", "data.wear.share=0.5", "data.images_range=[2,5]")
 
 
 @pytest.mark.parametrize("key", ADDED)
 def test_a_config_that_was_saved_before_a_key_existed_opens_with_what_it_meant(key: str, tmp_path: Path) -> None:
-    config = OmegaConf.create(values("evaluation=robustness", "evaluation.memory_mb=7"))
+    config = OmegaConf.create(values(*LATER))
     section, _, name = key.rpartition(".")
     del OmegaConf.select(config, section)[name]
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
     opened = schema.load(tmp_path / "config.yaml")
-    assert getattr(opened.evaluation, name) == ADDED[key]
-    expected = values("evaluation=robustness", "evaluation.memory_mb=7")
-    expected["evaluation"][name] = ADDED[key]
+    assert getattr(getattr(opened, section), name) == ADDED[key]
+    expected = values(*LATER)
+    expected[section][name] = ADDED[key]
     assert opened == parse(expected)
+    assert opened != composed(*LATER)
 
 
 def test_what_came_later_means_what_the_files_say() -> None:
     for key, value in ADDED.items():
-        assert OmegaConf.select(OmegaConf.create(values()), key) == value
+        if key != "data.wear":  # of which the files say all that is off
+            assert OmegaConf.select(OmegaConf.create(values()), key) == value
+    assert Wear(**(DataConfig.wear or {})) == Wear(**values()["data"]["wear"])
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "3\n", "a: [1\n", "\tx: 1\n", "mode: ${x\n", "mode: ${x}\n", ""])

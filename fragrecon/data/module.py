@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,13 +18,14 @@ from fragrecon.data import augment, puzzles
 from fragrecon.data.puzzles import FragmentBatch, Indices
 from fragrecon.data.store import Reader, Split, Store, open_or_build
 from fragrecon.data.wear import Wear
-from fragrecon.errors import ConfigError, DataError
+from fragrecon.errors import ConfigError, DataError, nearest
 from fragrecon.seeds import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
     from fragrecon.schema import DataConfig
 
 LOOKAHEAD = 2
+Settings = TypeVar("Settings", augment.Augmentation, Wear)
 
 
 class Batches:
@@ -75,8 +76,8 @@ class FragmentData(pl.LightningDataModule):
         self.config, self.reader, self.seed = config, reader, seed
         self.puzzle_seed, self.validation_puzzles = puzzle_seed, validation_puzzles
         self.grid = puzzles.grid_of(config.image_shape[1:], config.fragment_shape[1:])
-        self.strength = augment.Augmentation(**config.augment)
-        self.wear = Wear(**(config.wear or {}))
+        self.strength = _settings(augment.Augmentation, config.augment, "data.augment")
+        self.wear = _settings(Wear, config.wear or {}, "data.wear")
         self._stores: dict[Split, Store] = {}
 
     @property
@@ -114,9 +115,10 @@ class FragmentData(pl.LightningDataModule):
 
         Raises:
             DataError: a split is missing, malformed or has fewer images than one puzzle needs.
-            ConfigError: an epoch would hold no batch.
+            ConfigError: an epoch would hold no batch, or fragments cannot be worn as asked.
         """
         per_puzzle = self.config.images_per_puzzle
+        self.wear.check(self.config.fragment_shape)
         self.check_test(test_puzzles)
         puzzles.draw_images(self.validation_images(), per_puzzle, 0, 1, 0, "validation")
         puzzles.draw_images(self.training_images(), per_puzzle, 0, 1, 0, "train")
@@ -243,6 +245,14 @@ class FragmentData(pl.LightningDataModule):
     def _pinned(self, batch: FragmentBatch) -> FragmentBatch:
         assert self.trainer is not None
         return batch.pin_memory() if self.trainer.strategy.root_device.type == "cuda" else batch
+
+
+def _settings(kind: type[Settings], given: Mapping[str, float], path: str) -> Settings:
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"unknown key {path}.{key}{nearest(key, known)}")
+    return kind(**given)
 
 
 class FixedPuzzles:

@@ -38,11 +38,21 @@ class Wear:
     jitter: float = 0.0
     rotation: float = 0.0
 
+    def check(self, fragment_shape: tuple[int, int, int]) -> None:
+        """Refuse what fragments (C, h, w) cannot bear; raises `ConfigError`."""
+        for kind, change in CHANGES.items():
+            most = getattr(self, kind)
+            if self.share and most:
+                try:
+                    change(torch.zeros(1, 1, *fragment_shape), torch.zeros(1, dtype=torch.int64), most)
+                except ConfigError as error:
+                    raise ConfigError(f"data.wear.{kind}={most:g}: {error}") from None
+
     def apply(self, fragments: Tensor, seed: int, first: int) -> Tensor:
         """Puzzles ``first .. first + B - 1`` of training, (B, F, C, h, w) uint8, worn; uint8 again."""
         worn = fragments
         for kind, change in CHANGES.items():
-            most = getattr(self, kind)
+            most = math.floor(self.gap) if kind == "gap" else getattr(self, kind)
             if not self.share or not most:
                 continue
             keys = keys_of(seed, f"wear/{kind}", first, len(fragments))

@@ -188,6 +188,12 @@ def check_share(config: Config, processes: int) -> None:
             f"data.puzzles_per_batch={per_batch} cannot be shared equally by {processes} processes; "
             f"use a multiple of {processes}"
         )
+    images = per_batch // processes * config.data.images_per_puzzle
+    if config.data.images_range and config.data.images_range[1] > images:
+        raise ConfigError(
+            f"data.images_range={config.data.images_range} asks for more than the {images} images a batch that each of "
+            f"{processes} processes has; set data.puzzles_per_batch higher"
+        )
 
 
 def fit(trainer: pl.Trainer, learner: Learner, data: FragmentData, record: Record) -> None:

@@ -89,7 +89,7 @@ class Solution:
     def pair_scores(self) -> PairScores:
         """By the similarity of embeddings, and how likely either is at a side of the other."""
         same = torch.exp((self.embeddings @ self.embeddings.mT - 1) / TEMPERATURE)
-        beside = self.sides.softmax(-1)[..., :-1].sum(2)
+        beside = self.sides.softmax(-1)[..., :-1].sum(2).clamp(max=1)
         return PairScores(same, (beside + beside.mT) / 2)
 
 

@@ -40,6 +40,8 @@ class Siamese(FragmentModel):
             raise ConfigError(f"model=siamese halves a fragment twice; {height}x{width} pixels are too few for it")
         if len(channels) != 3 or min(channels) < 1:
             raise ConfigError(f"model.channels={list(channels)} should be three positive numbers")
+        if hidden < 1:
+            raise ConfigError(f"model.hidden={hidden} should be at least 1")
         if not 0 <= dropout < 1:
             raise ConfigError(f"model.dropout={dropout} should be at least 0 and below 1")
         first, second, third = channels

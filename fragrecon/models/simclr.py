@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, Shape
 from fragrecon.models.blocks import conv_encoder
 
@@ -33,6 +34,8 @@ class SimCLR(FragmentModel):
         hidden: int = 512,
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
+        if hidden < 1:
+            raise ConfigError(f"model.hidden={hidden} should be at least 1")
         self.encoder, features = conv_encoder(fragment_shape, encoder_channels)
         self.head = nn.Sequential(nn.Linear(math.prod(features), hidden), nn.ReLU(), nn.Linear(hidden, latent_dim))
 

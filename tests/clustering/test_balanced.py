@@ -181,3 +181,102 @@ def test_kmeans_refuses_what_plain_kmeans_refuses() -> None:
     points[0, 0, 0] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         balanced_kmeans(points, 2, keys(2))
+
+
+# At most so many points ----------------------------------------------------------------------------------------------
+
+
+@unhurried
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([(1, 1, 3), (5, 2, 3), (4, 3, 2), (3, 2, 3), (2, 4, 1), (6, 2, 3), (5, 3, 5)]),
+    st.booleans(),
+)
+def test_assignment_is_the_best_of_all_with_no_more_than_a_size(
+    seed: int, sizes: tuple[int, int, int], coarse: bool
+) -> None:
+    n, k, size = sizes
+    scores = torch.randn(3, n, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if coarse:
+        scores = scores.round()
+    every = [labels for labels in itertools.product(range(k), repeat=n) if max(map(labels.count, labels)) <= size]
+    found = assign(scores, size)
+    assert found.dtype == torch.int64
+    for own, labels in zip(scores.tolist(), found.tolist(), strict=True):
+        assert tuple(labels) in every
+        best = max(sum(own[i][label] for i, label in enumerate(those)) for those in every)
+        assert sum(own[i][label] for i, label in enumerate(labels)) == pytest.approx(best, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "k", "size"), [(7, 2, 3), (1, 4, 0), (5, 0, 9)])
+def test_more_points_than_clusters_take_are_refused(n: int, k: int, size: int) -> None:
+    message = f"{n} points cannot be shared by at most {size} to each of {k} clusters"
+    with pytest.raises(ValueError, match=message):
+        assign(torch.zeros(1, n, k), size)
+    if n >= k > 0:
+        with pytest.raises(ValueError, match=message):
+            balanced_kmeans(torch.zeros(1, n, 2), k, keys(1), size=size)
+
+
+def test_a_size_that_only_just_suffices_is_the_same_as_none() -> None:
+    points, scores = blobs(10, 5, 6, 1.5, 4)[0], torch.randn(4, 12, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(assign(scores, 4), assign(scores))
+    assert torch.equal(balanced_kmeans(points, 5, keys(10), size=6), balanced_kmeans(points, 5, keys(10)))
+
+
+def uneven(problems: int, sizes: list[int], spread: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Points about far apart centres, of which each has as many as told, and the centre of each."""
+    random = torch.Generator().manual_seed(seed)
+    each = torch.tensor([cluster for cluster, size in enumerate(sizes) for _ in range(size)])
+    truth = torch.stack([each[torch.randperm(len(each), generator=random)] for _ in range(problems)])
+    centres = 3 * torch.randn(problems, len(sizes), 8, generator=random)
+    noise = torch.randn(*truth.shape, 8, generator=random)
+    return centres.gather(1, truth.unsqueeze(-1).expand(-1, -1, 8)) + spread * noise, truth
+
+
+@pytest.mark.parametrize("sizes", [[16, 15, 13], [16, 16, 9], [4, 1], [6, 6, 6, 2, 5], [16, 3, 1]])
+def test_blobs_that_are_not_full_are_found(sizes: list[int]) -> None:
+    points, truth = uneven(8, sizes, 0.01)
+    labels = balanced_kmeans(points, len(sizes), keys(8), size=max(sizes))
+    assert ari(labels, truth).tolist() == [1.0] * 8
+    assert torch.nn.functional.one_hot(labels, len(sizes)).sum(1).amax(1).tolist() == [max(sizes)] * 8
+
+
+@pytest.mark.parametrize("size", [5, 7, 10, 30])
+def test_no_cluster_has_more_points_than_the_size(size: int) -> None:
+    points = blobs(20, 6, 5, 2.0, 3)[0]
+    members = torch.nn.functional.one_hot(balanced_kmeans(points, 6, keys(20), size=size), 6).sum(1)
+    assert members.amax() <= size
+    assert size == 5 or members.amin() < 5
+
+
+@pytest.mark.parametrize("n", [1, 3, 9, 24])
+@pytest.mark.parametrize("distinct", [1, 2, 3])
+def test_equal_points_are_shared_within_the_size(n: int, distinct: int) -> None:
+    points = (torch.eye(4) * 0.3)[torch.arange(n) % distinct].expand(3, -1, -1)
+    k = min(n, 4)
+    labels = balanced_kmeans(points, k, keys(3), size=6)
+    assert torch.nn.functional.one_hot(labels, k).sum(1).amax() <= 6
+    assert labels.min() >= 0
+
+
+def test_with_a_size_the_result_is_a_best_assignment_to_its_own_centres() -> None:
+    points = blobs(20, 4, 8, 1.5, 2)[0]
+    labels = balanced_kmeans(points, 4, keys(20), size=10)
+    full = torch.nn.functional.one_hot(labels, 4).sum(1).amin(1) > 0
+    assert full.sum() > 15
+    near = closeness(points, means(points, labels, 4))[full]
+    torch.testing.assert_close(total(near, assign(near, 10)), total(near, labels[full]), rtol=1e-9, atol=0)
+
+
+def test_a_greater_size_brings_points_nearer_to_their_centres() -> None:
+    points = uneven(30, [14, 8, 2], 1.0)[0]
+    tight, loose = (inertia(points, balanced_kmeans(points, 3, keys(30), size=size), 3) for size in (8, 14))
+    assert loose.mean() < 0.9 * tight.mean()
+
+
+def test_with_a_size_a_problem_is_answered_alike_wherever_it_stands() -> None:
+    points = blobs(12, 6, 7, 1.5, 8)[0][:, :40]
+    whole = balanced_kmeans(points, 6, keys(12), size=8)
+    assert torch.equal(balanced_kmeans(points, 6, keys(12), memory=1, size=8), whole)
+    assert torch.equal(balanced_kmeans(points.flip(0), 6, keys(12).flip(0), size=8), whole.flip(0))

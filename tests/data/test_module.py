@@ -19,6 +19,7 @@ from torch import Tensor
 from fragrecon.data import puzzles
 from fragrecon.data.module import LOOKAHEAD, Batches, FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.wear import Wear
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.jobs.evaluate import open_data
 from fragrecon.run import compose
@@ -87,11 +88,12 @@ def pixels(images: Tensor) -> list[bytes]:
 # Training batches -----------------------------------------------------------------------------------------------------
 
 
-def test_a_training_batch_is_a_pure_function_of_seed_number_and_rank(opened: Opener) -> None:
-    data = opened(seed=3)
+@pytest.mark.parametrize("changes", [{}, {"images_range": [2, 20], "wear": {"share": 0.5, "gap": 2.0, "noise": 0.1}}])
+def test_a_training_batch_is_a_pure_function_of_seed_number_and_rank(opened: Opener, changes: dict[str, Any]) -> None:
+    data = opened(seed=3, **changes)
     keys = [(number, rank, world) for number in (0, 1, 2, 7, 40) for rank, world in ((0, 1), (1, 2), (3, 4))]
     expected = {key: data.train_batch(*key) for key in keys}
-    fresh = opened(seed=3)
+    fresh = opened(seed=3, **changes)
     for key in reversed(keys):
         assert_equal(data.train_batch(*key), expected[key])
         torch.manual_seed(0)
@@ -241,6 +243,166 @@ def test_training_validation_and_test_images_are_disjoint(opened: Opener) -> Non
         images = {image for batch in batches for image in pixels(images_of(batch, data))}
         assert images <= parts[name]
         assert len(images) >= 40
+
+
+# Puzzles of some number of images -------------------------------------------------------------------------------------
+
+
+def test_a_range_of_images_is_drawn_anew_for_each_batch_and_evenly_on_a_scale_of_logarithms(opened: Opener) -> None:
+    data = opened(images_per_puzzle=4, puzzles_per_batch=2, images_range=[2, 7], fragment_size=16, augment=PLAIN)
+    batches = [data.train_batch(number) for number in range(1200)]
+    found = [batch.images_per_puzzle for batch in batches]
+    assert [len(batch) for batch in batches] == [8 // images for images in found]
+    counts = np.bincount(found, minlength=8)
+    assert counts[:2].sum() == 0
+    assert len(counts) == 8
+    shares = np.array([np.log((images + 1) / images) / np.log(8 / 2) for images in range(2, 8)])
+    # Chi-square with five degrees of freedom: above 20.5 once in a thousand.
+    assert ((counts[2:] - 1200 * shares) ** 2 / (1200 * shares)).sum() < 20.5
+    again = np.array(found[1:]) == np.array(found[:-1])
+    assert abs(again.mean() - (shares**2).sum()) < 4 * np.sqrt(0.25 / 1200)
+    other = opened(seed=1, images_per_puzzle=4, puzzles_per_batch=2, images_range=[2, 7], fragment_size=16)
+    assert [other.train_batch(number).images_per_puzzle for number in range(40)] != found[:40]
+
+
+def test_a_range_of_one_number_is_that_number(opened: Opener) -> None:
+    plain = opened(images_per_puzzle=10)
+    for images in (2, 3, 10, 80):
+        data = opened(images_range=[images, images])
+        for number in (0, 1, 5):
+            batch = data.train_batch(number)
+            assert batch.image_ids.shape == (80 // images, images)
+            assert batch.fragments.shape[:2] == (80 // images, images * 16)
+    assert_equal(opened(images_range=[10, 10]).train_batch(3), plain.train_batch(3))
+
+
+def test_puzzles_of_a_range_are_made_of_the_images_of_the_batch(opened: Opener) -> None:
+    """Those that a batch has without a range, in order, but for the last few; and cut as always."""
+    data, usual = opened(images_range=[4, 32], augment=PLAIN), opened(augment=PLAIN)
+    store, left_over = data.store("train"), set()
+    for number in range(12):
+        batch, ids = data.train_batch(number), usual.train_batch(number).image_ids.flatten().tolist()
+        images = batch.images_per_puzzle
+        assert 4 <= images <= 32
+        assert batch.image_ids.flatten().tolist() == ids[: 80 // images * images]
+        assert len(set(batch.image_ids.flatten().tolist())) == batch.image_ids.numel()
+        left_over.add(80 - batch.image_ids.numel())
+        assert images_of(batch, data).equal(torch.from_numpy(store.images[batch.image_ids.numpy()]))
+        assert batch.labels.equal(torch.from_numpy(store.labels[batch.image_ids.numpy()]).gather(1, batch.source_ids))
+        orders = batch.source_ids * data.cells + batch.positions
+        assert torch.equal(orders.sort(1).values, torch.arange(images * 16).expand_as(orders))
+        assert len(torch.unique(orders, dim=0)) == len(batch)
+    assert len(left_over) > 2
+
+
+def test_augmentation_goes_with_the_images_of_a_range(opened: Opener) -> None:
+    flips = {**PLAIN, "horizontal_flip": 0.5}
+    data, usual = opened(images_range=[4, 32], augment=flips), opened(augment=flips)
+    for number in range(4):
+        for rank in range(2):
+            batch = data.train_batch(number, rank, 2)
+            whole = pixels(images_of(usual.train_batch(number, rank, 2), usual))
+            assert pixels(images_of(batch, data)) == whole[: batch.image_ids.numel()]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_have_puzzles_of_as_many_images_each_of_their_own(opened: Opener, world_size: int) -> None:
+    data, usual = opened(images_range=[3, 20], augment=PLAIN), opened(augment=PLAIN)
+    for number in range(8):
+        whole = usual.train_batch(number).image_ids.flatten().tolist()
+        share = 80 // world_size
+        batches = [data.train_batch(number, rank, world_size) for rank in range(world_size)]
+        assert len({batch.images_per_puzzle for batch in [*batches, data.train_batch(number)]}) == 1
+        for rank, batch in enumerate(batches):
+            own = whole[rank * share : (rank + 1) * share]
+            rows = share // batch.images_per_puzzle
+            assert len(batch) == rows
+            assert batch.image_ids.flatten().tolist() == own[: rows * batch.images_per_puzzle]
+            assert images_of(batch, data).equal(torch.from_numpy(data.store("train").images[batch.image_ids.numpy()]))
+        orders = torch.cat([batch.source_ids * data.cells + batch.positions for batch in batches])
+        assert len(torch.unique(orders, dim=0)) == len(orders)
+
+
+def test_where_nothing_is_left_over_ranks_have_the_batch_of_a_single_process(opened: Opener) -> None:
+    data = opened(images_range=[5, 5], wear=WORN)
+    for world_size in (1, 2, 4, 8):
+        shares = [data.train_batch(2, rank, world_size) for rank in range(world_size)]
+        assert_equal(together(shares), data.train_batch(2))
+
+
+def test_a_range_too_large_for_the_images_of_a_rank_is_refused(opened: Opener) -> None:
+    data = opened(images_range=[30, 30])
+    assert len(data.train_batch(0, 1, 2)) == 1
+    with pytest.raises(ConfigError, match=r"puzzles of 30 images, but each of 4 processes has 20 a batch"):
+        data.train_batch(0, 0, 4)
+
+
+def test_a_range_leaves_validation_and_test_as_they_are(opened: Opener) -> None:
+    plain, ranged = opened(), opened(images_range=[2, 40], wear=WORN)
+    for split in ("validation", "test"):
+        assert_equal(fixed(ranged, split).read(slice(0, 5)), fixed(plain, split).read(slice(0, 5)))
+    assert ranged.batches_per_epoch == plain.batches_per_epoch
+
+
+def test_a_range_needs_as_many_training_images_as_a_batch(opened: Opener) -> None:
+    enough = {"images_per_puzzle": 15, "batches_per_epoch": 2}
+    opened(puzzles_per_batch=19, images_range=[2, 4], **enough).check(0)
+    with pytest.raises(DataError, match=r"images_range, a batch of 300 images needs as many .* there are 285"):
+        opened(puzzles_per_batch=20, images_range=[2, 4], **enough).check(0)
+    opened(puzzles_per_batch=20, **enough).check(0)
+
+
+# Wear -----------------------------------------------------------------------------------------------------------------
+
+WORN = {"share": 0.6, "gap": 2.0, "noise": 0.1, "jitter": 0.3, "rotation": 0.5}
+
+
+def test_training_fragments_are_worn_and_nothing_else_of_them(opened: Opener) -> None:
+    plain, worn = opened(seed=3), opened(seed=3, wear=WORN)
+    for number in (0, 1, 7):
+        before, after = plain.train_batch(number), worn.train_batch(number)
+        for name in TENSORS[1:]:
+            assert getattr(before, name).equal(getattr(after, name))
+        assert after.fragments.equal(Wear(**WORN).apply(before.fragments, 3, number * 80))
+        assert 0.5 < (before.fragments != after.fragments).flatten(1).any(1).float().mean() <= 1
+        assert not worn.train_batch(number).fragments.equal(opened(seed=4, wear=WORN).train_batch(number).fragments)
+
+
+def test_without_wear_there_is_none(opened: Opener) -> None:
+    expected = opened(wear=None).train_batch(1)
+    off = {**WORN, "share": 0.0}
+    for wear in ({}, off, {"share": 1.0}, opened().config.wear):
+        assert_equal(opened(wear=wear).train_batch(1), expected)
+
+
+@pytest.mark.parametrize("images_range", [None, [2, 80]])
+def test_no_two_puzzles_of_training_are_worn_by_the_same_numbers(
+    opened: Opener, images_range: list[int] | None
+) -> None:
+    """By which pixels of their first fragments noise makes lighter and which darker."""
+    clean, noisy = (opened(images_range=images_range, wear=wear) for wear in (None, {"share": 1.0, "noise": 0.5}))
+    signs = []
+    for number in range(12):
+        before, after = (data.train_batch(number).fragments[:, 0].flatten(1).int() for data in (clean, noisy))
+        signs.append((after - before).sign().double())
+    together = torch.corrcoef(torch.cat(signs)).nan_to_num(0)
+    assert len(together) >= 96
+    assert (together.diagonal() > 0.99).double().mean() > 0.95
+    assert (together - torch.diag(together.diagonal())).abs().max().item() < 0.5
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_wear_of_a_puzzle_does_not_hang_on_the_ranks(opened: Opener, world_size: int) -> None:
+    data = opened(wear=WORN)
+    for number in (0, 3):
+        shares = [data.train_batch(number, rank, world_size) for rank in range(world_size)]
+        assert_equal(together(shares), data.train_batch(number))
+    # With a range ranks have other puzzles, but each rank's are worn by numbers of its own.
+    ranged, plain = (opened(images_range=[7, 7], wear=wear) for wear in (WORN, None))
+    rows = 80 // world_size // 7
+    for rank in range(world_size):
+        expected = Wear(**WORN).apply(plain.train_batch(3, rank, world_size).fragments, 0, 3 * 80 + rank * rows)
+        assert ranged.train_batch(3, rank, world_size).fragments.equal(expected)
 
 
 # The size of an epoch -------------------------------------------------------------------------------------------------

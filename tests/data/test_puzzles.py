@@ -346,3 +346,110 @@ def test_slices_cover_all_once_and_in_order(total: int, size: int) -> None:
     parts = list(puzzles.batches(total, size))
     assert [index for part in parts for index in range(part.start, part.stop)] == list(range(total))
     assert all(part.stop - part.start == size for part in parts[:-1])
+
+
+# What lies beside what ------------------------------------------------------------------------------------------------
+
+STEPS = [(0, 1), (0, -1), (1, 0), (-1, 0)]  # rows and columns to the right, to the left, below and above
+
+
+def shuffled(count: int, images: int, grid: Size, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Sources and cells of puzzles."""
+    cells = grid[0] * grid[1]
+    orders = torch.from_numpy(puzzles.draw_orders(count, images * cells, np.random.default_rng(seed)))
+    return orders // cells, orders % cells
+
+
+def slow_neighbours(sources: list[int], cells: list[int], grid: Size) -> list[list[int]]:
+    """By looking at each other fragment of the puzzle."""
+    places = [(source, cell // grid[1], cell % grid[1]) for source, cell in zip(sources, cells, strict=True)]
+    found = []
+    for source, row, column in places:
+        beside = [(source, row + down, column + across) for down, across in STEPS]
+        found.append([places.index(place) if place in places else len(places) for place in beside])
+    return found
+
+
+@unhurried
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))
+def test_neighbours_are_those_of_a_slow_loop(count: int, images: int, rows: int, columns: int, seed: int) -> None:
+    sources, cells = shuffled(count, images, (rows, columns), seed)
+    found = puzzles.neighbours(sources, cells, (rows, columns))
+    assert found.dtype == torch.int64
+    slow = [
+        slow_neighbours(source, cell, (rows, columns))
+        for source, cell in zip(sources.tolist(), cells.tolist(), strict=True)
+    ]
+    assert found.tolist() == slow
+
+
+def test_neighbours_of_a_square_are_told_by_hand() -> None:
+    """2 x 3 cells as one reads: 0 1 2 over 3 4 5; then in reverse."""
+    sources, cells = torch.zeros(1, 6, dtype=torch.long), torch.arange(6).view(1, 6)
+    right, left, below, above = [1, 2, 6, 4, 5, 6], [6, 0, 1, 6, 3, 4], [3, 4, 5, 6, 6, 6], [6, 6, 6, 0, 1, 2]
+    assert puzzles.neighbours(sources, cells, (2, 3))[0].T.tolist() == [right, left, below, above]
+    reverse = [[6 if place == 6 else 5 - place for place in side[::-1]] for side in (right, left, below, above)]
+    assert puzzles.neighbours(sources, cells.flip(1), (2, 3))[0].T.tolist() == reverse
+    whole = puzzles.neighbours(torch.arange(3).view(1, 3), torch.zeros(1, 3, dtype=torch.long), (1, 1))
+    assert (whole == 3).all()
+
+
+@unhurried
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))
+def test_who_is_right_of_one_has_that_one_to_its_left(images: int, rows: int, columns: int, seed: int) -> None:
+    sources, cells = shuffled(2, images, (rows, columns), seed)
+    found, count = puzzles.neighbours(sources, cells, (rows, columns)), images * rows * columns
+    for puzzle in found.tolist():
+        for there, back in ((0, 1), (1, 0), (2, 3), (3, 2)):
+            assert all(puzzle[sides[there]][back] == i for i, sides in enumerate(puzzle) if sides[there] < count)
+        seams = sum(side < count for sides in puzzle for side in sides)
+        assert seams == 2 * images * (rows * (columns - 1) + columns * (rows - 1))
+
+
+@unhurried
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))
+def test_pairs_are_told_by_slow_loops(count: int, images: int, rows: int, columns: int, seed: int) -> None:
+    sources, cells = shuffled(count, images, (rows, columns), seed)
+    same, touching = puzzles.same_source(sources), puzzles.adjacent(sources, cells, (rows, columns))
+    assert same.dtype == touching.dtype == torch.bool
+    size = images * rows * columns
+    assert same.shape == touching.shape == (count, size, size)
+    for puzzle, (source, cell) in enumerate(zip(sources.tolist(), cells.tolist(), strict=True)):
+        beside = slow_neighbours(source, cell, (rows, columns))
+        for i, j in itertools.product(range(size), repeat=2):
+            assert same[puzzle, i, j].item() == (source[i] == source[j])
+            assert touching[puzzle, i, j].item() == (j in beside[i])
+
+
+def test_pairs_may_lack_fragments() -> None:
+    """Also where cells are empty or taken twice, which `adjacent` does not mind."""
+    sources, cells = torch.tensor([[0, 0, 1, 0, 1]]), torch.tensor([[0, 3, 1, 2, 0]])
+    assert puzzles.same_source(sources)[0].int().tolist() == [
+        [1, 1, 0, 1, 0],
+        [1, 1, 0, 1, 0],
+        [0, 0, 1, 0, 1],
+        [1, 1, 0, 1, 0],
+        [0, 0, 1, 0, 1],
+    ]
+    assert torch.nonzero(puzzles.adjacent(sources, cells, (2, 2))[0]).tolist() == [
+        [0, 3],
+        [1, 3],
+        [2, 4],
+        [3, 0],
+        [3, 1],
+        [4, 2],
+    ]
+    twice = puzzles.adjacent(torch.zeros(1, 3, dtype=torch.long), torch.tensor([[0, 0, 1]]), (1, 2))
+    assert torch.nonzero(twice[0]).tolist() == [[0, 2], [1, 2], [2, 0], [2, 1]]
+
+
+def test_names_and_order_of_images_do_not_matter_to_what_abuts() -> None:
+    sources, cells = shuffled(2, 3, (2, 3))
+    order = torch.randperm(18, generator=torch.Generator().manual_seed(1))
+    plain = puzzles.neighbours(sources, cells, (2, 3))
+    assert torch.equal(puzzles.neighbours((sources + 1) % 3, cells, (2, 3)), plain)
+    back = torch.cat([order.argsort(), torch.tensor([18])])
+    assert torch.equal(puzzles.neighbours(sources[:, order], cells[:, order], (2, 3)), back[plain[:, order]])
+    touching = puzzles.adjacent(sources, cells, (2, 3))
+    assert torch.equal(puzzles.adjacent((sources + 1) % 3, cells, (2, 3)), touching)
+    assert torch.equal(puzzles.adjacent(sources[:, order], cells[:, order], (2, 3)), touching[:, order][:, :, order])

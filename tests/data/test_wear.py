@@ -281,12 +281,12 @@ def test_no_share_or_no_kind_leaves_the_bytes(settings: dict[str, float]) -> Non
 
 @pytest.mark.parametrize("kinds", [*([kind] for kind in ALL), list(ALL)])
 def test_wear_gives_bytes_anew_and_leaves_what_it_is_given(kinds: list[str]) -> None:
-    given, before = cut_bytes(), torch.get_rng_state()
+    given, before = cut_bytes(6, 40), torch.get_rng_state()
     wear = Wear(share=1.0, **{kind: ALL[kind] for kind in kinds})
     worn = wear.apply(given, 0, 0)
     assert worn.dtype == torch.uint8
     assert worn.shape == given.shape
-    assert torch.equal(given, cut_bytes())
+    assert torch.equal(given, cut_bytes(6, 40))
     assert (worn != given).flatten(1).any(1).all()
     assert torch.equal(wear.apply(given, 0, 0), worn)
     assert torch.equal(torch.get_rng_state(), before)
@@ -295,16 +295,17 @@ def test_wear_gives_bytes_anew_and_leaves_what_it_is_given(kinds: list[str]) -> 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.7, 1.0])
 @pytest.mark.parametrize("kind", ALL)
 def test_a_kind_strikes_its_share_of_the_puzzles(kind: str, share: float) -> None:
-    # At least four fragments of noise-like pixels: whatever strikes is seen, but of turns a few may turn nothing.
     given = cut_bytes(2000, 30 if kind == "rotation" else 2, (3, 7, 7))
-    found = int(struck(Wear(share=share, **{kind: 1.0}), given).sum())  # type: ignore[arg-type]
+    found = int(struck(Wear(share=share, **{kind: 1.0}), given).sum())
+    # A share near nothing of 30 fragments turns none of them, in one puzzle of 31; a little noise rounds to none.
+    unseen = {"rotation": share / 31 * 2000, "noise": 5, "jitter": 5, "gap": 0}[kind]
     least, most = stats.binom.interval(0.9999, 2000, share)
-    assert least - (70 if kind == "rotation" else 25) <= found <= most
+    assert least - unseen - 4 * unseen**0.5 <= found <= most
 
 
 def test_each_kind_strikes_by_itself() -> None:
     given = cut_bytes(2000, 6, (3, 8, 8))
-    hits = [struck(Wear(share=0.4, **{kind: much}), given).double() for kind, much in ALL.items()]  # type: ignore[arg-type]
+    hits = [struck(Wear(share=0.4, **{kind: much}), given).double() for kind, much in ALL.items()]
     together = torch.corrcoef(torch.stack(hits)) - torch.eye(4, dtype=torch.float64)
     assert together.abs().max().item() < 4 / 2000**0.5
     plain = struck(Wear(share=0.4, **ALL), given)
@@ -344,7 +345,7 @@ def test_seeds_and_numbers_of_puzzles_wear_differently() -> None:
 @pytest.mark.parametrize("kind", ALL)
 def test_wear_is_the_change_of_its_puzzles_one_by_one(kind: str) -> None:
     """Puzzle by puzzle, in plain numbers; of which keys is told by hand."""
-    given, wear = cut_bytes(40, 3), Wear(share=0.5, **{kind: ALL[kind]})  # type: ignore[arg-type]
+    given, wear = cut_bytes(40, 3), Wear(share=0.5, **{kind: ALL[kind]})
     worn = wear.apply(given, 7, 20)
     for place in range(40):
         key = keys_of(7, f"wear/{kind}", 20 + place, 1)
@@ -368,7 +369,6 @@ def test_as_many_pixels_are_worn_off_as_others_up_to_the_most() -> None:
     assert stats.chisquare(counts[1:]).statistic < 13.8  # one in a thousand, of two degrees of freedom
 
 
-@pytest.mark.xfail(strict=True, reason="the part of a pixel lets one pixel more than the most be worn off")
 @pytest.mark.parametrize("most", [0.5, 2.5])
 def test_no_more_than_the_most_is_worn_off(most: float) -> None:
     given = cut_bytes(300, 1, (1, 8, 8))
@@ -408,7 +408,7 @@ def test_noise_comes_on_top_of_all_else() -> None:
     assert list(CHANGES) == ["gap", "rotation", "jitter", "noise"]
 
 
-def test_wear_that_is_off_everywhere_by_default() -> None:
+def test_all_wear_is_off_by_default() -> None:
     assert not any(vars(Wear()).values())
     some: dict[str, Any] = {"share": 0.5, **ALL}
     assert vars(Wear(**some)) == some

@@ -157,6 +157,22 @@ ACCUMULATING = (
 )
 
 
+SOLVING = (
+    *(line for line in SHORT if line != "model=linear"),
+    UNSCORED,
+    *("model=mosaic", "model.width=16", "model.depth=1", "model.heads=2", "model.latent_dim=8"),
+    *("data.images_range=[2,8]", "data.wear.share=0.5", "data.wear.gap=3", "data.wear.noise=0.2"),
+    *("data.wear.jitter=0.3", "data.wear.rotation=0.5", "evaluation.validation_puzzles=2"),
+    "scheduler=cosine",
+)
+PAIRING = (
+    *(line for line in SHORT if line != "model=linear"),
+    UNSCORED,
+    *("model=siamese", "model.latent_dim=8", "model.channels=[4,4,4]", "model.hidden=8"),
+    *("data.images_range=[2,8]", "evaluation.validation_puzzles=2"),
+)
+
+
 class Killed(BaseException):
     """Stands for the end of the process."""
 
@@ -268,6 +284,27 @@ def test_a_sigterm_at_any_moment_of_training_changes_nothing(
         terms.restart()
         job(folder, cache, f"resume={folder}")
         assert_same_run(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize("line", [SOLVING, PAIRING], ids=["solving worn puzzles", "pairing"])
+def test_puzzles_of_any_size_go_on_as_they_would_have(
+    tmp_path: Path, cache: Path, terms: Moments, line: tuple[str, ...]
+) -> None:
+    """In the middle of the first epoch, at its end, and in the second."""
+    job(tmp_path / "whole", cache, *line)
+    last = terms.count
+    stopped_at = set()
+    for at in (3, last // 2, last - 3):
+        folder = tmp_path / str(at)
+        terms.restart(at)
+        with pytest.raises(SystemExit):
+            job(folder, cache, *line)
+        terms.restart()
+        stopped_at.add(int(checkpoint(folder)["global_step"]))
+        job(folder, cache, f"resume={folder}")
+        assert_same_run(tmp_path / "whole", folder)
+    assert len(stopped_at) == 3
+    assert {step % 4 for step in stopped_at} > {0}
 
 
 @pytest.mark.parametrize("key", ["trainer.max_epochs", "data.epochs"])

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from fragrecon.errors import ConfigError, DataError, RunError, TrainingError
+from fragrecon.models.base import Solver
 from fragrecon.objectives.reconstruction import Reconstruction
+from fragrecon.run import compose
 from fragrecon.runs import load_run
 from tests import layouts
 from tests.cli import (
@@ -37,7 +39,7 @@ def model_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in load_run(folder).load_model().named_parameters()}
 
 
-@pytest.mark.parametrize("model", ["conv", "linear", "pca", "supervised", "simclr", "mosaic"])
+@pytest.mark.parametrize("model", ["conv", "linear", "pca", "supervised", "siamese", "simclr", "mosaic"])
 def test_every_model_trains_and_is_scored(tmp_path: Path, cache: Path, model: str) -> None:
     folder = tmp_path / "run"
     found = job(folder, cache, *SMALL, f"model={model}")
@@ -46,7 +48,74 @@ def test_every_model_trains_and_is_scored(tmp_path: Path, cache: Path, model: st
     first, last = (float(row["train/loss"]) for row in rows(folder))
     assert last < first
     trained = load_run(folder).load_model()
-    assert trained.encode(torch.rand(1, 3, 3, 16, 16)).shape == (1, 3, 128)
+    size = {"siamese": 256}.get(model, 128)
+    assert trained.encode(torch.rand(1, 3, 3, 16, 16)).shape == (1, 3, size)
+
+
+TINY = ("model=mosaic", "model.width=32", "model.depth=2", "model.heads=2", "model.latent_dim=16")
+WEAR = ("share=0.5", "gap=3", "noise=0.1", "jitter=0.3", "rotation=0.5")
+ANY = (*SMALL, *TINY, "data.images_range=[2,20]", *(f"data.wear.{kind}" for kind in WEAR), "data.batches_per_epoch=6")
+
+
+def test_a_model_of_worn_puzzles_of_any_size_trains_from_the_command_line(
+    cli: Cli, tmp_path: Path, cache: Path
+) -> None:
+    cli.run(*ANY, "hydra.run.dir=run").ok()
+    folder = cli.home / "run"
+    assert status(folder)["status"] == "done"
+    assert [row["step"] for row in rows(folder)] == ["6", "12"]
+    for row in rows(folder):
+        for stage in ("train", "val"):
+            loss, *parts = (float(row[f"{stage}/{name}"]) for name in ("loss", "contrast", "cells", "sides"))
+            assert loss == pytest.approx(sum(parts), rel=1e-4)
+            assert all(math.isfinite(part) and part > 0 for part in parts)
+            assert all(0 <= float(row[f"{stage}/{name}_accuracy"]) <= 1 for name in ("cell", "side"))
+    config = load_run(folder).config
+    assert config.data.images_range == [2, 20]
+    assert config.data.wear == {"share": 0.5, "gap": 3.0, "noise": 0.1, "jitter": 0.3, "rotation": 0.5}
+    found = metrics(folder)
+    assert found["protocol"]["images_per_puzzle"] == 10, "what is scored is as usual"
+    model = load_run(folder).load_model()
+    assert isinstance(model, Solver)
+    for count in (2, 9):
+        assert model.solve(torch.rand(1, count, 3, 16, 16)).sides.shape == (1, count, 4, count + 1)
+    job(tmp_path / "again", cache, *ANY)
+    assert_same_run(folder, tmp_path / "again")
+
+
+def test_validation_is_the_same_whatever_training_puzzles_are_like(tmp_path: Path, cache: Path) -> None:
+    """Of a model that learns nothing, all figures of validation stay, and those of training do not."""
+    still = (*ANY, "data.epochs=1", "optimizer.lr=0", "optimizer.weight_decay=0", "evaluation.puzzles=0")
+    job(tmp_path / "any", cache, *still)
+    job(tmp_path / "usual", cache, *still, "data.images_range=null", "data.wear.share=0")
+    (found,), (usual,) = (rows(tmp_path / name) for name in ("any", "usual"))
+    for name in usual:
+        if name.startswith("val"):
+            assert found[name] == usual[name], name
+    assert found["train/loss"] != usual["train/loss"]
+
+
+TOO_MUCH: dict[str, tuple[str, ...]] = {
+    "gap": ("data.wear.gap=8",),
+    "turned fragments that are not square": ("data.wear.rotation=0.5", "data.fragment_size=[16,32]"),
+    "unknown kind": ("+data.wear.blur=0.1",),
+}
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_wear_that_fragments_cannot_bear_is_refused_before_training(tmp_path: Path, cache: Path, case: str) -> None:
+    with pytest.raises(ConfigError):
+        job(tmp_path / "run", cache, *QUICK, "data.wear.share=1", *TOO_MUCH[case])
+    assert status(tmp_path / "run")["stage"] != "training"
+
+
+def test_a_range_too_large_for_a_process_is_refused_before_they_are_started() -> None:
+    from fragrecon.jobs.train import check_share
+
+    config = compose(["data.puzzles_per_batch=4", "data.images_range=[2,30]"])
+    check_share(config, 1)
+    with pytest.raises(ConfigError, match=r"data\.images_range"):
+        check_share(config, 2)
 
 
 @pytest.mark.parametrize(

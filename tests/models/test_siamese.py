@@ -181,12 +181,7 @@ def test_half_precision_gives_logits_of_single_precision() -> None:
         (SHAPE, {"dropout": 1.0}, r"model\.dropout=1\.0 should be at least 0 and below 1"),
         (SHAPE, {"dropout": -0.1}, r"model\.dropout=-0\.1"),
         (SHAPE, {"latent_dim": 0}, r"model\.latent_dim=0"),
-        pytest.param(
-            SHAPE,
-            {"hidden": 0},
-            r"model\.hidden",
-            marks=pytest.mark.xfail(strict=True, reason="a perceptron without width is not refused"),
-        ),
+        (SHAPE, {"hidden": 0}, r"model\.hidden=0 should be at least 1"),
     ],
 )
 def test_impossible_settings_are_refused(shape: Shape, change: dict[str, object], message: str) -> None:

@@ -65,7 +65,8 @@ def test_the_loss_of_pairs_is_that_of_a_slow_loop(puzzles: int, count: int, seed
     target = torch.rand(puzzles, count, count, generator=torch.Generator().manual_seed(seed)) < 0.3
     found = pair_loss(logits(puzzles, count, seed), target)
     assert found.shape == ()
-    assert found.item() == pytest.approx(slow(logits(puzzles, count, seed), target.tolist()), rel=1e-5)
+    expected = slow(logits(puzzles, count, seed), target.tolist())
+    assert found.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_what_is_said_of_a_fragment_and_itself_does_not_count() -> None:
@@ -109,7 +110,7 @@ def test_a_perfect_judge_costs_nothing_and_the_grid_decides_what_abuts() -> None
     assert found["loss"].item() == pytest.approx(0, abs=1e-6)
     turned = Pairs((3, 2))(model, puzzles, torch.Generator())
     assert turned["same"].item() == pytest.approx(0, abs=1e-6)
-    # 14 ordered pairs abut in either grid, of which 2 x 3 and 3 x 2 have (0,1), (1,2)x, ... in common: count by sets.
+    # Each pair of cells that abuts in one grid only is an error of its logit, in both images.
     one, other = ({(i, j) for i in range(6) for j in range(6) if beside(i, j, width)} for width in (3, 2))
     assert turned["adjacent"].item() == pytest.approx(100 * 2 * len(one ^ other) / (12 * 11), rel=1e-5)
 

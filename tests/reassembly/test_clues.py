@@ -22,6 +22,8 @@ def solution(fragments: int, grid: Grid, puzzles: int = 2, seed: int = 0) -> Sol
     for f in range(fragments):
         sides[:, f, :, f] = -math.inf
     cells = 3 * torch.randn(puzzles, fragments, grid[0] * grid[1], generator=random)
+    if grid != (1, 1):
+        cells[:, 0, 0] = -math.inf
     return Solution(torch.randn(puzzles, fragments, 3, generator=random), cells, sides)
 
 
@@ -35,7 +37,7 @@ def assert_close(one: Clues, other: Clues, atol: float = 1e-5) -> None:
         torch.testing.assert_close(getattr(one, part), getattr(other, part), rtol=1e-5, atol=atol)
 
 
-# What a model holds likely ---------------------------------------------------------------------------------------------
+# What a model holds likely --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (2, 3), (3, 1), (1, 4), (1, 1)])
@@ -83,7 +85,7 @@ def test_learned_clues_follow_the_order_of_fragments_and_not_the_other_puzzles()
     assert_close(alone, taken(found, slice(1, 2)))
 
 
-# Gallagher's compatibility ---------------------------------------------------------------------------------------------
+# Gallagher's compatibility --------------------------------------------------------------------------------------------
 
 Floats = npt.NDArray[np.float64]
 
@@ -136,8 +138,8 @@ def test_gradient_clues_are_those_of_a_slow_loop(shape: tuple[int, int, int], co
         np.testing.assert_allclose(found.down[b].numpy(), slow_gains(pixels.swapaxes(2, 3)), rtol=1e-5, atol=1e-5)
 
 
-def right_of(batch_sources: Tensor, positions: Tensor, columns: int) -> list[tuple[int, int]]:
-    places = list(zip(batch_sources.tolist(), positions.tolist(), strict=True))
+def right_of(sources: Tensor, positions: Tensor, columns: int) -> list[tuple[int, int]]:
+    places = list(zip(sources.tolist(), positions.tolist(), strict=True))
     return [
         (i, places.index((image, cell + 1))) for i, (image, cell) in enumerate(places) if cell % columns < columns - 1
     ]
@@ -205,6 +207,10 @@ def test_black_beside_white_fragments_have_finite_clues() -> None:
 
 def test_pixels_and_model_add_up() -> None:
     some, fragments = solution(6, (2, 3)), torch.rand(2, 6, 3, 4, 4, generator=seeded(4))
-    both, learned, pixels = all_clues(some, fragments, (2, 3)), learned_clues(some, (2, 3)), gradient_clues(fragments, 6)
+    both, learned, pixels = (
+        all_clues(some, fragments, (2, 3)),
+        learned_clues(some, (2, 3)),
+        gradient_clues(fragments, 6),
+    )
     assert_close(both, Clues(learned.cells, learned.across + pixels.across, learned.down + pixels.down))
     assert_close(both.cpu(), both, 0)

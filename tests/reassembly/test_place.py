@@ -175,7 +175,7 @@ def test_improvement_takes_the_best_move_each_time() -> None:
         while True:
             best = max(
                 ([own[cell] for cell in move] for move in slow_moves(grid)),
-                key=lambda placement: slow_gain(clues, group, placement, grid),  # noqa: B023
+                key=lambda placement: slow_gain(clues, group, placement, grid),
             )
             if slow_gain(clues, group, best, grid) <= slow_gain(clues, group, own, grid) + LEAST:
                 break

@@ -35,10 +35,10 @@ def keys(puzzles: int) -> Tensor:
     return keys_of(0, "test", 0, puzzles)
 
 
-def unit(labels: Tensor, k: int, spread: float = 0.05, seed: int = 0) -> Tensor:
+def unit(labels: Tensor) -> Tensor:
     """Embeddings of length 1 in clear clusters."""
-    noise = torch.randn(*labels.shape, 16, generator=seeded(seed))
-    return F.normalize(F.one_hot(labels, 16).float() + spread * noise, dim=-1) if k <= 16 else noise
+    noise = torch.randn(*labels.shape, 16, generator=seeded(0))
+    return F.normalize(F.one_hot(labels, 16).float() + 0.05 * noise, dim=-1)
 
 
 def held_by(placement: Placement, puzzle: int, k: int, n: int) -> list[int]:
@@ -57,13 +57,13 @@ def assert_is(placement: Placement, images: Tensor, cells: Tensor) -> None:
     assert torch.equal(placement.cells, cells)
 
 
-def without(batch_sources: Tensor, positions: Tensor, lost: int) -> tuple[Tensor, Tensor]:
+def without(sources: Tensor, positions: Tensor, lost: int) -> tuple[Tensor, Tensor]:
     """A puzzle that has lost its last fragments, which are random ones."""
-    kept = batch_sources.shape[1] - lost
-    return batch_sources[:, :kept], positions[:, :kept]
+    kept = sources.shape[1] - lost
+    return sources[:, :kept], positions[:, :kept]
 
 
-# How many images -------------------------------------------------------------------------------------------------------
+# How many images ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("images", "cells"), [(1, 16), (2, 16), (7, 4), (5, 1), (3, 6)])
@@ -75,19 +75,17 @@ def test_fragments_that_fill_whole_images_are_of_as_many(images: int, cells: int
 @pytest.mark.parametrize(("images", "cells", "lost"), [(2, 16, 2), (5, 16, 7), (4, 9, 10), (7, 16, 12), (3, 6, 5)])
 def test_where_fragments_are_lost_clear_clusters_are_counted(images: int, cells: int, lost: int) -> None:
     sources = torch.arange(images * cells) % images
-    found = count_images(unit(sources[lost:].unsqueeze(0), images), cells)
-    assert found == images
-    assert images * cells - lost <= found * cells
+    assert count_images(unit(sources[lost:].unsqueeze(0)), cells) == images
 
 
 def test_more_images_may_be_there_than_the_fragments_need() -> None:
     sources = torch.arange(30).unsqueeze(0) % 5
-    assert count_images(unit(sources, 5), 16) == 5
+    assert count_images(unit(sources), 16) == 5
 
 
 def test_there_are_never_fewer_images_than_the_fragments_need() -> None:
     sources = torch.arange(50).unsqueeze(0) % 2  # two clusters, but fifty fragments need four images
-    assert count_images(unit(sources, 2), 16) == 4
+    assert count_images(unit(sources), 16) == 4
     for count in range(1, 40):
         found = count_images(torch.randn(1, count, 4, generator=seeded(count)), 16)
         assert -(-count // 16) <= found <= max(3, count // 4)
@@ -98,14 +96,13 @@ def test_few_fragments_are_of_one_image(count: int) -> None:
     assert count_images(torch.eye(4)[:count].unsqueeze(0), 16) == 1
 
 
-# Groups ----------------------------------------------------------------------------------------------------------------
+# Groups ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lost", [0, 1, 5, 13])
 def test_clear_groups_are_found_though_fragments_are_lost(lost: int) -> None:
-    sources, positions = without(*shuffled(4, 5, (4, 4)), lost)
-    found = group(unit(sources, 5), 5, 16, keys(4))
-    assert positions.shape == found.shape
+    sources, _ = without(*shuffled(4, 5, (4, 4)), lost)
+    found = group(unit(sources), 5, 16, keys(4))
     same = found.unsqueeze(1) == found.unsqueeze(2)
     assert torch.equal(same, sources.unsqueeze(1) == sources.unsqueeze(2))
 
@@ -124,7 +121,7 @@ def test_one_fragment_is_a_group() -> None:
     assert group(torch.ones(1, 1, 4), 1, 16, keys(1)).tolist() == [[0]]
 
 
-# Images ----------------------------------------------------------------------------------------------------------------
+# Images ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 2), (2, 3), (3, 1), (4, 4)])
@@ -214,7 +211,9 @@ def test_the_fragments_of_each_image_are_placed_in_the_best_way() -> None:
     for b in range(5):
         for image in range(3):
             own = torch.nonzero(sources[b] == image).flatten()
-            alone = Clues(clues.cells[b, own][None], clues.across[b, own][:, own][None], clues.down[b, own][:, own][None])
+            alone = Clues(
+                clues.cells[b, own][None], clues.across[b, own][:, own][None], clues.down[b, own][:, own][None]
+            )
             every = torch.tensor(list(itertools.permutations(range(4)))).unsqueeze(0)
             best = every[0, gain(alone, every, grid)[0].argmax()]
             assert found.cells[b, own[best]].tolist() == [0, 1, 2, 3]
@@ -238,16 +237,11 @@ def test_regrouping_ends_where_no_swap_of_any_two_places_gains() -> None:
 
 @pytest.mark.parametrize("regroup", [False, True])
 def test_a_puzzle_is_rebuilt_alike_wherever_it_stands(regroup: bool) -> None:
-    grid, images = (2, 3), shuffled(6, 3, (2, 3))[0]
-    images[:, :3] = torch.tensor([0, 1, 2])  # so that all have three, but not of one size
-    images = torch.stack([own[:16] for own in images])
-    valid = F.one_hot(images, 3).sum(1).amax(1) <= 6
-    clues = taken(random_clues(6, 16, grid), valid)
-    images = images[valid]
-    assert len(images) > 1
+    grid, images = (2, 3), shuffled(6, 3, (2, 3))[0][:, :16]
+    clues = random_clues(6, 16, grid)
     whole = rebuild(clues, images, grid, regroup=regroup)
     assert_is(rebuild(clues, images, grid, regroup=regroup, memory=1), whole.images, whole.cells)
-    for i in range(len(images)):
+    for i in range(6):
         alone = rebuild(taken(clues, slice(i, i + 1)), images[i : i + 1], grid, regroup=regroup)
         assert_is(alone, whole.images[i : i + 1], whole.cells[i : i + 1])
 

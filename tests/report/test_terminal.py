@@ -16,7 +16,7 @@ from fragrecon.evaluation.robustness import Condition, Outcome
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.evaluation.statistics import summary as summarised
 from fragrecon.report.labels import label
-from fragrecon.report.terminal import COLUMNS, HARDER, print_metrics, print_robustness
+from fragrecon.report.terminal import COLUMNS, HARDER, PAIRS, REASSEMBLY, print_metrics, print_robustness
 
 METHODS = ("random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model")
 
@@ -118,6 +118,79 @@ def test_a_single_puzzle_has_no_interval() -> None:
 def test_the_folder_is_never_broken_so_that_it_can_be_copied(length: int) -> None:
     folder = "/runs/" + "x" * length
     assert f"record: {folder}" in shown(written(), folder=folder)
+
+
+# Fragments put back into place ----------------------------------------------------------------------------------------
+
+
+def rebuilt(half: float | None = 0.0123, pairs: bool = True) -> dict[str, Any]:
+    """A ``metrics.json`` of a model that puts puzzles together, beside what pixels alone do."""
+    metrics = written(half)
+    for number, method in enumerate(("model", "seam_gradients"), 1):
+        own = {name: summary(number / 10 + place / 1000, half) for place, name in enumerate(REASSEMBLY, 1)}
+        metrics["scores"].setdefault(method, {}).update(own)
+    metrics["model_minus"]["seam_gradients"] = {name: summary(0.05, half) for name in REASSEMBLY}
+    if pairs:
+        own = {name: summary(0.3 + place / 1000, half) for place, name in enumerate(PAIRS, 1)}
+        metrics["scores"]["model"].update(own)
+    return metrics
+
+
+def reassembly_part(lines: Sequence[str]) -> list[str]:
+    start = next(i for i, line in enumerate(lines) if line.strip() == "fragments put back into place")
+    return list(lines[start:])
+
+
+def test_the_table_of_reassembly_has_a_row_of_each_method_that_was_scored_so() -> None:
+    lines = shown(rebuilt())
+    part = reassembly_part(lines)
+    for number, method in enumerate(("model", "seam gradients"), 1):
+        (line,) = (line for line in part if line.startswith(f"{method} "))
+        expected = [f"{number / 10 + place / 1000:.3f} ±.012" for place in range(1, len(REASSEMBLY) + 1)]
+        assert cells_of(line, method) == expected
+    assert not any(line.startswith(label(method)) for line in part for method in METHODS[:-1])
+    # Above, nothing but the rows of the main table; methods without its scores have none.
+    assert not any("seam gradients" in line for line in lines[: len(lines) - len(part)])
+    assert [line for line in lines if line.startswith("raw pixels")] == [
+        line for line in shown(written()) if line.startswith("raw pixels")
+    ]
+
+
+def test_each_column_of_reassembly_is_headed_by_its_score() -> None:
+    part = reassembly_part(shown(rebuilt()))
+    rule = next(i for i, line in enumerate(part) if set(line.strip()) == {"─"})
+    heads = [line.split() for line in part[rule - 2 : rule]]
+    assert [" ".join(words) for words in zip(*heads, strict=True)] == list(REASSEMBLY.values())
+    assert list(REASSEMBLY) == [
+        "placing_direct",
+        "placing_perfect",
+        "reassembly_direct",
+        "reassembly_neighbours",
+        "reassembly_perfect",
+    ]
+
+
+def test_pairs_are_told_in_one_line_with_their_intervals() -> None:
+    (line,) = (line for line in shown(rebuilt()) if line.startswith("pairs of fragments: "))
+    expected = [f"{text} {0.3 + place / 1000:.4f} ±.0123" for place, text in enumerate(PAIRS.values(), 1)]
+    assert line == f"pairs of fragments: {', '.join(expected)}"
+
+
+@pytest.mark.parametrize("half", [0.0123, None, 0.9999, 1.5])
+def test_the_table_of_reassembly_fits_a_terminal_of_80_columns(half: float | None) -> None:
+    metrics = rebuilt(half, pairs=False)
+    metrics["scores"]["seam_gradients"]["placing_direct"] = summary(1.0, half)
+    assert_fits(shown(metrics))
+
+
+def test_a_model_that_only_embeds_has_neither_table_nor_line() -> None:
+    text = "\n".join(shown(written()))
+    assert "put back" not in text
+    assert "pairs of fragments" not in text
+    assert not any(line.startswith("pairs of fragments") for line in shown(rebuilt(pairs=False)))
+    metrics = rebuilt()
+    del metrics["scores"]["model"]["reassembly_perfect"]
+    assert not any("put back" in line for line in shown(metrics))
 
 
 # Harder conditions ----------------------------------------------------------------------------------------------------
