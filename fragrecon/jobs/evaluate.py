@@ -151,7 +151,11 @@ def score(
 
 
 def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[int, int]) -> dict[str, Score]:
-    """How the model scores a batch, by all that it can do; and what pixels alone do, if it puts puzzles together."""
+    """How the model scores a batch, by all that it can do; and what pixels alone do, if it puts puzzles together.
+
+    It can only put images together that are cut as those it was trained on.
+    """
+    puts_together = isinstance(model, Solver) and model.grid == grid
 
     def score(batch: FragmentBatch) -> dict[str, torch.Tensor]:
         solution = model.solve(batch.fragments) if isinstance(model, Solver) else None
@@ -159,13 +163,13 @@ def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[i
         scores = protocol.score_fully(embeddings, batch)
         if solution is not None:
             scores |= score_pairs(solution.pair_scores(), batch, grid, protocol)
-            scores |= score_solution(solution, batch, grid, protocol)
+            scores |= score_solution(solution, batch, grid, protocol) if puts_together else {}
         elif isinstance(model, PairScorer):
             scores |= score_pairs(model.pair_scores(batch.fragments), batch, grid, protocol)
         return scores
 
     methods: dict[str, Score] = {"model": score}
-    if isinstance(model, Solver):
+    if puts_together:
         methods["seam_gradients"] = lambda batch: score_gradients(batch, grid, protocol)
     return methods
 

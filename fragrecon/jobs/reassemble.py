@@ -19,6 +19,7 @@ from fragrecon.data.puzzles import FragmentBatch, grid_of, join, make_batch
 from fragrecon.data.readers.images import SUFFIXES, decode, size_of
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.reassembly import agreement, matches
+from fragrecon.jobs.evaluate import shape_text
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.clues import all_clues
 from fragrecon.reassembly.rebuild import Placement, count_images, group, rebuild
@@ -67,11 +68,10 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     if fragments > MOST:
         raise ConfigError(f"{fragments} fragments are more than the {MOST} that go together at once; give fewer files")
     model = run.load_model()
-    trained = run.config.data
-    if not isinstance(model, Solver) or (shape, config.data.image_size) != (trained.fragment_shape, trained.image_size):
+    if not isinstance(model, Solver) or (model.fragment_shape, model.grid) != (shape, grid):
         raise ConfigError(
-            f"the model of {run.folder} cannot put fragments of {shape[1]}x{shape[2]} pixels together to images of "
-            f"{grid[0]}x{grid[1]}; use a run of model=mosaic, and leave data.fragment_size and data.image_size alone"
+            f"the model of {run.folder} does not put images of {grid[0]}x{grid[1]} fragments of {shape_text(shape)} "
+            "together; use a run of model=mosaic, and leave data.fragment_size, data.image_size and data.channels alone"
         )
     puzzle = loose_puzzle(paths, sizes, shape) if loose else cut_puzzle(paths, sizes, config)
     if loose:
@@ -109,13 +109,13 @@ def image_files(given: Any) -> list[Path]:
         ConfigError: nothing, or nothing of the kind, is named.
         DataError: there is no such folder or file, or no image in it.
     """
-    if isinstance(given, str) and Path(given).expanduser().is_dir():
+    if given and isinstance(given, str) and Path(given).expanduser().is_dir():
         folder = Path(given).expanduser()
         found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
         if not found:
             raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
         return found
-    names = [given] if isinstance(given, str) else given
+    names = [given] if given and isinstance(given, str) else given
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError("mode=reassemble needs images: input=FOLDER, or 'input=[FILE,FILE,...]'")
     paths = [Path(name).expanduser() for name in names]

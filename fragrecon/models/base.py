@@ -95,7 +95,13 @@ class Solution:
 
 @runtime_checkable
 class Solver(Protocol):
-    """A model that puts a puzzle together."""
+    """A model that puts a puzzle together.
+
+    Attributes:
+        grid: rows and columns of fragments in an image.
+    """
+
+    grid: tuple[int, int]
 
     def solve(self, fragments: Tensor) -> Solution:
         """Of fragments (B, F, C, h, w)."""

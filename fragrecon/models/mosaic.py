@@ -57,7 +57,8 @@ class Mosaic(FragmentModel):
             raise ConfigError(f"model.width={width} cannot be shared equally by model.heads={heads}")
         if not 2 <= window <= min(height, columns):
             raise ConfigError(f"model.window={window} should be from 2 to the fragment's side, {min(height, columns)}")
-        self.window, self.seams, self.context, self.depth, self.heads = window, seams, context, depth, heads
+        self.grid, self.window, self.seams, self.context = grid, window, seams, context
+        self.depth, self.heads = depth, heads
         pixels = channels * height * columns
         self.pixels = nn.Sequential(nn.Linear(pixels, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         places = len(range(0, height - window + 1, window // 2)) * len(range(0, columns - window + 1, window // 2))

@@ -43,12 +43,12 @@ def framed(picture: Tensor, colour: Sequence[float], thickness: int) -> Tensor:
 
 
 def colours(count: int) -> list[tuple[float, float, float]]:
-    """As many colours that differ, by hue and, beyond a dozen, by brightness."""
-    found = []
-    for number in range(count):
-        hue = number / min(count, 12) + (number // 12) / 24
-        found.append(colorsys.hsv_to_rgb(hue % 1, 0.9, 0.95 if number // 12 % 2 == 0 else 0.6))
-    return found
+    """As many colours that differ: by hue, in rings of a dozen between each other's hues, light and dark in turn."""
+    rings, around = -(-count // 12), min(count, 12)
+    return [
+        colorsys.hsv_to_rgb((place / around + ring / (12 * rings)) % 1, 0.9, 0.6 if ring % 2 else 0.95)
+        for ring, place in (divmod(number, 12) for number in range(count))
+    ]
 
 
 def save(picture: Tensor, path: Path) -> None:

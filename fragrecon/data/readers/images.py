@@ -105,22 +105,23 @@ def decode(image: bytes | Path, shape: Shape, name: str | None = None) -> npt.ND
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         what = name or (str(image) if isinstance(image, Path) else f"{len(image)} bytes")
         raise DataError(f"{what} is not a readable image ({_reason(error)}); mend or remove it") from None
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, as Pillow's own pixels cannot be written to
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, upright, without decoding it.
+    """Height and width of an image file, upright.
 
     Raises:
         DataError: it is no image.
     """
     try:
         with Image.open(path) as file:
-            turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            width, height = file.size
+            lies = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            # Some formats are turned as they are decoded, which only then shows.
+            width, height = ImageOps.exif_transpose(file).size if lies else file.size
     except Exception as error:
         raise DataError(f"{path} is not a readable image ({_reason(error)}); mend or remove it") from None
-    return (width, height) if turned else (height, width)
+    return height, width
 
 
 def decode_blocks(batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int64]]], shape: Shape) -> Iterator[Block]:
