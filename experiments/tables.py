@@ -23,6 +23,7 @@ from typing import Any
 from fragrecon import files
 from fragrecon.evaluation.statistics import paired, summary
 from fragrecon.report.labels import label
+from fragrecon.report.terminal import REASSEMBLY
 
 HERE = Path(__file__).resolve().parent
 PAGES = [HERE.parent / "README.md", *sorted(HERE.glob("*.md"))]
@@ -41,13 +42,6 @@ BEYOND = {
     "balanced_accuracy": "balanced accuracy",
     "unknown_ari": "unknown-N ARI",
     "unknown_k_error": "N error",
-}
-REASSEMBLY = {
-    "placing_direct": "placed right",
-    "placing_perfect": "images perfect",
-    "reassembly_direct": "rebuilt right",
-    "reassembly_neighbours": "neighbours right",
-    "reassembly_perfect": "images perfect",
 }
 PAIRS = {
     "spectral_ari": "balanced spectral ARI",

@@ -102,3 +102,16 @@ def noisy(batch: FragmentBatch, share: float = 0.3) -> Tensor:
     seen = torch.where(torch.rand(other.shape, generator=random) < share, other, batch.source_ids)
     tight = 0.01 * torch.randn(*other.shape, batch.images_per_puzzle, generator=random)
     return F.one_hot(seen, batch.images_per_puzzle) + tight
+
+
+def alone_of(batch: FragmentBatch, puzzle: int) -> FragmentBatch:
+    """A puzzle as a batch of its own."""
+    own = slice(puzzle, puzzle + 1)
+    return FragmentBatch(
+        batch.fragments[own],
+        batch.source_ids[own],
+        batch.positions[own],
+        batch.labels[own],
+        batch.image_ids[own],
+        batch.step + puzzle,
+    )

@@ -15,7 +15,7 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.pairs import auroc, score_pairs
 from fragrecon.evaluation.protocol import ClusteringProtocol
 from fragrecon.models.base import PairScores
-from tests.evaluation.samples import puzzles
+from tests.evaluation.samples import alone_of, puzzles
 
 PROTOCOL = ClusteringProtocol(load_backend("batched"), restarts=5, seed=0, memory=2**26)
 NAMES = {"spectral_ari", "spectral_nmi", "spectral_accuracy", "same_auroc", "adjacency_auroc"}
@@ -54,19 +54,6 @@ def true_scores(batch: FragmentBatch, columns: int) -> PairScores:
         for i, j, _, touching in pairs_of(batch, b, columns):
             adjacent[b, i, j] = adjacent[b, j, i] = float(touching)
     return PairScores(same, adjacent)
-
-
-def alone_of(batch: FragmentBatch, puzzle: int) -> FragmentBatch:
-    """A puzzle as a batch of its own."""
-    own = slice(puzzle, puzzle + 1)
-    return FragmentBatch(
-        batch.fragments[own],
-        batch.source_ids[own],
-        batch.positions[own],
-        batch.labels[own],
-        batch.image_ids[own],
-        batch.step + puzzle,
-    )
 
 
 # Area under the curve -------------------------------------------------------------------------------------------------

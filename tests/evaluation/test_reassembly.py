@@ -16,7 +16,7 @@ from fragrecon.evaluation.reassembly import agreement, matches, score_clues, sco
 from fragrecon.models.base import Solution
 from fragrecon.reassembly.clues import Clues
 from fragrecon.reassembly.rebuild import Placement, rebuild
-from tests.evaluation.samples import puzzles
+from tests.evaluation.samples import alone_of, puzzles
 from tests.reassembly.samples import Grid, puzzle_of, random_clues, seeded, smooth, true_clues
 
 MEMORY = 2**26
@@ -75,19 +75,6 @@ def moved(batch: FragmentBatch, swaps: int, seed: int = 0, within: bool = False)
                 images[b, [one, other]] = images[b, [other, one]]
                 cells[b, [one, other]] = cells[b, [other, one]]
     return Placement(images, cells)
-
-
-def alone_of(batch: FragmentBatch, puzzle: int) -> FragmentBatch:
-    """A puzzle as a batch of its own."""
-    own = slice(puzzle, puzzle + 1)
-    return FragmentBatch(
-        batch.fragments[own],
-        batch.source_ids[own],
-        batch.positions[own],
-        batch.labels[own],
-        batch.image_ids[own],
-        batch.step + puzzle,
-    )
 
 
 # Agreement ------------------------------------------------------------------------------------------------------------
