@@ -5,6 +5,7 @@ Shapes: B puzzles of F fragments (C, h, w), cells = rows * columns of the grid.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,19 +43,20 @@ def all_clues(solution: Solution, fragments: Tensor, grid: tuple[int, int]) -> C
 
 
 def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
-    """Logarithms of what a model holds likely: each fragment's cell, and the neighbours of either of two that abut.
+    """How much likelier than by chance a model holds each fragment's cell, and that two are neighbours, as logarithms.
 
-    That nothing abuts a side speaks for the cells at that border of the image.
+    So a fragment gains by lying beside the right one, and loses by lying beside a wrong one, against lying beside a
+    place that stays empty. That nothing abuts a side speaks for the cells at that border of the image.
     """
     rows, columns = grid
     sides = solution.sides.float().log_softmax(-1).clamp(min=IMPOSSIBLE)  # (B, F, 4, F + 1)
-    beside, alone = sides[..., :-1].unbind(2), sides[..., -1]
+    beside, alone = (sides[..., :-1] + math.log(sides.shape[-1])).unbind(2), sides[..., -1]
     cell = torch.arange(rows * columns, device=alone.device)
     row, column = cell // columns, cell % columns
     borders = torch.stack([column == columns - 1, column == 0, row == rows - 1, row == 0])  # in the order of SIDES
     assert len(borders) == len(SIDES)
-    cells = solution.cells.float().log_softmax(-1).clamp(min=IMPOSSIBLE) + alone @ borders.to(alone.dtype)
-    return Clues(cells, beside[0] + beside[1].mT, beside[2] + beside[3].mT)
+    cells = solution.cells.float().log_softmax(-1).clamp(min=IMPOSSIBLE) + math.log(rows * columns)
+    return Clues(cells + alone @ borders.to(alone.dtype), beside[0] + beside[1].mT, beside[2] + beside[3].mT)
 
 
 def gradient_clues(fragments: Tensor, cells: int) -> Clues:

@@ -49,7 +49,7 @@ def test_learned_clues_are_those_of_a_slow_loop(grid: Grid) -> None:
     for b in range(2):
         sides = [[logs(side) for side in fragment] for fragment in some.sides[b].tolist()]
         for i in range(5):
-            expected = logs(some.cells[b, i].tolist())
+            expected = [logarithm + math.log(n) for logarithm in logs(some.cells[b, i].tolist())]
             for cell in range(n):
                 right, left, below, above = (side[-1] for side in sides[i])
                 expected[cell] += right if cell % columns == columns - 1 else 0
@@ -57,9 +57,9 @@ def test_learned_clues_are_those_of_a_slow_loop(grid: Grid) -> None:
                 expected[cell] += below if cell // columns == rows - 1 else 0
                 expected[cell] += above if cell // columns == 0 else 0
             assert found.cells[b, i].tolist() == pytest.approx(expected, abs=1e-4)
-            # That j is to the right of i is told by the right of i, and by the left of j.
-            across = [sides[i][0][j] + sides[j][1][i] for j in range(5)]
-            down = [sides[i][2][j] + sides[j][3][i] for j in range(5)]
+            # That j is to the right of i is told by the right of i, and by the left of j; by chance it is one of six.
+            across = [sides[i][0][j] + sides[j][1][i] + 2 * math.log(6) for j in range(5)]
+            down = [sides[i][2][j] + sides[j][3][i] + 2 * math.log(6) for j in range(5)]
             assert found.across[b, i].tolist() == pytest.approx(across, abs=1e-4)
             assert found.down[b, i].tolist() == pytest.approx(down, abs=1e-4)
 
@@ -70,9 +70,19 @@ def test_what_a_model_rules_out_still_adds_up() -> None:
     some.cells[0, 2, 3] = -math.inf
     found = learned_clues(some, (2, 2))
     assert all(torch.isfinite(getattr(found, part)).all() for part in PARTS)
-    assert found.across.diagonal(dim1=1, dim2=2).tolist() == [[2 * IMPOSSIBLE] * 4] * 2
-    assert found.cells[0, 1].max() < 2 * IMPOSSIBLE + 1e-4  # each cell of 2x2 lies at two borders
-    assert found.cells[0, 2, 3] < IMPOSSIBLE + 1e-4
+    least = torch.full((2, 4), 2 * (IMPOSSIBLE + math.log(5)))
+    torch.testing.assert_close(found.across.diagonal(dim1=1, dim2=2), least)
+    assert found.cells[0, 1].max() < 2 * IMPOSSIBLE + math.log(4) + 1e-4  # each cell of 2x2 lies at two borders
+    assert found.cells[0, 2, 3] < IMPOSSIBLE + math.log(4) + 1e-4
+
+
+def test_what_a_model_knows_nothing_of_gains_nothing() -> None:
+    cells, sides = torch.zeros(1, 4, 6), torch.zeros(1, 4, 4, 5)
+    found = learned_clues(Solution(torch.zeros(1, 4, 2), cells, sides), (2, 3))
+    torch.testing.assert_close(found.across, torch.zeros(1, 4, 4))
+    torch.testing.assert_close(found.down, torch.zeros(1, 4, 4))
+    # A cell gains what speaks for an empty side, the less the fewer of its sides are at a border.
+    torch.testing.assert_close(found.cells[0, 0], torch.tensor([2.0, 1, 2, 2, 1, 2]) * -math.log(5))
 
 
 def test_learned_clues_follow_the_order_of_fragments_and_not_the_other_puzzles() -> None:
