@@ -8,7 +8,8 @@ A page holds a table between two comments; the first says what to show, and name
 ``scores`` shows the final scores (NAME.json) and ``beyond`` those that leave the protocol; ``backends`` shows scores by
 both back ends (NAME.json, and sklearn/NAME.json with the last part of the name), ``epochs`` the course of training
 (NAME.csv), ``bench`` a result of ``benchmarks/``. ``reassembly`` and ``pairs`` show what only some models are scored
-by, ``harder`` KMeans ARI under harder conditions (NAME.robustness.csv), and ``ablations`` scores
+by, ``elsewhere`` results on other images, ``harder`` KMeans ARI under harder
+conditions (NAME.robustness.csv), and ``ablations`` scores
 puzzle by puzzle (NAME.npz) and how they differ from those of the first run.
 """
 
@@ -159,6 +160,18 @@ def pairs(names: list[str]) -> str:
     return special(names, PAIRS)
 
 
+def elsewhere(names: list[str]) -> str:
+    """A row a result on images of another source: how many, KMeans ARI beside that of raw pixels, and reassembly."""
+    heads = ["", "images", "raw pixels, KMeans ARI", "model, KMeans ARI", "rebuilt right", "images perfect"]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for name in names:
+        result = json.loads((HERE / "results" / f"{name}.json").read_text())
+        model, pixels = result["scores"]["model"], result["scores"]["raw_pixels"]
+        shown = [pixels["kmeans_ari"], *(model[m] for m in ("kmeans_ari", "reassembly_direct", "reassembly_perfect"))]
+        rows.append([short(name), str(result["data"]["images"]), *(cell(found) for found in shown)])
+    return lines(rows)
+
+
 def harder(names: list[str]) -> str:
     """A row a condition: KMeans ARI of each result's model, and of the colour histogram."""
     found: dict[tuple[str, str], dict[str, str]] = {}
@@ -216,6 +229,7 @@ def filled(page: str) -> str:
         "bench": bench,
         "reassembly": reassembly,
         "pairs": pairs,
+        "elsewhere": elsewhere,
         "harder": harder,
         "ablations": ablations,
     }

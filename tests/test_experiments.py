@@ -15,6 +15,7 @@ from fragrecon.report.labels import label
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
+ELSEWHERE = [path for path in RESULTS if path.parent.name == "photographs"]
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
 
@@ -29,7 +30,9 @@ def test_the_readme_shows_every_model_of_the_baselines() -> None:
     assert {"baselines/conv", "baselines/linear", "baselines/pca", "baselines/supervised"} <= set(names.split())
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "path", [path for path in RESULTS if path not in ELSEWHERE], ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_a_result_was_scored_by_the_whole_protocol(path: Path) -> None:
     result = json.loads(path.read_text())
     assert result["protocol"]["puzzles"] == 1000
