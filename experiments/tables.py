@@ -7,10 +7,10 @@ A page holds a table between two comments; the first says what to show, and name
 
 ``scores`` shows the final scores (NAME.json) and ``beyond`` those that leave the protocol; ``backends`` shows scores by
 both back ends (NAME.json, and sklearn/NAME.json with the last part of the name), ``epochs`` the course of training
-(NAME.csv), ``bench`` a result of ``benchmarks/``. ``reassembly`` and ``pairs`` show what only some models are scored
-by, ``elsewhere`` results on other images, ``harder`` KMeans ARI under harder
-conditions (NAME.robustness.csv), and ``ablations`` scores
-puzzle by puzzle (NAME.npz) and how they differ from those of the first run.
+(NAME.csv), ``bench`` and ``training`` results of ``benchmarks/``. ``reassembly`` and ``pairs`` show what only some models
+are scored by, ``elsewhere`` results on other images, ``harder`` KMeans ARI under harder conditions
+(NAME.robustness.csv), and ``ablations`` scores puzzle by puzzle (NAME.npz) and how they differ from those of the first
+run.
 """
 
 from __future__ import annotations
@@ -124,6 +124,19 @@ def bench(names: list[str]) -> str:
     return lines(rows)
 
 
+def training(names: list[str]) -> str:
+    """A row a benchmark of training: steps, how near they are to the machine's products, and the sprint."""
+    heads = ["threads", "s a step", "puzzles/s", "share of peak", "sprint, s", "steps", "validation ARI"]
+    rows = [heads, ["---:"] * len(heads)]
+    for name in names:
+        result = json.loads((HERE.parent / "benchmarks" / "results" / f"{name}.json").read_text())
+        step, sprint = result["step"], result["sprint"]
+        share = f"{step['share_of_peak']:.0%} of {step['peak_gflop_a_second']:,.0f} GFLOP/s"
+        timed = [f"{step['threads']}", f"{step['seconds_a_step']:.3f}", f"{step['puzzles_a_second']:.1f}", share]
+        rows.append([*timed, f"{sprint['seconds']:.0f}", f"{sprint['steps']}", f"{sprint['val_kmeans_ari']:.3f}"])
+    return lines(rows)
+
+
 def epochs(names: list[str]) -> str:
     """A row a training: its best epoch by the selection metric, and its last."""
     figures = ["validation loss", "validation score"]
@@ -227,6 +240,7 @@ def filled(page: str) -> str:
         "backends": backends,
         "epochs": epochs,
         "bench": bench,
+        "training": training,
         "reassembly": reassembly,
         "pairs": pairs,
         "elsewhere": elsewhere,
