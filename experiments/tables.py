@@ -7,8 +7,8 @@ A page holds a table between two comments; the first says what to show, and name
 
 ``scores`` shows the final scores (NAME.json) and ``beyond`` those that leave the protocol; ``backends`` shows scores by
 both back ends (NAME.json, and sklearn/NAME.json with the last part of the name), ``epochs`` the course of training
-(NAME.csv), ``bench`` and ``training`` results of ``benchmarks/``. ``reassembly`` and ``pairs`` show what only some models
-are scored by, ``elsewhere`` results on other images, ``harder`` KMeans ARI under harder conditions
+(NAME.csv), ``bench`` and ``training`` results of ``benchmarks/``. ``reassembly`` and ``pairs`` show what only some
+models are scored by, ``elsewhere`` results on other images, ``harder`` KMeans ARI under harder conditions
 (NAME.robustness.csv), and ``ablations`` scores puzzle by puzzle (NAME.npz) and how they differ from those of the first
 run.
 """
