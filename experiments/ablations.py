@@ -21,13 +21,12 @@ HERE = Path(__file__).resolve().parent
 RUNS = HERE.parent / "multirun" / "ablations"
 LEFT_OUT = {
     "whole": [],
-    "no_loss_on_sides": ["objective.sides=0"],
-    "no_learned_edges": ["model.edges=false"],
-    "no_seam_features": ["model.seams=false"],
     "neither_edges_nor_seams": ["model.edges=false", "model.seams=false"],
     "no_context": ["model.context=false"],
     "half_the_depth": ["model.depth=4"],
-    "no_loss_on_cells": ["objective.cells=0"],
+    "no_learned_edges": ["model.edges=false"],
+    "no_loss_on_sides": ["objective.sides=0"],
+    "no_seam_features": ["model.seams=false"],
 }
 KEPT = ("kmeans_ari", "reassembly_perfect")
 
