@@ -62,9 +62,9 @@ def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
 def gradient_clues(fragments: Tensor, cells: int) -> Clues:
     """How well the pixels of two fragments continue each other, and nothing on cells.
 
-    Mahalanobis gradient compatibility (Gallagher, "Jigsaw Puzzles with Pieces of Unknown Orientation", CVPR 2012, eqs.
-    1 to 6): the steps in colour across the seam are compared with the mean and covariance of those next to it, from
-    either side, and the sum is taken relative to the second-best partner of either fragment.
+    Mahalanobis gradient compatibility (Gallagher, "Jigsaw Puzzles with Pieces of Unknown Orientation", CVPR 2012): the
+    steps in colour across the seam are compared with the mean and covariance of those next to it, from either side,
+    and the sum is taken relative to the second-best partner of either fragment.
 
     Args:
         fragments: (B, F, C, h, w) in 0..1, at least 2x2 pixels.
