@@ -20,7 +20,7 @@ from fragrecon.errors import ConfigError
 from fragrecon.evaluation import robustness
 from fragrecon.evaluation.baselines import Baselines
 from fragrecon.evaluation.pairs import score_pairs
-from fragrecon.evaluation.protocol import ClusteringProtocol, Score, check_puzzle, evaluate
+from fragrecon.evaluation.protocol import METRICS, ClusteringProtocol, Score, check_puzzle, evaluate
 from fragrecon.evaluation.reassembly import score_gradients, score_solution
 from fragrecon.models.base import FragmentModel, PairScorer, Solver, count_parameters
 from fragrecon.record import FIGURES, Record
@@ -130,12 +130,13 @@ def score(
         from fragrecon.report import figures
 
         asked = list(robustness.conditions(evaluation.robustness))
+        clustered = {method: found for method, found in scores.items() if found.keys() >= set(METRICS)}
         with progress("scoring under harder conditions", 2 * len(asked) * evaluation.robustness.puzzles) as advance:
             outcomes = list(
                 robustness.outcomes(
                     evaluation.robustness,
                     data,
-                    scores,
+                    clustered,
                     protocol,
                     embed,
                     model.fragment_shape,
@@ -145,7 +146,7 @@ def score(
                 )
             )
         record.write_robustness(robustness.table(outcomes))
-        figures.save(figures.robustness_figure(outcomes, scores), record.folder / FIGURES / "robustness.png")
+        figures.save(figures.robustness_figure(outcomes, clustered), record.folder / FIGURES / "robustness.png")
         print_robustness(outcomes)
     return metrics
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from fragrecon import files
 from fragrecon.data.readers.images import decode, size_of
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.jobs.reassemble import cut_puzzle
@@ -680,3 +681,20 @@ def test_the_size_of_what_is_no_image_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "text.png", tmp_path / "nothing.png", tmp_path):
         with pytest.raises(DataError, match=rf"^{path} is not a readable image \(.+\); mend or remove it$"):
             size_of(path)
+
+
+def test_a_mosaic_is_scored_under_harder_conditions_too(tmp_path: Path, cache: Path, mosaic: Path) -> None:
+    """Also under the usual one, where what pixels alone put together has no scores of clustering to be drawn."""
+    none = [f"evaluation.robustness.{axis}=[]" for axis in ("fragment_size", "rotation", "jitter", "noise")]
+    given = ["evaluation=robustness", *none, "evaluation.robustness.images=[5,10]", "evaluation.robustness.gap=[1]"]
+    count = ["evaluation.puzzles=2", "evaluation.robustness.puzzles=2"]
+    job(tmp_path / "harder", cache, "mode=evaluate", f"run={mosaic}", *given, *count)
+    rows = files.read_csv(tmp_path / "harder" / "robustness.csv")
+    known: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        known.setdefault((row["axis"], row["value"]), set()).add(row["method"])
+    assert set(known) == {("images", "5"), ("images", "10"), ("gap", "1")}
+    for methods in known.values():
+        assert "model" in methods
+        assert "seam_gradients" not in methods
+    assert (tmp_path / "harder" / "figures" / "robustness.png").is_file()
