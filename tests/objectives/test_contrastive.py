@@ -61,7 +61,7 @@ class Solved(FragmentModel):
 
     def __init__(self, solution: Solution) -> None:
         super().__init__((3, 4, 4), 1)
-        self.solution = solution
+        self.solution, self.grid = solution, (2, 2)
 
     def solve(self, fragments: Tensor) -> Solution:
         return self.solution
