@@ -204,11 +204,12 @@ def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> 
     """
     count, (rows, columns) = source_ids.shape[1], grid
     row, column = positions // columns, positions % columns
+    places = source_ids * rows * columns + positions
+    holders = places.argsort(1)  # which fragment lies at a place
     found = []
     for down, across in ((0, 1), (0, -1), (1, 0), (-1, 0)):
         inside = (row + down >= 0) & (row + down < rows) & (column + across >= 0) & (column + across < columns)
-        beside = torch.where(inside, source_ids * rows * columns + positions + down * columns + across, 0)
-        holders = torch.argsort(source_ids * rows * columns + positions, 1)  # which fragment lies at a place
+        beside = torch.where(inside, places + down * columns + across, 0)
         found.append(torch.where(inside, holders.gather(1, beside), count))
     return torch.stack(found, -1)
 
