@@ -67,10 +67,10 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
 
 
-def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, compressed: bool = False) -> None:
     """Write named arrays as an ``.npz`` file."""
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    (np.savez_compressed if compressed else np.savez)(content, **arrays)  # type: ignore[arg-type]
     with atomic_file(path) as file:
         file.write(content.getbuffer())
 

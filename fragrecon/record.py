@@ -9,20 +9,24 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy.typing as npt
 from omegaconf import OmegaConf
 
 from fragrecon import __version__, files
 from fragrecon.errors import FragreconError, RunError
-from fragrecon.evaluation.statistics import Scores, paired_summaries, summary
 from fragrecon.schema import Config, config_hash
+
+if TYPE_CHECKING:
+    from fragrecon.evaluation.statistics import Scores
 
 Stage = Literal["training", "evaluation"]
 
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
 ROBUSTNESS = "robustness.csv"
 METRICS, EPOCHS, SCORES, CHECKPOINTS, FIGURES = "metrics.json", "metrics.csv", "scores.npz", "checkpoints", "figures"
+EXAMPLES = "examples.npz"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
 
 
@@ -112,6 +116,8 @@ class Record:
             model: what was measured.
             seconds: how long each part took.
         """
+        from fragrecon.evaluation.statistics import paired_summaries, summary
+
         baselines = [method for method in scores if method != "model"]
         metrics = {
             "protocol": dict(protocol),
@@ -131,6 +137,18 @@ class Record:
             files.write_arrays(self.folder / SCORES, arrays)
             files.write_json(self.folder / METRICS, metrics)
         return metrics
+
+    def write_examples(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write ``examples.npz``: the first P test puzzles, of N images and F fragments, and what the model made of them.
+
+        Args:
+            arrays: ``images`` (P, N, C, H, W) uint8; ``grid`` (2,), rows and columns of fragments in an image;
+                ``source_ids`` (P, F) and ``positions`` (P, F) of the fragments in shuffled order; ``groups`` (P, F) as
+                KMeans finds them; of models that put puzzles together also ``rebuilt_images`` (P, F) and
+                ``rebuilt_cells`` (P, F), where each fragment went.
+        """
+        if self.writes:
+            files.write_arrays(self.folder / EXAMPLES, arrays, compressed=True)
 
     def write_robustness(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write ``robustness.csv``: a row for each condition, method and metric."""

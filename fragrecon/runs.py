@@ -6,12 +6,21 @@ import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
-from fragrecon import schema
+import numpy as np
+import numpy.typing as npt
+from omegaconf import OmegaConf
+
+from fragrecon import files, schema
 from fragrecon.errors import RunError
+from fragrecon.record import EPOCHS, EXAMPLES, OVERRIDES, SCORES
+from fragrecon.schema import model_name
 
 if TYPE_CHECKING:
     from fragrecon.models.base import FragmentModel
+
+Scores = npt.NDArray[np.float64]
 
 
 class Run:
@@ -48,6 +57,43 @@ class Run:
             )
         metrics: dict[str, Any] = json.loads(path.read_text())
         return metrics
+
+    @cached_property
+    def overrides(self) -> list[str]:
+        """What the command line said when the run started, and whenever it was taken up again."""
+        path = self.folder / OVERRIDES
+        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called on the command line: the module that it is built from."""
+        return model_name(self.config.model)
+
+    @cached_property
+    def epochs(self) -> list[dict[str, float]]:
+        """Rows of ``metrics.csv``; none where nothing was trained."""
+        path = self.folder / EPOCHS
+        rows = files.read_csv(path) if path.is_file() else []
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+
+    @cached_property
+    def scores(self) -> dict[str, Scores]:
+        """Scores (puzzles,) by ``METHOD/METRIC``, puzzle by puzzle."""
+        return self._arrays(SCORES)
+
+    @cached_property
+    def examples(self) -> dict[str, npt.NDArray[Any]]:
+        """The first test puzzles and what the model made of them; see `fragrecon.record.Record.write_examples`."""
+        return self._arrays(EXAMPLES)
+
+    def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        path = self.folder / name
+        if not path.is_file():
+            raise RunError(f"{self.folder} holds no {name}: its status is {self.status['status']}")
+        try:
+            return files.read_arrays(path)
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
+            raise RunError(f"{path} is not what a run writes: {error}") from None
 
     @property
     def last_checkpoint(self) -> Path | None:

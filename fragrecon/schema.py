@@ -169,6 +169,11 @@ def load(path: Path) -> Config:
     return parse(values)
 
 
+def model_name(node: Node) -> str:
+    """What a model is called on the command line: ``conv`` for ``fragrecon.models.conv.ConvAutoencoder``."""
+    return str(node["_target_"]).split(".")[-2]
+
+
 def config_hash(config: Config) -> str:
     """A short hash of everything that decides a run's numbers."""
     return digest({key: value for key, value in config.to_dict().items() if key not in _NOT_HASHED})[:16]
