@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from fragrecon import __version__, files
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 Stage = Literal["training", "evaluation"]
 
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
-ROBUSTNESS = "robustness.csv"
+ROBUSTNESS, LOCK = "robustness.csv", ".lock"
 METRICS, EPOCHS, SCORES, CHECKPOINTS, FIGURES = "metrics.json", "metrics.csv", "scores.npz", "checkpoints", "figures"
 EXAMPLES = "examples.npz"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
@@ -40,8 +43,32 @@ class Record:
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
         self.folder, self.writes = folder, writes
-        path = folder / STATUS
-        self.status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        self.status = self._read_status()
+
+    def _read_status(self) -> dict[str, Any]:
+        path = self.folder / STATUS
+        try:
+            status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            raise RunError(f"{path} is not what a run writes: {error}") from None
+        return status
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes out of the folder for the block; raises `RunError` if one is at work there.
+
+        The lock ends with the process, however that ends.
+        """
+        if not self.writes:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / LOCK, timeout=0):
+                self.status = self._read_status()
+                yield
+        except Timeout:
+            raise RunError(f"another process is at work in {self.folder}; wait for its end") from None
 
     def check_unused(self) -> None:
         """Refuse to begin where another run lies; raises `RunError`."""
@@ -51,6 +78,27 @@ class Record:
                 f"resume={self.folder}, or choose another folder (another sweep.name, for a sweep)"
             )
 
+    def take_up(self, config: Config) -> bool:
+        """Whether a job of a sweep is left to do; what a job by another config left behind is then cleared away.
+
+        Raises:
+            RunError: another config was done here.
+        """
+        same = self.status.get("config_hash") == config_hash(config)
+        if self.status.get("status") == "done":
+            if not same:
+                raise RunError(
+                    f"{self.folder} holds a finished run of another configuration than this job's would be, as the "
+                    "files in conf/ or the code have changed; choose another sweep.name, or remove that folder"
+                )
+            return False
+        if not same:
+            for name in (METRICS, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS):
+                (self.folder / name).unlink(missing_ok=True)
+            for name in (CHECKPOINTS, FIGURES):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+        return True
+
     def start(self, config: Config, overrides: Sequence[str]) -> None:
         """Write config and overrides, and note that the run is under way; a run taken up again keeps its first
         start.
@@ -59,8 +107,8 @@ class Record:
             for left in (*self.folder.glob(".*.part"), *(self.folder / CHECKPOINTS).glob(".*.part")):
                 left.unlink()  # half a file of a run that was killed and is now taken up again
             files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
-            files.write_text(self.folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
-        started, key = self.status.get("started", _now()), config_hash(config)
+            self._write_overrides(overrides)
+        started, key = self.status.get("started", now()), config_hash(config)
         # How far a run had come counts for the same config only: with more epochs, say, it has to train again.
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
         self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
@@ -70,17 +118,27 @@ class Record:
         path = self.folder / OVERRIDES
         return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
 
+    def refuse(self, overrides: Sequence[str], error: Exception) -> None:
+        """Note that a new run never started, as its config was refused; a run that is there already stays as it is."""
+        if self.status.get("status") in (None, "failed"):
+            if self.writes:
+                self._write_overrides(overrides)
+            self.fail(error)
+
+    def _write_overrides(self, overrides: Sequence[str]) -> None:
+        files.write_text(self.folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+
     def enter(self, stage: Stage) -> None:
         self._note(stage=stage)
 
     def finish(self) -> None:
-        self._note(status="done", finished=_now())
+        self._note(status="done", finished=now())
 
     def fail(self, error: BaseException) -> None:
         """Note why the run ended: the message alone if a user can mend it, else with its traceback."""
         expected = isinstance(error, FragreconError)
         text = str(error) if expected else "".join(traceback.format_exception(error))
-        self._note(status="failed", error=text, finished=_now())
+        self._note(status="failed", error=text, finished=now())
 
     def _note(self, **values: Any) -> None:
         self.status.update(values)
@@ -139,13 +197,13 @@ class Record:
         return metrics
 
     def write_examples(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write ``examples.npz``: the first P test puzzles, of N images and F fragments, and what the model made of them.
+        """Write ``examples.npz``: the first P test puzzles, and what the model made of them.
 
         Args:
-            arrays: ``images`` (P, N, C, H, W) uint8; ``grid`` (2,), rows and columns of fragments in an image;
-                ``source_ids`` (P, F) and ``positions`` (P, F) of the fragments in shuffled order; ``groups`` (P, F) as
-                KMeans finds them; of models that put puzzles together also ``rebuilt_images`` (P, F) and
-                ``rebuilt_cells`` (P, F), where each fragment went.
+            arrays: ``images`` (P, N, C, H, W) uint8, those of each puzzle; ``grid`` (2,), rows and columns of fragments
+                in an image; ``source_ids`` (P, F) and ``positions`` (P, F) of the fragments in shuffled order;
+                ``groups`` (P, F) as KMeans finds them; of models that put puzzles together also ``rebuilt_images``
+                (P, F) and ``rebuilt_cells`` (P, F), where each fragment went.
         """
         if self.writes:
             files.write_arrays(self.folder / EXAMPLES, arrays, compressed=True)
@@ -156,11 +214,17 @@ class Record:
             files.write_csv(self.folder / ROBUSTNESS, rows)
 
 
+def reason(status: Mapping[str, Any]) -> str:
+    """Why a job failed, in a line: the last of a traceback, the first of a message."""
+    lines = str(status.get("error") or "no reason was noted").strip().splitlines()
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]
+
+
 def versions() -> dict[str, str]:
     return {"fragrecon": __version__, "python": platform.python_version()} | {
         name: metadata.version(name) for name in _PACKAGES
     }
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -6,6 +6,7 @@ Torch is imported by the job, not before, so that bad input is answered at once.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
@@ -16,19 +17,23 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fragrecon import schema
+from fragrecon import schema, sweeps
 from fragrecon.errors import FragreconError, RunError, nearest
+from fragrecon.record import Record, reason
+from fragrecon.runs import load_run
 
 log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
 # Keys that say what to do with a run; they are no part of the run's own configuration.
 _COMMANDS = ("mode", "run", "resume")
 # Where launchers of several processes say which one this is.
@@ -48,61 +53,128 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
     return resume
 
 
-def job_folder(number: int, overrides: str) -> str:
-    """The folder's name of a job of a sweep, which its number alone makes its own; file systems take 255 bytes.
+def help_text() -> str:
+    """A line on each config group and each of its options, as their files say it."""
+    root, lines = (CONF / "config.yaml").read_text(), []
+    for group in GROUPS:
+        said = re.search(rf"^  - {group}: \S+ +# (.+)$", root, re.MULTILINE)
+        lines.append(f"\n  {group + '=':<22} {said.group(1) if said else ''}")
+        options = sorted(path for path in (CONF / group).glob("*.yaml") if path.stem != "base")
+        lines += [f"    {path.stem:<20} {_first_comment(path)}" for path in options]
+    return "\n".join(lines).replace("$", "$$")
 
-    Of the characters that mean something to Hydra, or to a shell, none is left, so that ``run=`` takes it as it is.
-    """
-    name = re.sub(r"[^\w.+-]+", "_", f"{number}-{overrides}".replace("=", "-"), flags=re.ASCII)
-    return name[:200]
+
+def _first_comment(path: Path) -> str:
+    comments = (line[2:] for line in path.read_text().splitlines() if line.startswith("# ") and "@package" not in line)
+    return next(comments, "")
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("job_folder", sweeps.job_folder, replace=True)
+OmegaConf.register_new_resolver("help_text", help_text, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _hydra_main(composed: DictConfig) -> None:
+def _hydra_main(composed: DictConfig) -> float | None:
     settings = HydraConfig.get()
+    folder, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
+    multirun = settings.mode == RunMode.MULTIRUN
+    # Lightning starts further processes by Hydra's command line where it sees one; that of a sweep names many jobs.
+    HydraConfig.instance().cfg = None
     try:
-        run_job(composed, Path(settings.runtime.output_dir), list(settings.overrides.task))
+        run_job(composed, folder, overrides, multirun=multirun)
     except Exception as error:
-        if settings.mode == RunMode.MULTIRUN:
-            log.error("job %s failed: %s", settings.job.num, error)  # Hydra will only tell of the first that did
+        expected = isinstance(error, FragreconError)
+        if multirun:  # Hydra will only tell of the first that failed
+            log.error("%s failed: %s", folder.name, error, exc_info=not expected or _wants_traceback())
             raise
-        if _wants_traceback() or not isinstance(error, FragreconError):
+        if _wants_traceback() or not expected:
             raise
         sys.exit(f"error: {error}")  # without the line that Hydra would print first
+    if not multirun:
+        return None
+    from fragrecon.report.leaderboard import best_validation
+
+    return best_validation(load_run(folder))  # what a search goes by
 
 
-def run_job(composed: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any] | None:
-    """Do one job in a folder of its own; how it ended is noted there, also where its config is refused."""
-    from fragrecon.record import Record
+class SweepCallback(Callback):
+    """What is to be done before a sweep's first job and before each one."""
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Note what this command is about to do, and where."""
+        global _sweep
+        _sweep = Path(config.hydra.sweep.dir)
+        overrides = list(config.hydra.overrides.task)
+        sweeps.begin(_sweep, config.sweep.name, count_jobs(config.hydra.sweeper, overrides), overrides)
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Tell how far the sweep has come."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            from fragrecon.report.terminal import print_sweep_progress
+
+            folder = Path(config.hydra.sweep.dir)
+            done, total = config.hydra.job.num, sweeps.note(folder)["jobs"]
+            left = sweeps.time_left(folder, done)
+            print_sweep_progress(config.hydra.sweep.subdir, done, total, left)
+
+
+_sweep: Path | None = None
+"""The folder of the sweep that this process was told to do."""
+
+
+def count_jobs(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
+    """How many jobs a sweeper will make of the command line's overrides; None where it has not said."""
+    if "n_trials" in sweeper:
+        return int(sweeper.n_trials)
+    grid = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*grid, *overrides])
+    sizes = {
+        found.key_or_group: len(list(found.sweep_string_iterator())) if found.is_sweep_override() else 1
+        for found in parsed
+    }
+    return math.prod(sizes.values())
+
+
+def run_job(
+    composed: DictConfig, folder: Path, overrides: list[str], *, multirun: bool = False
+) -> dict[str, Any] | None:
+    """Do one job in a folder of its own; how it ended is noted there, also where its config is refused.
+
+    A job of a sweep that is done is not done again; one that failed or was stopped is taken up.
+    """
     first = all(os.environ.get(name, "0") == "0" for name in _RANKS)
     if not first:
         logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
     record = Record(folder, writes=first)
-    if not composed.get("resume"):
-        record.check_unused()
-    try:
-        config = job_config(schema.parse(composed), overrides)
-    except Exception as error:
-        if not composed.get("resume"):  # what is refused changes nothing of a run that it names
-            record.fail(error)
-        raise
-    if config.resume:
-        if record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:
-            log.info("%s is finished already; nothing is left to do", folder)
+    with record.hold():
+        if not composed.get("resume") and not multirun:
+            record.check_unused()
+        try:
+            config = job_config(schema.parse(composed), overrides)
+        except Exception as error:
+            if not composed.get("resume"):  # what is refused changes nothing of a run that it names
+                record.refuse(overrides, error)
+            raise
+        if config.resume:
+            if record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:
+                log.info("%s is finished already; nothing is left to do", folder)
+                return None
+            overrides = [*record.overrides(), *(o for o in overrides if not o.startswith("resume="))]
+        elif multirun and record.status and not record.take_up(config):
+            log.info("%s is done already", folder.name)
             return None
-        overrides = [*record.overrides(), *(o for o in overrides if not o.startswith("resume="))]
-    try:
-        from fragrecon import jobs
+        try:
+            from fragrecon import jobs
 
-        return jobs.run(config, record, overrides)
-    except KeyboardInterrupt:
-        log.warning("stopped from the keyboard; go on with: python -m fragrecon.run resume=%s", folder)
-        sys.exit(130)
+            return jobs.run(config, record, overrides)
+        except KeyboardInterrupt:
+            again = "the same command" if multirun else f"python -m fragrecon.run resume={folder}"
+            log.warning("stopped from the keyboard; go on with: %s", again)
+            sys.exit(130)
+        finally:
+            if sweep := sweeps.sweep_of(folder):
+                sweeps.gather(sweep)
 
 
 def job_config(composed: schema.Config, overrides: Sequence[str]) -> schema.Config:
@@ -155,10 +227,27 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them its own way
     try:
         _hydra_main()
-    except (FragreconError, HydraException, OmegaConfBaseException) as error:
-        if _wants_traceback():
+    except Exception as error:
+        if _sweep and (failed := close_sweep(_sweep)):
+            sys.exit(f"error: {failed}")
+        if _wants_traceback() or not isinstance(error, (FragreconError, HydraException, OmegaConfBaseException)):
             raise
         sys.exit(f"error: {explain(error)}")
+    if _sweep:
+        close_sweep(_sweep)
+
+
+def close_sweep(folder: Path) -> str | None:
+    """Print a sweep's leaderboard; the message on the jobs that failed, if some did."""
+    from fragrecon.report.terminal import print_leaderboard
+
+    print_leaderboard(sweeps.gather(folder), folder)
+    ended = sweeps.ended_since_start(folder)
+    failed = [status for status in ended if status["status"] == "failed"]
+    if not failed:
+        return None
+    reasons = "".join(f"\n  {status['name']}: {reason(status)}" for status in failed)
+    return f"{len(failed)} of the {len(ended)} jobs that ran failed; the same command tries them again:{reasons}"
 
 
 def _wants_traceback() -> bool:
@@ -166,4 +255,7 @@ def _wants_traceback() -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    # The module that Hydra and the processes of launchers import is another than the one called __main__.
+    from fragrecon.run import main as entry
+
+    entry()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from fragrecon.evaluation.robustness import Outcome
-from fragrecon.evaluation.statistics import Scores, Summary, summary
 from fragrecon.report.labels import label
+from fragrecon.report.leaderboard import COMPARED, Leaderboard, caption, duration, signed, troubles
+
+if TYPE_CHECKING:
+    from fragrecon.evaluation.robustness import Outcome
+    from fragrecon.evaluation.statistics import Scores, Summary
 
 COLUMNS = {
     "kmeans_ari": "KMeans ARI",
@@ -38,6 +42,9 @@ HARDER = {
     "unknown_ari": "unknown-N ARI",
     "unknown_k_error": "N error",
 }
+
+MOST_ROWS = 20
+"""Of a leaderboard."""
 
 
 def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
@@ -105,6 +112,54 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
             console.print(f"n/a: {outcome.condition}, {method}: {why}", soft_wrap=True)
 
 
+def print_sweep_progress(
+    job: str, begun: int, jobs: int | None, seconds_left: float | None, console: Console | None = None
+) -> None:
+    """A line with a bar: which job of a sweep begins, of how many, and when the last may end.
+
+    Args:
+        job: its folder's name.
+        begun: how many have begun before.
+        jobs: how many there are.
+        seconds_left: until the end of the last.
+        console: to print to.
+    """
+    console = console or Console()
+    counts = f"job {begun + 1} of {jobs or '?'}"
+    left = f"{duration(seconds_left)} left" if seconds_left is not None else ""
+    line = Table.grid(padding=(0, 2, 0, 0))
+    for text in (counts, " " * 24, left):
+        line.add_column(min_width=len(text), no_wrap=True)
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    line.add_row(counts, ProgressBar(jobs, begun, width=24) if jobs else "", left, job)
+    console.print(line)
+
+
+def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None = None) -> None:
+    """The best of a sweep's table, what failed, and where the whole is."""
+    console = console or Console()
+    keys = [key.rpartition(".")[2] for key in board.parameters]
+    columns = [*keys, "seeds", "valid.", "KMeans ARI", "mean score", "minus best"]
+    table = _table(f"{board.name}: {len(board.rows)} configurations", caption(board), columns)
+    for number, row in enumerate(board.rows[:MOST_ROWS], 1):
+        ari = row.scores.get("kmeans_ari")
+        figures = [
+            f"{row.selection.mean:.4f}" if row.selection else "",
+            f"{ari.mean:.4f}" if ari else "",
+            str(row.scores.get(COMPARED, "")),
+            signed(row.difference.get(COMPARED)),
+        ]
+        short = [text.replace("± 0", "±") for text in figures]
+        rank = str(number) if row.jobs else "-"
+        table.add_row(rank, *row.values.values(), str(len(row.seeds)), *short, style="bold" if number == 1 else "")
+    console.print(table)
+    if len(board.rows) > MOST_ROWS:
+        console.print(f"and {len(board.rows) - MOST_ROWS} more")
+    for line in troubles(board):
+        console.print(line, soft_wrap=True)
+    console.print(f"sweep: {folder}, the whole table: {folder / 'leaderboard.html'}", soft_wrap=True)
+
+
 def _add_rows(
     table: Table, scores: Mapping[str, Mapping[str, Summary]], columns: Iterable[str], digits: int = 4
 ) -> None:
@@ -127,6 +182,8 @@ def _table(title: str, caption: str, columns: Iterable[str]) -> Table:
 def _scored(scores: Mapping[str, Scores], metric: str) -> str:
     if metric not in scores:
         return "n/a"
+    from fragrecon.evaluation.statistics import summary
+
     return _cell(summary(scores[metric]), digits=2 if metric == "unknown_k_error" else 4)
 
 
