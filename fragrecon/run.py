@@ -35,9 +35,17 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
 # Keys that say what to do with a run; they are no part of the run's own configuration.
-_COMMANDS = ("mode", "run", "resume")
+_COMMANDS = ("mode", "run", "resume", "sweep.dir")
 # Where launchers of several processes say which one this is.
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+# Launchers and sweepers of Hydra that are installed apart.
+_EXTRAS = {
+    "joblib": "joblib",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "ray": "ray",
+    "optuna": "optuna",
+}
 _TRACEBACK = "FRAGRECON_TRACEBACK"
 
 
@@ -56,8 +64,8 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
 def help_text() -> str:
     """A line on each config group and each of its options, as their files say it."""
     root, lines = (CONF / "config.yaml").read_text(), []
-    for group in GROUPS:
-        said = re.search(rf"^  - {group}: \S+ +# (.+)$", root, re.MULTILINE)
+    for group in [*GROUPS, "hydra/launcher"]:
+        said = re.search(rf"^  - (?:override )?{group}: \S+ +# (.+)$", root, re.MULTILINE)
         lines.append(f"\n  {group + '=':<22} {said.group(1) if said else ''}")
         options = sorted(path for path in (CONF / group).glob("*.yaml") if path.stem != "base")
         lines += [f"    {path.stem:<20} {_first_comment(path)}" for path in options]
@@ -210,6 +218,8 @@ def explain(error: Exception) -> str:
         cause = cause.__cause__
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if name in _EXTRAS:
+            return f'{group}={name} needs the extra: pip install "fragrecon[{_EXTRAS[name]}]"'
         return f"{group}='{name}' is not known{nearest(name, error.options)}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node]
@@ -225,23 +235,25 @@ def main() -> None:
     """Run from the command line; what a user can mend is answered by its message alone."""
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them its own way
+    problem = None
     try:
         _hydra_main()
     except Exception as error:
-        if _sweep and (failed := close_sweep(_sweep)):
-            sys.exit(f"error: {failed}")
-        if _wants_traceback() or not isinstance(error, (FragreconError, HydraException, OmegaConfBaseException)):
+        expected = isinstance(error, (FragreconError, HydraException, OmegaConfBaseException))
+        if (not expected and not _sweep) or _wants_traceback():
             raise
-        sys.exit(f"error: {explain(error)}")
+        problem = explain(error)
     if _sweep:
-        close_sweep(_sweep)
+        problem = close_sweep(_sweep) or problem
+    if problem:
+        sys.exit(f"error: {problem}")
 
 
 def close_sweep(folder: Path) -> str | None:
     """Print a sweep's leaderboard; the message on the jobs that failed, if some did."""
     from fragrecon.report.terminal import print_leaderboard
 
-    print_leaderboard(sweeps.gather(folder), folder)
+    print_leaderboard(sweeps.gather(folder, page=True), folder)
     ended = sweeps.ended_since_start(folder)
     failed = [status for status in ended if status["status"] == "failed"]
     if not failed:

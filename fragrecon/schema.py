@@ -9,7 +9,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
@@ -104,10 +104,22 @@ class CheckpointConfig:
 
 
 @dataclass
+class EmbedConfig:
+    """What ``mode=embed`` writes: of which split (test, validation or train), how many images, by default all, and in
+    which format (npz or parquet).
+    """
+
+    split: str = "test"
+    images: int | None = None
+    format: str = "npz"
+
+
+@dataclass
 class SweepConfig:
-    """A sweep's folder under ``multirun/``."""
+    """A sweep's folder under ``multirun/``; ``dir`` is that of a sweep to report on."""
 
     name: str
+    dir: str | None = None
 
 
 @dataclass
@@ -132,13 +144,14 @@ class Config:
     sweep: SweepConfig
     input: Any = None
     loose: bool | None = None
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 # What a job is called, where it writes and what it prints does not change what it computes.
-_NOT_HASHED = ("mode", "run", "resume", "input", "loose", "logger", "sweep", "checkpoint")
+_NOT_HASHED = ("mode", "run", "resume", "input", "loose", "embed", "logger", "sweep", "checkpoint")
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Config:
@@ -328,7 +341,8 @@ def _typed(kind: Any, value: Any, path: str) -> Any:
             if key not in hints:
                 raise ConfigError(f"unknown key {prefix}{key}{nearest(str(key), hints)}")
         # A key with a default came later: runs that were saved before it still open.
-        if missing := [f.name for f in fields(kind) if f.name not in value and f.default is MISSING]:
+        needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+        if missing := [name for name in needed if name not in value]:
             raise ConfigError(f"missing key {prefix}{missing[0]}")
         return cast(Any, kind)(**{key: _typed(hints[key], item, prefix + key) for key, item in value.items()})
     if value == "???":
@@ -375,6 +389,7 @@ def _check(config: Config) -> None:
         ("evaluation.memory_mb", evaluation.memory_mb, 1),
         ("selection.patience", config.selection.patience, 0),
         ("checkpoint.every_n_steps", config.checkpoint.every_n_steps, 1),
+        ("embed.images", config.embed.images, 1),
     ):
         if value is not None and value < least:
             raise ConfigError(f"{path}={value} should be at least {least}")

@@ -17,7 +17,7 @@ from fragrecon.runs import load_run
 if TYPE_CHECKING:
     from fragrecon.report.leaderboard import Job, Leaderboard
 
-SWEEP = "sweep.json"
+SWEEP, PAGE = "sweep.json", "report.html"
 LONGEST = 100
 """Letters of a folder's name before it is cut."""
 
@@ -99,12 +99,17 @@ def jobs_of(folder: Path) -> list[Job]:
     return found
 
 
-def gather(folder: Path) -> Leaderboard:
-    """Make the leaderboard of a sweep's folder, and write it there."""
+def gather(folder: Path, *, page: bool = False) -> Leaderboard:
+    """Make the leaderboard of a sweep's folder and write it there, with ``report.html`` if asked for."""
     from fragrecon.report import leaderboard
 
-    board = leaderboard.leaderboard(note(folder)["name"], jobs_of(folder))
+    jobs = jobs_of(folder)
+    board = leaderboard.leaderboard(note(folder)["name"], jobs)
     leaderboard.write(board, folder)
+    if page:
+        from fragrecon.report.page import write_sweep_page
+
+        write_sweep_page(folder / PAGE, board, {job.name: job.run for job in jobs if job.run})
     return board
 
 

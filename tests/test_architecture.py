@@ -41,7 +41,9 @@ ORDER = (
     "callbacks",
     "loggers",
     "sweeps",
+    "processes",
     "jobs",
+    "rank",
     "run",
     "trainer",
 )

@@ -261,11 +261,19 @@ def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     header += [f"{label(COMPARED)} - best", "parameters", "time"]
     table = []
     for rank, row in enumerate(board.rows, 1):
-        line = [str(rank) if row.jobs else "", *(row.values[key] for key in board.parameters), str(len(row.seeds))]
+        line = [str(rank) if row.jobs else "", *map(short, row.values.values()), str(len(row.seeds))]
         line += [str(row.selection or ""), *(str(row.scores.get(name, "")) for name in metrics)]
         line += [signed(row.difference.get(COMPARED)), f"{row.parameters:,}" if row.parameters else ""]
         table.append([*line, duration(row.seconds) if row.seconds is not None else ""])
     return header, table
+
+
+def short(value: str) -> str:
+    """A swept value as people are shown it: numbers with four digits."""
+    try:
+        return value if value.lstrip("-").isdigit() else f"{float(value):.4g}"
+    except ValueError:
+        return value
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from fragrecon.report.labels import label
-from fragrecon.report.leaderboard import COMPARED, Leaderboard, caption, duration, signed, troubles
+from fragrecon.report.leaderboard import COMPARED, Leaderboard, caption, duration, short, signed, troubles
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.robustness import Outcome
@@ -149,9 +149,11 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
             str(row.scores.get(COMPARED, "")),
             signed(row.difference.get(COMPARED)),
         ]
-        short = [text.replace("± 0", "±") for text in figures]
+        figures = [text.replace("± 0", "±") for text in figures]
         rank = str(number) if row.jobs else "-"
-        table.add_row(rank, *row.values.values(), str(len(row.seeds)), *short, style="bold" if number == 1 else "")
+        table.add_row(
+            rank, *map(short, row.values.values()), str(len(row.seeds)), *figures, style="bold" if number == 1 else ""
+        )
     console.print(table)
     if len(board.rows) > MOST_ROWS:
         console.print(f"and {len(board.rows) - MOST_ROWS} more")

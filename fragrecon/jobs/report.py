@@ -1,0 +1,28 @@
+"""``mode=report``: make the leaderboard and the page of a sweep, or the page of a run, again from its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from fragrecon import sweeps
+from fragrecon.errors import ConfigError
+from fragrecon.record import Record
+from fragrecon.report import page
+from fragrecon.report.terminal import print_leaderboard
+from fragrecon.runs import load_run
+from fragrecon.schema import Config
+
+
+def main(config: Config, record: Record) -> None:
+    """Report on ``config.sweep.dir`` or ``config.run``; the files lie where the sweep or the run does."""
+    if config.sweep.dir:
+        folder = Path(config.sweep.dir)
+        print_leaderboard(sweeps.gather(folder, page=True), folder)
+    elif config.run:
+        folder = Path(config.run)
+        page.write_run_page(folder / sweeps.PAGE, load_run(folder))
+    else:
+        raise ConfigError("mode=report needs a sweep or a run: sweep.dir=FOLDER or run=FOLDER")
+    Console().print(f"page: {folder / sweeps.PAGE}", soft_wrap=True)
