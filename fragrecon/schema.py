@@ -9,7 +9,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
@@ -150,8 +150,10 @@ class Config:
         return asdict(self)
 
 
-# What a job is called, where it writes and what it prints does not change what it computes.
-_NOT_HASHED = ("mode", "run", "resume", "input", "loose", "embed", "logger", "sweep", "checkpoint")
+# What a job is called, where it writes and what it prints.
+_INERT = ("hydra", "logger", "sweep", "data.cache_dir", "trainer.enable_progress_bar")
+# What is done with a run, and how often it is saved, does not change what it computes either.
+_NOT_HASHED = (*_INERT, "mode", "run", "resume", "input", "loose", "embed", "checkpoint")
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Config:
@@ -187,9 +189,33 @@ def model_name(node: Node) -> str:
     return str(node["_target_"]).split(".")[-2]
 
 
+def is_inert(key: str) -> bool:
+    """Whether a key has no part in what a job does: it says what that is called, where it writes or what it prints."""
+    return f"{key}.".startswith(tuple(f"{inert}." for inert in _INERT))
+
+
 def config_hash(config: Config) -> str:
     """A short hash of everything that decides a run's numbers."""
-    return digest({key: value for key, value in config.to_dict().items() if key not in _NOT_HASHED})[:16]
+    return digest(_decisive(config))[:16]
+
+
+def _decisive(section: Any, prefix: str = "") -> Any:
+    """A section without what is not hashed, and without keys at their defaults: one that comes later, with a default
+    that leaves all as it was, changes no hash.
+    """
+    if is_dataclass(section):
+        section = {key.name: value for key in fields(section) if (value := getattr(section, key.name)) != _default(key)}
+    if not isinstance(section, dict):
+        return section
+    return {
+        key: _decisive(value, f"{prefix}{key}.")
+        for key, value in section.items()
+        if f"{prefix}{key}" not in _NOT_HASHED
+    }
+
+
+def _default(key: Field[Any]) -> Any:
+    return key.default if key.default_factory is MISSING else key.default_factory()
 
 
 def overlay(saved: Config, composed: Config, overrides: Sequence[str], groups: Sequence[str]) -> Config:

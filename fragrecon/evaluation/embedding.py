@@ -1,0 +1,119 @@
+"""Embeddings of images, fragments or puzzles as somebody else holds them.
+
+Shapes: images (C, H, W), cut into ``cells`` fragments (C, h, w); M of either, B puzzles of F fragments, D numbers an
+embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fragrecon.data.photographs import MOST
+from fragrecon.data.puzzles import batches, cut
+from fragrecon.errors import ConfigError, DataError
+from fragrecon.models.base import FragmentModel, Shape
+
+ROUNDING = 1e-3
+"""How far floats may lie outside 0..1."""
+
+Embeddings = npt.NDArray[np.float32]
+
+
+def sees_puzzles(model: FragmentModel) -> bool:
+    """Whether a fragment's embedding depends on the other fragments of its puzzle."""
+    return type(model).encode is not FragmentModel.encode
+
+
+def embed(
+    model: FragmentModel, given: Any, image_shape: Shape, *, device: torch.device | str, batch_size: int
+) -> Embeddings:
+    """Embed what somebody gives.
+
+    Args:
+        model: in eval mode, on ``device``.
+        given: images (M, C, H, W), fragments (M, C, h, w) or puzzles (B, F, C, h, w), as array or tensor; uint8, or
+            floats in [0, 1]. All images, or all fragments, are one puzzle to a model that sees puzzles.
+        image_shape: (C, H, W).
+        device: to embed on.
+        batch_size: fragments embedded at once; a puzzle is not divided where the model sees puzzles.
+
+    Returns:
+        (M, cells, D), row by row of the grid, for images; (M, D) for fragments, and for images that are no larger than
+        a fragment; (B, F, D) for puzzles.
+
+    Raises:
+        DataError: it is nothing of the kind.
+        ConfigError: ``batch_size`` is not positive.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size} should be at least 1")
+    pixels = _checked(given)
+    fragments = _fragments(pixels, image_shape, model.fragment_shape)
+    *lead, channels, height, width = fragments.shape
+    if not sees_puzzles(model):
+        puzzles = fragments.reshape(-1, 1, channels, height, width)
+    elif pixels.ndim == 5:
+        puzzles = fragments
+    else:
+        puzzles = fragments.reshape(1, -1, channels, height, width)
+    together = puzzles.shape[1]
+    if together > MOST:
+        raise DataError(
+            f"the model sees the fragments of a puzzle together, and {together:,} are more than the {MOST:,} that go; "
+            "give fewer at a time, or several puzzles (B, F, C, h, w)"
+        )
+    found = np.empty((len(puzzles), together, model.latent_dim), np.float32)
+    with torch.inference_mode():
+        for part in batches(len(puzzles), max(1, batch_size // max(1, together))):
+            found[part] = model.encode(_as_float(puzzles[part].to(device))).float().cpu().numpy()
+    return found.reshape(*lead, model.latent_dim)
+
+
+def _checked(given: Any) -> Tensor:
+    """Pixels as a tensor, their values looked at."""
+    if isinstance(given, Tensor):
+        pixels = given.detach()
+    elif isinstance(given, np.ndarray) and (given.dtype.kind == "f" or given.dtype == np.uint8):
+        kind = np.float32 if given.dtype.kind == "f" else np.uint8
+        pixels = torch.from_numpy(np.require(given, kind, ["C", "W"]))  # torch cannot share what is mapped read-only
+    else:
+        found = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
+        raise DataError(f"pixels should be a NumPy array or a tensor of uint8, or of floats in 0..1, not {found}")
+    if pixels.dtype != torch.uint8:
+        if not pixels.is_floating_point():
+            raise DataError(f"pixels should be uint8, or floats in 0..1, not {pixels.dtype}".replace("torch.", ""))
+        if pixels.numel():
+            least, most = (float(bound) for bound in torch.aminmax(pixels))
+            if not (least >= -ROUNDING and most <= 1 + ROUNDING):  # nor where they are no numbers
+                raise DataError(
+                    f"pixels that are floats should lie in 0..1, these reach from {least:g} to {most:g}; "
+                    "divide them by 255, undo a normalisation, or give uint8"
+                )
+    return pixels
+
+
+def _fragments(pixels: Tensor, image: Shape, fragment: Shape) -> Tensor:
+    """Fragments (..., C, h, w) of images (M, C, H, W), or as they came."""
+    shape = tuple(pixels.shape)
+    if shape[-3:] == fragment and len(shape) in (4, 5):
+        return pixels
+    if shape[-3:] == image and len(shape) == 4:
+        return cut(pixels, fragment[1:])
+    message = (
+        f"these pixels are of shape {shape}; they should be images {('M', *image)}, fragments {('M', *fragment)} "
+        f"or puzzles {('B', 'F', *fragment)}"
+    ).replace("'", "")
+    if shape in (image, fragment):
+        message += "; put a single one into a batch: x[None]"
+    elif len(shape) in (4, 5) and (shape[-1], *shape[-3:-1]) in (image, fragment):
+        message += f"; move the channels first: numpy.moveaxis(x, -1, {len(shape) - 3})"
+    raise DataError(message)
+
+
+def _as_float(pixels: Tensor) -> Tensor:
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float().clamp(0, 1)

@@ -1,0 +1,199 @@
+"""``mode=embed``: write the embeddings of a split, or of images of one's own, as a table with a row a fragment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+from zipfile import ZipFile
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+
+from fragrecon import files, hardware
+from fragrecon.data.module import FragmentData
+from fragrecon.data.photographs import image_files
+from fragrecon.data.puzzles import Indices, batches, cut, draw_images
+from fragrecon.data.store import Store
+from fragrecon.errors import ConfigError, nearest
+from fragrecon.evaluation.embedding import sees_puzzles
+from fragrecon.evaluation.opening import open_data, own_data
+from fragrecon.jobs.evaluate import open_model, progress
+from fragrecon.models.base import FragmentModel
+from fragrecon.record import Record
+from fragrecon.runs import load_run
+from fragrecon.schema import Config
+
+SPLITS = ("test", "validation", "train")
+
+
+def main(config: Config, record: Record) -> dict[str, Any]:
+    """Embed by the model of ``config.run``; returns where the table is, and its size."""
+    if config.run is None:
+        raise ConfigError("mode=embed needs the run whose model embeds: run=FOLDER")
+    settings, writers = config.embed, {"npz": write_npz, "parquet": write_parquet}
+    _check("split", settings.split, SPLITS[:1] if config.input else SPLITS)
+    _check("format", settings.format, writers)
+    if settings.format == "parquet":
+        _import_pyarrow()
+    paths = image_files(config.input) if config.input else []
+    device = hardware.device_of(config.trainer)
+    run = load_run(config.run)
+    with own_data(config, paths) if paths else nullcontext(open_data(config)) as data:
+        model = open_model(config, run, run.best_checkpoint).to(device)
+        table = open_table(config, data, model, device)
+        path = record.folder / f"embeddings.{settings.format}"
+        with progress("embedding images", table.puzzles.size) as advance, files.atomic_file(path) as file:
+            writers[settings.format](file, table, advance)
+    images, numbers = table.puzzles.size, model.latent_dim
+    if paths:
+        names = [{"image": number, "file": str(name)} for number, name in enumerate(paths)]
+        files.write_csv(record.folder / "images.csv", names)
+    written = f"{table.rows:,} embeddings of {numbers} numbers, of {images:,} images: {path}"
+    Console().print(written, soft_wrap=True)
+    return {"file": str(path), "rows": table.rows, "latent_dim": numbers, "images": images}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A row a fragment, image by image, and within an image row by row of the grid; nothing is kept in memory.
+
+    Attributes:
+        puzzles: (P, N), place in the store of the images that are embedded together.
+        together: whether that matters, so that the puzzle is a column.
+        store: of the images.
+        model: in eval mode, on ``device``.
+        grid: rows and columns of fragments in an image.
+        device: to embed on.
+        at_once: images that are embedded, and written, at once.
+    """
+
+    puzzles: Indices
+    together: bool
+    store: Store
+    model: FragmentModel
+    grid: tuple[int, int]
+    device: torch.device
+    at_once: int
+
+    @property
+    def cells(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def rows(self) -> int:
+        return self.puzzles.size * self.cells
+
+    def parts(self) -> Iterator[slice]:
+        """Of puzzles."""
+        return batches(len(self.puzzles), max(1, self.at_once // self.puzzles.shape[1]))
+
+    def columns(self, part: slice) -> dict[str, npt.NDArray[np.int64]]:
+        """All columns (rows,) but the embedding."""
+        ids = self.puzzles[part]
+        image, cell = np.repeat(ids, self.cells), np.tile(np.arange(self.cells), ids.size)
+        columns = {
+            "image": image,
+            "row": cell // self.grid[1],
+            "column": cell % self.grid[1],
+            "label": self.store.labels[image],
+        }
+        if self.together:
+            columns["puzzle"] = np.repeat(np.arange(len(self.puzzles))[part], ids.shape[1] * self.cells)
+        return columns
+
+    @torch.inference_mode()
+    def embedding(self, part: slice) -> npt.NDArray[np.float32]:
+        """The last column, (rows, D)."""
+        ids = self.puzzles[part]
+        images = torch.from_numpy(self.store.images[ids.reshape(-1)]).to(self.device).float().div_(255)
+        fragments = cut(images, self.model.fragment_shape[1:])
+        embedded = self.model.encode(fragments.view(len(ids), -1, *self.model.fragment_shape))
+        found: npt.NDArray[np.float32] = embedded.flatten(0, 1).float().cpu().numpy()
+        return found
+
+
+def open_table(config: Config, data: FragmentData, model: FragmentModel, device: torch.device) -> Table:
+    """What is to be embedded.
+
+    A model that sees fragments one by one gets each image by itself, in the order of the split. One that sees puzzles
+    gets as many whole ones as the images make, the first of those that are scored; what is left over is left out.
+
+    Raises:
+        ConfigError: there are fewer images than are asked for, or too few for a puzzle.
+    """
+    split, together = config.embed.split, sees_puzzles(model)
+    store = data.store("test" if split == "test" else "train")
+    available = {
+        "test": lambda: np.arange(len(store)),
+        "validation": data.validation_images,
+        "train": data.training_images,
+    }[split]()
+    count = len(available) if config.embed.images is None else config.embed.images
+    a_puzzle = config.data.images_per_puzzle if together else 1
+    if not a_puzzle <= count <= len(available):
+        raise ConfigError(
+            f"embed.images={count} should be from {a_puzzle} to {len(available)}, which is all of embed.split={split}"
+        )
+    puzzles = draw_images(available, a_puzzle, 0, count // a_puzzle, data.puzzle_seed, split)
+    if not together:
+        puzzles.sort(0)
+    at_once = config.evaluation.batch_size * config.data.images_per_puzzle
+    return Table(puzzles, together, store, model, data.grid, device, at_once)
+
+
+def write_npz(file: BinaryIO, table: Table, advance: Callable[[int], None]) -> None:
+    """Write columns as NumPy's ``savez`` would, piece by piece."""
+
+    def write(name: str, kind: Any, row: tuple[int, ...], pieces: Iterator[npt.NDArray[Any]]) -> None:
+        header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": (table.rows, *row)}
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for piece in pieces:
+                member.write(np.ascontiguousarray(piece, kind).data)
+
+    def embeddings() -> Iterator[npt.NDArray[np.float32]]:
+        for part in table.parts():
+            yield table.embedding(part)
+            advance(table.puzzles[part].size)
+
+    with ZipFile(file, "w") as archive:
+        for name in table.columns(slice(0, 0)):
+            write(name, np.int64, (), (table.columns(part)[name] for part in table.parts()))
+        write("embedding", np.float32, (table.model.latent_dim,), embeddings())
+
+
+def write_parquet(file: BinaryIO, table: Table, advance: Callable[[int], None]) -> None:
+    """Write columns as Parquet, the embedding as a list of fixed size, piece by piece."""
+    arrow, length = _import_pyarrow(), table.model.latent_dim
+    schema = arrow.schema(
+        [
+            *((name, arrow.int64()) for name in table.columns(slice(0, 0))),
+            ("embedding", arrow.list_(arrow.float32(), length)),
+        ]
+    )
+    with arrow.parquet.ParquetWriter(file, schema) as writer:
+        for part in table.parts():
+            embedding = arrow.FixedSizeListArray.from_arrays(arrow.array(table.embedding(part).reshape(-1)), length)
+            columns = [*(arrow.array(column) for column in table.columns(part).values()), embedding]
+            writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
+            advance(table.puzzles[part].size)
+
+
+def _check(key: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"embed.{key}='{value}' is not known{nearest(value, known)}")
+
+
+def _import_pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(
+            'embed.format=parquet needs pyarrow: pip install "fragrecon[parquet]"; embed.format=npz does without'
+        ) from None
+    return pyarrow
