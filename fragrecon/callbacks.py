@@ -1,4 +1,4 @@
-"""What happens beside training: when checkpoints are written, a guard against NaN, a row an epoch."""
+"""What happens beside training: when checkpoints are written, a guard against NaN, a row an epoch, pictures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.optim import Optimizer
 
+from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, TrainingError
 from fragrecon.learner import Learner
 from fragrecon.record import CHECKPOINTS, Record
+from fragrecon.report.views import Album, views_of
 from fragrecon.schema import Config
 
 log = logging.getLogger(__name__)
@@ -168,6 +171,45 @@ class EpochRows(Callback):
         self.record.add_epoch(row | figures)
         shown = [name for name in ("train/loss", "val/loss", self.monitor) if name in figures]
         log.info("epoch %d: %s", trainer.current_epoch, ", ".join(f"{name} {figures[name]:.4f}" for name in shown))
+
+
+class Pictures(Callback):
+    """Shows what the model makes of the first validation puzzle, every so many epochs and when training ends.
+
+    Training goes on as it would without.
+
+    Args:
+        album: where to.
+    """
+
+    def __init__(self, album: Album) -> None:
+        self.album, self.every_n_epochs = album, album.pictures_every_n_epochs
+        if self.every_n_epochs < 0:
+            raise ConfigError(f"logger.pictures_every_n_epochs={self.every_n_epochs} should not be negative; 0: none")
+        self.shown_at = -1
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._show(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.every_n_epochs and self.shown_at != trainer.global_step:
+            self._show(trainer, pl_module)
+
+    def _show(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+        self.shown_at, data = trainer.global_step, getattr(trainer, "datamodule", None)
+        assert isinstance(learner, Learner)
+        assert isinstance(data, FragmentData)
+        if not trainer.is_global_zero:
+            return
+        batch = data.validation_set().read(slice(0, 1)).to(learner.device).as_float()
+        model, was_training = learner.model, learner.model.training
+        model.eval()
+        with isolate_rng():  # a model's own views may draw numbers
+            pictures = views_of(model, batch, data.grid, learner.protocol)
+        model.train(was_training)
+        for name, picture in pictures.items():
+            self.album.show(name, picture, trainer.global_step)
 
 
 def training_callbacks(config: Config, record: Record) -> list[Callback]:

@@ -26,7 +26,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from fragrecon import schema, sweeps
 from fragrecon.errors import FragreconError, RunError, nearest
-from fragrecon.record import Record, reason
+from fragrecon.record import METRICS, Record, reason
 from fragrecon.runs import load_run
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
     # Lightning starts further processes by Hydra's command line where it sees one; that of a sweep names many jobs.
     HydraConfig.instance().cfg = None
     try:
-        run_job(composed, folder, overrides, multirun=multirun)
+        outcome = run_job(composed, folder, overrides, multirun=multirun)
     except Exception as error:
         expected = isinstance(error, FragreconError)
         if multirun:  # Hydra will only tell of the first that failed
@@ -99,11 +99,15 @@ def _hydra_main(composed: DictConfig) -> float | None:
         if _wants_traceback() or not expected:
             raise
         sys.exit(f"error: {error}")  # without the line that Hydra would print first
-    if not multirun:
-        return None
-    from fragrecon.report.leaderboard import best_validation
+    if multirun:
+        from fragrecon.report.leaderboard import best_validation
 
-    return best_validation(load_run(folder))  # what a search goes by
+        return best_validation(load_run(folder))  # what a search goes by
+    if outcome is not None and (folder / METRICS).is_file():
+        from fragrecon.report.page import write_run_page
+
+        write_run_page(folder / sweeps.PAGE, load_run(folder))
+    return None
 
 
 class SweepCallback(Callback):

@@ -13,6 +13,7 @@ from fragrecon import files
 from fragrecon.errors import FragreconError, RunError
 from fragrecon.record import CONFIG, STATUS, Record, now
 from fragrecon.runs import load_run
+from fragrecon.schema import is_inert
 
 if TYPE_CHECKING:
     from fragrecon.report.leaderboard import Job, Leaderboard
@@ -21,8 +22,8 @@ SWEEP, PAGE = "sweep.json", "report.html"
 LONGEST = 100
 """Letters of a folder's name before it is cut."""
 
-_NOWHERE = ("sweep.name", "sweep.dir", "data.cache_dir", "trainer.enable_progress_bar")
-"""Keys that have no part in what a job does."""
+_PLAIN = re.compile(r"[a-z][\w.]*=[\w.+-]*", re.ASCII)
+"""An override that a folder's name can show."""
 
 
 def job_folder(overrides: Sequence[str]) -> str:
@@ -31,15 +32,14 @@ def job_folder(overrides: Sequence[str]) -> str:
     Of the characters that mean something to Hydra, or to a shell, none is left, so that ``run=`` takes it as it is.
     What tells most comes first. Where a name cannot show all, a few letters of a hash tell it from others.
     """
-    shown: list[str] = []
-    hidden: list[str] = []
-    for key, value in sorted(by_key(overrides).items(), key=_weight):
-        if key not in _NOWHERE and key.partition(".")[0] not in ("logger", "hydra"):
-            (shown if re.fullmatch(r"[\w.+-]*", value, re.ASCII) else hidden).append(f"{key}={value}")
-    name = "_".join(re.sub(r"[^\w.+-]", "-", text, flags=re.ASCII) for text in shown) or "job"
-    if not hidden and len(name) <= LONGEST:
+    given = sorted(by_key(overrides).items(), key=_weight)
+    counted = {key: value for key, value in given if not is_inert(key)}
+    shown = {key: value for key, value in counted.items() if _PLAIN.fullmatch(f"{key}={value}")}
+    # With underscores within values doubled, it is plain where one ends: no two jobs share a name.
+    name = "_".join(f"{key}-{value.replace('_', '__')}" for key, value in shown.items()) or "job"
+    if shown == counted and len(name) <= LONGEST:
         return name
-    return f"{name[:LONGEST]}-{files.digest([shown, hidden])[:8]}"
+    return f"{name[:LONGEST]}-{files.digest(counted)[:8]}"
 
 
 def _weight(override: tuple[str, str]) -> tuple[int, str]:
@@ -84,19 +84,26 @@ def sweep_of(folder: Path) -> Path | None:
 
 def jobs_of(folder: Path) -> list[Job]:
     """The jobs of a sweep that have been begun, by name."""
-    from fragrecon.report.leaderboard import Job
+    return [_job(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
 
-    found = []
-    for path in sorted(folder.glob(f"*/{STATUS}")):
-        record, run = Record(path.parent, writes=False), None
-        status = record.status
-        if (path.parent / CONFIG).is_file():  # else it was refused
-            try:
-                run = load_run(path.parent)
-            except FragreconError as error:
-                status = {"status": "failed", "error": str(error)}
-        found.append(Job(path.parent.name, by_key(record.overrides()), status, run))
-    return found
+
+def _job(folder: Path) -> Job:
+    """A job as it lies on disk; it has failed, too, if what it left cannot be read."""
+    from fragrecon.report.leaderboard import Job, leaderboard
+
+    given: dict[str, str] = {}
+    try:
+        record = Record(folder, writes=False)
+        given = by_key(record.overrides())
+        run = load_run(folder) if (folder / CONFIG).is_file() else None  # a job that was refused has none
+        job = Job(folder.name, given, record.status, run)
+        leaderboard("", [job])
+        if job.run and job.is_scored:
+            _ = job.run.scores
+    except Exception as error:  # whatever is wrong with the files of one, the others can be told of
+        text = str(error) if isinstance(error, FragreconError) else f"its files cannot be read: {error!r}"
+        return Job(folder.name, given, {"status": "failed", "error": text}, None)
+    return job
 
 
 def gather(folder: Path, *, page: bool = False) -> Leaderboard:
@@ -117,8 +124,11 @@ def ended_since_start(folder: Path) -> list[dict[str, Any]]:
     """The statuses of the jobs that ended since the last command on this sweep began, each with the job's name."""
     started, found = note(folder)["started"], []
     for path in sorted(folder.glob(f"*/{STATUS}")):
-        status = Record(path.parent, writes=False).status
-        if status.get("finished") and status["finished"] >= started:
+        try:
+            status = Record(path.parent, writes=False).status
+        except RunError:
+            continue  # the leaderboard says what is wrong with it
+        if (status.get("finished") or "") >= started:
             found.append(status | {"name": path.parent.name})
     return found
 

@@ -7,26 +7,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fragrecon import hardware
-from fragrecon.clustering.backends import load_backend
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation import robustness
 from fragrecon.evaluation.baselines import Baselines
-from fragrecon.evaluation.pairs import score_pairs
-from fragrecon.evaluation.protocol import METRICS, ClusteringProtocol, Score, check_puzzle, evaluate
-from fragrecon.evaluation.reassembly import score_gradients, score_solution
-from fragrecon.models.base import FragmentModel, PairScorer, Solver, count_parameters
+from fragrecon.evaluation.examples import arrays_of, first_examples
+from fragrecon.evaluation.opening import methods_of, open_data, protocol_of, shape_text
+from fragrecon.evaluation.protocol import METRICS, evaluate
+from fragrecon.models.base import FragmentModel, count_parameters
 from fragrecon.record import FIGURES, Record
+from fragrecon.report import figures, gallery, plots
 from fragrecon.report.terminal import print_metrics, print_robustness
-from fragrecon.runs import load_run
-from fragrecon.schema import Config, build
+from fragrecon.runs import Run, load_run
+from fragrecon.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -40,37 +41,22 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     data = open_data(config)
     run = load_run(config.run)
     checkpoint = run.best_checkpoint
-    model = run.load_model(checkpoint)
-    if model.fragment_shape != config.data.fragment_shape:
-        raise ConfigError(
-            f"the model of {run.folder} takes fragments of {shape_text(model.fragment_shape)}, but data gives "
-            f"{shape_text(config.data.fragment_shape)}; set data.fragment_size and data.channels to match"
-        )
+    model = open_model(config, run, checkpoint)
     data.check_test(config.evaluation.puzzles)
     record.enter("evaluation")
     log.info("scoring %s", checkpoint)
     return score(config, model, data, record, {}, source={"run": str(run.folder), "checkpoint": checkpoint.name})
 
 
-def open_data(config: Config) -> FragmentData:
-    """The data module of a job, with what the configuration alone can tell already checked."""
-    facts = {name: getattr(config.data, name) for name in ("root", "image_size", "channels", "download")}
-    reader = build(config.data.reader, "data.reader", **facts)
-    if reader.shape != config.data.image_shape:
+def open_model(config: Config, run: Run, checkpoint: Path) -> FragmentModel:
+    """A run's model; raises `ConfigError` if it does not take the fragments asked for."""
+    model = run.load_model(checkpoint)
+    if model.fragment_shape != config.data.fragment_shape:
         raise ConfigError(
-            f"data={config.data.name} holds images of {shape_text(reader.shape)}; "
-            f"data.image_size and data.channels ask for {shape_text(config.data.image_shape)}"
+            f"the model of {run.folder} takes fragments of {shape_text(model.fragment_shape)}, but data gives "
+            f"{shape_text(config.data.fragment_shape)}; set data.fragment_size and data.channels to match"
         )
-    evaluation = config.evaluation
-    data = FragmentData(config.data, reader, config.seed, evaluation.seed, evaluation.validation_puzzles)
-    check_puzzle(config.data.images_per_puzzle, data.cells)
-    return data
-
-
-def protocol_of(config: Config) -> ClusteringProtocol:
-    evaluation = config.evaluation
-    backend = load_backend(evaluation.backend)
-    return ClusteringProtocol(backend, evaluation.restarts, evaluation.seed, evaluation.memory_mb * 2**20)
+    return model
 
 
 def score(
@@ -117,18 +103,21 @@ def score(
             "source": store.manifest.source,
         },
         model={
-            "name": config.model["_target_"].rpartition(".")[2],
+            "name": class_name(config),
             "parameters": count_parameters(model),
             "latent_dim": model.latent_dim,
             **source,
         },
         seconds=seconds | {"evaluation": time.monotonic() - started},
     )
-    draw_puzzle(model, data, protocol, record, device)
+    examples = first_examples(model, puzzles, data.grid, protocol, device)
+    record.write_examples(arrays_of(examples))
+    folder = record.folder / FIGURES
+    gallery.draw_example(examples[0], class_name(config), folder)
+    gallery.draw_scores(scores, class_name(config), folder)
+    gallery.draw_epochs(load_run(record.folder).epochs, config.selection.monitor, source["checkpoint"], folder)
     print_metrics(metrics, record.folder)
     if evaluation.robustness:
-        from fragrecon.report import figures
-
         asked = list(robustness.conditions(evaluation.robustness))
         clustered = {method: found for method, found in scores.items() if found.keys() >= set(METRICS)}
         with progress("scoring under harder conditions", 2 * len(asked) * evaluation.robustness.puzzles) as advance:
@@ -146,33 +135,9 @@ def score(
                 )
             )
         record.write_robustness(robustness.table(outcomes))
-        figures.save(figures.robustness_figure(outcomes, clustered), record.folder / FIGURES / "robustness.png")
+        figures.save(plots.robustness_figure(outcomes, clustered), folder / "robustness.png")
         print_robustness(outcomes)
     return metrics
-
-
-def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[int, int]) -> dict[str, Score]:
-    """How the model scores a batch, by all that it can do; and what pixels alone do, if it puts puzzles together.
-
-    It can only put images together that are cut as those it was trained on.
-    """
-    puts_together = isinstance(model, Solver) and model.grid == grid
-
-    def score(batch: FragmentBatch) -> dict[str, torch.Tensor]:
-        solution = model.solve(batch.fragments) if isinstance(model, Solver) else None
-        embeddings = model.encode(batch.fragments) if solution is None else solution.embeddings
-        scores = protocol.score_fully(embeddings, batch)
-        if solution is not None:
-            scores |= score_pairs(solution.pair_scores(), batch, grid, protocol)
-            scores |= score_solution(solution, batch, grid, protocol) if puts_together else {}
-        elif isinstance(model, PairScorer):
-            scores |= score_pairs(model.pair_scores(batch.fragments), batch, grid, protocol)
-        return scores
-
-    methods: dict[str, Score] = {"model": score}
-    if puts_together:
-        methods["seam_gradients"] = lambda batch: score_gradients(batch, grid, protocol)
-    return methods
 
 
 @contextmanager
@@ -184,18 +149,6 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-@torch.inference_mode()
-def draw_puzzle(
-    model: FragmentModel, data: FragmentData, protocol: ClusteringProtocol, record: Record, device: torch.device
-) -> None:
-    """Write ``figures/puzzle.png``: the first test puzzle shuffled, solved, and as the model groups it."""
-    from fragrecon.report import figures
-
-    batch = data.test_set(1).read(slice(0, 1)).to(device).as_float()
-    groups = protocol.cluster(model.encode(batch.fragments).float(), batch)["kmeans"]
-    figure = figures.puzzle_figure(batch, groups, data.grid, f"grouped by KMeans on {type(model).__name__}")
-    figures.save(figure, record.folder / FIGURES / "puzzle.png")
-
-
-def shape_text(shape: tuple[int, int, int]) -> str:
-    return f"{shape[1]}x{shape[2]} pixels, {shape[0]} channel{'s' if shape[0] > 1 else ''}"
+def class_name(config: Config) -> str:
+    """What the model is called in tables and figures."""
+    return str(config.model["_target_"].rpartition(".")[2])

@@ -15,11 +15,12 @@ from rich.console import Console
 from torch import Tensor
 
 from fragrecon import files, hardware
-from fragrecon.data.puzzles import FragmentBatch, grid_of, join, make_batch
-from fragrecon.data.readers.images import SUFFIXES, decode, size_of
+from fragrecon.data.photographs import check_count, cut_photographs, image_files
+from fragrecon.data.puzzles import FragmentBatch, grid_of, join
+from fragrecon.data.readers.images import decode, size_of
 from fragrecon.errors import ConfigError, DataError
+from fragrecon.evaluation.opening import shape_text
 from fragrecon.evaluation.reassembly import agreement, matches
-from fragrecon.jobs.evaluate import shape_text
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.clues import all_clues
 from fragrecon.reassembly.rebuild import Placement, count_images, group, rebuild
@@ -27,15 +28,9 @@ from fragrecon.record import FIGURES, Record
 from fragrecon.report import pictures
 from fragrecon.runs import load_run
 from fragrecon.schema import Config
-from fragrecon.seeds import keys_of, torch_generator
+from fragrecon.seeds import keys_of
 
 log = logging.getLogger(__name__)
-
-LARGEST = 512
-"""Side up to which photographs are shown; the model sees them at the size it was trained on."""
-
-MOST = 4096
-"""Fragments that are put together at once; the memory it takes grows with the square of their number."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +60,14 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     sizes = [size_of(path) for path in paths]
     loose = are_loose(sizes, config) if config.loose is None else config.loose
     fragments = len(paths) if loose else len(paths) * grid[0] * grid[1]
-    if fragments > MOST:
-        raise ConfigError(f"{fragments} fragments are more than the {MOST} that go together at once; give fewer files")
+    check_count(fragments)
     model = run.load_model()
     if not isinstance(model, Solver) or (model.fragment_shape, model.grid) != (shape, grid):
         raise ConfigError(
             f"the model of {run.folder} does not put images of {grid[0]}x{grid[1]} fragments of {shape_text(shape)} "
             "together; use a run of model=mosaic, and leave data.fragment_size, data.image_size and data.channels alone"
         )
-    puzzle = loose_puzzle(paths, sizes, shape) if loose else cut_puzzle(paths, sizes, config)
+    puzzle = loose_puzzle(paths, sizes, shape) if loose else cut_puzzle(paths, config)
     if loose:
         log.info("%d files are taken for loose fragments (loose=false: for whole images)", len(paths))
     else:
@@ -102,53 +96,18 @@ def solve(model: Solver, puzzle: Puzzle, grid: tuple[int, int], config: Config) 
     return rebuild(clues, images, grid, regroup=True, memory=memory), k
 
 
-def image_files(given: Any) -> list[Path]:
-    """The image files that ``input`` names: those of a folder, in order, or the listed ones.
-
-    Raises:
-        ConfigError: nothing, or nothing of the kind, is named.
-        DataError: there is no such folder or file, or no image in it.
-    """
-    if given and isinstance(given, str) and Path(given).expanduser().is_dir():
-        folder = Path(given).expanduser()
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-        if not found:
-            raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
-        return found
-    names = [given] if given and isinstance(given, str) else given
-    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
-        raise ConfigError("mode=reassemble needs images: input=FOLDER, or 'input=[FILE,FILE,...]'")
-    paths = [Path(name).expanduser() for name in names]
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"input: {path} is not there")
-    return paths
-
-
 def are_loose(sizes: Sequence[tuple[int, int]], config: Config) -> bool:
     """Whether files of these sizes are taken for fragments: if all have one size, below that of an image."""
     height, width = config.data.image_size
     return len(set(sizes)) == 1 and sizes[0][0] < height and sizes[0][1] < width
 
 
-def cut_puzzle(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], config: Config) -> Puzzle:
+def cut_puzzle(paths: Sequence[Path], config: Config) -> Puzzle:
     """Photographs, cut to one size, into fragments in random order."""
-    channels, height, width = config.data.image_shape
-    h, w = config.data.fragment_shape[1:]
-    smallest = min(min(size[0] / height, size[1] / width) for size in sizes)
-    scale = max(1, min(math.floor(smallest), LARGEST // max(height, width)))
-    if smallest < 1:
-        log.warning(
-            "some images are smaller than %dx%d pixels and are enlarged; their seams are too smooth", height, width
-        )
-    pixels = [decode(path, (channels, height * scale, width * scale)) for path in paths]
-    images = torch.stack([torch.from_numpy(image) for image in pixels]).unsqueeze(0)
-    count = len(paths) * (height // h) * (width // w)
-    order = torch.randperm(count, generator=torch_generator(config.seed, "reassemble")).unsqueeze(0)
-    unknown, ids = torch.full((1, len(paths)), -1), torch.arange(len(paths)).unsqueeze(0)
-    batch = make_batch(images, unknown, ids, order, (h * scale, w * scale))
-    seen = F.avg_pool2d(batch.fragments[0].float() / 255, scale).unsqueeze(0)
-    return Puzzle([str(path) for path in paths], batch.fragments[0], seen, batch)
+    data = config.data
+    photographs = cut_photographs(paths, data.image_shape, data.fragment_shape[1:], config.seed)
+    shown = photographs.shown
+    return Puzzle([str(path) for path in paths], shown.fragments[0], photographs.seen.fragments, shown)
 
 
 def loose_puzzle(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], shape: tuple[int, int, int]) -> Puzzle:

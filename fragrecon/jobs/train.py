@@ -16,23 +16,26 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
 from fragrecon import hardware
-from fragrecon.callbacks import training_callbacks
+from fragrecon.callbacks import Pictures, training_callbacks
 from fragrecon.checkpoints import AtomicCheckpointIO
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, nearest
-from fragrecon.jobs.evaluate import open_data, protocol_of, score
+from fragrecon.evaluation.opening import open_data, protocol_of
+from fragrecon.jobs.evaluate import score
 from fragrecon.learner import Learner
-from fragrecon.loggers import ending
+from fragrecon.loggers import ending, heeding_sigterm
 from fragrecon.modelling import Facts, build_model, check_model, load_weights
 from fragrecon.models.base import count_parameters
+from fragrecon.processes import started_from
 from fragrecon.record import Record
+from fragrecon.report.views import Album, embedded
 from fragrecon.runs import load_run
 from fragrecon.schema import Config, build
+from fragrecon.sweeps import note, sweep_of
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +57,10 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
     processes = trainer.num_devices * trainer.num_nodes
     check_share(config, processes)
     together = f" by {processes} processes" if processes > 1 else ""
-    log.info("training%s on %s", together, hardware.describe(config.trainer))
-    data.check(config.evaluation.puzzles)
-    seconds["data"] = time.monotonic() - started
     with ending(trainer.loggers):
+        log.info("training%s on %s", together, hardware.describe(config.trainer))
+        data.check(config.evaluation.puzzles)
+        seconds["data"] = time.monotonic() - started
         return train_and_score(config, record, data, trainer, initial, seconds)
 
 
@@ -79,14 +82,22 @@ def train_and_score(
         record.enter("evaluation")
     epochs = record.epochs()
     seconds["training"] = float(epochs[-1]["seconds"]) if epochs else 0.0
-    if not config.evaluation.puzzles:
+    step = int(epochs[-1]["step"]) if epochs else 0
+    albums = [logger for logger in trainer.loggers if isinstance(logger, Album)]
+    if not (config.evaluation.puzzles or albums):
         return None
     run = load_run(record.folder)
     best = run.best_checkpoint
-    metrics = score(config, run.load_model(best), data, record, seconds, source={"checkpoint": best.name})
-    means = {f"test/{name}": summary["mean"] for name, summary in metrics["scores"]["model"].items()}
-    for logger in trainer.loggers:
-        logger.log_metrics(means, step=int(epochs[-1]["step"]) if epochs else 0)
+    with heeding_sigterm():
+        model, metrics = run.load_model(best), None
+        if config.evaluation.puzzles:
+            metrics = score(config, model, data, record, seconds, source={"checkpoint": best.name})
+            means = {f"test/{name}": summary["mean"] for name, summary in metrics["scores"]["model"].items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(means, step=step)
+        for album in albums:
+            device = hardware.device_of(config.trainer)
+            album.show_embeddings(embedded(model.to(device), data.validation_set(), device), step)
     return metrics
 
 
@@ -155,7 +166,17 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
         "The number of training batches",
     ):
         warnings.filterwarnings("ignore", message=text)
+    sweep = sweep_of(record.folder)
+    logger = build(
+        config.logger,
+        "logger",
+        folder=record.folder,
+        config=config.to_dict(),
+        sweep=(sweep, note(sweep)["name"]) if sweep else None,
+    )
     callbacks = training_callbacks(config, record)
+    if isinstance(logger, Album):
+        callbacks.append(Pictures(logger))
     if config.trainer["enable_progress_bar"] is None:
         interactive = sys.stdout.isatty()
     else:
@@ -167,7 +188,6 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
         "enable_progress_bar": interactive,
         "enable_model_summary": interactive,
     }
-    logger: Logger | None = build(config.logger, "logger", folder=record.folder, config=config.to_dict())
     try:
         return pl.Trainer(
             **settings,
@@ -202,7 +222,8 @@ def fit(trainer: pl.Trainer, learner: Learner, data: FragmentData, record: Recor
     if last.is_file():
         log.info("going on from %s", last)
     try:
-        trainer.fit(learner, data, ckpt_path=last if last.is_file() else None)
+        with started_from(record.folder):
+            trainer.fit(learner, data, ckpt_path=last if last.is_file() else None)
     except SIGTERMException as stop:
         log.warning("stopped by SIGTERM; go on with: python -m fragrecon.run resume=%s", record.folder)
         raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own would end the process as if all were done

@@ -131,6 +131,14 @@ class PairScorer(Protocol):
         """Of fragments (B, F, C, h, w)."""
 
 
+@runtime_checkable
+class Viewer(Protocol):
+    """A model that has something to show of how it sees a puzzle, such as where it attends."""
+
+    def views(self, fragments: Tensor) -> dict[str, Tensor]:
+        """Pictures (K, C, H, W) in [0, 1] by name, of fragments (B, F, C, h, w); C is 1 or 3."""
+
+
 def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fragrecon import files
 from fragrecon.data.puzzles import FragmentBatch, join
-from fragrecon.data.wear import CHANGES
-from fragrecon.evaluation.robustness import Outcome
-from fragrecon.evaluation.statistics import Scores, Summary, summary
-from fragrecon.report.labels import label
+from fragrecon.evaluation.examples import Example
+from fragrecon.report.pictures import colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-AXES = {
-    "images": "images a puzzle",
-    "fragment_size": "side of a fragment, pixels",
-    "noise": "standard deviation of the noise",
-    "rotation": "share of fragments turned",
-    "jitter": "strength of the colour jitter",
-    "gap": "pixels worn off every side",
-}
 GAP = 0.12
 """Space between fragments, as a share of their side."""
+POINTS = 1000
+"""Fragments that are spread out in the plane at most."""
+ROOM = 2
+"""How much longer a side of the grid they are spread out on is than that of a square of them."""
+PALE = 0.55
+"""Share of a colour that letters are to be read on."""
+LETTERS = 26
+PERPLEXITY = 30
+"""Of t-SNE at most: about as many fragments count as near."""
 
 
 def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int], title: str) -> Figure:
@@ -46,8 +46,9 @@ def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int]
     fragments = batch.as_float().fragments[0].cpu()
     sources, positions, groups = batch.source_ids[0].cpu(), batch.positions[0].cpu(), predicted[0].cpu()
     images, cells = batch.images_per_puzzle, grid[0] * grid[1]
-    names = [chr(ord("A") + i) if i < 26 else str(i) for i in range(images)]
-    lines = [line for group in torch.unique(groups) for line in _lines(sources, groups == group, images, 2 * cells)]
+    names = names_of(images)
+    grouped = [_lines(sources, groups == group, images, 2 * cells) for group in torch.unique(groups)]
+    lines = [line for group in sorted(grouped, key=lambda group: group[0].majority) for line in group]
     longest = max(len(line.members) for line in lines)
 
     widths = [cells, cells / 2, longest]
@@ -76,62 +77,122 @@ def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int]
     return figure
 
 
-def robustness_figure(
-    outcomes: Sequence[Outcome], usual: Mapping[str, Mapping[str, Scores]], metric: str = "kmeans_ari"
-) -> Figure:
-    """A panel for each axis: the metric's mean of each method against the axis' value, with its 95% interval.
-
-    Args:
-        outcomes: of the conditions.
-        usual: scores of the usual condition, drawn at 0 where an axis is a change of the fragments.
-        metric: that is drawn.
-    """
+def confusion_figure(example: Example) -> Figure:
+    """How many fragments of each image, a row, are in the group that is given to each image, a column."""
     from matplotlib.figure import Figure
 
-    axes_names = list(dict.fromkeys(outcome.condition.axis for outcome in outcomes))
-    columns = min(3, len(axes_names))
-    rows = -(-len(axes_names) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.7 * rows + 0.5), dpi=160, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    methods = list(usual)
-    for axes, name in zip(panels, axes_names, strict=False):
-        found = [outcome for outcome in outcomes if outcome.condition.axis == name]
-        for number, method in enumerate(methods):
-            points = [(o.condition.value, summary(o.scores[method][metric])) for o in found if method in o.scores]
-            if name in CHANGES and points:
-                points.insert(0, (0.0, summary(usual[method][metric][: points[0][1]["n"]])))
-            if points:
-                _curve(axes, points, method, number)
-        missing = [o.condition.value for o in found if "model" not in o.scores]
-        for value in missing:
-            axes.annotate("model: n/a", (value, 0), (0, 4), textcoords="offset points", fontsize=6, ha="center")
-        if name not in CHANGES:
-            values = [outcome.condition.value for outcome in found]
-            axes.set_xscale("log")
-            axes.set_xticks(values, [f"{value:g}" for value in values])
-            axes.minorticks_off()
-        axes.set_xlabel(AXES.get(name, name), fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[len(axes_names) :]:
-        axes.axis("off")
-    for row in range(rows):
-        panels[row * columns].set_ylabel(label(metric), fontsize=8)
-    known = [panel.get_legend_handles_labels() for panel in panels]
-    lines = {name: line for handles, names in known for line, name in zip(handles, names, strict=True)}
-    named = {label(method): lines[label(method)] for method in methods if label(method) in lines}
-    place = {"loc": "outside upper center", "ncols": min(len(named), 2 * columns), "fontsize": 7, "frameon": False}
-    figure.legend(named.values(), named.keys(), **place)
+    table, images = example.confusion, example.images
+    n, names, most = len(images), names_of(len(images)), float(table.sum(1).max())
+    side, font = max(2.6, 0.3 * n), 7 if n <= LETTERS else 5
+    figure = Figure(figsize=(side + 0.9, side + 0.9), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(table.numpy(), cmap="Greys", vmin=0, vmax=most)
+    for row, column in torch.nonzero(table).tolist():
+        count = float(table[row, column])
+        colour = "white" if count > most / 2 else "black"
+        axes.text(column, row, f"{count:.0f}", fontsize=font, color=colour, ha="center", va="center")
+    for row, image in enumerate(images):
+        _draw(axes, image, row, -1)
+    axes.set(xlim=(-1.5, n - 0.5), ylim=(n - 0.5, -0.5))
+    axes.set_xticks(range(n), names, fontsize=font)
+    axes.set_yticks(range(n), names, fontsize=font)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("group, by the image it is taken for", fontsize=8)
+    axes.set_ylabel("image", fontsize=8)
+    share = float(table.diagonal().sum() / table.sum())
+    axes.set_title(f"{share:.0%} of the fragments in the group of their image", fontsize=7)
     return figure
 
 
-def _curve(axes: Axes, points: Sequence[tuple[float, Summary]], method: str, number: int) -> None:
-    values, means = [value for value, _ in points], [found["mean"] for _, found in points]
-    colour, width = ("black", 1.8) if method == "model" else (f"C{number}", 1.0)
-    axes.plot(values, means, marker="o", markersize=2.5, color=colour, linewidth=width, label=label(method))
-    low, high = ([found["ci95"][end] if found["ci95"] else found["mean"] for _, found in points] for end in (0, 1))
-    axes.fill_between(values, low, high, color=colour, alpha=0.15, linewidth=0)
+def reconstructions_figure(example: Example) -> Figure:
+    """The images above what the model decodes from their fragments' embeddings, and how far that is off."""
+    from matplotlib.figure import Figure
+
+    assert example.decoded is not None
+    images, decoded = example.images, example.in_place(example.decoded)
+    ratios = -10 * (images - decoded).square().mean((1, 2, 3)).log10()
+    n, names = len(images), names_of(len(images))
+    columns = min(n, 10)
+    bands = -(-n // columns)
+    figure = Figure(figsize=(0.9 * columns + 0.75, 2.1 * bands), dpi=160)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1)
+    for number in range(n):
+        band, column = divmod(number, columns)
+        row = 2.3 * band
+        _draw(axes, images[number], row, column)
+        _draw(axes, decoded[number], row + 1, column)
+        _mark(axes, row - 0.38, column - 0.38, names[number])
+        axes.text(column, row + 1.62, f"{ratios[number]:.1f} dB", fontsize=6, ha="center", va="center")
+    for band in range(bands):
+        for row, text in ((0, "image"), (1, "decoded"), (1.62, "PSNR")):
+            axes.text(-0.6, 2.3 * band + row, text, fontsize=6, ha="right", va="center")
+    _frame(axes, "", 2.3 * bands, columns)
+    axes.set_xlim(-1.3, columns - 0.5)
+    return figure
+
+
+def embedding_figure(example: Example) -> Figure:
+    """The fragments where t-SNE puts their embeddings, moved apart to a grid, and the same by their images' names."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Circle
+
+    sources = example.batch.source_ids[0, :POINTS].tolist()  # of fragments in random order
+    fragments = example.batch.as_float().fragments[0, :POINTS]
+    names, hues = names_of(example.batch.images_per_puzzle), colours(example.batch.images_per_puzzle)
+    side = math.ceil(ROOM * math.sqrt(len(sources)))
+    cells = on_grid(in_plane(example.embeddings[0, :POINTS], example.grid[0] * example.grid[1] - 1), side)
+    figure = Figure(figsize=(8, 4.2), dpi=160)
+    left, right = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.94, wspace=0.03)
+    for fragment, source, (row, column) in zip(fragments, sources, cells, strict=True):
+        _draw(left, fragment, row, column)
+        light = [1 - PALE * (1 - value) for value in hues[source]]
+        right.add_patch(Circle((column, row), 0.5 - GAP / 2, facecolor=light))
+        right.text(column, row + 0.05, names[source], fontsize=140 / side, ha="center", va="center")
+    for axes, title in ((left, "fragments, by t-SNE of their embeddings"), (right, "the images they were cut from")):
+        axes.set_title(title, fontsize=7)
+        axes.set(xlim=(-1, side), ylim=(side, -1), aspect="equal", xticks=[], yticks=[])
+        axes.spines[:].set_color("0.8")
+    return figure
+
+
+def in_plane(points: Tensor, near: int) -> Tensor:
+    """Places (F, 2) in the unit square for points (F, D), by t-SNE (van der Maaten and Hinton, JMLR 2008).
+
+    Args:
+        points: two at least.
+        near: how many others count as near to a point.
+    """
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    # It starts from the plane of greatest variance, which there is not where all points are one or on a line.
+    start = "pca" if min(points.shape) > 1 and float(points.std(0).max()) > 0 else "random"
+    perplexity = max(1, min(near, PERPLEXITY, (len(points) - 1) / 3))
+    with threadpool_limits(1):
+        spread = TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(points.numpy())
+    places = torch.from_numpy(spread)
+    least, most = places.amin(0), places.amax(0)
+    return (places - least) / (most - least).clamp(min=1e-12)
+
+
+def on_grid(places: Tensor, side: int) -> list[tuple[int, int]]:
+    """Rows and columns 0..side-1 near to places (F, 2) in the unit square, no two alike.
+
+    The squares of the distances that places are moved by have the least sum.
+    """
+    ticks = torch.linspace(0, 1, side)
+    cells = torch.cartesian_prod(ticks, ticks)  # row, column
+    costs = torch.cdist(places.flip(1).double(), cells.double()).square()
+    chosen = linear_sum_assignment(costs.numpy())[1]
+    return [divmod(int(cell), side) for cell in chosen]
+
+
+def names_of(images: int) -> list[str]:
+    """What the images of a puzzle are called: A, B, C, and so on; by numbers where there are more than letters."""
+    return [chr(ord("A") + i) if images <= LETTERS else str(i + 1) for i in range(images)]
 
 
 class _Line(NamedTuple):
@@ -157,11 +218,14 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def _draw(axes: Axes, image: Tensor, row: int, column: int) -> None:
+def _draw(axes: Axes, image: Tensor, row: float, column: float) -> None:
+    """An image (C, H, W) in 0..1 as large as a cell of 1x1 takes it."""
     pixels: Any = image.movedim(0, -1).numpy()
-    half = 0.5 - GAP / 2
-    extent = (column - half, column + half, row + half, row - half)
-    if pixels.shape[-1] == 1:
+    height, width, channels = pixels.shape
+    longest = max(height, width)
+    x, y = (0.5 - GAP / 2) * width / longest, (0.5 - GAP / 2) * height / longest
+    extent = (column - x, column + x, row + y, row - y)
+    if channels == 1:
         axes.imshow(pixels[..., 0], extent=extent, cmap="gray", vmin=0, vmax=1)
     else:
         axes.imshow(pixels, extent=extent)
@@ -172,7 +236,7 @@ def _mark(axes: Axes, row: float, column: float, name: str) -> None:
     axes.text(column, row, name, bbox=box, fontsize=4.5, color="white", ha="center", va="center")
 
 
-def _frame(axes: Axes, title: str, rows: int, columns: int) -> None:
+def _frame(axes: Axes, title: str, rows: float, columns: int) -> None:
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     axes.set_title(title, fontsize=7)
     axes.axis("off")

@@ -15,6 +15,7 @@ from fragrecon import files
 from fragrecon.record import reason
 from fragrecon.report.labels import label
 from fragrecon.runs import Run
+from fragrecon.schema import is_inert
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Scores, Summary
@@ -24,8 +25,6 @@ HEADLINE = ("kmeans_ari", "kmeans_nmi", "kmeans_purity", "kmedoids_ari", "mean_c
 
 COMPARED = "mean_clustering_score"
 """The test score whose difference to the best row people are shown."""
-
-_NO_PARAMETERS = ("seed", "sweep", "logger", "data.root", "data.cache_dir", "trainer.enable_progress_bar")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class Job:
 
     @property
     def seed(self) -> int:
-        return self.run.config.seed if self.run else int(self.overrides.get("seed", 0))
+        """Zero where the job's config was refused, which may be for its seed."""
+        return self.run.config.seed if self.run else 0
 
     @property
     def is_done(self) -> bool:
@@ -172,14 +172,8 @@ def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
 
 def swept(jobs: Sequence[Job]) -> list[str]:
     """The keys, but for the seed and what has no part in the scores, that differ between jobs."""
-    keys = dict.fromkeys(key for job in jobs for key in job.overrides)
-    return [
-        key
-        for key in keys
-        if key not in _NO_PARAMETERS
-        and key.partition(".")[0] not in _NO_PARAMETERS
-        and len({value_of(job, key) for job in jobs}) > 1
-    ]
+    keys = dict.fromkeys(key for job in jobs for key in job.overrides if key != "seed" and not is_inert(key))
+    return [key for key in keys if len({value_of(job, key) for job in jobs}) > 1]
 
 
 def value_of(job: Job, key: str) -> str:
@@ -330,12 +324,14 @@ def markdown(board: Leaderboard) -> str:
     header, table = cells(board)
     numbers = 1 + len(board.parameters)
     rules = ["---" if column < numbers else "---:" for column in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-        for line in (header, rules, *table)
-    ]
-    notes = [f"- {line}" for line in troubles(board)]
-    return "\n".join([f"# {board.name}", "", *lines, "", caption(board), "", *notes]).rstrip() + "\n"
+    lines = ["| " + " | ".join(map(_inline, line)) + " |" for line in (header, rules, *table)]
+    notes = [f"- {_inline(line)}" for line in troubles(board)]
+    return "\n".join([f"# {_inline(board.name)}", "", *lines, "", caption(board), "", *notes]).rstrip() + "\n"
+
+
+def _inline(text: str) -> str:
+    """Text that stays on its line and in its cell of Markdown, and is no markup."""
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
 
 
 def page(board: Leaderboard) -> str:

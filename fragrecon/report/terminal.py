@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from fragrecon.report.labels import label
 from fragrecon.report.leaderboard import COMPARED, Leaderboard, caption, duration, short, signed, troubles
@@ -127,11 +128,11 @@ def print_sweep_progress(
     console = console or Console()
     counts = f"job {begun + 1} of {jobs or '?'}"
     left = f"{duration(seconds_left)} left" if seconds_left is not None else ""
+    parts = [counts, ProgressBar(jobs, begun, width=24) if jobs else "", left]
+    name = Text(job)  # all else is more important
+    name.truncate(max(console.width - len(counts) - 24 - len(left) - 6, 0), overflow="ellipsis")
     line = Table.grid(padding=(0, 2, 0, 0))
-    for text in (counts, " " * 24, left):
-        line.add_column(min_width=len(text), no_wrap=True)
-    line.add_column(no_wrap=True, overflow="ellipsis")
-    line.add_row(counts, ProgressBar(jobs, begun, width=24) if jobs else "", left, job)
+    line.add_row(*(part for part in parts if part), name)
     console.print(line)
 
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from sklearn.metrics import adjusted_rand_score
 
 from fragrecon import files
 from fragrecon.errors import ConfigError, RunError
 from fragrecon.evaluation.statistics import paired, summary
-from fragrecon.run import job_folder
 from fragrecon.runs import load_run
+from fragrecon.sweeps import job_folder
 from tests import layouts
-from tests.cli import Cli, Result, fingerprint, job, metrics, names, status
+from tests.cli import SMALL, Cli, Result, fingerprint, job, metrics, names, status
 
 pytestmark = pytest.mark.timeout(180)
 METHODS = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model"]
@@ -180,11 +181,80 @@ def test_a_run_that_was_saved_before_a_key_existed_is_scored_as_it_was(
 
 
 def test_a_job_of_a_sweep_is_given_by_its_folder_without_quotes(cli: Cli, finished: Path) -> None:
-    overrides = "data.augment={hue: 0.1},model.encoder_channels=[16,32],model.latent_dim=64,seed=1"
-    folder = Path("multirun") / "2025-01-02_03-04-05" / job_folder(7, overrides)
+    overrides = ["data.augment={hue: 0.1}", "model.encoder_channels=[16,32]", "model.latent_dim=64", "seed=1"]
+    folder = Path("multirun") / "2025-01-02_03-04-05" / job_folder(overrides)
     shutil.copytree(finished, cli.home / folder)
     cli.run("mode=evaluate", f"run={folder}", f"data.cache_dir={cli.cache}", "hydra.run.dir=scored").ok()
     assert metrics(cli.home / "scored")["scores"] == metrics(finished)["scores"]
+
+
+# Figures and examples -------------------------------------------------------------------------------------------------
+
+EXAMPLE = ["confusion.png", "embedding.png", "puzzle.png"]
+"""Figures of one puzzle, of any model."""
+
+
+def figures_of(folder: Path) -> list[str]:
+    """Names of the figures, each of which can be looked at."""
+    for path in (folder / "figures").iterdir():
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.format == "PNG"
+            assert min(picture.size) > 150, path.name
+            assert len(set(picture.convert("L").tobytes())) > 20, path.name
+    return list(names(folder / "figures"))
+
+
+def test_every_scored_run_leaves_its_figures(tmp_path: Path, cache: Path, finished: Path) -> None:
+    assert figures_of(finished) == sorted([*EXAMPLE, "curves.png", "reconstructions.png", "scores.png"])
+    job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}")
+    # The record has no epochs of its own; all else is the same.
+    assert figures_of(tmp_path / "run") == sorted([*EXAMPLE, "reconstructions.png", "scores.png"])
+    own, again = fingerprint(finished / "figures"), fingerprint(tmp_path / "run" / "figures")
+    assert {name: own[name] for name in again} == again
+
+
+def test_examples_are_the_first_puzzles_with_the_groups_that_are_scored(
+    tmp_path: Path, cache: Path, finished: Path
+) -> None:
+    job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", "evaluation.puzzles=9")
+    few, many = (files.read_arrays(folder / "examples.npz") for folder in (finished, tmp_path / "run"))
+    assert len(few["groups"]) == 5
+    assert len(many["groups"]) == 8
+    assert few["images"].shape == (5, 10, 3, 64, 64)
+    assert few["images"].dtype == np.uint8
+    assert few["grid"].tolist() == [4, 4]
+    for name in ("images", "source_ids", "positions", "groups"):
+        np.testing.assert_array_equal(many[name][:5], few[name])
+    scores = files.read_arrays(tmp_path / "run" / "scores.npz")["model/kmeans_ari"]
+    for sources, groups, score in zip(many["source_ids"], many["groups"], scores, strict=False):
+        assert adjusted_rand_score(sources, groups) == pytest.approx(score, abs=1e-9)
+    assert load_run(finished).examples.keys() == few.keys()
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        ("conv", ["data.image_size=[16,32]", "data.fragment_size=16"]),
+        ("mosaic", ["data.image_size=[16,32]", "data.fragment_size=16", "model.width=16", "model.depth=1"]),
+        ("pca", ["data.image_size=[32,32]", "data.fragment_size=[16,32]", "data.channels=1"]),
+    ],
+)
+def test_the_smallest_puzzle_can_be_drawn_too(tmp_path: Path, cache: Path, model: str, data: list[str]) -> None:
+    """Of two images in two fragments each, scored once."""
+    size = ["data.images_per_puzzle=2", "evaluation.puzzles=1", "evaluation.validation_puzzles=2"]
+    few = ["data.batches_per_epoch=1", "data.epochs=1", "model.latent_dim=1"]
+    job(tmp_path, cache, *SMALL, f"model={model}", *data, *size, *few)
+    decoded = [] if model == "mosaic" else ["reconstructions.png"]
+    assert figures_of(tmp_path) == sorted([*EXAMPLE, *decoded, "curves.png", "scores.png"])
+    examples = files.read_arrays(tmp_path / "examples.npz")
+    assert examples["source_ids"].shape == (1, 4)
+    assert ("rebuilt_cells" in examples) == (model == "mosaic")
+
+
+def test_a_run_without_validation_has_curves_of_its_training_alone(tmp_path: Path, cache: Path) -> None:
+    job(tmp_path, cache, *SMALL, "model=pca", "trainer.limit_val_batches=0", "data.epochs=1")
+    assert "curves.png" in figures_of(tmp_path)
 
 
 # Harder conditions ----------------------------------------------------------------------------------------------------
