@@ -40,8 +40,8 @@ from fragrecon.clustering.kmedoids import kmedoids
 from fragrecon.clustering.problems import MEMORY
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.baselines import Baselines
+from fragrecon.evaluation.opening import open_data
 from fragrecon.evaluation.protocol import AGREEMENTS, FURTHER_AGREEMENTS, ClusteringProtocol
-from fragrecon.jobs.evaluate import open_data
 from fragrecon.record import versions
 from fragrecon.run import compose
 from fragrecon.seeds import keys_of

@@ -28,7 +28,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fragrecon import files, hardware
-from fragrecon.jobs.evaluate import open_data
+from fragrecon.evaluation.opening import open_data
 from fragrecon.modelling import Facts, build_model
 from fragrecon.record import versions
 from fragrecon.run import compose

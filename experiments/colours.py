@@ -13,7 +13,7 @@ import sys
 import torch
 
 from fragrecon.evaluation.baselines import colour_histogram, raw_pixels
-from fragrecon.jobs.evaluate import open_data, protocol_of
+from fragrecon.evaluation.opening import open_data, protocol_of
 from fragrecon.run import compose
 
 LEVELS = (2, 3, 4, 6, 8, 10, 12, 16)

@@ -19,9 +19,9 @@ from fragrecon.clustering.count import estimate_count
 from fragrecon.clustering.kmeans import kmeans
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.baselines import WHITENED, Baselines, colour_histogram, raw_pixels
+from fragrecon.evaluation.opening import open_data, protocol_of
 from fragrecon.evaluation.protocol import FEWEST_MEMBERS
 from fragrecon.evaluation.statistics import summary
-from fragrecon.jobs.evaluate import open_data, protocol_of
 from fragrecon.run import compose
 from fragrecon.runs import load_run
 from fragrecon.seeds import keys_of

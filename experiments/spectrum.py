@@ -14,7 +14,7 @@ import sys
 import torch
 
 from fragrecon.evaluation.baselines import PrincipalComponents, raw_pixels, training_fragments
-from fragrecon.jobs.evaluate import open_data, protocol_of
+from fragrecon.evaluation.opening import open_data, protocol_of
 from fragrecon.run import compose
 
 COMPONENTS = (3, 6, 12, 24, 64, 128)

@@ -193,7 +193,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training whose selection metric was 0.1, 0.3, 0.2 in three epochs."""
     from fragrecon.data.module import FragmentData
-    from fragrecon.jobs.evaluate import protocol_of
+    from fragrecon.evaluation.opening import protocol_of
 
     folder = tmp_path_factory.mktemp("run")
     record = Record(folder)

@@ -21,7 +21,7 @@ from fragrecon.data.module import LOOKAHEAD, Batches, FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.data.wear import Wear
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.jobs.evaluate import open_data
+from fragrecon.evaluation.opening import open_data
 from fragrecon.run import compose
 from fragrecon.schema import Config
 

@@ -1,0 +1,103 @@
+"""Photographs of one's own as a puzzle: which files they are, and how they are cut.
+
+Shapes: N photographs, F fragments (C, h, w) in all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fragrecon.data.puzzles import FragmentBatch, make_batch
+from fragrecon.data.readers.images import SUFFIXES, Shape, decode, size_of
+from fragrecon.errors import ConfigError, DataError
+from fragrecon.seeds import torch_generator
+
+log = logging.getLogger(__name__)
+
+LARGEST = 512
+"""Side up to which photographs are shown; a model sees them at the size it was trained on."""
+
+MOST = 4096
+"""Fragments that are one puzzle at most; the memory it takes grows with the square of their number."""
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs cut into one puzzle, at two sizes.
+
+    Attributes:
+        shown: uint8 fragments as people see them, by a whole number larger than what the model sees.
+        seen: the same fragments in 0..1 as the model sees them.
+    """
+
+    shown: FragmentBatch
+    seen: FragmentBatch
+
+
+def image_files(given: Any) -> list[Path]:
+    """The image files that ``input`` names: those of a folder, in order, or the listed ones.
+
+    Raises:
+        ConfigError: nothing, or nothing of the kind, is named.
+        DataError: there is no such folder or file, or no image in it.
+    """
+    if given and isinstance(given, str) and Path(given).expanduser().is_dir():
+        folder = Path(given).expanduser()
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        if not found:
+            raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
+        return found
+    names = [given] if given and isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError("this mode needs images: input=FOLDER, or 'input=[FILE,FILE,...]'")
+    paths = [Path(name).expanduser() for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"input: {path} is not there")
+    return paths
+
+
+def check_count(fragments: int) -> None:
+    """Refuse a puzzle of too many fragments; raises `ConfigError`."""
+    if fragments > MOST:
+        raise ConfigError(f"{fragments} fragments are more than the {MOST} that go together at once; give fewer files")
+
+
+def cut_photographs(
+    paths: Sequence[Path], image_shape: Shape, fragment_size: tuple[int, int], seed: int
+) -> Photographs:
+    """Photographs, each fitted to one size, as a puzzle of fragments in random order.
+
+    Args:
+        paths: of the files.
+        image_shape: (C, H, W) at which the model sees a photograph.
+        fragment_size: (h, w) at which it sees a fragment.
+        seed: keys the order.
+
+    Raises:
+        DataError: a file is no image.
+    """
+    (channels, height, width), (h, w) = image_shape, fragment_size
+    sizes = [size_of(path) for path in paths]
+    smallest = min(min(size[0] / height, size[1] / width) for size in sizes)
+    scale = max(1, min(math.floor(smallest), LARGEST // max(height, width)))
+    if smallest < 1:
+        log.warning(
+            "some images are smaller than %dx%d pixels and are enlarged; their seams are too smooth", height, width
+        )
+    pixels = [decode(path, (channels, height * scale, width * scale)) for path in paths]
+    images = torch.stack([torch.from_numpy(image) for image in pixels]).unsqueeze(0)
+    count = len(paths) * (height // h) * (width // w)
+    order = torch.randperm(count, generator=torch_generator(seed, "reassemble")).unsqueeze(0)
+    unknown, ids = torch.full((1, len(paths)), -1), torch.arange(len(paths)).unsqueeze(0)
+    shown = make_batch(images, unknown, ids, order, (h * scale, w * scale))
+    smaller = F.avg_pool2d(shown.fragments[0].float() / 255, scale).unsqueeze(0)
+    return Photographs(shown, replace(shown, fragments=smaller))

@@ -1,0 +1,55 @@
+"""All figures of a run, each a PNG in one folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.evaluation.examples import Example
+from fragrecon.evaluation.statistics import Scores
+from fragrecon.report import figures, plots
+
+METRIC = "kmeans_ari"
+"""Whose distribution is drawn."""
+
+
+def draw_example(example: Example, model: str, folder: Path, shown: FragmentBatch | None = None) -> None:
+    """Write ``puzzle.png``, ``confusion.png``, ``embedding.png`` and, of a model that decodes, ``reconstructions.png``.
+
+    Args:
+        example: what is drawn.
+        model: what the model is called.
+        folder: of the figures.
+        shown: the same puzzle in finer pixels than the model saw, for what shows no work of the model.
+    """
+    fine = replace(example, batch=shown) if shown else example
+    title = f"grouped by KMeans on {model}"
+    figures.save(figures.puzzle_figure(fine.batch, fine.groups, fine.grid, title), folder / "puzzle.png")
+    figures.save(figures.confusion_figure(fine), folder / "confusion.png")
+    figures.save(figures.embedding_figure(fine), folder / "embedding.png")
+    if example.decoded is not None:
+        figures.save(figures.reconstructions_figure(example), folder / "reconstructions.png")
+
+
+def draw_scores(scores: Mapping[str, Mapping[str, Scores]], model: str, folder: Path) -> None:
+    """Write ``scores.png``, of the methods' scores (puzzles,) by method and metric."""
+    clustered = {method: found[METRIC] for method, found in scores.items() if METRIC in found}
+    figures.save(plots.scores_figure(clustered, METRIC, model), folder / "scores.png")
+
+
+def draw_epochs(epochs: Sequence[Mapping[str, float]], monitor: str, checkpoint: str, folder: Path) -> None:
+    """Write ``curves.png`` if there were epochs.
+
+    Args:
+        epochs: rows of ``metrics.csv``.
+        monitor: the figure that selects.
+        checkpoint: name of the file whose weights count, which tells its epoch if it was selected.
+        folder: of the figures.
+    """
+    if epochs:
+        selected = re.match(r"best-epoch=(\d+)", checkpoint)
+        figure = plots.curves_figure(epochs, monitor, int(selected[1]) if selected else None)
+        figures.save(figure, folder / "curves.png")

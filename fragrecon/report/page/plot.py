@@ -1,0 +1,160 @@
+"""Figures of the page, drawn by Bokeh.
+
+A figure is made with the points of its first score. The page gives it those of the score that is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bokeh.embed import json_item
+from bokeh.models import ColumnDataSource, FactorRange, FixedTicker, HoverTool
+from bokeh.models.annotations import Legend, LegendItem
+from bokeh.models.renderers import DataRenderer, GlyphRenderer
+from bokeh.plotting import figure
+
+from fragrecon.report.page.tables import number
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8B5A2B")
+"""Those of Okabe and Ito, but for yellow, which is faint on white."""
+
+MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "plus", "star")
+FONT = "system-ui, sans-serif"
+
+LOGARITHMIC = 8
+"""Numbers that span this factor lie on a logarithmic axis."""
+
+TICKS = 12
+"""Up to so many numbers are all named on their axis."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A score at a place of the x axis.
+
+    Attributes:
+        x: a number, or a category and how far beside it.
+        mean: of the score.
+        low: the lower end of its error bar; the mean itself where there is none.
+        high: the upper end.
+        name: of what was scored.
+        text: the score and what its bar is.
+    """
+
+    x: float | tuple[str, float]
+    mean: float
+    low: float
+    high: float
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points by score; ``is_reference`` makes it a dashed one without marks."""
+
+    name: str
+    points: Mapping[str, Sequence[Point]]
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is on the x axis.
+
+    Attributes:
+        title: of the axis.
+        values: in their order.
+        numbers: of the values; None where they are categories.
+    """
+
+    title: str
+    values: Sequence[str] = ()
+    numbers: Mapping[str, float] | None = None
+
+    @property
+    def is_logarithmic(self) -> bool:
+        found = list(self.numbers.values()) if self.numbers else [0.0]
+        return min(found) > 0 and max(found) >= LOGARITHMIC * min(found)
+
+    def place(self, value: str, line: int, lines: int) -> float | tuple[str, float]:
+        """Where a value lies; categories have a place of their own for each line, so that bars do not cover others."""
+        return (value, 0.6 * ((line + 0.5) / lines - 0.5)) if self.numbers is None else self.numbers[value]
+
+    @classmethod
+    def of(cls, title: str, found: Iterable[str]) -> Axis:
+        """The axis of all that was found."""
+        values = in_order(found)
+        numbers = {value: known for value in values if (known := number(value)) is not None}
+        return cls(title, values, numbers if len(numbers) == len(values) else None)
+
+
+def in_order(found: Iterable[str]) -> list[str]:
+    """Distinct values: by size if all are numbers, else by name."""
+    values = sorted(set(found))
+    numbers = {value: known for value in values if (known := number(value)) is not None}
+    return sorted(values, key=numbers.__getitem__) if len(numbers) == len(values) else values
+
+
+def draw(axis: Axis, lines: Sequence[Line], title: str, connected: bool) -> dict[str, Any]:
+    """A figure as the page embeds it, and the points of its lines by score.
+
+    Args:
+        axis: of x.
+        lines: to draw, all with the same scores.
+        title: of the legend.
+        connected: whether points of a line are.
+    """
+    columns = {metric: [_columns(line.points[metric]) for line in lines] for metric in lines[0].points}
+    first = next(iter(columns.values()))
+    scale: dict[str, Any] = {"x_range": FactorRange(factors=list(axis.values))}
+    if axis.numbers is not None:
+        scale = {"x_axis_type": "log" if axis.is_logarithmic else "linear"}
+    plot = figure(height=380, sizing_mode="stretch_width", toolbar_location=None, tools="", **scale)
+    items: list[LegendItem] = []
+    pointed: list[DataRenderer] = []
+    for place, line in enumerate(lines):
+        source = ColumnDataSource(first[place], name=f"line {place}")
+        drawn = _dashes(plot, source) if line.is_reference else _marks(plot, source, place, connected)
+        items.append(LegendItem(label=line.name, renderers=drawn))
+        pointed.append(drawn[-1])
+    plot.add_tools(HoverTool(tooltips=[("", "@name"), ("", "@text")], renderers=pointed))
+    if len(lines) > 1 or title:
+        legend = Legend(items=items, title=title, name="legend", click_policy="hide", orientation="horizontal")
+        legend.update(location="top_left", border_line_color=None, margin=0, padding=5, spacing=16)
+        legend.update(label_text_font=FONT, title_text_font=FONT, title_text_font_style="normal")
+        plot.add_layout(legend, "above")
+    across, up = plot.xaxis[0], plot.yaxis[0]
+    if axis.numbers and len(axis.numbers) <= TICKS:
+        across.ticker = FixedTicker(ticks=list(axis.numbers.values()))
+        across.major_label_overrides = {at: value for value, at in axis.numbers.items()}
+    across.axis_label, up.name = axis.title, "score"
+    for shown in (across, up):
+        shown.update(axis_label_text_font=FONT, axis_label_text_font_style="normal", major_label_text_font=FONT)
+        shown.update(axis_line_color="#bbbbbb", major_tick_line_color="#bbbbbb", minor_tick_line_color=None)
+    plot.grid.grid_line_color = "#eeeeee"
+    plot.update(outline_line_color=None, background_fill_alpha=0, border_fill_alpha=0)
+    return {"name": axis.title, "item": json_item(plot), "points": columns}
+
+
+def _dashes(plot: figure, source: ColumnDataSource) -> list[GlyphRenderer[Any]]:
+    return [plot.line("x", "mean", source=source, color="#777777", line_dash="dashed", line_width=1.5)]
+
+
+def _marks(plot: figure, source: ColumnDataSource, place: int, connected: bool) -> list[GlyphRenderer[Any]]:
+    """Error bars, a line where points are connected, and the marks themselves, last."""
+    style: dict[str, Any] = {"source": source, "color": COLOURS[place % len(COLOURS)]}
+    drawn: list[GlyphRenderer[Any]] = [
+        plot.segment("x", "low", "x", "high", line_width=1.5, **style),
+        plot.scatter("x", "low", marker="dash", size=10, line_width=1.5, **style),
+        plot.scatter("x", "high", marker="dash", size=10, line_width=1.5, **style),
+    ]
+    if connected:
+        drawn.append(plot.line("x", "mean", line_width=2, **style))
+    return [*drawn, plot.scatter("x", "mean", marker=MARKERS[place % len(MARKERS)], size=7, **style)]
+
+
+def _columns(points: Sequence[Point]) -> dict[str, list[Any]]:
+    return {field.name: [getattr(point, field.name) for point in points] for field in fields(Point)}

@@ -1,0 +1,126 @@
+"""Puzzles and what models made of them, as the viewer of the page takes them.
+
+Shapes: P puzzles of F fragments from N images.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+
+from fragrecon.errors import RunError
+from fragrecon.runs import Run
+
+Array = npt.NDArray[Any]
+
+
+def gallery(runs: Mapping[str, Run]) -> dict[str, Any]:
+    """All puzzles that runs kept, each once however many of them solved it.
+
+    Args:
+        runs: by the name that people are shown.
+
+    Returns:
+        ``puzzles``; ``solvers``, each with a solution by the puzzle's place; ``missing``, why a run has none.
+    """
+    puzzles: dict[str, dict[str, Any]] = {}
+    solvers, missing = [], {}
+    for name, run in runs.items():
+        try:
+            examples = run.examples
+        except RunError as error:
+            missing[name] = str(error)
+            continue
+        solutions = {}
+        for number in range(len(examples["images"])):
+            key = _key(examples, number)
+            if key not in puzzles:
+                puzzles[key] = _puzzle(examples, number)
+            solutions[list(puzzles).index(key)] = _solution(examples, number) | {"ari": _ari(run, number)}
+        solvers.append({"name": name, "solutions": solutions})
+    return {"puzzles": list(puzzles.values()), "solvers": solvers, "missing": missing}
+
+
+def picture(path: Path) -> str:
+    """A picture's file as a data URI."""
+    with Image.open(path) as image:
+        return _uri(image.convert("RGB"))
+
+
+def _key(examples: Mapping[str, Array], number: int) -> str:
+    """Digest of all that makes a puzzle."""
+    sha = hashlib.sha256()
+    parts = [examples[name][number] for name in ("images", "source_ids", "positions")]
+    for part in (*parts, examples["grid"]):
+        sha.update(f"{part.dtype}{part.shape}".encode())
+        sha.update(np.ascontiguousarray(part).tobytes())
+    return sha.hexdigest()
+
+
+def _puzzle(examples: Mapping[str, Array], number: int) -> dict[str, Any]:
+    images = examples["images"][number]
+    return {
+        "images": [
+            _uri(Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1))) for image in images
+        ],
+        "size": [int(side) for side in images.shape[-2:]],
+        "grid": examples["grid"].tolist(),
+        "sources": examples["source_ids"][number].tolist(),
+        "positions": examples["positions"][number].tolist(),
+    }
+
+
+def _solution(examples: Mapping[str, Array], number: int) -> dict[str, Any]:
+    """Groups and rebuilt images, each with the true image (or None) that it is taken for, one to one."""
+    images = examples["images"].shape[1]
+    sources, groups = examples["source_ids"][number], examples["groups"][number]
+    solution: dict[str, Any] = {
+        "groups": groups.tolist(),
+        "names": _matches(_counts(groups, sources, images)),
+        "rebuilt": None,
+    }
+    if "rebuilt_images" in examples:
+        rebuilt, cells = examples["rebuilt_images"][number], examples["rebuilt_cells"][number]
+        right = cells == examples["positions"][number]
+        # As the scores have it: most fragments at their cell. Where that is the same, most fragments of the image.
+        counts = _counts(rebuilt, sources, images, right) * (len(sources) + 1) + _counts(rebuilt, sources, images)
+        solution["rebuilt"] = {"images": rebuilt.tolist(), "cells": cells.tolist(), "names": _matches(counts)}
+    return solution
+
+
+def _counts(groups: Array, sources: Array, images: int, which: Array | None = None) -> Array:
+    """How many fragments (of those chosen) of a group are of an image: (groups, images)."""
+    table = np.zeros((int(groups.max()) + 1, images), np.int64)
+    np.add.at(table, (groups, sources), 1 if which is None else which)
+    return table
+
+
+def _matches(counts: Array) -> list[int | None]:
+    """Which image each group is taken for: one to one, for the most fragments."""
+    groups, images = linear_sum_assignment(counts, maximize=True)
+    found: list[int | None] = [None] * len(counts)
+    for group, image in zip(groups.tolist(), images.tolist(), strict=True):
+        found[group] = image
+    return found
+
+
+def _ari(run: Run, number: int) -> float | None:
+    try:
+        return float(run.scores["model/kmeans_ari"][number])
+    except (RunError, KeyError, IndexError):
+        return None
+
+
+def _uri(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "webp", lossless=True)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,202 @@
+"""Figures drawn once more: of a run's own puzzle, to the byte, and of photographs, by what they show."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from fragrecon import files
+from fragrecon.clustering.backends.batched import kmeans
+from fragrecon.data.photographs import cut_photographs
+from fragrecon.errors import ConfigError, DataError, RunError
+from fragrecon.runs import load_run
+from fragrecon.seeds import keys_of
+from tests import layouts
+from tests.cli import SMALL, Cli, fingerprint, job, names, status
+
+pytestmark = pytest.mark.timeout(180)
+CHINA, FLOWER = (Path(name) for name in load_sample_images().filenames)
+OF_PHOTOGRAPHS = ["confusion.png", "embedding.png", "puzzle.png", "reconstructions.png"]
+
+
+def draw(folder: Path, cache: Path, run: Path, *given: object) -> dict[str, Any]:
+    found = job(folder, cache, "mode=draw", f"run={run}", *given)
+    assert found is not None
+    assert status(folder)["status"] == "done"
+    return found
+
+
+def listed(paths: Sequence[Path]) -> str:
+    return f"input=[{','.join(map(str, paths))}]"
+
+
+def stripes(folder: Path, size: int = 64) -> list[Path]:
+    """Three images whose fragments nothing could mistake: black, white, and a bright red."""
+    folder.mkdir()
+    paths = [folder / f"{name}.png" for name in ("black", "red", "white")]
+    for path in paths:
+        Image.new("RGB", (size, size), path.stem).save(path)
+    return paths
+
+
+# A run's own ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_drawn_again_to_the_byte_and_left_as_it_was(cli: Cli, finished: Path) -> None:
+    before = fingerprint(finished)
+    result = cli.run("mode=draw", f"run={finished}", f"data.cache_dir={cli.cache}").ok()
+    (folder,) = (cli.home / "outputs").glob("*/*")
+    assert folder.name.endswith("-draw")
+    assert fingerprint(folder / "figures") == fingerprint(finished / "figures")
+    assert len(names(folder / "figures")) == 6
+    assert fingerprint(finished) == before
+    ari = files.read_arrays(finished / "scores.npz")["model/kmeans_ari"][0]
+    assert f"160 fragments of 10 images, grouped by KMeans: ARI {ari:.4f}, NMI " in result.stdout
+    assert f"figures: {folder / 'figures'}" in result.stdout
+    assert status(folder)["status"] == "done"
+    assert load_run(folder).config.run == str(finished)
+
+
+def test_lost_figures_are_not_needed(tmp_path: Path, cache: Path, finished: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(finished, bare, ignore=shutil.ignore_patterns("figures", "examples.npz", "metrics.json"))
+    draw(tmp_path / "run", cache, bare)
+    assert fingerprint(tmp_path / "run" / "figures") == fingerprint(finished / "figures")
+
+
+def test_what_a_run_does_not_have_yet_is_left_out(tmp_path: Path, cache: Path) -> None:
+    job(tmp_path / "run", cache, *SMALL, "model=pca", "evaluation.puzzles=0", "data.epochs=1")
+    assert not (tmp_path / "run" / "figures").exists()
+    draw(tmp_path / "drawn", cache, tmp_path / "run")
+    assert names(tmp_path / "drawn" / "figures") == sorted([*OF_PHOTOGRAPHS, "curves.png"])
+    (tmp_path / "run" / "metrics.csv").unlink()
+    draw(tmp_path / "again", cache, tmp_path / "run")
+    assert names(tmp_path / "again" / "figures") == OF_PHOTOGRAPHS
+
+
+# Photographs ----------------------------------------------------------------------------------------------------------
+
+
+def test_photographs_are_grouped_and_drawn_from_the_command_line(cli: Cli, finished: Path) -> None:
+    photographs = cli.home / "photographs"
+    photographs.mkdir()
+    for path in (CHINA, FLOWER):
+        shutil.copy(path, photographs)
+    result = cli.run("mode=draw", f"run={finished}", f"input={photographs}").ok()
+    (folder,) = (cli.home / "outputs").glob("*/*")
+    assert names(folder / "figures") == OF_PHOTOGRAPHS
+    assert not {"scores.png", "curves.png"} & set(names(folder / "figures"))
+    told = re.search(r"32 fragments of 2 images, grouped by KMeans: ARI (\S+), NMI (\S+)\n", result.stdout)
+    assert told
+    assert f"figures: {folder / 'figures'}" in result.stdout
+    config = load_run(finished).config
+    cut = cut_photographs([CHINA, FLOWER], (3, 64, 64), (16, 16), config.seed)
+    with torch.inference_mode():
+        points = load_run(finished).load_model().encode(cut.seen.fragments)
+    keys = keys_of(config.evaluation.seed, "clustering", 0, 1)
+    groups = kmeans(points, 2, keys, config.evaluation.restarts, 32 * 2**20)[0]
+    sources = cut.seen.source_ids[0]
+    assert float(told[1]) == pytest.approx(adjusted_rand_score(sources, groups), abs=1e-4)
+    assert float(told[2]) == pytest.approx(normalized_mutual_info_score(sources, groups), abs=1e-4)
+
+
+def test_images_that_cannot_be_mistaken_are_grouped_perfectly(tmp_path: Path, cache: Path, finished: Path) -> None:
+    found = draw(tmp_path / "run", cache, finished, listed(stripes(tmp_path / "images")))
+    assert found == pytest.approx({"kmeans_ari": 1.0, "kmeans_nmi": 1.0})
+    puzzle = np.asarray(Image.open(tmp_path / "run" / "figures" / "puzzle.png").convert("RGB")).reshape(-1, 3)
+    for colour in ([0, 0, 0], [255, 0, 0]):
+        assert (puzzle == colour).all(1).sum() > 10_000
+
+
+def test_photographs_are_shown_in_finer_pixels_than_those_the_model_sees(
+    tmp_path: Path, cache: Path, finished: Path
+) -> None:
+    """Lines half as wide as a pixel of the model, to which all of them are one grey."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    lines = np.zeros((512, 512), np.uint8)
+    lines[:, np.arange(512) // 4 % 2 == 1] = 255
+    paths = [folder / "lines.png", folder / "turned.png"]
+    for path, pixels in zip(paths, (lines, lines.T), strict=True):
+        Image.fromarray(pixels).save(path)
+    draw(tmp_path / "run", cache, finished, listed(paths))
+
+    def shades(name: str) -> float:
+        """Share of what is drawn that is not that grey."""
+        pixels = np.asarray(Image.open(tmp_path / "run" / "figures" / name).convert("L"))
+        drawn = pixels[pixels < 250]
+        return float((np.abs(drawn.astype(int) - 127) > 8).mean())
+
+    assert shades("puzzle.png") > 0.6
+    assert shades("embedding.png") > 0.5
+    above = np.asarray(Image.open(tmp_path / "run" / "figures" / "reconstructions.png").convert("L"))
+    assert (np.abs(above.astype(int) - 127) <= 1).sum() > 2 * 100 * 100
+
+
+def test_photographs_are_drawn_where_run_and_data_are_elsewhere(tmp_path: Path, cache: Path) -> None:
+    layouts.imagenet64(tmp_path / "source", train=60, test=20)
+    given = ["data=imagenet64", f"data.root={tmp_path / 'source'}", "data.batches_per_epoch=2", "data.epochs=1"]
+    few = ["data.puzzles_per_batch=2", "data.images_per_puzzle=2", "evaluation.puzzles=0"]
+    job(tmp_path / "run", tmp_path / "cache", *given, *few, "evaluation.validation_puzzles=1")
+    shutil.rmtree(tmp_path / "source")
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    draw(tmp_path / "drawn", cache, tmp_path / "moved", listed([CHINA, FLOWER]))
+    assert names(tmp_path / "drawn" / "figures") == OF_PHOTOGRAPHS
+    with pytest.raises(DataError, match="source"):
+        job(tmp_path / "own", cache, "mode=draw", f"run={tmp_path / 'moved'}")
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ([f"input={CHINA}"], ConfigError, "at least 2 images, but input names 1"),
+        (["input=[]"], ConfigError, "needs images: input=FOLDER"),
+        (["input=/nowhere/at/all"], DataError, "/nowhere/at/all is not there"),
+        (["data.fragment_size=8"], ConfigError, "takes fragments of 16x16 pixels, 3 channels, but data gives 8x8"),
+        ([listed([CHINA, FLOWER]), "data.channels=1"], ConfigError, "but data gives 16x16 pixels, 1 channel"),
+        ([listed([CHINA, FLOWER]), "data.image_size=[16,16]"], ConfigError, "at least .* 2 fragments an image"),
+        ([listed([CHINA] * 300)], ConfigError, "4800 fragments are more than the 4096"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    tmp_path: Path, cache: Path, finished: Path, given: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        job(tmp_path, cache, "mode=draw", f"run={finished}", *given)
+    assert status(tmp_path)["status"] == "failed"
+    assert "figures" not in names(tmp_path)
+
+
+def test_a_run_must_be_named_and_have_a_model(tmp_path: Path, cache: Path, finished: Path) -> None:
+    with pytest.raises(ConfigError, match="mode=draw needs the run to draw: run=FOLDER"):
+        job(tmp_path / "none", cache, "mode=draw")
+    half = tmp_path / "half"
+    shutil.copytree(finished, half, ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(RunError, match="holds no checkpoint"):
+        job(tmp_path / "run", cache, "mode=draw", f"run={half}")
+
+
+def test_an_older_run_is_drawn_too(tmp_path: Path, cache: Path, finished: Path) -> None:
+    """One that was saved before there were keys for it."""
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config["input"], config["loose"]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    draw(tmp_path / "run", cache, old)
+    assert fingerprint(tmp_path / "run" / "figures") == fingerprint(finished / "figures")
