@@ -140,11 +140,14 @@ def count_jobs(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
     if "n_trials" in sweeper:
         return int(sweeper.n_trials)
     grid = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*grid, *overrides])
-    sizes = {
-        found.key_or_group: len(list(found.sweep_string_iterator())) if found.is_sweep_override() else 1
-        for found in parsed
-    }
+    try:
+        parsed = OverridesParser.create().parse_overrides([*grid, *overrides])
+        sizes = {
+            found.key_or_group: len(list(found.sweep_string_iterator())) if found.is_sweep_override() else 1
+            for found in parsed
+        }
+    except HydraException:  # of glob(*) only the sweeper knows what it stands for; what is wrong it will refuse itself
+        return None
     return math.prod(sizes.values())
 
 
@@ -220,11 +223,12 @@ def explain(error: Exception) -> str:
     cause = error
     while isinstance(cause, HydraException) and isinstance(cause.__cause__, Exception):
         cause = cause.__cause__
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if name in _EXTRAS:
+        if group.startswith("hydra/") and name in _EXTRAS:
             return f'{group}={name} needs the extra: pip install "fragrecon[{_EXTRAS[name]}]"'
-        return f"{group}='{name}' is not known{nearest(name, error.options)}"
+        if error.options is not None:
+            return f"{group}='{name}' is not known{nearest(name, error.options)}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node]
         hint = nearest(str(cause.key), known)
@@ -239,15 +243,17 @@ def main() -> None:
     """Run from the command line; what a user can mend is answered by its message alone."""
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them its own way
-    problem = None
+    problem, begun = None, True
     try:
         _hydra_main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:
         expected = isinstance(error, (FragreconError, HydraException, OmegaConfBaseException))
         if (not expected and not _sweep) or _wants_traceback():
             raise
-        problem = explain(error)
-    if _sweep:
+        problem, begun = explain(error), not isinstance(error, HydraException)
+    if _sweep and begun:  # Hydra composes all jobs before the first begins
         problem = close_sweep(_sweep) or problem
     if problem:
         sys.exit(f"error: {problem}")

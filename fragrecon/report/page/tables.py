@@ -47,13 +47,15 @@ class Column:
 
     Attributes:
         title: at its head.
-        numeric: sorted by ``Cell.order``, the highest first.
+        numeric: sorted by ``Cell.order`` as a number, the highest first.
+        rising: the lowest first.
         visible: until asked for.
         searched: by what is typed to filter.
     """
 
     title: str
     numeric: bool = False
+    rising: bool = False
     visible: bool = True
     searched: bool = False
 
@@ -79,7 +81,7 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> Table
     metrics = [name for name in HEADLINE if name in scored] + [name for name in scored if name not in HEADLINE]
     numeric = {key: all(number(row.values[key]) is not None for row in board.rows) for key in board.parameters}
     columns = [
-        Column("rank", searched=True),
+        Column("rank", numeric=True, rising=True, searched=True),
         *(Column(_short(key, board.parameters), numeric=numeric[key], searched=True) for key in board.parameters),
         Column("seeds", numeric=True),
         Column("validation", numeric=True),
