@@ -43,9 +43,9 @@ def job_folder(overrides: Sequence[str]) -> str:
 
 
 def _weight(override: tuple[str, str]) -> tuple[int, str]:
-    """Groups, then what belongs to the model, then the seed, then all else."""
+    """The model and what belongs to it, then the seed, then other groups, then all else."""
     key = override[0]
-    kinds = ("." not in key and key != "seed", key.startswith("model."), key == "seed", True)
+    kinds = (key == "model", key.startswith("model."), key == "seed", "." not in key, True)
     return kinds.index(True), key
 
 
