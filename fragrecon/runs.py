@@ -54,6 +54,9 @@ class Run:
             ) from None
         self.status = _read_json(folder / STATUS, "status")
 
+    def __repr__(self) -> str:
+        return f"<run {self.folder}: {self.model_name} on {self.config.data.name}, {self.status['status']}>"
+
     @cached_property
     def metrics(self) -> dict[str, Any]:
         path = self.folder / METRICS
@@ -115,9 +118,11 @@ class Run:
         found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         best = found[-1] if found else self.last_checkpoint
         if best is None:
+            trained = bool(self.epochs) or self.status["status"] == "done"
             raise RunError(
-                f"{self.folder} holds no checkpoint: the run ended before its first epoch did; "
-                f"resume={self.folder} ends it"
+                f"{self.folder} holds no checkpoint: "
+                + ("its files are gone" if trained else "the run ended before its first epoch did")
+                + f"; resume={self.folder} trains it" * (not trained)
             )
         return best
 

@@ -53,7 +53,7 @@ def image_files(given: Any) -> list[Path]:
         folder = Path(given).expanduser()
         found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
         if not found:
-            raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
+            raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)}); its subfolders are not searched")
         return found
     names = [given] if given and isinstance(given, str) else given
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):

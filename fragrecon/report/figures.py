@@ -52,7 +52,7 @@ def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int]
     longest = max(len(line.members) for line in lines)
 
     widths = [cells, cells / 2, longest]
-    figure = Figure(figsize=(3.1 * sum(widths) / cells, 3.1 * max(images, len(lines)) / cells + 0.4), dpi=160)
+    figure = Figure(figsize=(3.1 * sum(widths) / cells, 3.1 * max(images, len(lines), 6) / cells + 0.4), dpi=160)
     left, middle, right = figure.subplots(1, 3, width_ratios=widths)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.92, wspace=0.12)
     for place, fragment in enumerate(fragments):

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from fragrecon.errors import RunError
 from fragrecon.record import FIGURES
 from fragrecon.report.labels import label
-from fragrecon.report.leaderboard import Leaderboard, caption, duration, troubles
+from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, troubles
 from fragrecon.report.page import curves, puzzles, tables
 from fragrecon.runs import Run
 
@@ -24,7 +24,7 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
         for seed, job in zip(row.seeds, row.jobs, strict=True)
     ]
     solvers = {
-        " · ".join([f"{rank}", *([", ".join(row.values.values())] if row.values else []), f"seed {seed}"]): runs[job]
+        " · ".join([f"{rank}", *([", ".join(map(short, row.values.values()))] if row.values else []), f"seed {seed}"]): runs[job]
         for rank, row, seed, job in jobs
     }
     return {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fragrecon.report.labels import label
-from fragrecon.report.leaderboard import COMPARED, HEADLINE, Leaderboard, Row, Spread, duration
+from fragrecon.report.leaderboard import COMPARED, HEADLINE, Leaderboard, Row, Spread, duration, short
 from fragrecon.runs import Run
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> Table
         rows.append(
             [
                 Cell(str(rank) if row.jobs else "", order=rank),
-                *(Cell(row.values[key], order=number(row.values[key])) for key in board.parameters),
+                *(Cell(short(row.values[key]), order=number(row.values[key])) for key in board.parameters),
                 _seeds(row, runs, folder),
                 _spread(row.selection),
                 *(_spread(row.scores.get(name)) for name in metrics),

@@ -1,0 +1,5 @@
+"""``python -m fragrecon`` is ``python -m fragrecon.run``."""
+
+from fragrecon.run import main
+
+main()
