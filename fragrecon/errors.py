@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterable
 
 
@@ -24,6 +26,12 @@ class RunError(FragreconError):
 
 class TrainingError(FragreconError):
     """Training that cannot go on, such as a loss that is no longer a number."""
+
+
+def typed(key: str, value: object) -> str:
+    """``key=value`` as it is typed: in quotes where a shell or Hydra would stumble."""
+    plain = re.fullmatch(r"[\w./+-]+", str(value), re.ASCII)
+    return shlex.quote(f"{key}={value}" if plain else f"{key}='{value}'")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

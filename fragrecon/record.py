@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from fragrecon import __version__, files
-from fragrecon.errors import FragreconError, RunError
+from fragrecon.errors import FragreconError, RunError, typed
 from fragrecon.schema import Config, config_hash
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Record:
         if self.writes and self.status:
             raise RunError(
                 f"{self.folder} already holds a run, whose status is {self.status['status']}; go on with it by "
-                f"resume={self.folder}, or choose another folder (another sweep.name, for a sweep)"
+                f"{typed('resume', self.folder)}, or choose another folder (another sweep.name, for a sweep)"
             )
 
     def take_up(self, config: Config) -> bool:
@@ -91,7 +91,8 @@ class Record:
                     f"{self.folder} holds a finished run of another configuration than this job's would be, as the "
                     "files in conf/ or the code have changed; choose another sweep.name, or remove that folder"
                 )
-            return False
+            scored = config.mode in ("train", "evaluate") and config.evaluation.puzzles
+            return bool(scored) and not (self.folder / METRICS).is_file()
         if not same:
             for name in (METRICS, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS):
                 (self.folder / name).unlink(missing_ok=True)

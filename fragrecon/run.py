@@ -18,14 +18,14 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from fragrecon import schema, sweeps
-from fragrecon.errors import FragreconError, RunError, nearest
+from fragrecon.errors import ConfigError, FragreconError, RunError, nearest, typed
 from fragrecon.record import METRICS, Record, reason
 from fragrecon.runs import load_run
 
@@ -105,8 +105,10 @@ def _hydra_main(composed: DictConfig) -> float | None:
         return best_validation(load_run(folder))  # what a search goes by
     if outcome is not None and (folder / METRICS).is_file():
         from fragrecon.report.page import write_run_page
+        from fragrecon.report.terminal import plain_console
 
         write_run_page(folder / sweeps.PAGE, load_run(folder))
+        plain_console().print(f"page: {folder / sweeps.PAGE}", soft_wrap=True)
     return None
 
 
@@ -158,6 +160,11 @@ def run_job(
 
     A job of a sweep that is done is not done again; one that failed or was stopped is taken up.
     """
+    if multirun and composed.get("resume"):
+        raise ConfigError(
+            f"resume={composed.resume} goes on with one run, in that run's own folder: give it without -m. A sweep is "
+            "gone on with by its own command"
+        )
     first = all(os.environ.get(name, "0") == "0" for name in _RANKS)
     if not first:
         logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
@@ -184,7 +191,7 @@ def run_job(
 
             return jobs.run(config, record, overrides)
         except KeyboardInterrupt:
-            again = "the same command" if multirun else f"python -m fragrecon.run resume={folder}"
+            again = "the same command" if multirun else f"python -m fragrecon.run {typed('resume', folder)}"
             log.warning("stopped from the keyboard; go on with: %s", again)
             sys.exit(130)
         finally:
@@ -235,6 +242,16 @@ def explain(error: Exception) -> str:
         if any(argument.startswith(("resume=", "run=")) for argument in sys.argv):
             hint += f" (a key that only the run itself has is given as +{cause.full_key}=VALUE)"
         return f"unknown key {cause.full_key}{hint}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"'{error.override}' is not understood: KEY=VALUE is expected, and a value with spaces, = or other signs "
+            "takes quotes within quotes, as in \"run='my runs/a=b'\""
+        )
+    if isinstance(error, PermissionError):
+        return (
+            f"{error.filename}: {error.strerror}; run from a folder that can be written to, or name another: "
+            "hydra.run.dir=FOLDER, for a sweep hydra.sweep.dir=FOLDER"
+        )
     text = re.split(r"\n\s*full_key", str(cause if isinstance(cause, FragreconError) else error).strip())[0]
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
 
@@ -243,17 +260,22 @@ def main() -> None:
     """Run from the command line; what a user can mend is answered by its message alone."""
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them its own way
+    for flag in {"-m", "--multirun"}.intersection(sys.argv[2:]):  # which Hydra takes before or after all overrides only
+        sys.argv.remove(flag)
+        sys.argv.insert(1, flag)
     problem, begun = None, True
     try:
         _hydra_main()
     except KeyboardInterrupt:
+        if _sweep:
+            log.warning("stopped; jobs handed to other processes may go on, and the same command takes up the rest")
         sys.exit(130)
     except Exception as error:
-        expected = isinstance(error, (FragreconError, HydraException, OmegaConfBaseException))
+        expected = isinstance(error, (FragreconError, HydraException, OmegaConfBaseException, PermissionError))
         if (not expected and not _sweep) or _wants_traceback():
             raise
         problem, begun = explain(error), not isinstance(error, HydraException)
-    if _sweep and begun:  # Hydra composes all jobs before the first begins
+    if _sweep and begun and (_sweep / sweeps.SWEEP).is_file():  # Hydra composes all jobs before the first begins
         problem = close_sweep(_sweep) or problem
     if problem:
         sys.exit(f"error: {problem}")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from omegaconf import OmegaConf
 
 from fragrecon import files, schema
-from fragrecon.errors import ConfigError, DataError, RunError
+from fragrecon.errors import ConfigError, DataError, RunError, typed
 from fragrecon.record import CHECKPOINTS, CONFIG, EPOCHS, EXAMPLES, METRICS, OVERRIDES, SCORES, STATUS
 from fragrecon.schema import model_name
 
@@ -63,7 +63,7 @@ class Run:
         if not path.is_file():
             raise RunError(
                 f"{self.folder} holds no metrics.json: its status is {self.status['status']}; "
-                f"resume={self.folder} ends it"
+                f"{typed('resume', self.folder)} ends it"
             )
         return _read_json(path, "scores")
 
@@ -122,7 +122,7 @@ class Run:
             raise RunError(
                 f"{self.folder} holds no checkpoint: "
                 + ("its files are gone" if trained else "the run ended before its first epoch did")
-                + f"; resume={self.folder} trains it" * (not trained)
+                + f"; {typed('resume', self.folder)} trains it" * (not trained)
             )
         return best
 

@@ -169,6 +169,7 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
         except OmegaConfBaseException as error:
             raise ConfigError(str(error).splitlines()[0]) from None
     parsed = cast(Config, _typed(Config, config, ""))
+    _anchor(parsed)
     _check(parsed)
     return parsed
 
@@ -385,6 +386,15 @@ def _typed(kind: Any, value: Any, path: str) -> Any:
         return value
     name = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
     raise ConfigError(f"{path}={value!r} should be of type {name}")
+
+
+def _anchor(config: Config) -> None:
+    """Make paths whole, so that a saved config can be used from any folder."""
+    data = config.data
+    data.root, data.cache_dir, config.init_from = (
+        str(Path(path).expanduser().absolute()) if path else path
+        for path in (data.root, data.cache_dir, config.init_from)
+    )
 
 
 def _check(config: Config) -> None:

@@ -84,7 +84,8 @@ def sweep_of(folder: Path) -> Path | None:
 
 def jobs_of(folder: Path) -> list[Job]:
     """The jobs of a sweep that have been begun, by name."""
-    return [_job(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
+    begun = {path.parent for name in (STATUS, CONFIG) for path in folder.glob(f"*/{name}")}
+    return [_job(path) for path in sorted(begun)]
 
 
 def _job(folder: Path) -> Job:

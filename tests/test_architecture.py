@@ -46,8 +46,19 @@ ORDER = (
     "rank",
     "run",
     "trainer",
+    "__main__",
 )
-WITHOUT_TORCH = ("errors", "files", "schema", "runs", "run")
+WITHOUT_TORCH = (
+    "errors",
+    "files",
+    "schema",
+    "record",
+    "runs",
+    "report.leaderboard",
+    "report.terminal",
+    "sweeps",
+    "run",
+)
 UNPICKLER = "data.readers.pickles"
 
 

@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ from fragrecon.errors import ConfigError, DataError, RunError
 from fragrecon.evaluation.protocol import METRICS
 from fragrecon.evaluation.statistics import Scores, paired, summary
 from fragrecon.modelling import Facts, build_model
-from fragrecon.record import Record
+from fragrecon.record import Record, reason
 from fragrecon.run import compose
 from fragrecon.runs import Run, load_run
 from fragrecon.schema import Config, config_hash
@@ -126,7 +128,7 @@ def test_a_run_taken_up_again_keeps_its_start_and_stage_and_forgets_its_failure(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = "start"
-    monkeypatch.setattr("fragrecon.record._now", lambda: now)
+    monkeypatch.setattr("fragrecon.record.now", lambda: now)
     first = Record(tmp_path)
     first.start(config, [])
     first.enter("evaluation")
@@ -142,6 +144,129 @@ def test_a_run_taken_up_again_keeps_its_start_and_stage_and_forgets_its_failure(
     assert (found["error"], found["finished"]) == (None, None)
     again.finish()
     assert (status(tmp_path)["started"], status(tmp_path)["finished"]) == ("start", "end")
+
+
+# A folder of one's own ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    line = "import sys, pathlib; from fragrecon.record import Record\nwith Record(pathlib.Path(sys.argv[1])).hold(): "
+    waiting = [sys.executable, "-c", line + "print('held', flush=True); sys.stdin.read()", str(folder)]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"another process is at work in {folder}"), Record(folder).hold():
+            pytest.fail("held twice")
+        with Record(folder, writes=False).hold():
+            pass  # a further process of the same run
+        other.kill()
+    with Record(folder).hold():
+        pass
+    with Record(folder).hold():
+        pass
+    assert names(folder) <= {".lock"}
+
+
+def test_who_holds_a_folder_knows_its_status_as_it_then_is(config: Config, tmp_path: Path) -> None:
+    early = Record(tmp_path)
+    Record(tmp_path).start(config, [])
+    assert early.status == {}
+    with early.hold():
+        assert early.status["status"] == "running"
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Record(tmp_path).hold():
+        _ = 1 // len([])
+    with Record(tmp_path).hold():
+        pass
+
+
+LEFT = (
+    "metrics.json",
+    "metrics.csv",
+    "scores.npz",
+    "examples.npz",
+    "robustness.csv",
+    "checkpoints/last.ckpt",
+    "figures/a.png",
+)
+
+
+def left_behind(config: Config, folder: Path, ended: str) -> Record:
+    """The record of a run that has written all there is and then ended so."""
+    record = Record(folder)
+    record.start(config, [])
+    for name in LEFT:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (folder / "run.log").touch()
+    if ended == "done":
+        record.finish()
+    if ended == "failed":
+        record.fail(ConfigError("bad"))
+    return Record(folder)
+
+
+@pytest.mark.parametrize("ended", ["running", "failed"])
+def test_a_job_that_did_not_end_is_taken_up_with_what_it_has(config: Config, tmp_path: Path, ended: str) -> None:
+    record = left_behind(config, tmp_path, ended)
+    before = names(tmp_path)
+    assert record.take_up(config)
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("ended", ["running", "failed"])
+def test_what_another_configuration_left_is_cleared_away(config: Config, tmp_path: Path, ended: str) -> None:
+    record = left_behind(config, tmp_path, ended)
+    assert record.take_up(compose([*OVERRIDES, "seed=4"]))
+    assert names(tmp_path) == {"config.yaml", "overrides.yaml", "status.json", "run.log"}
+
+
+def test_a_job_that_is_done_is_not_taken_up(config: Config, tmp_path: Path) -> None:
+    record = left_behind(config, tmp_path, "done")
+    before = names(tmp_path)
+    assert not record.take_up(config)
+    with pytest.raises(RunError, match=r"another configuration.*choose another sweep\.name, or remove that folder"):
+        record.take_up(compose([*OVERRIDES, "seed=4"]))
+    assert names(tmp_path) == before
+
+
+def test_a_run_is_not_begun_where_another_lies(config: Config, tmp_path: Path) -> None:
+    record = left_behind(config, tmp_path, "failed")
+    with pytest.raises(RunError, match=r"status is failed; go on with it by resume="):
+        record.check_unused()
+    Record(tmp_path / "new").check_unused()
+
+
+def test_a_refusal_is_noted_where_no_run_lies_and_nowhere_else(config: Config, tmp_path: Path) -> None:
+    Record(tmp_path / "new").refuse(["seed=true"], ConfigError("bad"))
+    assert (status(tmp_path / "new")["status"], status(tmp_path / "new")["error"]) == ("failed", "bad")
+    assert names(tmp_path / "new") == {"overrides.yaml", "status.json"}
+    Record(tmp_path / "new").refuse(["seed=1.5"], ConfigError("worse"))
+    assert status(tmp_path / "new")["error"] == "worse"
+    assert Record(tmp_path / "new").overrides() == ["seed=1.5"]
+    for ended in ("done", "running"):
+        record = left_behind(config, tmp_path / ended, ended)
+        before = status(tmp_path / ended)
+        record.refuse(["seed=true"], ConfigError("bad"))
+        assert status(tmp_path / ended) == before
+        assert record.overrides() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("one\ntwo", "one"),
+        ("Traceback (most recent call last):\n  File\nKeyError: 'a'\n", "KeyError: 'a'"),
+        (None, "no reason was noted"),
+        ("", "no reason was noted"),
+        ("\n x \n", "x"),
+    ],
+)
+def test_the_reason_of_a_failure_is_one_line(error: str | None, line: str) -> None:
+    assert reason({"error": error}) == line
 
 
 # Figures -------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -296,6 +297,57 @@ def test_the_best_checkpoint_is_named_after_its_epoch_and_score(done: Path) -> N
     assert metrics(done)["model"]["checkpoint"] == best(done).name
 
 
+def options(*groups: str) -> list[str]:
+    """Of these config groups, as the command line has them."""
+    paths = [path for group in groups for path in sorted((command.CONF / group).glob("*.yaml")) if path.stem != "base"]
+    return [f"{path.parent.relative_to(command.CONF)}={path.stem}" for path in paths]
+
+
+def test_help_says_in_a_line_what_each_group_and_each_option_is(cli: Cli) -> None:
+    lines = cli.run("--help").ok().stdout.splitlines()
+    groups = [
+        *(path.name for path in command.CONF.iterdir() if path.is_dir() and path.name != "hydra"),
+        "hydra/launcher",
+    ]
+    for group in groups:
+        (place,) = (number for number, line in enumerate(lines) if line.startswith(f"  {group}= "))
+        assert len(lines[place].split(maxsplit=1)[1]) > 10, group
+        end = next(number for number in range(place, len(lines)) if not lines[number].strip())
+        said = dict(line.split(maxsplit=1) for line in lines[place + 1 : end])
+        assert sorted(f"{group}={name}" for name in said) == options(group)
+        for name, text in said.items():
+            assert len(text) > 5, name
+            assert "${" not in text
+            assert "@package" not in text
+    text = "\n".join(lines)
+    for words in ("-m model=conv,pca seed=0,1", "resume=FOLDER", "mode=evaluate run=FOLDER", "--cfg", "multirun/"):
+        assert words in text
+
+
+BARE = """
+import sys, hydra
+@hydra.main(version_base="1.3", config_path=None)
+def main(config): ...
+main()
+"""
+
+
+@pytest.mark.slow
+def test_start_up_takes_at_most_half_as_long_again_as_a_bare_job(cli: Cli) -> None:
+    """Of the least of several, taken in turn, so that what else the machine does counts little."""
+
+    def seconds(*line: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *line], cwd=cli.home, env=cli.environment(), check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    (cli.home / "bare.py").write_text(BARE)
+    times = [(seconds("-m", "fragrecon.run", "--cfg", "job"), seconds("bare.py")) for _ in range(5)]
+    ours, bare = (min(column) for column in zip(*times, strict=True))
+    assert ours <= 1.5 * bare
+
+
 GPUS = {"accelerator": "gpu", "strategy": "ddp", "devices": 8, "precision": "bf16-mixed"}
 
 
@@ -306,11 +358,7 @@ def test_the_trainer_of_many_gpus_composes(overrides: list[str], nodes: int) -> 
     assert trainer["num_nodes"] == nodes
 
 
-def options() -> list[str]:
-    return sorted(f"{path.parent.name}={path.stem}" for path in command.CONF.glob("*/*.yaml") if path.stem != "base")
-
-
-@pytest.mark.parametrize("option", options())
+@pytest.mark.parametrize("option", options(*command.GROUPS))
 def test_every_option_of_every_group_composes(option: str) -> None:
     needs_root = ["data.root=somewhere"]
     config: Any = command.compose([option, *needs_root]).to_dict()

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -343,10 +344,59 @@ def test_the_hash_changes_with_what_decides_the_numbers(key: str, value: Any) ->
         ("logger", {"_target_": "fragrecon.loggers.wandb"}),
         ("sweep.name", "another"),
         ("checkpoint.every_n_steps", 7),
+        ("data.cache_dir", "/some/where"),
+        ("trainer.enable_progress_bar", False),
+        ("embed", {"split": "train"}),
     ],
 )
 def test_the_hash_stays_where_only_names_and_places_change(key: str, value: Any) -> None:
     assert config_hash(parse(changed(key, value))) == config_hash(composed())
+
+
+@dataclass
+class LaterData(DataConfig):
+    """With keys that came later."""
+
+    mirrored: bool = False
+    colours: list[int] = field(default_factory=lambda: [3])
+
+
+@dataclass
+class Later(Config):
+    depth: int = 0
+
+
+def test_a_key_that_comes_later_changes_the_hash_only_where_it_is_used() -> None:
+    now = composed()
+    data = LaterData(**vars(now.data))
+    later = Later(**{**vars(now), "data": data})
+    assert config_hash(later) == config_hash(now)
+    for used in (replace(later, depth=1), replace(later, data=replace(data, mirrored=True))):
+        assert config_hash(used) != config_hash(now)
+    assert config_hash(replace(later, data=replace(data, colours=[3, 1]))) != config_hash(now)
+    assert config_hash(replace(later, data=replace(data, colours=[3]))) == config_hash(now)
+
+
+@pytest.mark.parametrize(
+    ("key", "inert"),
+    [
+        ("logger", True),
+        ("logger.offline", True),
+        ("sweep.name", True),
+        ("data.cache_dir", True),
+        ("trainer.enable_progress_bar", True),
+        ("hydra.launcher.n_jobs", True),
+        ("data", False),
+        ("data.root", False),
+        ("data.cache_dirs", False),
+        ("trainer", False),
+        ("seed", False),
+        ("loggers", False),
+        ("model.logger", False),
+    ],
+)
+def test_keys_that_have_no_part_in_what_a_job_does(key: str, inert: bool) -> None:
+    assert schema.is_inert(key) == inert
 
 
 def test_the_hash_is_short_and_does_not_depend_on_the_order_of_keys() -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from fragrecon import sweeps
 from fragrecon.errors import ConfigError
 from fragrecon.record import Record
 from fragrecon.report import page
-from fragrecon.report.terminal import print_leaderboard
+from fragrecon.report.terminal import plain_console, print_leaderboard
 from fragrecon.runs import load_run
 from fragrecon.schema import Config
 
@@ -21,8 +19,8 @@ def main(config: Config, record: Record) -> None:
         folder = Path(config.sweep.dir)
         print_leaderboard(sweeps.gather(folder, page=True), folder)
     elif config.run:
-        folder = Path(config.run)
-        page.write_run_page(folder / sweeps.PAGE, load_run(folder))
+        path = Path(config.run) / sweeps.PAGE
+        page.write_run_page(path, load_run(config.run))
+        plain_console().print(f"page: {path}", soft_wrap=True)
     else:
         raise ConfigError("mode=report needs a sweep or a run: sweep.dir=FOLDER or run=FOLDER")
-    Console().print(f"page: {folder / sweeps.PAGE}", soft_wrap=True)

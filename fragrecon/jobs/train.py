@@ -23,7 +23,7 @@ from fragrecon import hardware
 from fragrecon.callbacks import Pictures, training_callbacks
 from fragrecon.checkpoints import AtomicCheckpointIO
 from fragrecon.data.module import FragmentData
-from fragrecon.errors import ConfigError, nearest
+from fragrecon.errors import ConfigError, nearest, typed
 from fragrecon.evaluation.opening import open_data, protocol_of
 from fragrecon.jobs.evaluate import score
 from fragrecon.learner import Learner
@@ -225,7 +225,7 @@ def fit(trainer: pl.Trainer, learner: Learner, data: FragmentData, record: Recor
         with started_from(record.folder):
             trainer.fit(learner, data, ckpt_path=last if last.is_file() else None)
     except SIGTERMException as stop:
-        log.warning("stopped by SIGTERM; go on with: python -m fragrecon.run resume=%s", record.folder)
+        log.warning("stopped by SIGTERM; go on with: python -m fragrecon.run %s", typed("resume", record.folder))
         raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own would end the process as if all were done
     except SystemExit as stop:
         if trainer.interrupted:  # Lightning's way to end on a Ctrl-C

@@ -259,6 +259,10 @@ def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
         line += [str(row.selection or ""), *(str(row.scores.get(name, "")) for name in metrics)]
         line += [signed(row.difference.get(COMPARED)), f"{row.parameters:,}" if row.parameters else ""]
         table.append([*line, duration(row.seconds) if row.seconds is not None else ""])
+    for method, found in board.baselines.items():
+        line = [label(method), *[""] * len(board.parameters), "", ""]
+        line += [_with_interval(found[name]) if name in found else "" for name in metrics]
+        table.append([*line, "", "", ""])
     return header, table
 
 
@@ -276,11 +280,15 @@ def duration(seconds: float) -> str:
 
 
 def signed(found: Summary | None) -> str:
-    if found is None:
-        return ""
+    """A difference and half its interval."""
+    return _with_interval(found, "+") if found else ""
+
+
+def _with_interval(found: Summary, sign: str = "") -> str:
+    mean = format(found["mean"], f"{sign}.4f")
     if found["ci95"] is None:
-        return f"{found['mean']:+.4f}"
-    return f"{found['mean']:+.4f} ± {(found['ci95'][1] - found['ci95'][0]) / 2:.4f}"
+        return mean
+    return f"{mean} ± {(found['ci95'][1] - found['ci95'][0]) / 2:.4f}"
 
 
 def caption(board: Leaderboard) -> str:
@@ -288,7 +296,7 @@ def caption(board: Leaderboard) -> str:
     order = f"ordered by {board.monitor} on validation puzzles" if board.monitor else "ordered by the mean score"
     return (
         f"Test scores, mean ± standard deviation over seeds; {order}. The difference to the best row is "
-        "paired puzzle by puzzle, ± half its 95% interval over puzzles."
+        "paired puzzle by puzzle, ± half its 95% interval over puzzles; so are the intervals of baselines."
     )
 
 

@@ -48,9 +48,14 @@ MOST_ROWS = 20
 """Of a leaderboard."""
 
 
+def plain_console() -> Console:
+    """The terminal, where brackets, such as paths and errors have, are no markup."""
+    return Console(markup=False)
+
+
 def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
     """A table of the model beside its baselines, where the record lies, and how long each part took."""
-    console = console or Console()
+    console = console or plain_console()
     protocol, scores = metrics["protocol"], metrics["scores"]
     model, name = metrics["model"]["name"], metrics["data"]["name"]
     table = _table(
@@ -83,7 +88,7 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
 
 def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
     """Two tables with a row a condition: KMeans ARI of all methods, and more of the model's scores."""
-    console = console or Console()
+    console = console or plain_console()
     methods = list(dict.fromkeys(m for outcome in outcomes for m in outcome.scores if m not in ("random", "model")))
     first = _table(
         "KMeans ARI under harder conditions",
@@ -125,7 +130,7 @@ def print_sweep_progress(
         seconds_left: until the end of the last.
         console: to print to.
     """
-    console = console or Console()
+    console = console or plain_console()
     counts = f"job {begun + 1} of {jobs or '?'}"
     left = f"{duration(seconds_left)} left" if seconds_left is not None else ""
     parts = [counts, ProgressBar(jobs, begun, width=24) if jobs else "", left]
@@ -138,10 +143,12 @@ def print_sweep_progress(
 
 def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None = None) -> None:
     """The best of a sweep's table, what failed, and where the whole is."""
-    console = console or Console()
+    console = console or plain_console()
     keys = [key.rpartition(".")[2] for key in board.parameters]
     columns = [*keys, "seeds", "valid.", "KMeans ARI", "mean score", "minus best"]
-    table = _table(f"{board.name}: {len(board.rows)} configurations", caption(board), columns)
+    table = _table(f"{board.name}: {len(board.rows)} configurations", "", columns)
+    for column in table.columns[1 : len(keys) + 1]:
+        column.no_wrap, column.overflow = False, "fold"  # values may be long, figures must not be cut
     for number, row in enumerate(board.rows[:MOST_ROWS], 1):
         ari = row.scores.get("kmeans_ari")
         figures = [
@@ -158,9 +165,17 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
     console.print(table)
     if len(board.rows) > MOST_ROWS:
         console.print(f"and {len(board.rows) - MOST_ROWS} more")
+    known = {name: found for name, found in board.baselines.items() if {"kmeans_ari", COMPARED} <= found.keys()}
+    if known:
+        figures = [
+            f"{label(name)} {found['kmeans_ari']['mean']:.4f} / {found[COMPARED]['mean']:.4f}"
+            for name, found in known.items()
+        ]
+        console.print(f"baselines, KMeans ARI / mean score: {', '.join(figures)}")
+    console.print(caption(board), style="italic")
     for line in troubles(board):
         console.print(line, soft_wrap=True)
-    console.print(f"sweep: {folder}, the whole table: {folder / 'leaderboard.html'}", soft_wrap=True)
+    console.print(f"page: {folder / 'report.html'}", soft_wrap=True)
 
 
 def _add_rows(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from fragrecon.processes import started_from
 from fragrecon.runs import load_run
+from fragrecon.sweeps import job_folder
 from tests.cli import (
     SMALL,
     Cli,
     Result,
     assert_same_run,
     checkpoint,
+    finish,
     metrics,
     names,
     rows,
@@ -101,7 +107,7 @@ def test_scores_are_those_of_one_process(alone: Path, together: Path) -> None:
 def test_one_record_is_written_and_nothing_beside_it(cli: Cli, together: Path) -> None:
     assert set(names(together)) >= RECORD
     assert not [name for name in names(cli.home) if "ddp" in name or name.startswith(("outputs", "multirun"))]
-    assert not names(together, ".*")
+    assert names(together, ".*") == [".lock"]
     assert status(together)["status"] == "done"
     assert (together / "run.log").read_text().count("epoch 0:") == 1
     assert load_run(together).config.trainer["strategy"] == "ddp"
@@ -153,11 +159,69 @@ def test_a_failure_ends_both_processes(cli: Cli) -> None:
 
 
 def test_a_sweep_of_runs_of_two_processes_gives_each_its_own_record(cli: Cli, together: Path) -> None:
-    before = set(names(cli.home))
-    line = [*LINE, EXACT, "trainer=ddp_cpu", "trainer.max_epochs=1", "model.latent_dim=8,16"]
-    cli.run("-m", *line, f"hydra.sweep.dir={cli.home / 'sweep'}").ok()
-    folders = sorted(path for path in (cli.home / "sweep").iterdir() if path.is_dir())
-    assert [metrics(folder)["model"]["latent_dim"] for folder in folders] == [8, 16]
-    assert all(status(folder)["status"] == "done" for folder in folders)
-    assert all(name.startswith("sweep") for name in set(names(cli.home)) - before)
-    assert mentioning(str(cli.home)) == []
+    before, line = set(names(cli.home)), [*LINE, EXACT, "trainer=ddp_cpu"]
+    rates = ("0.001", "3e+38", "0.002")  # the second fails in its first step, in both processes
+    result = cli.run("-m", *line, f"optimizer.lr={','.join(rates)}", "sweep.name=rates")
+    folders = [cli.home / "multirun" / "rates" / job_folder([*line, f"optimizer.lr={rate}"]) for rate in rates]
+    assert [status(folder)["status"] for folder in folders] == ["done", "failed", "done"]
+    assert result.code == 1
+    assert "error: 1 of the 3 jobs that ran failed" in result.stderr
+    assert f"  {folders[1].name}: " in result.stderr
+    assert_same_run(together, folders[0])
+    first, last = (weights(folder) for folder in (folders[0], folders[2]))
+    assert not all(torch.equal(value, last[name]) for name, value in first.items())
+    assert [load_run(folder).config.optimizer["lr"] for folder in folders] == [0.001, 3e38, 0.002]
+    for folder in folders:
+        assert (folder / "run.log").read_text().count("training by 2 processes") == 1
+        assert (folder / "run.log").read_text().count("epoch 0:") == (0 if folder is folders[1] else 1)
+    new = set(names(cli.home)) - before
+    assert all(name == "multirun" or name.startswith("multirun/rates") for name in new)
+    assert {path for path in (cli.home / "multirun" / "rates").iterdir() if path.is_dir()} == set(folders)
+    wait_until(lambda: not mentioning(str(cli.home)), timeout=60)
+
+
+def test_a_process_that_dies_alone_ends_its_job_and_the_same_command_goes_on(cli: Cli) -> None:
+    line = [*LINE, EXACT, "trainer=ddp_cpu", "trainer.limit_train_batches=1.0", "data.epochs=1", "evaluation.puzzles=0"]
+    line += ["checkpoint.every_n_steps=5"]
+    folder = cli.home / "multirun" / "dying"
+    first, second = (folder / job_folder([*line, f"data.batches_per_epoch={size}"]) for size in (800, 4))
+    command = ["-m", *line, "data.batches_per_epoch=800,4", "sweep.name=dying"]
+    process = cli.start(*command)
+    try:
+        wait_until(lambda: (first / "checkpoints" / "last.ckpt").exists() or process.poll() is not None)
+        (other,) = mentioning(str(first))
+        os.kill(other, signal.SIGKILL)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        result = finish(process)
+    assert result.code != 0  # Lightning may have killed it too
+    assert status(first)["status"] != "done"
+    wait_until(lambda: not mentioning(str(folder)), timeout=60)
+    cli.run(*command).ok()
+    assert "going on from" in (first / "run.log").read_text()
+    assert [status(job)["status"] for job in (first, second)] == ["done", "done"]
+    assert [checkpoint(job)["global_step"] for job in (first, second)] == [800, 4]
+    assert mentioning(str(folder)) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_lightning_leaves_in_the_environment_is_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    names = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "given")
+    monkeypatch.chdir(tmp_path)
+    main = sys.modules["__main__"]
+    before, arguments = main.__spec__, sys.argv
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), started_from(Path("run")):
+        assert main.__spec__ is not None
+        assert (main.__spec__.name, sys.argv[1:]) == ("fragrecon.rank", [str(tmp_path / "run")])
+        for name in names:
+            os.environ[name] = "left"
+        _ = 1 // (not fails)
+    assert (main.__spec__, sys.argv) == (before, arguments)
+    assert [name for name in names if name in os.environ] == ["MASTER_ADDR"]

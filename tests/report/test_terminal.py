@@ -16,7 +16,18 @@ from fragrecon.evaluation.robustness import Condition, Outcome
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.evaluation.statistics import summary as summarised
 from fragrecon.report.labels import label
-from fragrecon.report.terminal import COLUMNS, HARDER, PAIRS, REASSEMBLY, print_metrics, print_robustness
+from fragrecon.report.leaderboard import COMPARED, Failure, Leaderboard, Row, Spread
+from fragrecon.report.terminal import (
+    COLUMNS,
+    HARDER,
+    MOST_ROWS,
+    PAIRS,
+    REASSEMBLY,
+    print_leaderboard,
+    print_metrics,
+    print_robustness,
+    print_sweep_progress,
+)
 
 METHODS = ("random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model")
 
@@ -277,6 +288,122 @@ def test_axes_are_set_apart() -> None:
     lines = shown_outcomes(conditions())
     names = [line.partition(" ")[0].partition("=")[0] for line in lines if "=" in line or not line.strip()]
     assert names[:6] == ["images", "images", "", "fragment_size", "", "noise"]
+
+
+# Sweeps ---------------------------------------------------------------------------------------------------------------
+
+JOB = "model-conv_model.latent_dim-128_seed-0_optimizer.lr-0.000123_data.epochs-20-1a2b3c4d"
+
+
+def progress(begun: int, jobs: int | None, left: float | None, width: int = 80, job: str = JOB) -> str:
+    file = io.StringIO()
+    print_sweep_progress(job, begun, jobs, left, Console(file=file, width=width))
+    (line,) = file.getvalue().splitlines()
+    return line.rstrip()
+
+
+@pytest.mark.parametrize("begun", [0, 1, 46, 47])
+def test_the_progress_of_a_sweep_is_a_line_with_all_that_counts(begun: int) -> None:
+    for left, text in ((None, ""), (20.4, "0:00:20 left"), (100_000.0, "1 day, 3:46:40 left")):
+        line = progress(begun, 48, left)
+        assert cell_len(line) <= 80
+        assert line.startswith(f"job {begun + 1} of 48  ")
+        assert text in line
+        assert ("left" in line) == (left is not None)
+        assert "model-conv" in line
+
+
+def test_the_bar_is_as_long_as_what_is_done() -> None:
+    lengths = [sum(letter in "━╸" for letter in progress(begun, 48, 1.0)) for begun in (0, 12, 24, 48)]
+    assert lengths == [0, 6, 12, 24]
+
+
+def test_a_sweep_of_unknown_length_has_no_bar() -> None:
+    line = progress(3, None, None)
+    assert line.startswith("job 4 of ?  model-conv_model.latent_dim-128_")
+    assert "━" not in line
+
+
+def test_a_wide_terminal_shows_the_jobs_whole_name() -> None:
+    assert progress(1, 6, 20.0, width=200).endswith(f"0:00:20 left  {JOB}")
+    assert progress(1, 6, 20.0, job="seed-1").endswith("  seed-1")
+
+
+def row(rank: int, values: dict[str, str], score: float | None, *, seeds: int = 3, failed: str = "") -> Row:
+    if score is None:
+        return Row(values, failures=[Failure(f"job-{rank}", failed)])
+    spreads = {name: Spread(score + place / 100, 0.0123, seeds) for place, name in enumerate(("kmeans_ari", COMPARED))}
+    difference = {COMPARED: summary(-0.0321)} if rank > 1 else {}
+    return Row(
+        values, ["a"] * seeds, list(range(seeds)), Spread(score / 2, 0.01, seeds), spreads, difference, 1234, 61.0
+    )
+
+
+def board(rows: list[Row], parameters: list[str]) -> Leaderboard:
+    return Leaderboard("latent", parameters, rows, "val_mean_clustering_score", {})
+
+
+def shown_board(found: Leaderboard, width: int = 80) -> list[str]:
+    file = io.StringIO()
+    print_leaderboard(found, Path("multirun/latent"), Console(file=file, width=width))
+    return file.getvalue().splitlines()
+
+
+def test_a_leaderboard_of_two_parameters_fits_a_terminal_of_80_columns() -> None:
+    values = [{"model": model, "model.latent_dim": size} for model in ("supervised", "conv") for size in ("1024", "32")]
+    lines = shown_board(board([row(i, found, 0.9 - i / 10) for i, found in enumerate(values, 1)], list(values[0])))
+    assert_fits(lines)
+    found = [line for line in lines if re.match(r"\d ", line)]
+    assert [line.split()[:5] for line in found] == [
+        [str(i), *value.values(), "3", f"{(0.9 - i / 10) / 2:.4f}"] for i, value in enumerate(values, 1)
+    ]
+    assert all("0.0123" in line or ".0123" in line for line in found)
+    assert [line.count("-0.0321") for line in found] == [0, 1, 1, 1]
+    assert any("multirun/latent/leaderboard.html" in line for line in lines)
+
+
+def test_long_values_are_folded_so_that_no_figure_is_cut() -> None:
+    run = "multirun/latent/model-conv_model.latent_dim-128_seed-0_data.batches_per_epoch-4_data.epochs-1"
+    found = {"run": run, "model.encoder_channels": "[32,64,128,256]", "optimizer.weight_decay": "0.000123456"}
+    lines = shown_board(board([row(1, found, 0.5), row(2, found, 0.25)], list(found)))
+    assert_fits([line for line in lines if "leaderboard.html" not in line])
+    text = "\n".join(lines)
+    for figures in ("0.2500 0.5000 0.5100 ±.0123", "0.1250 0.2500 0.2600 ±.0123", "-0.0321 ±.0123"):
+        assert figures in text
+    head = next(number for number, line in enumerate(lines) if "0.5100" in line)
+    assert run.startswith(lines[head][1:].split()[0])
+
+
+def test_what_failed_is_told_with_its_reason_in_one_line() -> None:
+    why = "model.latent_dim=-1 should be at least 1" * 4
+    rows = [row(1, {"model.latent_dim": "8"}, 0.5), row(2, {"model.latent_dim": "-1"}, None, failed=why)]
+    lines = shown_board(board(rows, ["model.latent_dim"]))
+    assert f"job-2 failed: {why}" in lines
+    assert any(line.split()[:2] == ["-", "-1"] for line in lines)
+
+
+def test_of_a_long_leaderboard_the_best_are_shown() -> None:
+    rows = [row(i, {"optimizer.lr": f"{i / 7e4}"}, 0.9) for i in range(1, 51)]
+    lines = shown_board(board(rows, ["optimizer.lr"]))
+    assert sum(bool(re.match(r" ?\d+ ", line)) for line in lines) == MOST_ROWS
+    assert f"and {50 - MOST_ROWS} more" in lines
+    assert any(line.split()[:2] == ["1", "1.429e-05"] for line in lines)
+
+
+def test_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    why = "[/third/party/pair.cc:537] [bold]reset[/] by [red]peer"
+    rows = [row(1, {"model.channels": "[a,b]"}, 0.5), row(2, {"model.channels": "[/]"}, None, failed=why)]
+    print_leaderboard(board(rows, ["model.channels"]), Path("multirun/[red]"))
+    print_sweep_progress("[bold]", 0, 2, None)
+    print_metrics(written(), Path("outputs/[red]"))
+    text = capsys.readouterr().out
+    for words in ("[a,b]", "[/]", f"job-2 failed: {why}", "sweep: multirun/[red]", "[bold]", "record: outputs/[red]"):
+        assert words in text
+
+
+def test_an_empty_leaderboard_says_so() -> None:
+    assert any("latent: 0 configurations" in line for line in shown_board(board([], [])))
 
 
 # Names ----------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,9 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
         for seed, job in zip(row.seeds, row.jobs, strict=True)
     ]
     solvers = {
-        " · ".join([f"{rank}", *([", ".join(map(short, row.values.values()))] if row.values else []), f"seed {seed}"]): runs[job]
+        " · ".join(
+            [f"{rank}", *([", ".join(map(short, row.values.values()))] if row.values else []), f"seed {seed}"]
+        ): runs[job]
         for rank, row, seed, job in jobs
     }
     return {

@@ -1,0 +1,154 @@
+"""``mode=report``: what is said of a sweep or a run follows from its files alone."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fragrecon import sweeps
+from fragrecon.errors import ConfigError, RunError
+from fragrecon.report import leaderboard
+from tests.cli import SMALL, Cli, fingerprint, job, status
+
+pytestmark = pytest.mark.timeout(180)
+LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4", "data.epochs=1")
+TABLES = ("leaderboard.csv", "leaderboard.md", "leaderboard.html")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a sweep of two finished jobs and one that was refused; only to be read."""
+    folder = tmp_path_factory.mktemp("report") / "sizes"
+    sweeps.begin(folder, "sizes", 3, ["model.latent_dim=8,16,-1"])
+    for size in (8, 16):
+        job(folder / str(size), cache, *LINE, f"model.latent_dim={size}")
+    with pytest.raises(ConfigError):
+        job(folder / "bad", cache, *LINE, "model.latent_dim=-1")
+    sweeps.gather(folder, page=True)
+    return folder
+
+
+@pytest.fixture
+def sweep(made: Path, tmp_path: Path) -> Path:
+    """That sweep, moved to another folder."""
+    return Path(shutil.copytree(made, tmp_path / "else where" / "moved"))
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "leaderboard.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_and_page_of_a_sweep_come_back_as_they_were(cli: Cli, made: Path, sweep: Path) -> None:
+    before = fingerprint(sweep)
+    for name in (*TABLES, sweeps.PAGE):
+        (sweep / name).unlink()
+    result = cli.run("mode=report", f"sweep.dir='{sweep}'").ok()
+    assert "sizes: 3 configurations" in result.stdout
+    assert f"page: {sweep / sweeps.PAGE}" in result.stdout
+    after = fingerprint(sweep)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} <= {sweeps.PAGE}
+    page = (sweep / sweeps.PAGE).read_text()
+    assert "model.latent_dim=-1 should be at least 1" in page
+    assert abs(len(page) - len((made / sweeps.PAGE).read_text())) < 0.01 * len(page)
+    (report,) = (cli.home / "outputs").glob("*/*")
+    assert report.name.endswith("-report")
+    assert status(report)["status"] == "done"
+
+
+def test_the_page_of_a_run_lies_in_its_folder(tmp_path: Path, cache: Path, finished: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "moved"))
+    before = fingerprint(folder)
+    job(tmp_path / "report", cache, "mode=report", f"run={folder}")
+    after = fingerprint(folder)
+    assert after.keys() - before.keys() <= {sweeps.PAGE}
+    assert before.items() <= (after | {sweeps.PAGE: before.get(sweeps.PAGE)}).items()
+    assert "ConvAutoencoder" in (folder / sweeps.PAGE).read_text() or "conv" in (folder / sweeps.PAGE).read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "words"),
+    [
+        (["mode=report"], ConfigError, "mode=report needs a sweep or a run: sweep.dir=FOLDER or run=FOLDER"),
+        (["mode=report", "sweep.dir=nowhere"], RunError, "nowhere is not the folder of a sweep"),
+        (["mode=report", "run=nowhere"], RunError, "nowhere is no folder"),
+    ],
+)
+def test_what_there_is_nothing_to_report_on_is_refused(
+    tmp_path: Path, cache: Path, line: list[str], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        job(tmp_path / "report", cache, *line)
+    assert words in status(tmp_path / "report")["error"]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_is_no_sweep(tmp_path: Path, cache: Path, finished: Path) -> None:
+    before = fingerprint(finished)
+    with pytest.raises(RunError, match="is not the folder of a sweep"):
+        job(tmp_path / "report", cache, "mode=report", f"sweep.dir={finished}")
+    assert fingerprint(finished) == before
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return damage
+
+
+def emptied(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text("{}")
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "half a config": cut("config.yaml"),
+    "a foreign config": lambda folder: (folder / "config.yaml").write_text("a: 1\n"),
+    "half of the metrics": cut("metrics.json"),
+    "foreign metrics": emptied("metrics.json"),
+    "metrics without scores of the model": lambda folder: (
+        (folder / "metrics.json").write_text('{"scores": {}}') and None
+    ),
+    "half of the scores": cut("scores.npz"),
+    "no scores": lambda folder: (folder / "scores.npz").unlink(),
+    "half of the status": cut("status.json"),
+    "foreign status": emptied("status.json"),
+    "half of the epochs": lambda folder: (folder / "metrics.csv").write_text("epoch,step\n0,x\n"),
+    "half of the overrides": lambda folder: (folder / "overrides.yaml").write_text("- ["),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_job_is_told_of_and_the_others_stand(sweep: Path, damage: str) -> None:
+    DAMAGES[damage](sweep / "16")
+    before = fingerprint(sweep / "16")
+    board = sweeps.gather(sweep, page=True)
+    whole, *rest = table(sweep)
+    assert (whole["rank"], whole["jobs"]) == ("1", "8")
+    assert {row["rank"] for row in rest} == {""}
+    failures = [line for line in leaderboard.troubles(board) if line.startswith("16 failed: ")]
+    assert len(failures) == 1
+    assert len(failures[0]) > len("16 failed: ")
+    assert "Traceback" not in failures[0]
+    assert fingerprint(sweep / "16") == before
+    assert "16" in (sweep / sweeps.PAGE).read_text()
+
+
+def test_damaged_examples_leave_the_figures_and_the_page(made: Path, sweep: Path) -> None:
+    cut("examples.npz")(sweep / "16")
+    sweeps.gather(sweep, page=True)
+    assert table(sweep) == table(made)
+    assert "</html>" in (sweep / sweeps.PAGE).read_text()
+
+
+def test_a_sweep_of_which_nothing_has_begun_is_an_empty_table(tmp_path: Path, cache: Path) -> None:
+    sweeps.begin(tmp_path / "sweep", "nothing yet", 4, [])
+    job(tmp_path / "report", cache, "mode=report", f"sweep.dir={tmp_path / 'sweep'}")
+    assert table(tmp_path / "sweep") == []
+    assert "nothing yet" in (tmp_path / "sweep" / sweeps.PAGE).read_text()

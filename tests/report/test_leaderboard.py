@@ -1,0 +1,450 @@
+"""The table of a sweep, from jobs whose files are written here with figures that are known."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import html.parser
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import stats
+
+from fragrecon.record import Record
+from fragrecon.report.leaderboard import (
+    Job,
+    Leaderboard,
+    Spread,
+    best_validation,
+    caption,
+    cells,
+    duration,
+    leaderboard,
+    markdown,
+    page,
+    short,
+    signed,
+    spread,
+    swept,
+    troubles,
+    write,
+)
+from fragrecon.run import compose
+from fragrecon.runs import load_run
+from fragrecon.schema import Config
+
+Numbers = npt.NDArray[np.float64]
+COMPARED = "mean_clustering_score"
+MONITOR = "val_mean_clustering_score"
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return compose(["model=pca"])
+
+
+class Sweep:
+    """Writes jobs into a folder."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.folder, self.config = folder, config
+
+    def job(
+        self,
+        scores: Sequence[float] | Numbers | None = (0.1, 0.2, 0.3),
+        *,
+        validation: Sequence[float] | None = (0.5,),
+        size: str = "8",
+        seed: int = 0,
+        mode: str = "max",
+        puzzle_seed: int = 0,
+        parameters: int = 7,
+        seconds: float = 2.0,
+        unfinished: bool = False,
+        given: Mapping[str, str] | None = None,
+    ) -> Job:
+        """A job whose model has these scores (puzzles,) by ``mean_clustering_score``, and half of them by KMeans ARI.
+
+        Args:
+            scores: None where nothing was scored.
+            validation: by epoch; None where there was none.
+            size: its ``model.latent_dim``.
+            seed: of the job.
+            mode: of its selection.
+            puzzle_seed: of the test puzzles.
+            parameters: of the model.
+            seconds: of training and evaluation each.
+            unfinished: whether it is under way.
+            given: other overrides.
+        """
+        name = f"{size}-{seed}-{len(list(self.folder.glob('*')))}"
+        config = copy.deepcopy(self.config)
+        config.seed, config.selection.mode = seed, mode
+        given = {"model.latent_dim": size, "seed": str(seed), **(given or {})}
+        record = Record(self.folder / name)
+        record.start(config, [f"{key}={value}" for key, value in given.items()])
+        for epoch, value in enumerate(validation or []):
+            record.add_epoch({"epoch": epoch, "step": epoch, "train/loss": 1.0, MONITOR: value})
+        if validation is None:
+            record.add_epoch({"epoch": 0, "step": 0, "train/loss": 1.0})
+        if scores is not None:
+            values = np.asarray(scores, dtype=np.float64)
+            record.write_metrics(
+                {"random": {COMPARED: values * 0}, "model": {"kmeans_ari": values / 2, COMPARED: values}},
+                protocol={"puzzles": len(values), "images_per_puzzle": 10, "seed": puzzle_seed},
+                data={"name": "synthetic", "source": "s"},
+                model={"name": "PCAAutoencoder", "parameters": parameters},
+                seconds={"data": 100.0, "training": seconds, "evaluation": seconds},
+            )
+        if not unfinished:
+            record.finish()
+        run = load_run(record.folder)
+        return Job(name, given, run.status, run)
+
+    def failed(self, error: str, *, size: str = "8", seed: int = 0) -> Job:
+        return Job(f"{size}-{seed}-failed", {"model.latent_dim": size, "seed": str(seed)}, noted(error), None)
+
+
+def noted(error: str) -> dict[str, Any]:
+    return {"status": "failed", "error": error}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, config: Config) -> Sweep:
+    return Sweep(tmp_path, config)
+
+
+def sizes(board: Leaderboard) -> list[str]:
+    return [row.values["model.latent_dim"] for row in board.rows]
+
+
+def assert_spread(found: Spread | None, mean: float, std: float | None, n: int) -> None:
+    assert found is not None
+    assert found.mean == pytest.approx(mean)
+    assert found.std == (None if std is None else pytest.approx(std))
+    assert found.n == n
+
+
+def paired(first: Numbers, second: Numbers) -> tuple[float, float, float]:
+    minus = first - second
+    low, high = stats.ttest_1samp(minus, 0.0).confidence_interval(0.95)
+    return float(minus.mean()), float(low), float(high)
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_of_a_configuration_make_one_row(sweep: Sweep) -> None:
+    jobs = [
+        sweep.job([0.1, 0.2], validation=[0.4, 0.6, 0.5], seed=3, parameters=11, seconds=1.0),
+        sweep.job([0.3, 0.8], validation=[0.9], seed=1, parameters=11, seconds=4.0),
+        sweep.job([0.0, 0.1], validation=[0.1], seed=1, size="16"),
+    ]
+    board = leaderboard("name", jobs)
+    assert (board.name, board.parameters, board.monitor) == ("name", ["model.latent_dim"], MONITOR)
+    first, second = board.rows
+    assert first.values == {"model.latent_dim": "8"}
+    assert (first.seeds, first.jobs) == ([1, 3], [jobs[1].name, jobs[0].name])
+    assert first.scores[COMPARED].mean == pytest.approx((0.15 + 0.55) / 2)
+    assert first.scores[COMPARED].std == pytest.approx(0.4 / math.sqrt(2))
+    assert first.scores["kmeans_ari"].mean == pytest.approx((0.15 + 0.55) / 4)
+    assert first.selection is not None
+    assert first.selection.mean == pytest.approx(0.75)
+    assert first.parameters == 11
+    assert first.seconds == pytest.approx(5.0)
+    assert second.values == {"model.latent_dim": "16"}
+    assert list(board.baselines) == ["random"]
+    assert board.baselines["random"][COMPARED]["mean"] == 0
+
+
+def test_one_seed_has_no_deviation(sweep: Sweep) -> None:
+    (row,) = leaderboard("name", [sweep.job([0.1, 0.3])]).rows
+    assert_spread(row.scores[COMPARED], 0.2, None, 1)
+    assert str(row.scores[COMPARED]) == "0.2000"
+    assert_spread(spread([0.1, 0.3]), 0.2, 0.2 / math.sqrt(2), 2)
+    assert str(spread([0.1, 0.3])) == "0.2000 ± 0.1414"
+    assert spread([]) is None
+    assert spread([0.1, None]) is None
+
+
+def test_what_differs_between_jobs_is_a_parameter(sweep: Sweep) -> None:
+    jobs = [
+        sweep.job(
+            size="8", seed=0, given={"optimizer.lr": "0.1", "logger": "csv", "data.cache_dir": "a", "data.root": "x"}
+        ),
+        sweep.job(
+            size="8", seed=1, given={"optimizer.lr": "0.1", "logger": "wandb", "data.cache_dir": "b", "data.root": "x"}
+        ),
+        sweep.job(size="16", seed=1, given={"optimizer.lr": "0.1", "data.root": "x", "sweep.name": "b"}),
+    ]
+    assert swept(jobs) == ["model.latent_dim"]
+    jobs.append(sweep.job(size="16", seed=2, given={"data.root": "y"}))
+    assert sorted(swept(jobs)) == ["data.root", "model.latent_dim", "optimizer.lr"]
+    board = leaderboard("name", jobs)
+    assert [row.values["optimizer.lr"] for row in board.rows] == ["0.1", "0.1", "0.001"], "else what it was by default"
+
+
+def test_the_model_is_named_as_on_the_command_line_where_it_was_not_given(sweep: Sweep) -> None:
+    jobs = [sweep.job(), sweep.job(given={"model": "conv"})]
+    assert {row.values["model"] for row in leaderboard("name", jobs).rows} == {"pca", "conv"}
+
+
+def test_nothing_is_an_empty_table(tmp_path: Path) -> None:
+    board = leaderboard("nothing", [])
+    assert (board.rows, board.parameters, board.baselines) == ([], [], {})
+    write(board, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"leaderboard.csv", "leaderboard.md", "leaderboard.html"}
+    assert "# nothing" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_failed_and_unfinished_jobs_are_rows_without_a_rank(sweep: Sweep, tmp_path: Path) -> None:
+    traceback = "Traceback (most recent call last):\n  File ...\nZeroDivisionError: division by zero\n"
+    jobs = [
+        sweep.failed("model.latent_dim=-1 should be at least 1\nand more", size="-1"),
+        sweep.failed(traceback, size="-1", seed=1),
+        sweep.job(size="8"),
+        sweep.failed("too late", size="8", seed=1),
+        sweep.job(size="16", scores=None, unfinished=True),
+    ]
+    board = leaderboard("name", jobs)
+    assert sizes(board) == ["8", "-1", "16"]
+    assert [(found.job, found.error) for found in board.rows[1].failures] == [
+        (jobs[0].name, "model.latent_dim=-1 should be at least 1"),
+        (jobs[1].name, "ZeroDivisionError: division by zero"),
+    ]
+    assert board.rows[0].seeds == [0]
+    assert [found.error for found in board.rows[0].failures] == ["too late"]
+    assert board.rows[2].unfinished == [jobs[4].name]
+    assert set(troubles(board)) == {
+        f"{jobs[0].name} failed: model.latent_dim=-1 should be at least 1",
+        f"{jobs[1].name} failed: ZeroDivisionError: division by zero",
+        f"{jobs[3].name} failed: too late",
+        f"{jobs[4].name} has not finished",
+    }
+    write(board, tmp_path)
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        assert [row["rank"] for row in csv.DictReader(file)] == ["1", "", ""]
+
+
+def test_a_sweep_of_which_all_failed_has_its_reasons(sweep: Sweep, tmp_path: Path) -> None:
+    board = leaderboard("name", [sweep.failed("one", size="1"), sweep.failed("two", size="2")])
+    assert (sizes(board), board.monitor, board.baselines) == (["1", "2"], "", {})
+    write(board, tmp_path)
+    for name in ("leaderboard.csv", "leaderboard.md", "leaderboard.html"):
+        assert all(word in (tmp_path / name).read_text() for word in ("one", "two"))
+
+
+# Order ----------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_ordered_by_validation_and_not_by_the_test_score(sweep: Sweep) -> None:
+    jobs = [
+        sweep.job([0.9, 0.9], validation=[0.3], size="1"),
+        sweep.job([0.1, 0.1], validation=[0.1, 0.7, 0.2], size="2"),
+        sweep.job([0.5, 0.5], validation=[0.5], size="3"),
+    ]
+    board = leaderboard("name", jobs)
+    assert sizes(board) == ["2", "3", "1"]
+    assert f"ordered by {MONITOR} on validation puzzles" in caption(board)
+    assert best_validation(jobs[1].run) == 0.7  # type: ignore[arg-type]
+
+
+def test_a_loss_is_best_where_it_is_least(sweep: Sweep) -> None:
+    jobs = [
+        sweep.job(validation=[0.9, 0.4], size="1", mode="min"),
+        sweep.job(validation=[0.2, 0.8], size="2", mode="min"),
+        sweep.job(validation=[0.3, 0.3], size="3", mode="min"),
+    ]
+    board = leaderboard("name", jobs)
+    assert sizes(board) == ["2", "3", "1"]
+    assert [row.selection.mean for row in board.rows if row.selection] == [0.2, 0.3, 0.4]
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_without_validation_the_test_score_orders_and_the_caption_says_so(sweep: Sweep, mode: str) -> None:
+    jobs = [
+        sweep.job([0.1, 0.2], validation=None, size="1", mode=mode),
+        sweep.job([0.8, 0.9], validation=None, size="2", mode=mode),
+        sweep.job([0.5, 0.6], validation=[0.99], size="3", mode=mode),
+    ]
+    board = leaderboard("name", jobs)
+    assert sizes(board) == ["2", "3", "1"]
+    assert board.monitor == ""
+    assert "ordered by the mean score" in caption(board)
+    assert "validation" not in caption(board)
+    assert board.rows[0].difference == {}
+    assert board.rows[1].difference[COMPARED]["mean"] == pytest.approx(-0.3)
+
+
+def test_ties_keep_both_rows_and_differ_by_nothing(sweep: Sweep) -> None:
+    jobs = [sweep.job([0.2, 0.4], size="1"), sweep.job([0.2, 0.4], size="2")]
+    board = leaderboard("name", jobs)
+    assert sizes(board) == ["1", "2"]
+    minus = board.rows[1].difference[COMPARED]
+    assert minus["mean"] == 0
+    assert minus["ci95"] == [0, 0]
+    assert signed(minus) == "+0.0000 ± 0.0000"
+
+
+def test_where_nothing_was_scored_there_is_validation_alone(sweep: Sweep, tmp_path: Path) -> None:
+    board = leaderboard(
+        "name", [sweep.job(None, validation=[0.1], size="1"), sweep.job(None, validation=[0.4], size="2")]
+    )
+    assert sizes(board) == ["2", "1"]
+    for row in board.rows:
+        assert (row.scores, row.difference, row.parameters, row.seconds) == ({}, {}, None, None)
+        assert len(row.jobs) == 1
+    write(board, tmp_path)
+    header, table = cells(board)
+    assert not any("ARI" in name for name in header)
+    assert table[0][: len(header)].count("0.4000") == 1
+
+
+def test_a_row_whose_seeds_are_not_all_scored_goes_by_those_that_are(sweep: Sweep) -> None:
+    jobs = [sweep.job([0.1, 0.3], seed=0), sweep.job(None, seed=1), sweep.job([0.1, 0.1], validation=[0.1], size="16")]
+    row = leaderboard("name", jobs).rows[0]
+    assert row.seeds == [0, 1]
+    assert_spread(row.scores[COMPARED], 0.2, None, 1)
+
+
+# Differences ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_difference_to_the_best_is_paired_over_puzzles_and_averaged_over_seeds(sweep: Sweep) -> None:
+    random = np.random.default_rng(0)
+    best = [random.random(30) for _ in range(2)]
+    hard = random.normal(0, 0.3, 30)
+    other = [values - 0.1 + random.normal(0, 0.01, 30) + 0 * hard for values in best]
+    jobs = [sweep.job(values, validation=[0.9], size="1", seed=seed) for seed, values in enumerate(best)]
+    jobs += [sweep.job(values, validation=[0.1], size="2", seed=seed) for seed, values in enumerate(other)]
+    first, second = leaderboard("name", jobs).rows
+    mean, low, high = paired(np.mean(other, axis=0), np.mean(best, axis=0))
+    found = second.difference[COMPARED]
+    assert found["mean"] == pytest.approx(mean)
+    assert found["ci95"] == pytest.approx([low, high])
+    assert high - low < 0.02, "puzzle by puzzle, as what is hard for one is hard for the other"
+    assert first.difference == {}
+
+
+def test_of_seeds_that_only_partly_overlap_those_in_common_are_compared(sweep: Sweep) -> None:
+    random = np.random.default_rng(1)
+    values = {(size, seed): random.random(12) for size in "12" for seed in range(3)}
+    given = [("1", 0), ("1", 1), ("2", 1), ("2", 2)]
+    jobs = [
+        sweep.job(values[key], validation=[0.9 if key[0] == "1" else 0.1], size=key[0], seed=key[1]) for key in given
+    ]
+    found = leaderboard("name", jobs).rows[1].difference[COMPARED]
+    mean, low, high = paired(values["2", 1], values["1", 1])
+    assert found["mean"] == pytest.approx(mean)
+    assert found["ci95"] == pytest.approx([low, high])
+
+
+def test_of_seeds_that_do_not_overlap_all_are_compared(sweep: Sweep) -> None:
+    first, second = np.array([0.5, 0.7, 0.9]), np.array([0.1, 0.2, 0.6])
+    jobs = [
+        sweep.job(first, validation=[0.9], size="1", seed=0),
+        sweep.job(second, validation=[0.1], size="2", seed=5),
+    ]
+    assert leaderboard("name", jobs).rows[1].difference[COMPARED]["mean"] == pytest.approx(-0.4)
+
+
+@pytest.mark.parametrize("change", [{"puzzle_seed": 1}, {"scores": [0.1, 0.2]}])
+def test_on_other_puzzles_there_is_no_difference_in_pairs(sweep: Sweep, change: dict[str, Any]) -> None:
+    other = {"scores": [0.1, 0.2, 0.3], "validation": [0.1], "size": "2"} | change
+    jobs = [sweep.job([0.4, 0.5, 0.6], validation=[0.9], size="1"), sweep.job(**other)]
+    board = leaderboard("name", jobs)
+    assert board.rows[1].difference == {}
+    assert board.rows[1].scores[COMPARED].mean == pytest.approx(float(np.mean(other["scores"])))
+
+
+def test_a_single_puzzle_has_a_difference_without_interval(sweep: Sweep, tmp_path: Path) -> None:
+    jobs = [sweep.job([0.4], validation=[0.9], size="1"), sweep.job([0.1], validation=[0.1], size="2")]
+    board = leaderboard("name", jobs)
+    assert board.rows[1].difference[COMPARED]["ci95"] is None
+    assert signed(board.rows[1].difference[COMPARED]) == "-0.3000"
+    write(board, tmp_path)
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        best, other = csv.DictReader(file)
+    assert float(other[f"{COMPARED}_minus_best"]) == pytest.approx(-0.3)
+    assert other.get(f"{COMPARED}_minus_best_low", "") == ""
+    assert best[f"{COMPARED}_minus_best"] == ""
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+NASTY = "<script>alert('x')</script>|a\nb & `c` *d*"
+
+
+class Texts(html.parser.HTMLParser):
+    """Elements and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.fixture
+def nasty(sweep: Sweep) -> Leaderboard:
+    jobs = [sweep.job(size="1"), sweep.job(size=NASTY), sweep.failed(NASTY.replace("\n", " "), size="3")]
+    return leaderboard(NASTY, jobs)
+
+
+def test_values_names_and_errors_do_nothing_to_the_page(nasty: Leaderboard) -> None:
+    found = Texts(page(nasty))
+    assert "script" not in found.tags
+    assert found.tags.count("tr") == 1 + 3
+    assert found.texts.count(NASTY) >= 2  # the value, and the name in the heading
+    assert any(NASTY.replace("\n", " ") in text for text in found.texts)
+
+
+def test_values_names_and_errors_do_nothing_to_the_markdown(nasty: Leaderboard) -> None:
+    lines = markdown(nasty).splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert len(rows) == 2 + 3
+    bars = {line.replace("\\|", "").count("|") for line in rows}
+    assert len(bars) == 1, "all rows have as many cells"
+    assert "<script>" not in markdown(nasty)
+    assert sum(line.startswith("#") for line in lines) == 1
+
+
+def test_values_names_and_errors_come_back_from_the_csv_as_they_were(nasty: Leaderboard, tmp_path: Path) -> None:
+    write(nasty, tmp_path)
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["model.latent_dim"] for row in found] == ["1", NASTY, "3"]
+    assert NASTY.replace("\n", " ") in found[-1]["failures"]
+
+
+def test_the_shown_table_has_a_cell_for_each_column(sweep: Sweep) -> None:
+    jobs = [sweep.job(size="1"), sweep.job(size="2", validation=None), sweep.failed("bad", size="3")]
+    header, table = cells(leaderboard("name", jobs))
+    assert [len(line) for line in table] == [len(header)] * 3
+    assert header[:4] == ["", "model.latent_dim", "seeds", "validation"]
+    assert table[0][:3] == ["1", "1", "1"]
+    assert table[2] == ["", "3", "0", *[""] * (len(header) - 3)]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("0.000123456789", "0.0001235"), ("32", "32"), ("-1", "-1"), ("conv", "conv"), ("1000000", "1000000"), ("", "")],
+)
+def test_swept_values_are_shown_in_short(value: str, expected: str) -> None:
+    assert short(value) == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.4, "0:00:00"), (100.0, "0:01:40"), (36061.0, "10:01:01")])
+def test_times_are_shown_in_hours_minutes_and_seconds(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected

@@ -1,0 +1,218 @@
+"""What runs the jobs of a sweep, and a search: each ends as a sweep in this process does."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from fragrecon import run as command
+from fragrecon.record import Record
+from fragrecon.runs import load_run
+from fragrecon.sweeps import job_folder
+from tests.cli import SMALL, Cli, Result, rows, shared_cache, status
+
+pytestmark = pytest.mark.timeout(300)
+LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4", "data.epochs=1", "evaluation.puzzles=0")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_cache(tmp_path_factory)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, cache: Path) -> Cli:
+    return Cli(tmp_path, cache)
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "leaderboard.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_ended_as_described(result: Result, home: Path) -> None:
+    """Of a sweep over 8, -1 and 16 latent dimensions."""
+    folder = home / "multirun" / "sizes"
+    assert result.code == 1
+    bad = job_folder([*LINE, "model.latent_dim=-1"])
+    assert "error: 1 of the 3 jobs that ran failed" in result.stderr
+    assert f"  {bad}: model.latent_dim=-1 should be at least 1" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    for size in (8, 16):
+        job = folder / job_folder([*LINE, f"model.latent_dim={size}"])
+        assert status(job)["status"] == "done"
+        assert load_run(job).config.model["latent_dim"] == size
+        assert (job / "run.log").read_text().count("epoch 0:") == 1
+    assert status(folder / bad)["status"] == "failed"
+    assert {path.name for path in home.iterdir()} == {"multirun"}
+    assert [row["rank"] for row in table(folder)] == ["1", "2", ""]
+    assert {row["model.latent_dim"] for row in table(folder)} == {"8", "16", "-1"}
+    assert (folder / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "module"),
+    [
+        ("cores", "hydra_plugins.hydra_joblib_launcher"),
+        ("local_queue", "hydra_plugins.hydra_submitit_launcher"),
+        ("ray_cluster", "hydra_plugins.hydra_ray_launcher"),
+    ],
+)
+def test_a_launcher_ends_a_sweep_as_the_basic_one_does(cli: Cli, launcher: str, module: str) -> None:
+    pytest.importorskip(module)
+    result = cli.run("-m", *LINE, "model.latent_dim=8,-1,16", f"hydra/launcher={launcher}", "sweep.name=sizes")
+    assert_ended_as_described(result, cli.home)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """A config with what it says to Hydra."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(command.CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
+def test_the_launcher_of_a_cluster_is_made_with_its_settings() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    launcher = instantiate(composed("hydra/launcher=slurm", "hydra.launcher.partition=long").hydra.launcher)
+    assert type(launcher).__name__ == "SlurmLauncher"
+    expected = {"timeout_min": 1440, "gpus_per_node": 1, "cpus_per_task": 8, "mem_gb": 32, "array_parallelism": 16}
+    assert expected.items() <= launcher.params.items()
+    assert launcher.params["partition"] == "long"
+
+
+EXTRAS = [
+    ("hydra/launcher=cores", "hydra_joblib_launcher", "joblib"),
+    ("hydra/launcher=local_queue", "hydra_submitit_launcher", "submitit"),
+    ("hydra/launcher=slurm", "hydra_submitit_launcher", "submitit"),
+    ("hydra/launcher=ray_cluster", "hydra_ray_launcher", "ray"),
+    ("experiment=search", "hydra_optuna_sweeper", "optuna"),
+]
+
+
+@pytest.mark.parametrize(("option", "plugin", "extra"), EXTRAS)
+def test_a_launcher_that_is_not_installed_says_how_it_is(cli: Cli, option: str, plugin: str, extra: str) -> None:
+    """In a process in which the folder of the plugin cannot be seen."""
+    code = (
+        "import pkgutil, sys; see = pkgutil.walk_packages\n"
+        f"hide = lambda *a, **k: (found for found in see(*a, **k) if '{plugin}' not in found.name)\n"
+        "pkgutil.walk_packages = hide\n"
+        "from fragrecon.run import main; main()"
+    )
+    line = [sys.executable, "-c", code, "-m", option, "seed=0,1"]
+    found = subprocess.run(line, cwd=cli.home, env=cli.environment(), capture_output=True, text=True, timeout=60)
+    message = Result(found.returncode, found.stdout, found.stderr).refusal()
+    assert message.endswith(f'needs the extra: pip install "fragrecon[{extra}]"')
+    assert not list(cli.home.iterdir())
+
+
+@pytest.mark.slow
+def test_a_search_is_kept_and_gone_on_with(cli: Cli) -> None:
+    optuna = pytest.importorskip("optuna")
+    folder = cli.home / "multirun" / "search"
+    line = [*LINE, "data.epochs=2", "experiment=search", "hydra.sweeper.n_trials=2"]
+    first = cli.run(*line).ok()
+    assert "job 2 of 2" in first.stdout
+    assert {path.name for path in cli.home.iterdir()} == {"multirun"}
+    storage = f"sqlite:///{folder / 'study.db'}"
+    assert [trial.number for trial in optuna.load_study("search", storage).trials] == [0, 1]
+    cli.run(*line).ok()
+    study = optuna.load_study("search", storage)
+    assert study.direction == optuna.study.StudyDirection.MAXIMIZE
+    assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
+    jobs = [path for path in folder.iterdir() if (path / "metrics.csv").is_file()]
+    found = {}
+    for job in jobs:
+        given = dict(text.partition("=")[::2] for text in Record(job).overrides())
+        best = max(float(row["val_mean_clustering_score"]) for row in rows(job))
+        found[given["optimizer.lr"], given["optimizer.weight_decay"]] = (given["model.latent_dim"], best)
+    assert len(found) == 4
+    for trial in study.trials:
+        params = trial.params
+        size, best = found[str(params["optimizer.lr"]), str(params["optimizer.weight_decay"])]
+        assert size == str(params["model.latent_dim"])
+        assert trial.value == pytest.approx(best, abs=1e-9)
+    assert study.best_value == max(best for _, best in found.values())
+    assert len(table(folder)) == 4
+    assert float(table(folder)[0]["validation"]) == pytest.approx(study.best_value)
+
+
+# Recipes --------------------------------------------------------------------------------------------------------------
+
+STUDY = {"model": ["conv", "linear", "pca", "supervised"], "seed": ["0", "1", "2"]}
+GRIDS = {
+    "sweep_baselines": STUDY,
+    "sweep_latent_dim": STUDY | {"model.latent_dim": ["32", "64", "128", "256"]},
+    "sweep_fragment_size": STUDY | {"data.fragment_size": ["8", "16", "32"]},
+    "sweep_images_per_puzzle": STUDY | {"data.images_per_puzzle": ["2", "5", "10", "20"]},
+}
+
+
+def test_every_recipe_of_a_sweep_has_its_grid_here() -> None:
+    found = {path.stem for path in (command.CONF / "experiment").glob("sweep_*.yaml")}
+    assert found == GRIDS.keys()
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_recipe_has_the_jobs_of_its_grid(name: str) -> None:
+    config = composed(f"experiment={name}", "data.root=somewhere")
+    assert config.hydra.mode.name == "MULTIRUN"
+    assert (config.sweep.name, config.hydra.sweep.dir) == (name, f"multirun/{name}")
+    given = [f"{key}={values}" for key, values in config.hydra.sweeper.params.items()]
+    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
+    keys, values = zip(*GRIDS[name].items(), strict=True)
+    expected = {frozenset(map("=".join, zip(keys, job, strict=True))) for job in itertools.product(*values)}
+    assert {frozenset(job) for job in jobs} == expected
+    assert len({job_folder(job) for job in jobs}) == len(jobs) == len(expected)
+    assert command.count_jobs(config.hydra.sweeper, [f"experiment={name}"]) == len(jobs)
+    first, last = (command.compose([f"experiment={name}", *job]) for job in (jobs[0], jobs[-1]))
+    assert (first.seed, last.seed) == (0, 2)
+    assert (first.model["_target_"], last.model["_target_"]) == (
+        "fragrecon.models.conv.ConvAutoencoder",
+        "fragrecon.models.supervised.SupervisedClassifier",
+    )
+
+
+def test_the_command_line_cuts_a_recipe_which_needs_no_word_to_be_a_sweep(cli: Cli) -> None:
+    cut = ["model=pca", "model.latent_dim=32", "data.images_per_puzzle=0"]  # so that each job is refused at once
+    result = cli.run("experiment=sweep_latent_dim", *cut)
+    assert result.code == 1
+    folder = cli.home / "multirun" / "sweep_latent_dim"
+    jobs = [path for path in folder.iterdir() if path.is_dir()]
+    assert {path.name for path in jobs} == {
+        job_folder(["experiment=sweep_latent_dim", *cut, f"seed={seed}"]) for seed in range(3)
+    }
+    assert {status(job)["error"] for job in jobs} == {"data.images_per_puzzle=0 should be at least 1"}
+    assert "error: 3 of the 3 jobs that ran failed" in result.stderr
+    assert "job 3 of 3" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "jobs"),
+    [
+        (["model=conv,pca", "seed=0,1,2", "data.epochs=3"], 6),
+        (["seed=range(0,5)"], 5),
+        (["model=choice(conv,pca)", "model=linear"], 1),
+        (["data.image_size=[32,64],[64,64]", "data.root='a,b'"], 2),
+        (["seed=0"], 1),
+        (["model=glob(*)"], None),
+    ],
+)
+def test_the_jobs_of_a_sweep_are_counted(overrides: list[str], jobs: int | None) -> None:
+    assert command.count_jobs(composed().hydra.sweeper, overrides) == jobs
+
+
+def test_the_jobs_of_a_search_are_its_trials() -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    assert command.count_jobs(composed("experiment=search").hydra.sweeper, ["seed=0,1"]) == 20
