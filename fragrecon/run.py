@@ -66,9 +66,9 @@ def help_text() -> str:
     root, lines = (CONF / "config.yaml").read_text(), []
     for group in [*GROUPS, "hydra/launcher"]:
         said = re.search(rf"^  - (?:override )?{group}: \S+ +# (.+)$", root, re.MULTILINE)
-        lines.append(f"\n  {group + '=':<22} {said.group(1) if said else ''}")
+        lines.append(f"\n  {group + '=':<26} {said.group(1) if said else ''}")
         options = sorted(path for path in (CONF / group).glob("*.yaml") if path.stem != "base")
-        lines += [f"    {path.stem:<20} {_first_comment(path)}" for path in options]
+        lines += [f"    {path.stem:<24} {_first_comment(path)}" for path in options]
     return "\n".join(lines).replace("$", "$$")
 
 
