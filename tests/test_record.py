@@ -233,6 +233,16 @@ def test_a_job_that_is_done_is_not_taken_up(config: Config, tmp_path: Path) -> N
     assert names(tmp_path) == before
 
 
+def test_a_job_that_is_done_but_whose_scores_are_gone_is_taken_up(config: Config, tmp_path: Path) -> None:
+    record = left_behind(config, tmp_path, "done")
+    (tmp_path / "metrics.json").unlink()
+    assert record.take_up(config)
+    unscored = compose([*OVERRIDES, "evaluation.puzzles=0"])
+    record = left_behind(unscored, tmp_path / "unscored", "done")
+    (tmp_path / "unscored" / "metrics.json").unlink()
+    assert not record.take_up(unscored)
+
+
 def test_a_run_is_not_begun_where_another_lies(config: Config, tmp_path: Path) -> None:
     record = left_behind(config, tmp_path, "failed")
     with pytest.raises(RunError, match=r"status is failed; go on with it by resume="):

@@ -424,7 +424,26 @@ def test_a_saved_config_loads_as_it_was(overrides: tuple[str, ...], tmp_path: Pa
 
 @pytest.mark.parametrize("text", ["1e3", "null", "yes", "012", "~", "", "a: b", "# no", "über", "x\ny", "3", "[1]"])
 def test_a_text_like_a_number_stays_a_text_when_saved(text: str, tmp_path: Path) -> None:
-    assert schema.load(save(parse(changed("data.root", text)), tmp_path)).data.root == text
+    assert schema.load(save(parse(changed("data.name", text)), tmp_path)).data.name == text
+
+
+@pytest.mark.parametrize("key", ["data.root", "data.cache_dir", "init_from"])
+def test_paths_are_made_whole_so_that_a_saved_config_can_be_used_from_any_folder(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+
+    def parsed(value: str | None) -> Any:
+        return OmegaConf.select(OmegaConf.create(parse(changed(key, value)).to_dict()), key)
+
+    assert parsed("some/images") == str(tmp_path / "some" / "images")
+    assert parsed("/some/images") == "/some/images"
+    assert parsed("~/images") == "/home/me/images"
+    assert parsed(None) is None
+    assert config_hash(parse(changed(key, "some/images"))) == config_hash(
+        parse(changed(key, f"{tmp_path}/some/images"))
+    )
 
 
 def test_numbers_are_saved_without_loss(tmp_path: Path) -> None:

@@ -405,7 +405,7 @@ def nasty(sweep: Sweep) -> Leaderboard:
 def test_values_names_and_errors_do_nothing_to_the_page(nasty: Leaderboard) -> None:
     found = Texts(page(nasty))
     assert "script" not in found.tags
-    assert found.tags.count("tr") == 1 + 3
+    assert found.tags.count("tr") == 1 + 3 + 1  # the last of the baseline
     assert found.texts.count(NASTY) >= 2  # the value, and the name in the heading
     assert any(NASTY.replace("\n", " ") in text for text in found.texts)
 
@@ -413,7 +413,7 @@ def test_values_names_and_errors_do_nothing_to_the_page(nasty: Leaderboard) -> N
 def test_values_names_and_errors_do_nothing_to_the_markdown(nasty: Leaderboard) -> None:
     lines = markdown(nasty).splitlines()
     rows = [line for line in lines if line.startswith("| ")]
-    assert len(rows) == 2 + 3
+    assert len(rows) == 2 + 3 + 1
     bars = {line.replace("\\|", "").count("|") for line in rows}
     assert len(bars) == 1, "all rows have as many cells"
     assert "<script>" not in markdown(nasty)
@@ -431,10 +431,13 @@ def test_values_names_and_errors_come_back_from_the_csv_as_they_were(nasty: Lead
 def test_the_shown_table_has_a_cell_for_each_column(sweep: Sweep) -> None:
     jobs = [sweep.job(size="1"), sweep.job(size="2", validation=None), sweep.failed("bad", size="3")]
     header, table = cells(leaderboard("name", jobs))
-    assert [len(line) for line in table] == [len(header)] * 3
+    assert [len(line) for line in table] == [len(header)] * 4
     assert header[:4] == ["", "model.latent_dim", "seeds", "validation"]
     assert table[0][:3] == ["1", "1", "1"]
     assert table[2] == ["", "3", "0", *[""] * (len(header) - 3)]
+    assert table[3][0] == "random"
+    assert table[3][header.index("mean clustering score")] == "0.0000 ± 0.0000"
+    assert not any(table[3][1 : header.index("mean clustering score")])
 
 
 @pytest.mark.parametrize(

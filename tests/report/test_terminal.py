@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -359,14 +360,24 @@ def test_a_leaderboard_of_two_parameters_fits_a_terminal_of_80_columns() -> None
     ]
     assert all("0.0123" in line or ".0123" in line for line in found)
     assert [line.count("-0.0321") for line in found] == [0, 1, 1, 1]
-    assert any("multirun/latent/leaderboard.html" in line for line in lines)
+    assert "page: multirun/latent/report.html" in lines
+    assert "ordered by val_mean_clustering_score on validation puzzles" in " ".join(" ".join(lines).split())
+
+
+def test_the_baselines_of_a_sweep_are_told_beside_it() -> None:
+    baselines = {name: {"kmeans_ari": summary(0.15), COMPARED: summary(0.25)} for name in ("raw_pixels", "exact_pca")}
+    baselines["unscored"] = {}
+    found = replace(board([row(1, {}, 0.5)], []), baselines=baselines)
+    text = " ".join(" ".join(shown_board(found)).split())
+    assert "baselines, KMeans ARI / mean score: raw pixels 0.1500 / 0.2500, exact PCA 0.1500 / 0.2500" in text
+    assert "unscored" not in text
 
 
 def test_long_values_are_folded_so_that_no_figure_is_cut() -> None:
     run = "multirun/latent/model-conv_model.latent_dim-128_seed-0_data.batches_per_epoch-4_data.epochs-1"
     found = {"run": run, "model.encoder_channels": "[32,64,128,256]", "optimizer.weight_decay": "0.000123456"}
     lines = shown_board(board([row(1, found, 0.5), row(2, found, 0.25)], list(found)))
-    assert_fits([line for line in lines if "leaderboard.html" not in line])
+    assert_fits(lines)
     text = "\n".join(lines)
     for figures in ("0.2500 0.5000 0.5100 ±.0123", "0.1250 0.2500 0.2600 ±.0123", "-0.0321 ±.0123"):
         assert figures in text
@@ -398,7 +409,14 @@ def test_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], monk
     print_sweep_progress("[bold]", 0, 2, None)
     print_metrics(written(), Path("outputs/[red]"))
     text = capsys.readouterr().out
-    for words in ("[a,b]", "[/]", f"job-2 failed: {why}", "sweep: multirun/[red]", "[bold]", "record: outputs/[red]"):
+    for words in (
+        "[a,b]",
+        "[/]",
+        f"job-2 failed: {why}",
+        "page: multirun/[red]/report.html",
+        "[bold]",
+        "record: outputs/[red]",
+    ):
         assert words in text
 
 
