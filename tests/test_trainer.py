@@ -43,7 +43,7 @@ def test_its_defaults_are_those_of_the_study() -> None:
     config = FragmentAutoencoderTrainer().config
     assert config.model["_target_"].endswith("ConvAutoencoder")
     assert config.model["latent_dim"] == 128
-    assert config.data.root == "data"
+    assert config.data.root == str(Path("data").absolute())
     assert (config.data.images_per_puzzle, config.data.puzzles_per_batch) == (10, 8)
     assert (config.trainer["max_epochs"], config.selection.patience) == (100, 15)
 

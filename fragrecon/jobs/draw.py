@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from rich.console import Console
-
 from fragrecon import hardware
 from fragrecon.clustering import agreement
 from fragrecon.data.photographs import check_count, cut_photographs, image_files
@@ -20,6 +18,7 @@ from fragrecon.jobs.evaluate import class_name, open_model
 from fragrecon.models.base import FragmentModel
 from fragrecon.record import FIGURES, SCORES, Record
 from fragrecon.report import gallery
+from fragrecon.report.terminal import plain_console
 from fragrecon.runs import Run, load_run
 from fragrecon.schema import Config
 
@@ -48,7 +47,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         "kmeans_nmi": float(agreement.normalized_mutual_info(table)),
     }
     n, fragments = example.batch.images_per_puzzle, example.groups.shape[1]
-    console = Console()
+    console = plain_console()
     console.print(
         f"{fragments} fragments of {n} images, grouped by KMeans: "
         f"ARI {found['kmeans_ari']:.4f}, NMI {found['kmeans_nmi']:.4f}",

@@ -11,7 +11,6 @@ from zipfile import ZipFile
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 
 from fragrecon import files, hardware
 from fragrecon.data.module import FragmentData
@@ -24,6 +23,7 @@ from fragrecon.evaluation.opening import open_data, own_data
 from fragrecon.jobs.evaluate import open_model, progress
 from fragrecon.models.base import FragmentModel
 from fragrecon.record import Record
+from fragrecon.report.terminal import plain_console
 from fragrecon.runs import load_run
 from fragrecon.schema import Config
 
@@ -53,7 +53,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         names = [{"image": number, "file": str(name)} for number, name in enumerate(paths)]
         files.write_csv(record.folder / "images.csv", names)
     written = f"{table.rows:,} embeddings of {numbers} numbers, of {images:,} images: {path}"
-    Console().print(written, soft_wrap=True)
+    plain_console().print(written, soft_wrap=True)
     return {"file": str(path), "rows": table.rows, "latent_dim": numbers, "images": images}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor
 
 from fragrecon import files, hardware
@@ -26,6 +25,7 @@ from fragrecon.reassembly.clues import all_clues
 from fragrecon.reassembly.rebuild import Placement, count_images, group, rebuild
 from fragrecon.record import FIGURES, Record
 from fragrecon.report import pictures
+from fragrecon.report.terminal import plain_console
 from fragrecon.runs import load_run
 from fragrecon.schema import Config
 from fragrecon.seeds import keys_of
@@ -204,7 +204,7 @@ def beside_originals(puzzle: Puzzle, placement: Placement, rebuilt: Tensor, grid
 
 def tell(result: dict[str, Any], folder: Path) -> None:
     """Print how it went and where the pictures are."""
-    console = Console()
+    console = plain_console()
     found = f"{len(result['fragments'])} fragments were put into {result['images']} images"
     if scores := result.get("scores"):
         found += (
