@@ -70,8 +70,15 @@ class RobustnessConfig:
 
 
 @dataclass
+class ReconstructionConfig:
+    """How reconstruction is scored: the share of the patches that are hidden from models that fill in."""
+
+    ratio: float
+
+
+@dataclass
 class EvaluationConfig:
-    """How models are scored: the clustering protocol and how many puzzles it gets."""
+    """How models are scored: by which protocols, and on how many puzzles."""
 
     puzzles: int
     validation_puzzles: int
@@ -82,6 +89,8 @@ class EvaluationConfig:
     restarts: int
     memory_mb: int = 32
     robustness: RobustnessConfig | None = None
+    clustering: bool = True
+    reconstruction: ReconstructionConfig | None = None
 
 
 @dataclass
@@ -429,6 +438,10 @@ def _check(config: Config) -> None:
     ):
         if value is not None and value < least:
             raise ConfigError(f"{path}={value} should be at least {least}")
+    if evaluation.reconstruction and not 0 < evaluation.reconstruction.ratio < 1:
+        raise ConfigError(
+            f"evaluation.reconstruction.ratio={evaluation.reconstruction.ratio} should lie between 0 and 1"
+        )
     if harder := evaluation.robustness:
         for field in fields(harder):
             values = getattr(harder, field.name)

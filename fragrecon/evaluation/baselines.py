@@ -6,7 +6,7 @@ Shapes: B puzzles of F fragments (C, h, w), M fragments in all.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache, cached_property
 from importlib import metadata
@@ -159,15 +159,7 @@ class Baselines:
         """
         methods = self.methods
         paths = {name: self._path(name, len(puzzles), condition) for name in methods}
-        known = {name: scores for name, path in paths.items() if (scores := _read(path))}
-        missing = {name: score for name, score in methods.items() if name not in known}
-        if missing:
-            for name, scores in evaluate(puzzles, missing, advance=advance, **how).items():
-                files.write_arrays(paths[name], scores)
-                known[name] = scores
-        else:
-            advance(len(puzzles))
-        return {name: known[name] for name in methods}
+        return kept_scores(puzzles, methods, paths, advance=advance, **how)
 
     def _path(self, method: str, puzzles: int, condition: str) -> Path:
         data, protocol = self.data, self.protocol
@@ -182,9 +174,37 @@ class Baselines:
             "backend": protocol.backend.__name__,
             "restarts": protocol.restarts,
             "seed": protocol.seed,
-            "code": _code(),
+            "code": code(),
         }
         return self.folder / f"{method}-{files.digest(facts)[:24]}.npz"
+
+
+def kept_scores(
+    puzzles: FixedPuzzles,
+    methods: Mapping[str, Score],
+    paths: Mapping[str, Path],
+    *,
+    advance: Callable[[int], None],
+    **how: Any,
+) -> dict[str, dict[str, Scores]]:
+    """Scores (puzzles,) by method and metric: read where they were kept, computed and kept where not.
+
+    Args:
+        puzzles: what to score on.
+        methods: by name.
+        paths: where the scores of each are kept.
+        advance: told how many puzzles are done, for a progress bar.
+        how: further arguments of `evaluate`.
+    """
+    known = {name: scores for name, path in paths.items() if (scores := _read(path))}
+    missing = {name: score for name, score in methods.items() if name not in known}
+    if missing:
+        for name, scores in evaluate(puzzles, missing, advance=advance, **how).items():
+            files.write_arrays(paths[name], scores)
+            known[name] = scores
+    else:
+        advance(len(puzzles))
+    return {name: known[name] for name in methods}
 
 
 def _read(path: Path) -> dict[str, Scores] | None:
@@ -197,7 +217,7 @@ def _read(path: Path) -> dict[str, Scores] | None:
 
 
 @cache
-def _code() -> str:
+def code() -> str:
     """Stands for the code that scores, and for the packages it uses."""
     here = Path(fragrecon.__file__).parent
     folders = (here / "data", here / "clustering", here / "clustering" / "backends", here / "evaluation")

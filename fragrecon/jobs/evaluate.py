@@ -10,21 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fragrecon import hardware
-from fragrecon.data.module import FragmentData
-from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation import robustness
 from fragrecon.evaluation.baselines import Baselines
 from fragrecon.evaluation.examples import arrays_of, first_examples
+from fragrecon.evaluation.inpainting import Fillings
 from fragrecon.evaluation.opening import methods_of, open_data, protocol_of, shape_text
 from fragrecon.evaluation.protocol import METRICS, evaluate
-from fragrecon.models.base import FragmentModel, count_parameters
+from fragrecon.evaluation.reconstruction import Masking, example_of_filling, reconstruction_of
+from fragrecon.evaluation.statistics import Scores
+from fragrecon.models.base import FragmentModel, Inpainter, count_parameters
 from fragrecon.record import FIGURES, Record
 from fragrecon.report import figures, gallery, plots
+from fragrecon.report.masked import masked_figure
 from fragrecon.report.terminal import print_metrics, print_robustness
 from fragrecon.runs import Run, load_run
 from fragrecon.schema import Config
@@ -73,16 +75,17 @@ def score(
     model = model.to(device).eval()
     evaluation = config.evaluation
     puzzles, protocol = data.test_set(evaluation.puzzles), protocol_of(config)
-
-    def embed(batch: FragmentBatch) -> torch.Tensor:
-        return model.encode(batch.fragments)
-
     cache = data.cache / "scores"
     how: dict[str, Any] = {"batch_size": evaluation.batch_size, "device": device}
-    with progress("scoring baselines", len(puzzles)) as advance:
-        scores = Baselines(data, protocol, cache).score(puzzles, advance=advance, **how)
-    with progress("scoring the model", len(puzzles)) as advance:
-        scores |= evaluate(puzzles, methods_of(model, protocol, data.grid), advance=advance, **how)
+    scores: dict[str, dict[str, Scores]] = {}
+    if evaluation.clustering:
+        with progress("scoring baselines", len(puzzles)) as advance:
+            scores = Baselines(data, protocol, cache).score(puzzles, advance=advance, **how)
+        with progress("scoring the model", len(puzzles)) as advance:
+            scores |= evaluate(puzzles, methods_of(model, protocol, data.grid), advance=advance, **how)
+    if evaluation.reconstruction:
+        for method, found in reconstruction_scores(config, model, puzzles, cache, how).items():
+            scores[method] = scores.get(method, {}) | found
     store = data.store("test")
     metrics = record.write_metrics(
         scores,
@@ -94,6 +97,7 @@ def score(
             "backend": evaluation.backend,
             "restarts": evaluation.restarts,
             "seed": evaluation.seed,
+            **({"mask_ratio": evaluation.reconstruction.ratio} if evaluation.reconstruction else {}),
         },
         data={
             "name": config.data.name,
@@ -110,11 +114,15 @@ def score(
         },
         seconds=seconds | {"evaluation": time.monotonic() - started},
     )
-    examples = first_examples(model, puzzles, data.grid, protocol, device)
-    record.write_examples(arrays_of(examples))
     folder = record.folder / FIGURES
-    gallery.draw_example(examples[0], class_name(config), folder)
-    gallery.draw_scores(scores, class_name(config), folder)
+    if evaluation.clustering:
+        examples = first_examples(model, puzzles, data.grid, protocol, device)
+        record.write_examples(arrays_of(examples))
+        gallery.draw_example(examples[0], class_name(config), folder)
+        gallery.draw_scores(scores, class_name(config), folder)
+    if evaluation.reconstruction and isinstance(model, Inpainter):
+        masking = Masking(evaluation.reconstruction.ratio, evaluation.seed)
+        figures.save(masked_figure(example_of_filling(model, puzzles, masking, device)), folder / "masked.png")
     gallery.draw_epochs(load_run(record.folder).epochs, config.selection.monitor, source["checkpoint"], folder)
     print_metrics(metrics, record.folder)
     if evaluation.robustness:
@@ -127,7 +135,7 @@ def score(
                     data,
                     clustered,
                     protocol,
-                    embed,
+                    lambda batch: model.encode(batch.fragments),
                     model.fragment_shape,
                     cache=cache,
                     advance=advance,
@@ -138,6 +146,25 @@ def score(
         figures.save(plots.robustness_figure(outcomes, clustered), folder / "robustness.png")
         print_robustness(outcomes)
     return metrics
+
+
+def reconstruction_scores(
+    config: Config, model: FragmentModel, puzzles: FixedPuzzles, cache: Path, how: dict[str, Any]
+) -> dict[str, dict[str, Scores]]:
+    """Scores (puzzles,) by method and metric of what the model, and what is simpler, makes of masked images."""
+    assert config.evaluation.reconstruction
+    masking = Masking(config.evaluation.reconstruction.ratio, config.evaluation.seed)
+    score = reconstruction_of(model, masking)
+    if score is None:
+        log.warning("%s neither fills in nor decodes: its reconstruction is not scored", class_name(config))
+        return {}
+    found = {}
+    if isinstance(model, Inpainter):
+        with progress("scoring baselines of filling in", len(puzzles)) as advance:
+            fillings = Fillings(puzzles.data, masking, model.patches, cache)
+            found = fillings.score(puzzles, advance=advance, **how)
+    with progress("scoring what the model fills in", len(puzzles)) as advance:
+        return found | evaluate(puzzles, {"model": score}, advance=advance, **how)
 
 
 @contextmanager

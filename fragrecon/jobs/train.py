@@ -113,7 +113,7 @@ def make_learner(config: Config, data: FragmentData, trainer: pl.Trainer, initia
         model,
         objective,
         facts,
-        protocol_of(config),
+        protocol_of(config) if evaluation.clustering else None,
         partial(build, config.optimizer, "optimizer"),
         partial(make_scheduler, config, data),
         monitor=config.selection.monitor,

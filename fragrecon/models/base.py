@@ -131,6 +131,36 @@ class PairScorer(Protocol):
         """Of fragments (B, F, C, h, w)."""
 
 
+class PatchGrid(Protocol):
+    """How images divide into patches of equal size.
+
+    Attributes:
+        count: P, patches of an image.
+        grid: rows and columns of them.
+    """
+
+    count: int
+    grid: tuple[int, int]
+
+    def of(self, images: Tensor) -> Tensor:
+        """The patches (M, P, values) of images (M, C, h, w), row by row."""
+
+    def join(self, patches: Tensor) -> Tensor:
+        """Images (M, C, h, w) of patches (M, P, values)."""
+
+
+@runtime_checkable
+class Inpainter(Protocol):
+    """A model that fills in the masked patches of whole images."""
+
+    @property
+    def patches(self) -> PatchGrid:
+        """How images divide into patches."""
+
+    def predict(self, images: Tensor, mask: Tensor) -> Tensor:
+        """What lies in each patch, (M, P, values), of images (M, C, h, w) that are hidden where mask (M, P)."""
+
+
 @runtime_checkable
 class Viewer(Protocol):
     """A model that has something to show of how it sees a puzzle, such as where it attends."""

@@ -25,6 +25,17 @@ COLUMNS = {
     "kmeans_purity": "KMeans purity",
     "mean_clustering_score": "mean score",
 }
+MASKED = {
+    "masked_psnr": "masked PSNR, dB",
+    "masked_ssim": "masked SSIM",
+    "composite_psnr": "composite PSNR, dB",
+    "composite_ssim": "composite SSIM",
+}
+WHOLE = {
+    "reconstruction_mse": "MSE",
+    "reconstruction_psnr": "PSNR, dB",
+    "reconstruction_ssim": "SSIM",
+}
 REASSEMBLY = {
     "placing_direct": "placed right",
     "placing_perfect": "images perfect",
@@ -58,18 +69,12 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
     console = console or plain_console()
     protocol, scores = metrics["protocol"], metrics["scores"]
     model, name = metrics["model"]["name"], metrics["data"]["name"]
-    table = _table(
-        f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {name} images",
-        "mean ± half its 95% interval over puzzles; differences are paired",
-        COLUMNS.values(),
-    )
-    _add_rows(table, scores, COLUMNS)
-    table.add_section()
-    table.add_row("model minus", style="bold")
-    for method, found in metrics["model_minus"].items():
-        if method != "random" and COLUMNS.keys() <= found.keys():
-            table.add_row(label(method), *(_cell(found[metric], sign="+") for metric in COLUMNS))
-    console.print(table)
+    what = f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {name} images"
+    if protocol["images_per_puzzle"] == 1:
+        what = f"{model} on {protocol['puzzles']} {name} test images"
+    for columns in (COLUMNS, MASKED, WHOLE):
+        if columns.keys() <= scores["model"].keys():
+            console.print(_compared(metrics, what, columns))
     if REASSEMBLY.keys() <= scores["model"].keys():
         rebuilt = _table(
             "fragments put back into place",
@@ -84,6 +89,21 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in metrics["seconds"].items())
     console.print(f"time: {seconds}")
     console.print(f"record: {folder}", soft_wrap=True)
+
+
+def _compared(metrics: Mapping[str, Any], title: str, columns: Mapping[str, str]) -> Table:
+    """The model and its baselines by some metrics, and how far they are apart."""
+    over = "images" if metrics["protocol"]["images_per_puzzle"] == 1 else "puzzles"
+    table = _table(title, f"mean ± half its 95% interval over {over}; differences are paired", columns.values())
+    _add_rows(table, metrics["scores"], columns)
+    minus = {name: found for name, found in metrics["model_minus"].items() if columns.keys() <= found.keys()}
+    minus.pop("random", None)
+    if minus:
+        table.add_section()
+        table.add_row("model minus", style="bold")
+    for method, found in minus.items():
+        table.add_row(label(method), *(_cell(found[metric], sign="+") for metric in columns))
+    return table
 
 
 def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None) -> None:

@@ -409,7 +409,7 @@ def test_what_only_makes_the_work_lighter_does_not_compute_it_anew(data: Fragmen
 
 def test_other_code_computes_its_own(data: FragmentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores_of(data, tmp_path)
-    monkeypatch.setattr(baselines, "_code", lambda: "another")
+    monkeypatch.setattr(baselines, "code", lambda: "another")
     scores_of(data, tmp_path)
     assert len(list(tmp_path.iterdir())) == 10
 
@@ -423,11 +423,11 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     monkeypatch.setattr(fragrecon, "__file__", str(tmp_path / "fragrecon" / "__init__.py"))
 
     def current() -> str:
-        baselines._code.cache_clear()
-        return baselines._code()
+        baselines.code.cache_clear()
+        return baselines.code()
 
     yield current
-    baselines._code.cache_clear()
+    baselines.code.cache_clear()
 
 
 @pytest.mark.parametrize(

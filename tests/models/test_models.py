@@ -20,7 +20,9 @@ from fragrecon.models.base import (
     count_parameters,
 )
 from fragrecon.models.conv import ConvAutoencoder
+from fragrecon.models.energy_transformer import EnergyTransformer
 from fragrecon.models.linear import LinearAutoencoder
+from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.pca import PCAAutoencoder
 from fragrecon.models.siamese import Siamese
 from fragrecon.models.simclr import SimCLR
@@ -31,7 +33,11 @@ Autoencoder = ConvAutoencoder | LinearAutoencoder
 AUTOENCODERS: list[type[Autoencoder]] = [ConvAutoencoder, LinearAutoencoder, PCAAutoencoder]
 MODELS: dict[str, Callable[[Shape, int], FragmentModel]] = {
     "conv": ConvAutoencoder,
+    "energy_transformer": lambda shape, latent_dim: EnergyTransformer(
+        shape, latent_dim, heads=2, head_width=8, steps=3, alpha=0.5
+    ),
     "linear": LinearAutoencoder,
+    "mae": lambda shape, latent_dim: MaskedAutoencoder(shape, latent_dim, depth=1, decoder_width=6, decoder_depth=1),
     "pca": PCAAutoencoder,
     "siamese": Siamese,
     "simclr": SimCLR,

@@ -10,6 +10,7 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.factories import create_linear_autoencoder, create_supervised_classifier
+from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.mosaic import Mosaic
 from fragrecon.models.siamese import Siamese
 from fragrecon.objectives.base import Objective
@@ -52,6 +53,11 @@ def classifier() -> FragmentModel:
 def mosaic() -> FragmentModel:
     torch.manual_seed(0)
     return Mosaic((3, 4, 4), GRID, 7, width=16, depth=1, heads=2, window=2)
+
+
+def inpainter() -> MaskedAutoencoder:
+    torch.manual_seed(0)
+    return MaskedAutoencoder((3, 4, 4), 12, patch=2, depth=1, decoder_width=6, decoder_depth=1)
 
 
 def siamese() -> FragmentModel:
@@ -179,7 +185,9 @@ def test_models_that_can_are_accepted() -> None:
 def test_an_objective_keeps_its_contract(name: str) -> None:
     objective = build(compose([f"objective={name}"]).objective, "objective", grid=GRID)
     assert isinstance(objective, Objective)
-    model = next(model for model in (mosaic(), autoencoder(), classifier(), siamese()) if accepts(objective, model))
+    model = next(
+        model for model in (mosaic(), autoencoder(), classifier(), siamese(), inpainter()) if accepts(objective, model)
+    )
     found = objective(model.train(), batch(), torch.Generator().manual_seed(0))
     assert tuple(found) == objective.parts
     assert objective.parts[0] == "loss"

@@ -1,0 +1,103 @@
+"""The masked autoencoder: an encoder that sees the visible patches only, and a light decoder.
+
+He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, https://arxiv.org/abs/2111.06377.
+Shapes: M images of P patches, V of them visible.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fragrecon.errors import ConfigError
+from fragrecon.models.base import FragmentModel, Shape
+from fragrecon.models.patches import Patches
+
+
+class MaskedAutoencoder(FragmentModel):
+    """A transformer encodes the visible patches and a token for the image; a narrower one fills in the others.
+
+    Args:
+        fragment_shape: (C, h, w) of an image.
+        latent_dim: D, width of the encoder.
+        patch: side of a patch, in pixels.
+        depth: blocks of the encoder.
+        heads: of its attention.
+        decoder_width: of the decoder.
+        decoder_depth: blocks of the decoder.
+        decoder_heads: of its attention.
+
+    Raises:
+        ConfigError: patches do not divide the image, or heads a width.
+    """
+
+    def __init__(
+        self,
+        fragment_shape: Shape,
+        latent_dim: int = 192,
+        patch: int = 4,
+        depth: int = 6,
+        heads: int = 3,
+        decoder_width: int = 96,
+        decoder_depth: int = 2,
+        decoder_heads: int = 3,
+    ) -> None:
+        super().__init__(fragment_shape, latent_dim)
+        self.patches = Patches(fragment_shape, patch)
+        self.embed_patch = nn.Linear(self.patches.values, latent_dim)
+        self.image_token = _learned(1, 1, latent_dim)
+        self.positions = _learned(1, self.patches.count, latent_dim)
+        self.encoder = _transformer("model.", latent_dim, depth, heads)
+        self.to_decoder = nn.Linear(latent_dim, decoder_width)
+        self.mask_token = _learned(decoder_width)
+        self.decoder_positions = _learned(1, self.patches.count, decoder_width)
+        self.decoder = _transformer("model.decoder_", decoder_width, decoder_depth, decoder_heads)
+        self.to_pixels = nn.Linear(decoder_width, self.patches.values)
+
+    def embed(self, fragments: Tensor) -> Tensor:
+        """The mean of the patches' tokens, of whole images (M, C, h, w)."""
+        return self._encode(self._tokens(fragments))[:, 1:].mean(1)
+
+    def predict(self, images: Tensor, mask: Tensor) -> Tensor:
+        """What lies in each patch, (M, P, values), of images (M, C, h, w) whose patches are hidden where mask (M, P).
+
+        Raises:
+            ValueError: the images have not equally many visible patches.
+        """
+        visible = _places(~mask)  # (M, V)
+        index = visible.unsqueeze(-1)
+        tokens = self._encode(self._tokens(images).take_along_dim(index, 1))
+        seen = self.to_decoder(tokens)
+        filled = self.mask_token.to(seen.dtype).expand(*mask.shape, -1)
+        filled = filled.scatter(1, index.expand(-1, -1, seen.shape[-1]), seen[:, 1:]) + self.decoder_positions
+        pixels: Tensor = self.to_pixels(self.decoder(torch.cat([seen[:, :1], filled], 1))[:, 1:])
+        return pixels
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """Of all patches, (M, P, D)."""
+        tokens: Tensor = self.embed_patch(self.patches.of(images) * 2 - 1) + self.positions
+        return tokens
+
+    def _encode(self, tokens: Tensor) -> Tensor:
+        """Tokens (M, V, D) in each other's light, after the image's own: (M, 1 + V, D)."""
+        encoded: Tensor = self.encoder(torch.cat([self.image_token.expand(len(tokens), -1, -1), tokens], 1))
+        return encoded
+
+
+def _places(chosen: Tensor) -> Tensor:
+    """Where rows (M, P) are True, in order; raises `ValueError` unless equally often in each."""
+    counts = chosen.sum(1)
+    if not torch.all(counts == counts[0]):
+        raise ValueError("images of a batch should have equally many visible patches")
+    return chosen.nonzero()[:, 1].view(len(chosen), -1)
+
+
+def _learned(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*shape) * 0.02)
+
+
+def _transformer(prefix: str, width: int, depth: int, heads: int) -> nn.TransformerEncoder:
+    if heads < 1 or width % heads:
+        raise ConfigError(f"{prefix}heads={heads} should divide the width {width}")
+    layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fragrecon.errors import ConfigError
+from fragrecon.models.base import Inpainter
+from fragrecon.models.mae import MaskedAutoencoder
+from fragrecon.models.patches import Patches
+
+SHAPE = (3, 8, 12)
+
+
+def model(**settings: Any) -> MaskedAutoencoder:
+    torch.manual_seed(0)
+    small = {"latent_dim": 12, "depth": 2, "decoder_width": 6, "decoder_depth": 1}
+    return MaskedAutoencoder(SHAPE, **{**small, **settings}).eval()
+
+
+def random_mask(images: int, hidden: int) -> Tensor:
+    return torch.stack([torch.randperm(6) < hidden for _ in range(images)])
+
+
+def test_patches_are_cut_row_by_row_and_joined_again() -> None:
+    patches, images = Patches(SHAPE, 4), torch.rand(5, *SHAPE)
+    cut = patches.of(images)
+    assert cut.shape == (5, patches.count, patches.values) == (5, 6, 48)
+    for place in range(6):
+        row, column = divmod(place, 3)
+        tile = images[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        assert torch.equal(cut[:, place].view(5, 3, 4, 4), tile)
+    assert torch.equal(patches.join(cut), images)
+
+
+def test_what_is_hidden_is_not_seen() -> None:
+    made, images, mask = model(), torch.rand(4, *SHAPE), random_mask(4, 4)
+    changed = torch.where(mask.unsqueeze(-1), torch.rand(4, 6, 48), made.patches.of(images))
+    other = made.patches.join(changed)
+    assert torch.equal(made.predict(images, mask), made.predict(other, mask))
+    assert not torch.allclose(made.predict(images, ~mask), made.predict(other, ~mask))
+
+
+def test_the_encoder_is_given_visible_patches_only() -> None:
+    made, seen = model(), []
+    made.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    made.predict(torch.rand(4, *SHAPE), random_mask(4, 5))
+    assert seen == [(4, 1 + 1, 12)]
+    made.embed(torch.rand(4, *SHAPE))
+    assert seen[1] == (4, 1 + 6, 12)
+
+
+def test_patches_come_back_to_their_places() -> None:
+    """Hiding the same places of images in another order gives the same, and each place has its own position."""
+    made, images, mask = model(), torch.rand(3, *SHAPE), random_mask(3, 3)
+    together = made.predict(images, mask)
+    alone = torch.cat([made.predict(image[None], row[None]) for image, row in zip(images, mask, strict=True)])
+    torch.testing.assert_close(together, alone)
+    made.positions.data[:, 0] += 1.0  # of a place that the second image does not show
+    first, second = mask.clone(), mask.clone()
+    first[:], second[:] = torch.tensor([0, 1, 1, 1, 0, 1]).bool(), torch.tensor([1, 0, 1, 1, 0, 1]).bool()
+    moved = made.predict(images, first), made.predict(images, second)
+    made.positions.data[:, 0] -= 1.0
+    assert not torch.allclose(made.predict(images, first), moved[0])
+    assert torch.equal(made.predict(images, second), moved[1])
+
+
+def test_images_with_differently_many_visible_patches_are_refused() -> None:
+    mask = torch.tensor([[True] * 3 + [False] * 3, [True] * 4 + [False] * 2])
+    with pytest.raises(ValueError, match="equally many visible"):
+        model().predict(torch.rand(2, *SHAPE), mask)
+
+
+def test_it_embeds_and_fills_in() -> None:
+    made = model()
+    assert isinstance(made, Inpainter)
+    assert made.encode(torch.rand(2, 3, *SHAPE)).shape == (2, 3, 12)
+    assert made.predict(torch.rand(2, *SHAPE), random_mask(2, 3)).shape == (2, 6, 48)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"heads": 5}, "model.heads=5 should divide the width 12"),
+        ({"decoder_heads": 4}, "model.decoder_heads=4 should divide the width 6"),
+        ({"patch": 3}, "model.patch=3 does not divide 8x12"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        model(**settings)
