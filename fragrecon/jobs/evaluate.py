@@ -23,7 +23,7 @@ from fragrecon.evaluation.opening import methods_of, open_data, protocol_of, sha
 from fragrecon.evaluation.protocol import METRICS, evaluate
 from fragrecon.evaluation.reconstruction import Masking, example_of_filling, reconstruction_of
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.models.base import FragmentModel, Inpainter, count_parameters
+from fragrecon.models.base import Decoder, FragmentModel, Inpainter, count_parameters
 from fragrecon.record import FIGURES, Record
 from fragrecon.report import figures, gallery, plots
 from fragrecon.report.masked import masked_figure
@@ -58,7 +58,24 @@ def open_model(config: Config, run: Run, checkpoint: Path) -> FragmentModel:
             f"the model of {run.folder} takes fragments of {shape_text(model.fragment_shape)}, but data gives "
             f"{shape_text(config.data.fragment_shape)}; set data.fragment_size and data.channels to match"
         )
+    check_reconstruction(config, model)
     return model
+
+
+def check_reconstruction(config: Config, model: FragmentModel) -> None:
+    """Refuse to score the reconstruction of a model that makes no pixels; raises `ConfigError`."""
+    if config.evaluation.reconstruction is None:
+        return
+    if not isinstance(model, (Inpainter, Decoder)):
+        raise ConfigError(
+            f"evaluation=reconstruction needs a model that fills in or decodes, such as model=mae or model=conv; "
+            f"{class_name(config)} does neither"
+        )
+    if config.objective.get("normalize"):
+        raise ConfigError(
+            "evaluation=reconstruction scores pixels, but by objective.normalize=true the model tells patches without "
+            "their mean and variance; set evaluation.reconstruction=null"
+        )
 
 
 def score(
@@ -155,9 +172,7 @@ def reconstruction_scores(
     assert config.evaluation.reconstruction
     masking = Masking(config.evaluation.reconstruction.ratio, config.evaluation.seed)
     score = reconstruction_of(model, masking)
-    if score is None:
-        log.warning("%s neither fills in nor decodes: its reconstruction is not scored", class_name(config))
-        return {}
+    assert score is not None  # by `check_reconstruction`
     found = {}
     if isinstance(model, Inpainter):
         with progress("scoring baselines of filling in", len(puzzles)) as advance:

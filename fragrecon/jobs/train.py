@@ -25,7 +25,7 @@ from fragrecon.checkpoints import AtomicCheckpointIO
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, nearest, typed
 from fragrecon.evaluation.opening import open_data, protocol_of
-from fragrecon.jobs.evaluate import score
+from fragrecon.jobs.evaluate import check_reconstruction, score
 from fragrecon.learner import Learner
 from fragrecon.loggers import ending, heeding_sigterm
 from fragrecon.modelling import Facts, build_model, check_model, load_weights
@@ -105,6 +105,7 @@ def make_learner(config: Config, data: FragmentData, trainer: pl.Trainer, initia
     """A model with its objective, ready to be fitted; ``initial`` is a checkpoint to start from."""
     facts = Facts(config.data.fragment_shape, data.grid, data.store("train").manifest.num_classes)
     model, objective = build_model(config, facts)
+    check_reconstruction(config, model)
     if initial:
         load_weights(model, initial)
         log.info("starting from the weights in %s", initial)

@@ -107,3 +107,18 @@ def test_what_is_no_puzzle_is_still_refused_where_fragments_are_to_be_clustered(
 def test_a_ratio_that_hides_nothing_or_all_is_refused(tmp_path: Path, cache: Path, ratio: str) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.reconstruction\.ratio"):
         job(tmp_path / "run", cache, *TINY["mae"], *WHOLE, f"evaluation.reconstruction.ratio={ratio}")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["model=supervised"], "needs a model that fills in or decodes.*SupervisedClassifier does neither"),
+        ([*TINY["mae"], "model.patch=4", "objective.normalize=true"], r"objective\.normalize=true"),
+    ],
+)
+def test_what_makes_no_pixels_is_refused_before_it_is_trained(
+    tmp_path: Path, cache: Path, line: list[str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        job(tmp_path / "run", cache, *SMALL, *line, "evaluation=reconstruction")
+    assert not (tmp_path / "run" / "metrics.csv").exists()
