@@ -29,7 +29,7 @@ Stage = Literal["training", "evaluation"]
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
 ROBUSTNESS, LOCK = "robustness.csv", ".lock"
 METRICS, EPOCHS, SCORES, CHECKPOINTS, FIGURES = "metrics.json", "metrics.csv", "scores.npz", "checkpoints", "figures"
-EXAMPLES = "examples.npz"
+EXAMPLES, PAGE = "examples.npz", "report.html"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
 
 

@@ -26,7 +26,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from fragrecon import schema, sweeps
 from fragrecon.errors import ConfigError, FragreconError, RunError, nearest, typed
-from fragrecon.record import METRICS, Record, reason
+from fragrecon.record import METRICS, PAGE, Record, reason
 from fragrecon.runs import load_run
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,8 @@ def _hydra_main(composed: DictConfig) -> float | None:
         from fragrecon.report.page import write_run_page
         from fragrecon.report.terminal import plain_console
 
-        write_run_page(folder / sweeps.PAGE, load_run(folder))
-        plain_console().print(f"page: {folder / sweeps.PAGE}", soft_wrap=True)
+        write_run_page(folder / PAGE, load_run(folder))
+        plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)
     return None
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from fragrecon import files
 from fragrecon.errors import FragreconError, RunError
-from fragrecon.record import CONFIG, STATUS, Record, now
+from fragrecon.record import CONFIG, PAGE, STATUS, Record, now
 from fragrecon.runs import load_run
 from fragrecon.schema import is_inert
 
 if TYPE_CHECKING:
     from fragrecon.report.leaderboard import Job, Leaderboard
 
-SWEEP, PAGE = "sweep.json", "report.html"
+SWEEP = "sweep.json"
 LONGEST = 100
 """Letters of a folder's name before it is cut."""
 

@@ -100,6 +100,13 @@ def join(fragments: Tensor, grid: tuple[int, int]) -> Tensor:
     return tiles.reshape(*batch, channels, rows * h, columns * w)
 
 
+def in_place(fragments: Tensor, batch: FragmentBatch, grid: tuple[int, int]) -> Tensor:
+    """Images (N, C, H, W) of fragments (1, F, C, h, w), each where that of a batch of one puzzle was cut from."""
+    cells = grid[0] * grid[1]
+    order = torch.argsort(batch.source_ids[0] * cells + batch.positions[0])
+    return join(fragments[0, order].reshape(-1, cells, *fragments.shape[2:]), grid)
+
+
 def draw_images(
     available: Indices, per_puzzle: int, first: int, count: int, seed: int, purpose: str, group: int = 1
 ) -> Indices:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fragrecon.clustering import agreement
 from fragrecon.clustering.balanced import assign
 from fragrecon.data.module import FixedPuzzles
-from fragrecon.data.puzzles import FragmentBatch, join
+from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.protocol import ClusteringProtocol
 from fragrecon.models.base import Decoder, FragmentModel, Solver
 from fragrecon.reassembly.clues import all_clues
@@ -55,9 +55,7 @@ class Example:
 
     def in_place(self, fragments: Tensor) -> Tensor:
         """Images (N, C, H, W) of fragments (1, F, C, h, w), each where the puzzle's own was cut from."""
-        cells = self.grid[0] * self.grid[1]
-        order = torch.argsort(self.batch.source_ids[0] * cells + self.batch.positions[0])
-        return join(fragments[0, order].reshape(-1, cells, *fragments.shape[2:]), self.grid)
+        return in_place(fragments, self.batch, self.grid)
 
     @property
     def confusion(self) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fragrecon import files, hardware
 from fragrecon.data.photographs import check_count, cut_photographs, image_files
-from fragrecon.data.puzzles import FragmentBatch, grid_of, join
+from fragrecon.data.puzzles import FragmentBatch, grid_of, in_place, join
 from fragrecon.data.readers.images import decode, size_of
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.opening import shape_text
@@ -181,8 +181,7 @@ def beside_originals(puzzle: Puzzle, placement: Placement, rebuilt: Tensor, grid
     assert truth is not None
     height, width = puzzle.shown.shape[-2:]
     n, (rows, columns) = truth.images_per_puzzle, grid
-    places = truth.source_ids[0] * rows * columns + truth.positions[0]
-    originals = join(puzzle.shown[places.argsort()].view(n, rows * columns, *puzzle.shown.shape[1:]), grid)
+    originals = in_place(puzzle.shown[None], truth, grid)
     of_original = matches(placement, truth)[0].argsort()
     wrong = torch.ones(n, rows * columns, dtype=torch.bool)
     image, cell = placement.images[0], placement.cells[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fragrecon import sweeps
 from fragrecon.errors import ConfigError
-from fragrecon.record import Record
+from fragrecon.record import PAGE, Record
 from fragrecon.report import page
 from fragrecon.report.terminal import plain_console, print_leaderboard
 from fragrecon.runs import load_run
@@ -19,7 +19,7 @@ def main(config: Config, record: Record) -> None:
         folder = Path(config.sweep.dir)
         print_leaderboard(sweeps.gather(folder, page=True), folder)
     elif config.run:
-        path = Path(config.run) / sweeps.PAGE
+        path = Path(config.run) / PAGE
         page.write_run_page(path, load_run(config.run))
         plain_console().print(f"page: {path}", soft_wrap=True)
     else:

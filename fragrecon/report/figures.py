@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fragrecon import files
-from fragrecon.data.puzzles import FragmentBatch, join
+from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.examples import Example
 from fragrecon.report.pictures import colours
 
@@ -43,8 +43,8 @@ def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int]
     """
     from matplotlib.figure import Figure
 
-    fragments = batch.as_float().fragments[0].cpu()
-    sources, positions, groups = batch.source_ids[0].cpu(), batch.positions[0].cpu(), predicted[0].cpu()
+    batch = batch.as_float().to("cpu")
+    fragments, sources, groups = batch.fragments[0], batch.source_ids[0], predicted[0].cpu()
     images, cells = batch.images_per_puzzle, grid[0] * grid[1]
     names = names_of(images)
     grouped = [_lines(sources, groups == group, images, 2 * cells) for group in torch.unique(groups)]
@@ -59,8 +59,7 @@ def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int]
         _draw(left, fragment, place // cells, place % cells)
     _frame(left, f"{images * cells} shuffled fragments", images, cells)
 
-    in_order = fragments[torch.argsort(sources * cells + positions)].view(images, cells, *fragments.shape[1:])
-    for number, image in enumerate(join(in_order, grid)):
+    for number, image in enumerate(in_place(batch.fragments, batch, grid)):
         row, column = number // 2, number % 2
         _draw(middle, image, row, column)
         _mark(middle, row - 0.36, column - 0.36, names[number])

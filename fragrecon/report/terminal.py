@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fragrecon.record import PAGE
 from fragrecon.report.labels import label
 from fragrecon.report.leaderboard import COMPARED, Leaderboard, caption, duration, short, signed, troubles
 
@@ -195,7 +196,7 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
     console.print(caption(board), style="italic")
     for line in troubles(board):
         console.print(line, soft_wrap=True)
-    console.print(f"page: {folder / 'report.html'}", soft_wrap=True)
+    console.print(f"page: {folder / PAGE}", soft_wrap=True)
 
 
 def _add_rows(

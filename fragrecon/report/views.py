@@ -17,7 +17,7 @@ from torch import Tensor
 from fragrecon.clustering import agreement
 from fragrecon.clustering.balanced import assign
 from fragrecon.data.module import FixedPuzzles
-from fragrecon.data.puzzles import FragmentBatch, join
+from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.protocol import ClusteringProtocol
 from fragrecon.models.base import Decoder, FragmentModel, Viewer
 from fragrecon.report.pictures import PAPER, colours, framed, sheet
@@ -131,9 +131,7 @@ def image_of_group(batch: FragmentBatch, groups: Tensor) -> Tensor:
 
 def reconstruction_picture(batch: FragmentBatch, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
     """Images of the puzzle, ten a row, each above what became of its fragments, (1, F, C, h, w)."""
-    cells = grid[0] * grid[1]
-    order = torch.argsort(batch.source_ids[0] * cells + batch.positions[0])
-    pair = [_ink(join(of[0, order].view(-1, cells, *of.shape[2:]), grid), 96) for of in (batch.fragments, decoded)]
+    pair = [_ink(in_place(fragments, batch, grid), 96) for fragments in (batch.fragments, decoded)]
     columns = torch.cat(pair, 2)  # each original above its reconstruction
     return sheet(list(columns), min(len(columns), 10), gap=6)
 

@@ -11,6 +11,7 @@ import pytest
 
 from fragrecon import sweeps
 from fragrecon.errors import ConfigError, RunError
+from fragrecon.record import PAGE
 from fragrecon.report import leaderboard
 from tests.cli import SMALL, Cli, fingerprint, job, status
 
@@ -45,17 +46,17 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def test_tables_and_page_of_a_sweep_come_back_as_they_were(cli: Cli, made: Path, sweep: Path) -> None:
     before = fingerprint(sweep)
-    for name in (*TABLES, sweeps.PAGE):
+    for name in (*TABLES, PAGE):
         (sweep / name).unlink()
     result = cli.run("mode=report", f"sweep.dir='{sweep}'").ok()
     assert "sizes: 3 configurations" in result.stdout
-    assert f"page: {sweep / sweeps.PAGE}" in result.stdout
+    assert f"page: {sweep / PAGE}" in result.stdout
     after = fingerprint(sweep)
     assert after.keys() == before.keys()
-    assert {name for name in after if after[name] != before[name]} <= {sweeps.PAGE}
-    page = (sweep / sweeps.PAGE).read_text()
+    assert {name for name in after if after[name] != before[name]} <= {PAGE}
+    page = (sweep / PAGE).read_text()
     assert "model.latent_dim=-1 should be at least 1" in page
-    assert abs(len(page) - len((made / sweeps.PAGE).read_text())) < 0.01 * len(page)
+    assert abs(len(page) - len((made / PAGE).read_text())) < 0.01 * len(page)
     (report,) = (cli.home / "outputs").glob("*/*")
     assert report.name.endswith("-report")
     assert status(report)["status"] == "done"
@@ -66,9 +67,9 @@ def test_the_page_of_a_run_lies_in_its_folder(tmp_path: Path, cache: Path, finis
     before = fingerprint(folder)
     job(tmp_path / "report", cache, "mode=report", f"run={folder}")
     after = fingerprint(folder)
-    assert after.keys() - before.keys() <= {sweeps.PAGE}
-    assert before.items() <= (after | {sweeps.PAGE: before.get(sweeps.PAGE)}).items()
-    assert "ConvAutoencoder" in (folder / sweeps.PAGE).read_text() or "conv" in (folder / sweeps.PAGE).read_text()
+    assert after.keys() - before.keys() <= {PAGE}
+    assert before.items() <= (after | {PAGE: before.get(PAGE)}).items()
+    assert "ConvAutoencoder" in (folder / PAGE).read_text() or "conv" in (folder / PAGE).read_text()
 
 
 @pytest.mark.parametrize(
@@ -137,18 +138,18 @@ def test_a_damaged_job_is_told_of_and_the_others_stand(sweep: Path, damage: str)
     assert len(failures[0]) > len("16 failed: ")
     assert "Traceback" not in failures[0]
     assert fingerprint(sweep / "16") == before
-    assert "16" in (sweep / sweeps.PAGE).read_text()
+    assert "16" in (sweep / PAGE).read_text()
 
 
 def test_damaged_examples_leave_the_figures_and_the_page(made: Path, sweep: Path) -> None:
     cut("examples.npz")(sweep / "16")
     sweeps.gather(sweep, page=True)
     assert table(sweep) == table(made)
-    assert "</html>" in (sweep / sweeps.PAGE).read_text()
+    assert "</html>" in (sweep / PAGE).read_text()
 
 
 def test_a_sweep_of_which_nothing_has_begun_is_an_empty_table(tmp_path: Path, cache: Path) -> None:
     sweeps.begin(tmp_path / "sweep", "nothing yet", 4, [])
     job(tmp_path / "report", cache, "mode=report", f"sweep.dir={tmp_path / 'sweep'}")
     assert table(tmp_path / "sweep") == []
-    assert "nothing yet" in (tmp_path / "sweep" / sweeps.PAGE).read_text()
+    assert "nothing yet" in (tmp_path / "sweep" / PAGE).read_text()

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from fragrecon.record import PAGE
 from fragrecon.report.labels import label
 from fragrecon.report.leaderboard import COMPARED, HEADLINE, Leaderboard, Row, Spread, duration, short
 from fragrecon.runs import Run
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Summary
-
-REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def _seeds(row: Row, runs: Mapping[str, Run], folder: Path) -> Cell:
     """The seeds, each leading to the page of its run if there is one."""
     links = []
     for seed, job in zip(row.seeds, row.jobs, strict=True):
-        page = runs[job].folder / REPORT
+        page = runs[job].folder / PAGE
         links.append((str(seed), quote(os.path.relpath(page, folder)) if page.is_file() else ""))
     return Cell(links=links, order=len(links))
 
