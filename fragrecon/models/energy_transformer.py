@@ -50,14 +50,17 @@ class EnergyAttention(nn.Module):
         head_width: Y.
         beta: inverse temperature; by default 1 / sqrt(Y).
         itself: whether a token may attend to itself, as in the published code; the paper leaves it out.
+        init: standard deviation of initial weights.
     """
 
-    def __init__(self, width: int, heads: int, head_width: int, beta: float | None, itself: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, head_width: int, beta: float | None, itself: bool, init: float = 0.002
+    ) -> None:
         super().__init__()
         self.heads, self.itself = heads, itself
         self.beta = beta or 1 / math.sqrt(head_width)
-        self.queries = nn.Parameter(torch.randn(heads * head_width, width) * 0.002)
-        self.keys = nn.Parameter(torch.randn(heads * head_width, width) * 0.002)
+        self.queries = nn.Parameter(torch.randn(heads * head_width, width) * init)
+        self.keys = nn.Parameter(torch.randn(heads * head_width, width) * init)
 
     def energy(self, g: Tensor) -> Tensor:
         """Of tokens (M, n, D): (M,)."""
@@ -145,6 +148,7 @@ class EnergyTransformer(FragmentModel):
         alpha: size of a step.
         beta: inverse temperature of attention.
         itself: whether tokens attend to themselves.
+        init: standard deviation of the initial weights of attention, of positions and of learned tokens.
 
     Raises:
         ConfigError: patches do not divide the image, or a number is not positive.
@@ -163,6 +167,7 @@ class EnergyTransformer(FragmentModel):
         alpha: float = 10.0,
         beta: float | None = None,
         itself: bool = False,
+        init: float = 0.002,
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
         for name, value in (
@@ -173,18 +178,19 @@ class EnergyTransformer(FragmentModel):
             ("steps", steps),
             ("alpha", alpha),
             ("beta", 1.0 if beta is None else beta),
+            ("init", init),
         ):
             if value <= 0:
                 raise ConfigError(f"model.{name}={value} should be above 0")
         self.patches = Patches(fragment_shape, patch)
         self.embed_patch = nn.Linear(self.patches.values, latent_dim)
-        self.mask_token = nn.Parameter(torch.randn(latent_dim) * 0.002)
-        self.image_token = nn.Parameter(torch.randn(1, 1, latent_dim) * 0.002)
-        self.positions = nn.Parameter(torch.randn(1, self.patches.count + 1, latent_dim) * 0.002)
+        self.mask_token = nn.Parameter(torch.randn(latent_dim) * init)
+        self.image_token = nn.Parameter(torch.randn(1, 1, latent_dim) * init)
+        self.positions = nn.Parameter(torch.randn(1, self.patches.count + 1, latent_dim) * init)
         self.blocks = nn.ModuleList(
             EnergyBlock(
                 latent_dim,
-                EnergyAttention(latent_dim, heads, head_width, beta, itself),
+                EnergyAttention(latent_dim, heads, head_width, beta, itself, init),
                 Memories(latent_dim, round(memory_ratio * latent_dim)),
                 steps,
                 alpha,
