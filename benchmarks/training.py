@@ -1,12 +1,12 @@
 """How fast a model trains: puzzles a second, how near to the machine's matrix products, and how soon it is any good.
 
-    python benchmarks/training.py [--steps S] [--out FOLDER] data=imagenet64 data.root=FOLDER [experiment=mosaic ...]
+    python benchmarks/training.py [--steps S] [--out FOLDER] data=imagenet64 data.root=FOLDER [experiment=NAME ...]
 
 Steps of the experiment (`mosaic`, if none is named) are taken as in training, with their batches, in the precision of
 the trainer; their operations are counted as torch's FlopCounterMode counts matrix products and convolutions. The peak
-is that of products of two 2048 x 2048 matrices in the same precision, taken in turn with the steps. Then
-`experiment=sprint` is run from a cold start, by the command line and with the same other settings, and timed whole.
-Prints both and writes them, with machine and versions, to ``FOLDER/training.json``.
+is that of products of two 2048 x 2048 matrices in the same precision, taken in turn with the steps. If no experiment
+is named, `experiment=sprint` is run then from a cold start, by the command line and with the same other settings, and
+timed whole. Prints this and writes it, with machine and versions, to ``FOLDER/training.json``, or ``FOLDER/EXPERIMENT.json``.
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ def sprint(overrides: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         settings = ["experiment=sprint", "evaluation.puzzles=0", f"hydra.run.dir={run}"]
-        kept = [override for override in overrides if not override.startswith("experiment=")]
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "fragrecon.run", *settings, *kept], check=True)
+        subprocess.run([sys.executable, "-m", "fragrecon.run", *settings, *overrides], check=True)
         seconds = time.perf_counter() - started
         last = files.read_csv(run / "metrics.csv")[-1]
     return {"seconds": seconds, "steps": int(last["step"]), "val_kmeans_ari": float(last["val/kmeans_ari"])}
@@ -103,13 +102,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options, overrides = parser.parse_known_args(arguments)
-    if not any(override.startswith("experiment=") for override in overrides):
-        overrides = ["experiment=mosaic", *overrides]
+    named = [override.partition("=")[2] for override in overrides if override.startswith("experiment=")]
     command = " ".join(["python", "benchmarks/training.py", *arguments])
-    step, run = step_figures(compose(overrides), options.steps), sprint(overrides)
+    step = step_figures(compose([*([] if named else ["experiment=mosaic"]), *overrides]), options.steps)
+    run = None if named else sprint(overrides)
     result = {
         "step": step,
-        "sprint": run,
+        **({"sprint": run} if run else {}),
         "machine": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores",
         "versions": versions(),
         "command": re.sub(r"(data\.root|data\.cache_dir|--out)([ =])\S+", r"\1\2FOLDER", command),
@@ -120,12 +119,14 @@ def main(arguments: Sequence[str]) -> None:
         f"{step['puzzles_a_second']:.1f} puzzles/s, "
         f"{step['share_of_peak']:.0%} of {step['peak_gflop_a_second']:.0f} GFLOP/s"
     )
-    print(
-        f"cold start to the end of {run['steps']} steps: {run['seconds']:.0f} s, "
-        f"ARI {run['val_kmeans_ari']:.3f} on validation puzzles"
-    )
-    files.write_json(options.out / "training.json", result)
-    print(f"wrote {options.out / 'training.json'}")
+    if run:
+        print(
+            f"cold start to the end of {run['steps']} steps: {run['seconds']:.0f} s, "
+            f"ARI {run['val_kmeans_ari']:.3f} on validation puzzles"
+        )
+    path = options.out / f"{named[0] if named else 'training'}.json"
+    files.write_json(path, result)
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ both back ends (NAME.json, and sklearn/NAME.json with the last part of the name)
 (NAME.csv), ``bench`` and ``training`` results of ``benchmarks/``. ``reassembly`` and ``pairs`` show what only some
 models are scored by, ``elsewhere`` results on other images, ``harder`` KMeans ARI under harder conditions
 (NAME.robustness.csv), and ``ablations`` scores puzzle by puzzle (NAME.npz) and how they differ from those of the first
-run.
+run. ``masked`` shows how well masked images are filled in, and ``steps`` how fast models train (of ``benchmarks/``).
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ PAIRS = {
     "same_auroc": "AUROC, same image",
     "adjacency_auroc": "AUROC, adjacent",
 }
+MASKED = {"masked_psnr": "masked PSNR, dB", "masked_ssim": "masked SSIM", "masked_mse": "masked MSE"}
+COMPOSITE = {"composite_psnr": "composite PSNR, dB", "composite_ssim": "composite SSIM"}
 ABLATED = {"kmeans_ari": "KMeans ARI", "reassembly_perfect": "images rebuilt perfectly"}
 
 
@@ -70,10 +72,10 @@ def scores(names: list[str]) -> str:
     return lines(rows)
 
 
-def baselines_of(results: dict[str, Any]) -> list[str]:
-    """The baselines of results, which must have been scored on the same puzzles."""
+def baselines_of(results: dict[str, Any], columns: dict[str, str] = COLUMNS) -> list[str]:
+    """The baselines of results that have these scores, which must have been scored on the same puzzles."""
     first = next(iter(results.values()))["scores"]
-    names = [name for name in first if name != "model" and COLUMNS.keys() <= first[name].keys()]
+    names = [name for name in first if name != "model" and columns.keys() <= first[name].keys()]
     for name in names:
         if any(result["scores"][name] != first[name] for result in results.values()):
             raise ValueError(f"{list(results)} were not scored on the same puzzles: their {name} differs")
@@ -137,6 +139,19 @@ def training(names: list[str]) -> str:
     return lines(rows)
 
 
+def steps(names: list[str]) -> str:
+    """A row an experiment: how fast it trains, and how near that is to the machine's products."""
+    heads = ["", "precision", "threads", "GFLOP an image", "images/s", "share of peak"]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for name in names:
+        step = json.loads((HERE.parent / "benchmarks" / "results" / f"{name}.json").read_text())["step"]
+        images = step["puzzles_a_second"] * step["seconds_a_step"]
+        share = f"{step['share_of_peak']:.0%} of {step['peak_gflop_a_second']:,.0f} GFLOP/s"
+        timed = [f"{step['gflop_a_step'] / images:.3f}", f"{step['puzzles_a_second']:.0f}", share]
+        rows.append([f"`{name}`", step["precision"], str(step["threads"]), *timed])
+    return lines(rows)
+
+
 def epochs(names: list[str]) -> str:
     """A row a training: its best epoch by the selection metric, and its last."""
     figures = ["validation loss", "validation score"]
@@ -171,6 +186,29 @@ def reassembly(names: list[str]) -> str:
 
 def pairs(names: list[str]) -> str:
     return special(names, PAIRS)
+
+
+def masked(names: list[str]) -> str:
+    """A row a baseline and a result: how well hidden patches are filled in, and how much better than linearly."""
+    results = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names}
+    columns = MASKED | COMPOSITE
+    heads = ["", "parameters", *columns.values(), "masked PSNR - linear prediction", "masked SSIM - linear prediction"]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for baseline in baselines_of(results, columns):
+        found = next(iter(results.values()))["scores"][baseline]
+        rows.append(
+            [label(baseline), "", *(cell(found[metric], digits=digits_of(metric)) for metric in columns), "", ""]
+        )
+    for name, result in results.items():
+        found = [cell(result["scores"]["model"][metric], digits=digits_of(metric)) for metric in columns]
+        minus = result["model_minus"]["linear_prediction"]
+        better = [cell(minus[metric], "+", digits_of(metric)) for metric in ("masked_psnr", "masked_ssim")]
+        rows.append([f"`{short(name)}`", f"{result['model']['parameters']:,}", *found, *better])
+    return lines(rows)
+
+
+def digits_of(metric: str) -> int:
+    return 2 if metric.endswith("psnr") else 4
 
 
 def elsewhere(names: list[str]) -> str:
@@ -227,9 +265,9 @@ def lines(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def cell(summary: dict[str, Any], sign: str = "") -> str:
+def cell(summary: dict[str, Any], sign: str = "", digits: int = 4) -> str:
     low, high = summary["ci95"]
-    return f"{summary['mean']:{sign}.4f} ± {(high - low) / 2:.4f}"
+    return f"{summary['mean']:{sign}.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
 def filled(page: str) -> str:
@@ -246,6 +284,8 @@ def filled(page: str) -> str:
         "elsewhere": elsewhere,
         "harder": harder,
         "ablations": ablations,
+        "masked": masked,
+        "steps": steps,
     }
     return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
 

@@ -169,7 +169,7 @@ class EpochRows(Callback):
         seconds = round(time.monotonic() - self.started, 3)
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": seconds, "lr": rate}
         self.record.add_epoch(row | figures)
-        shown = [name for name in ("train/loss", "val/loss", self.monitor) if name in figures]
+        shown = [name for name in dict.fromkeys(["train/loss", "val/loss", self.monitor]) if name in figures]
         log.info("epoch %d: %s", trainer.current_epoch, ", ".join(f"{name} {figures[name]:.4f}" for name in shown))
 
 

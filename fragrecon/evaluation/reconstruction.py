@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.protocol import Score
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, PatchGrid
@@ -78,28 +77,6 @@ def filled(fill: Fill, masking: Masking, patches: PatchGrid) -> Score:
 def by_puzzle(scores: dict[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
     """Means (B,) over the fragments of each puzzle, of scores (B * F,)."""
     return {name: values.view(len(batch), -1).mean(1).cpu() for name, values in scores.items()}
-
-
-@dataclass(frozen=True)
-class Filling:
-    """Images (M, C, H, W) in 0..1, which pixels of them (M, 1, H, W) were hidden, and what a model filled in."""
-
-    images: Tensor
-    hidden: Tensor
-    output: Tensor
-
-
-@torch.inference_mode()
-def example_of_filling(
-    model: FragmentModel, puzzles: FixedPuzzles, masking: Masking, device: torch.device, most: int = 8
-) -> Filling:
-    """What a model that fills in makes of the first test images."""
-    assert isinstance(model, Inpainter)
-    count = -(-most // puzzles.read(slice(0, 1)).source_ids.shape[1])
-    batch = puzzles.read(slice(0, count)).to(device).as_float()
-    images, mask = batch.fragments.flatten(0, 1)[:most], masking.draw(batch, model.patches.count)[:most]
-    output = model.patches.join(model.predict(images, mask).float()).clamp(0, 1)
-    return Filling(images.cpu(), pixels_of(mask, model.patches, images.shape).cpu(), output.cpu())
 
 
 def score_filling(fill: Fill, images: Tensor, mask: Tensor, patches: PatchGrid) -> dict[str, Tensor]:

@@ -3,43 +3,65 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from fragrecon import hardware
 from fragrecon.clustering import agreement
 from fragrecon.data.photographs import check_count, cut_photographs, image_files
-from fragrecon.data.puzzles import FragmentBatch, grid_of
+from fragrecon.data.puzzles import FragmentBatch, cut, grid_of, in_place
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.examples import Example, example_of, first_examples
+from fragrecon.evaluation.filling import Filling, fill, first_filled
 from fragrecon.evaluation.opening import open_data, protocol_of
 from fragrecon.evaluation.protocol import check_puzzle
+from fragrecon.evaluation.reconstruction import Masking
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.jobs.evaluate import class_name, open_model
-from fragrecon.models.base import FragmentModel
+from fragrecon.models.base import FragmentModel, Inpainter
+from fragrecon.objectives.masked import draw_mask
 from fragrecon.record import FIGURES, SCORES, Record
 from fragrecon.report import gallery
+from fragrecon.report.masked import masked_psnr
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs import Run, load_run
 from fragrecon.schema import Config
+from fragrecon.seeds import torch_generator
 
 log = logging.getLogger(__name__)
 
+MOST = 8
+"""Images of the test split that are drawn filled in."""
+
 
 def main(config: Config, record: Record) -> dict[str, Any]:
-    """Draw ``config.run``, or ``config.input`` as its model sees it; returns how well that puzzle is grouped."""
+    """Draw ``config.run``, or ``config.input`` as its model sees it; returns how well that is grouped or filled in."""
     if config.run is None:
         raise ConfigError("mode=draw needs the run to draw: run=FOLDER")
     run, folder = load_run(config.run), record.folder / FIGURES
     checkpoint = run.best_checkpoint
     model = open_model(config, run, checkpoint).to(hardware.device_of(config.trainer))
-    shown = None
+    if not (config.evaluation.clustering or isinstance(model, Inpainter)):
+        raise ConfigError(
+            f"{class_name(config)} fills nothing in, and by evaluation.clustering=false nothing is grouped: "
+            "there is nothing to draw"
+        )
+    found: dict[str, Any] = {}
     if config.input is None:
-        example = first_test_puzzle(config, model)
-        if (run.folder / SCORES).is_file():
-            gallery.draw_scores(by_method(run), class_name(config), folder)
         gallery.draw_epochs(run.epochs, config.selection.monitor, checkpoint.name, folder)
-    else:
-        example, shown = photographs(config, model)
+        if config.evaluation.clustering and (run.folder / SCORES).is_file():
+            gallery.draw_scores(by_method(run), class_name(config), folder)
+    if config.evaluation.clustering:
+        found |= draw_puzzle(config, model, folder)
+    if isinstance(model, Inpainter):
+        found |= draw_masked(config, model, folder)
+    plain_console().print(f"figures: {folder}", soft_wrap=True)
+    return found
+
+
+def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str, float]:
+    """The first test puzzle, or ``config.input`` as one, grouped; returns how well it is."""
+    example, shown = (first_test_puzzle(config, model), None) if config.input is None else photographs(config, model)
     gallery.draw_example(example, class_name(config), folder, shown)
     table = agreement.contingency(example.groups, example.batch.source_ids)
     found = {
@@ -47,14 +69,47 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         "kmeans_nmi": float(agreement.normalized_mutual_info(table)),
     }
     n, fragments = example.batch.images_per_puzzle, example.groups.shape[1]
-    console = plain_console()
-    console.print(
+    plain_console().print(
         f"{fragments} fragments of {n} images, grouped by KMeans: "
         f"ARI {found['kmeans_ari']:.4f}, NMI {found['kmeans_nmi']:.4f}",
         soft_wrap=True,
     )
-    console.print(f"figures: {folder}", soft_wrap=True)
     return found
+
+
+def draw_masked(config: Config, model: Inpainter, folder: Path) -> dict[str, float]:
+    """The first test images, or those of ``config.input``, filled in; returns how well."""
+    ratio = config.evaluation.reconstruction.ratio if config.evaluation.reconstruction else config.objective["ratio"]
+    masking, device = Masking(float(ratio), config.evaluation.seed), hardware.device_of(config.trainer)
+    if config.input is None:
+        data = open_data(config)
+        data.check_test(1)
+        filling = first_filled(model, data.test_set(MOST), masking, device, MOST)
+    else:
+        filling = fill_photographs(config, model, masking)
+    gallery.draw_filling(filling, folder)
+    found = {"masked_psnr": float(masked_psnr(filling, filling.output).mean())}
+    plain_console().print(
+        f"{len(filling.images)} images, {masking.ratio:.0%} hidden: masked PSNR {found['masked_psnr']:.2f} dB",
+        soft_wrap=True,
+    )
+    return found
+
+
+def fill_photographs(config: Config, model: Inpainter, masking: Masking) -> Filling:
+    """``config.input`` filled in, each fragment by itself; where fragments are not whole images, they are joined."""
+    paths = image_files(config.input)
+    image_shape, size = config.data.image_shape, config.data.fragment_shape[1:]
+    grid = grid_of(image_shape[1:], size)
+    check_count(len(paths) * grid[0] * grid[1])
+    seen = cut_photographs(paths, image_shape, size, config.seed).seen
+    fragments = cut(in_place(seen.fragments, seen, grid), size).flatten(0, 1)
+    mask = draw_mask(
+        len(fragments), model.patches.count, masking.ratio, torch_generator(masking.seed, "masks of input")
+    )
+    device = hardware.device_of(config.trainer)
+    filling = fill(model, fragments.to(device), mask.to(device))
+    return filling if grid == (1, 1) else filling.joined(grid)
 
 
 def first_test_puzzle(config: Config, model: FragmentModel) -> Example:

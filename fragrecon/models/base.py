@@ -161,12 +161,73 @@ class Inpainter(Protocol):
         """What lies in each patch, (M, P, values), of images (M, C, h, w) that are hidden where mask (M, P)."""
 
 
+@dataclass(frozen=True)
+class Unmixed:
+    """What a model makes of G mixed images, each of the patches of N images.
+
+    Attributes:
+        tokens: (G, P, D), what encodes each patch in the light of the others.
+        patches: (G, N, P, values), what lies in each patch of each of the N images.
+    """
+
+    tokens: Tensor
+    patches: Tensor
+
+
+@runtime_checkable
+class Unmixer(Protocol):
+    """A model that encodes what it sees by itself, and so can fill in several images that are seen mixed."""
+
+    @property
+    def patches(self) -> PatchGrid:
+        """How images divide into patches."""
+
+    def unmix(self, mixed: Tensor, mask: Tensor) -> Unmixed:
+        """Of mixed images (G, C, h, w), each of whose patches is of the one image whose mask (G, N, P) is False there.
+
+        All N images have equally many patches.
+        """
+
+
 @runtime_checkable
 class Viewer(Protocol):
     """A model that has something to show of how it sees a puzzle, such as where it attends."""
 
     def views(self, fragments: Tensor) -> dict[str, Tensor]:
         """Pictures (K, C, H, W) in [0, 1] by name, of fragments (B, F, C, h, w); C is 1 or 3."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How a model came to what it fills in.
+
+    Attributes:
+        patches: (S + 1, M, P, values), what it would have filled in before the first of S steps, and after each.
+        energies: (L, T + 1, M), before the first step and after each, for the T steps of each of L blocks that have
+            an energy of their own; S = L * T.
+    """
+
+    patches: Tensor
+    energies: Tensor
+
+
+@runtime_checkable
+class Descender(Protocol):
+    """A model that fills in by descending an energy."""
+
+    def descend(self, images: Tensor, mask: Tensor) -> Descent:
+        """Of images (M, C, h, w) that are hidden where mask (M, P)."""
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """A model whose patches attend to each other."""
+
+    def attention(self, images: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
+        """How much one patch of each image, chosen (M,), attends to each at last, (M, H, P), by H heads.
+
+        Of images (M, C, h, w) that are hidden where mask (M, P). What goes to other tokens than patches is left out.
+        """
 
 
 def count_parameters(model: nn.Module) -> int:

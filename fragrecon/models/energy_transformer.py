@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
-from fragrecon.models.base import FragmentModel, Shape
-from fragrecon.models.patches import Patches
+from fragrecon.models.base import Descent, FragmentModel, Shape
+from fragrecon.models.patches import Patches, attention_views
 
 
 class EnergyNorm(nn.Module):
@@ -73,6 +73,11 @@ class EnergyAttention(nn.Module):
         attention = logits.softmax(-1)
         asking, asked = attention @ keys, attention.mT @ queries  # (M, H, n, Y)
         return -(asking.transpose(1, 2).flatten(2) @ self.queries + asked.transpose(1, 2).flatten(2) @ self.keys)
+
+    def weights(self, g: Tensor) -> Tensor:
+        """How much tokens attend to each other, (M, H, n, n), each row of sum 1."""
+        *_, logits = self._scores(g)
+        return logits.softmax(-1)
 
     def _scores(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys (M, H, n, Y), and how well they meet (M, H, n, n), for the token that asks in rows."""
@@ -207,8 +212,27 @@ class EnergyTransformer(FragmentModel):
 
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
         """What lies in each patch, (M, P, values), of images (M, C, h, w) that are hidden where mask (M, P)."""
-        pixels: Tensor = self.to_pixels(self.norm(self._descend(self.start(images, mask)))[:, 1:])
-        return pixels
+        return self._read(self._descend(self.start(images, mask)))
+
+    def descend(self, images: Tensor, mask: Tensor) -> Descent:
+        tokens = self.start(images, mask)
+        patches, energies = [self._read(tokens)], []
+        for block in self._blocks:
+            energies.append([block.energy(tokens)])
+            for _ in range(block.steps):
+                tokens = block.step(tokens)
+                patches.append(self._read(tokens))
+                energies[-1].append(block.energy(tokens))
+        return Descent(torch.stack(patches), torch.stack([torch.stack(found) for found in energies]))
+
+    def attention(self, images: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
+        """At the end of the descent, by the last block; see `fragrecon.models.base.Attentive`."""
+        block = self._blocks[-1]
+        weights = block.attention.weights(block.norm(self._descend(self.start(images, mask))))
+        return weights[torch.arange(len(images)), :, 1 + chosen, 1:]
+
+    def views(self, fragments: Tensor) -> dict[str, Tensor]:
+        return attention_views(self, fragments)
 
     def start(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens (M, 1 + P, D) before descent, the image's first."""
@@ -221,3 +245,12 @@ class EnergyTransformer(FragmentModel):
         for block in self.blocks:
             tokens = block(tokens)
         return tokens
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        """Pixels (M, P, values) of tokens (M, 1 + P, D)."""
+        pixels: Tensor = self.to_pixels(self.norm(tokens)[:, 1:])
+        return pixels
+
+    @property
+    def _blocks(self) -> list[EnergyBlock]:
+        return [block for block in self.blocks if isinstance(block, EnergyBlock)]

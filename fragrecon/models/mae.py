@@ -1,7 +1,7 @@
 """The masked autoencoder: an encoder that sees the visible patches only, and a light decoder.
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, https://arxiv.org/abs/2111.06377.
-Shapes: M images of P patches, V of them visible.
+Shapes: M images of P patches, V of them visible; where images are mixed, G groups of N.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fragrecon.errors import ConfigError
-from fragrecon.models.base import FragmentModel, Shape
-from fragrecon.models.patches import Patches
+from fragrecon.models.base import FragmentModel, Shape, Unmixed
+from fragrecon.models.patches import Patches, attention_views
 
 
 class MaskedAutoencoder(FragmentModel):
@@ -67,15 +67,33 @@ class MaskedAutoencoder(FragmentModel):
         Raises:
             ValueError: the images have not equally many visible patches.
         """
-        visible = _places(~mask)  # (M, V)
-        index = visible.unsqueeze(-1)
-        tokens = self._encode(self._tokens(images).take_along_dim(index, 1))
-        seen = self.to_decoder(tokens)
-        filled = self.mask_token.to(seen.dtype).expand(*mask.shape, -1)
-        filled = filled.scatter(1, index.expand(-1, -1, seen.shape[-1]), seen[:, 1:]) + self.decoder_positions
-        with _quick_attention(images.device):
-            pixels: Tensor = self.to_pixels(self.decoder(torch.cat([seen[:, :1], filled], 1))[:, 1:])
-        return pixels
+        return self._decode(*self._seen(images, mask))
+
+    def attention(self, images: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
+        """In the last block of the decoder; see `fragrecon.models.base.Attentive`."""
+        *others, last = self.decoder.layers
+        tokens = self._filled(*self._seen(images, mask))
+        for block in others:
+            tokens = block(tokens)
+        assert isinstance(last, nn.TransformerEncoderLayer)
+        normed = last.norm1(tokens)
+        _, weights = last.self_attn(normed, normed, normed, need_weights=True, average_attn_weights=False)
+        return weights[torch.arange(len(images)), :, 1 + chosen, 1:]
+
+    def views(self, fragments: Tensor) -> dict[str, Tensor]:
+        return attention_views(self, fragments)
+
+    def unmix(self, mixed: Tensor, mask: Tensor) -> Unmixed:
+        """Encode mixed images (G, C, h, w) whole; decode each of the N images of each from the tokens of its patches.
+
+        Raises:
+            ValueError: the images have not equally many patches where mask (G, N, P) is False.
+        """
+        tokens = self._encode(self._tokens(mixed))
+        own = _places(~mask.flatten(0, 1))  # (G * N, V)
+        each = tokens.repeat_interleave(mask.shape[1], 0)
+        seen = torch.cat([each[:, :1], each[:, 1:].take_along_dim(own.unsqueeze(-1), 1)], 1)
+        return Unmixed(tokens[:, 1:], self._decode(seen, own).view(*mask.shape, -1))
 
     def _tokens(self, images: Tensor) -> Tensor:
         """Of all patches, (M, P, D)."""
@@ -87,6 +105,24 @@ class MaskedAutoencoder(FragmentModel):
         with _quick_attention(tokens.device):
             encoded: Tensor = self.encoder(torch.cat([self.image_token.expand(len(tokens), -1, -1), tokens], 1))
         return encoded
+
+    def _seen(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens (M, 1 + V, D) of an image and its visible patches, encoded, and the places (M, V) of these."""
+        visible = _places(~mask)
+        return self._encode(self._tokens(images).take_along_dim(visible.unsqueeze(-1), 1)), visible
+
+    def _filled(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """What is decoded: of tokens (M, 1 + V, D), those at places (M, V), and mask tokens elsewhere."""
+        seen = self.to_decoder(tokens)
+        filled = self.mask_token.to(seen.dtype).expand(len(places), self.patches.count, -1)
+        index = places.unsqueeze(-1).expand(-1, -1, seen.shape[-1])
+        return torch.cat([seen[:, :1], filled.scatter(1, index, seen[:, 1:]) + self.decoder_positions], 1)
+
+    def _decode(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """The patches (M, P, values) that follow from an image's token and those at places (M, V): (M, 1 + V, D)."""
+        with _quick_attention(tokens.device):
+            pixels: Tensor = self.to_pixels(self.decoder(self._filled(tokens, places))[:, 1:])
+        return pixels
 
 
 def _places(chosen: Tensor) -> Tensor:

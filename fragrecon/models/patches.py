@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import torch
 from torch import Tensor
 
 from fragrecon.data.puzzles import cut, join
 from fragrecon.errors import ConfigError
-from fragrecon.models.base import Shape
+from fragrecon.models.base import Attentive, PatchGrid, Shape
 
 
 class Patches:
@@ -39,3 +42,20 @@ class Patches:
     def join(self, patches: Tensor) -> Tensor:
         """Images (M, C, h, w) of patches (M, P, values)."""
         return join(patches.view(*patches.shape[:2], self.channels, self.side, self.side), self.grid)
+
+
+class _Seeing(Attentive, Protocol):
+    @property
+    def patches(self) -> PatchGrid: ...
+
+
+def attention_views(model: _Seeing, fragments: Tensor) -> dict[str, Tensor]:
+    """For `fragrecon.models.base.Viewer`: where the middle patch of the first image attends, a picture for each head.
+
+    Nothing of the image is masked.
+    """
+    image, (rows, columns) = fragments[0, :1], model.patches.grid
+    middle = torch.tensor([rows // 2 * columns + columns // 2], device=image.device)
+    mask = torch.zeros(1, model.patches.count, dtype=torch.bool, device=image.device)
+    weights = model.attention(image, mask, middle)[0].float()  # (H, P)
+    return {"attention": (weights / weights.amax(1, keepdim=True)).view(-1, 1, rows, columns)}

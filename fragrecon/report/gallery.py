@@ -9,8 +9,9 @@ from pathlib import Path
 
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.examples import Example
+from fragrecon.evaluation.filling import Filling
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.report import figures, plots
+from fragrecon.report import figures, masked, plots
 
 METRIC = "kmeans_ari"
 """Whose distribution is drawn."""
@@ -32,6 +33,15 @@ def draw_example(example: Example, model: str, folder: Path, shown: FragmentBatc
     figures.save(figures.embedding_figure(fine), folder / "embedding.png")
     if example.decoded is not None:
         figures.save(figures.reconstructions_figure(example), folder / "reconstructions.png")
+
+
+def draw_filling(filling: Filling, folder: Path) -> None:
+    """Write ``masked.png``, and ``descent.png`` and ``attention.png`` of a model that has these to show."""
+    figures.save(masked.masked_figure(filling), folder / "masked.png")
+    if filling.steps:
+        figures.save(masked.descent_figure(filling), folder / "descent.png")
+    if filling.attention:
+        figures.save(masked.attention_figure(filling), folder / "attention.png")
 
 
 def draw_scores(scores: Mapping[str, Mapping[str, Scores]], model: str, folder: Path) -> None:

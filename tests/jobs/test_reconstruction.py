@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from fragrecon.errors import ConfigError
+from fragrecon.run import compose
 from fragrecon.runs import load_run
+from tests import layouts
 from tests.cli import SMALL, job, metrics, names, rows, status
 
 pytestmark = pytest.mark.timeout(180)
@@ -62,7 +66,8 @@ def test_whole_images_are_trained_on_and_scored(tmp_path: Path, cache: Path, nam
     assert found["protocol"]["mask_ratio"] == 0.85
     losses = [float(row["val/loss"]) for row in rows(folder)]
     assert losses[1] < losses[0]
-    assert {"figures/masked.png", "figures/curves.png"} == set(names(folder, "figures/*.png"))
+    drawn = {"masked", "curves", "attention", *(["descent"] if name == "energy_transformer" else [])}
+    assert {f"figures/{figure}.png" for figure in drawn} == set(names(folder, "figures/*.png"))
     run = load_run(folder)
     assert run.best_checkpoint.name.startswith(f"best-epoch={int(np.argmin(losses))}-val_loss=")
     minus = run.scores["model/masked_psnr"] - run.scores["bilinear/masked_psnr"]
@@ -120,3 +125,90 @@ def test_what_makes_no_pixels_is_refused_before_it_is_trained(
     with pytest.raises(ConfigError, match=words):
         job(tmp_path / "run", cache, *SMALL, *line, "evaluation=reconstruction")
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+# Drawn ----------------------------------------------------------------------------------------------------------------
+
+
+def drawn(folder: Path, cache: Path, run: Path, *given: object) -> float:
+    found = job(folder, cache, "mode=draw", f"run={run}", *given)
+    assert found is not None
+    return float(found["masked_psnr"])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_run_is_drawn_again_to_the_byte(tmp_path: Path, cache: Path, name: str) -> None:
+    job(tmp_path / "run", cache, *TINY[name], *WHOLE)
+    ratio = drawn(tmp_path / "again", cache, tmp_path / "run")
+    pictures = set(names(tmp_path / "run", "figures/*.png"))
+    assert pictures == set(names(tmp_path / "again", "figures/*.png"))
+    for picture in pictures:
+        assert (tmp_path / "run" / picture).read_bytes() == (tmp_path / "again" / picture).read_bytes()
+    first = load_run(tmp_path / "run").scores["model/masked_psnr"][:8]
+    assert ratio == pytest.approx(first.mean(), rel=1e-5)
+
+
+def test_photographs_are_filled_in_whole_or_fragment_by_fragment(tmp_path: Path, cache: Path) -> None:
+    given = [f"input=[{','.join(load_sample_images().filenames)}]"]
+    model = [*TINY["energy_transformer"], "model.patch=4"]
+    job(tmp_path / "whole", cache, *model, *WHOLE, "model.patch=16", "evaluation.puzzles=0")
+    whole = drawn(tmp_path / "drawn whole", cache, tmp_path / "whole", *given)
+    job(tmp_path / "cut", cache, *SMALL, *model, "evaluation.puzzles=0")
+    cut = drawn(tmp_path / "drawn cut", cache, tmp_path / "cut", *given, "evaluation.clustering=false")
+    assert 3 < whole < 40
+    assert 3 < cut < 40
+    own = "figures/attention.png"  # of an image with each of its patches; not of fragments put together
+    assert set(names(tmp_path / "drawn whole", "figures/*.png")) == {"figures/masked.png", "figures/descent.png", own}
+    assert set(names(tmp_path / "drawn cut", "figures/*.png")) == {"figures/masked.png", "figures/descent.png"}
+    widths = {}
+    for folder in ("drawn whole", "drawn cut"):
+        with Image.open(tmp_path / folder / "figures" / "masked.png") as picture:
+            widths[folder] = picture.size
+    assert widths["drawn whole"] == widths["drawn cut"]  # two columns, not one for each fragment
+
+
+def test_where_nothing_is_grouped_or_filled_in_there_is_nothing_to_draw(tmp_path: Path, cache: Path) -> None:
+    job(tmp_path / "run", cache, *SMALL, "model=pca", "model.latent_dim=8", "evaluation.puzzles=0")
+    with pytest.raises(ConfigError, match="there is nothing to draw"):
+        job(tmp_path / "drawn", cache, "mode=draw", f"run={tmp_path / 'run'}", "evaluation.clustering=false")
+
+
+# The recipes ----------------------------------------------------------------------------------------------------------
+
+RECIPES = {"energy_cifar10": "cifar10", "energy_cifar100": "cifar100", "mae_cifar10": "cifar10"}
+RECIPES["energy_imagenet64"] = "imagenet64"
+CUT = ("data.puzzles_per_batch=4", "data.batches_per_epoch=2", "data.epochs=1", "evaluation.puzzles=3")
+
+
+@pytest.mark.parametrize("seed", ["", "_seed"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_run_on_images_as_they_are_given_out(tmp_path: Path, name: str, seed: str) -> None:
+    written = {"cifar10": layouts.cifar10, "cifar100": layouts.cifar100, "imagenet64": layouts.imagenet64}
+    written[RECIPES[name]](tmp_path / "data", 40, 6)
+    given = (f"experiment={name}{seed}", f"data.root={tmp_path / 'data'}", *CUT, "evaluation.validation_puzzles=2")
+    job(tmp_path / "run", tmp_path / "cache", *given)
+    run = load_run(tmp_path / "run")
+    assert run.config.data.name == RECIPES[name]
+    assert set(run.metrics["scores"]) == {*BASELINES, "model"}
+    assert run.metrics["protocol"]["fragments_per_image"] == 1
+    assert run.metrics["scores"]["model"]["masked_psnr"]["n"] == 3
+    assert run.model.patches.count == 64  # type: ignore[union-attr]
+    settings = run.config.optimizer
+    if seed:
+        assert (settings["lr"], settings["weight_decay"], settings["betas"]) == (5e-5, 1e-4, [0.9, 0.999])
+    assert run.config.trainer["gradient_clip_val"] == 1.0
+
+
+def test_the_published_recipe_says_what_was_published() -> None:
+    for name in RECIPES:
+        config = compose([f"experiment={name}_seed", "data.root=somewhere"])
+        assert config.data.puzzles_per_batch == 128
+        assert config.data.epochs == 1000
+        assert config.scheduler["floor"] * config.optimizer["lr"] == pytest.approx(1e-6)
+        assert config.objective["ratio"] == 0.85
+        if name != "mae_cifar10":
+            expected = {"latent_dim": 256, "heads": 12, "head_width": 64, "memory_ratio": 4.0, "layers": 1}
+            expected |= {"steps": 12, "alpha": 10.0, "patch": 8 if "imagenet64" in name else 4}
+            assert {key: config.model[key] for key in expected} == expected
+            assert 1 / config.model["head_width"] ** 0.5 == 0.125  # beta, by default
+            assert config.model["beta"] is None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fragrecon.errors import ConfigError
-from fragrecon.models.base import Inpainter
+from fragrecon.models.base import Inpainter, Unmixer
 from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.patches import Patches
 
@@ -73,9 +73,56 @@ def test_images_with_differently_many_visible_patches_are_refused() -> None:
         model().predict(torch.rand(2, *SHAPE), mask)
 
 
+def mixture(groups: int = 3, images: int = 2) -> tuple[Tensor, Tensor]:
+    """Mixed images, and what of each of their images they hide: (G, N, 6)."""
+    sources = torch.stack([torch.randperm(6) % images for _ in range(groups)])
+    return torch.rand(groups, *SHAPE), torch.stack([sources != image for image in range(images)], 1)
+
+
+def test_one_image_unmixed_is_one_with_nothing_hidden() -> None:
+    made, images, nothing = model(), torch.rand(3, *SHAPE), torch.zeros(3, 6, dtype=torch.bool)
+    unmixed = made.unmix(images, nothing.unsqueeze(1))
+    torch.testing.assert_close(unmixed.patches[:, 0], made.predict(images, nothing))
+    torch.testing.assert_close(unmixed.tokens.mean(1), made.embed(images))
+
+
+def test_the_decoder_is_given_the_tokens_of_an_image_at_their_places_and_mask_tokens_elsewhere() -> None:
+    made, (mixed, mask), given, encoded = model(), mixture(), [], []
+    made.decoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    made.encoder.register_forward_hook(lambda _module, _inputs, output: encoded.append(output))
+    unmixed = made.unmix(mixed, mask)
+    ((decoded,), (tokens,)) = (given, encoded)
+    assert (decoded.shape, tokens.shape) == ((6, 1 + 6, 6), (3, 1 + 6, 12))
+    assert torch.equal(unmixed.tokens, tokens[:, 1:])
+    for group in range(3):
+        for image in range(2):
+            row = decoded[2 * group + image]
+            torch.testing.assert_close(row[0], made.to_decoder(tokens[group, 0]))
+            for place in range(6):
+                hidden = mask[group, image, place]
+                content = made.mask_token if hidden else made.to_decoder(tokens[group, 1 + place])
+                torch.testing.assert_close(row[1 + place], content + made.decoder_positions[0, place])
+
+
+def test_mixed_images_do_not_depend_on_those_of_other_mixes_nor_on_their_order() -> None:
+    made, (mixed, mask) = model(), mixture(images=3)
+    whole, alone = made.unmix(mixed, mask), made.unmix(mixed[1:2], mask[1:2])
+    torch.testing.assert_close(whole.patches[1:2], alone.patches)
+    torch.testing.assert_close(whole.tokens[1:2], alone.tokens)
+    order = [2, 0, 1]
+    torch.testing.assert_close(made.unmix(mixed, mask[:, order]).patches, whole.patches[:, order])
+
+
+def test_images_with_differently_large_shares_of_a_mix_are_refused() -> None:
+    mask = torch.tensor([[[True] * 4 + [False] * 2, [False] * 4 + [True] * 2]])
+    with pytest.raises(ValueError, match="equally many visible"):
+        model().unmix(torch.rand(1, *SHAPE), mask)
+
+
 def test_it_embeds_and_fills_in() -> None:
     made = model()
     assert isinstance(made, Inpainter)
+    assert isinstance(made, Unmixer)
     assert made.encode(torch.rand(2, 3, *SHAPE)).shape == (2, 3, 12)
     assert made.predict(torch.rand(2, *SHAPE), random_mask(2, 3)).shape == (2, 6, 48)
 
