@@ -6,7 +6,8 @@ Steps of the experiment (`mosaic`, if none is named) are taken as in training, w
 the trainer; their operations are counted as torch's FlopCounterMode counts matrix products and convolutions. The peak
 is that of products of two 2048 x 2048 matrices in the same precision, taken in turn with the steps. If no experiment
 is named, `experiment=sprint` is run then from a cold start, by the command line and with the same other settings, and
-timed whole. Prints this and writes it, with machine and versions, to ``FOLDER/training.json``, or ``FOLDER/EXPERIMENT.json``.
+timed whole. Prints this and writes it, with machine and versions, to ``FOLDER/training.json``, or to
+``FOLDER/EXPERIMENT.json``.
 """
 
 from __future__ import annotations

@@ -51,10 +51,10 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
     return model, objective
 
 
-def check_model(config: Config, grid: tuple[int, int]) -> None:
+def check_model(config: Config, grid: tuple[int, int]) -> FragmentModel:
     """Refuse what `build_model` would refuse, before any data is read: builds without memory, for a single class."""
     with torch.device("meta"):
-        build_model(config, Facts(config.data.fragment_shape, grid, num_classes=1))
+        return build_model(config, Facts(config.data.fragment_shape, grid, num_classes=1))[0]
 
 
 def restore(config: Config, checkpoint: Path) -> FragmentModel:

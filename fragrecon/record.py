@@ -165,6 +165,7 @@ class Record:
         data: Mapping[str, Any],
         model: Mapping[str, Any],
         seconds: Mapping[str, float],
+        dataset_wide: Mapping[str, Mapping[str, float]] | None = None,
     ) -> dict[str, Any]:
         """Write ``metrics.json``, and the scores puzzle by puzzle into ``scores.npz``; returns the former.
 
@@ -174,6 +175,7 @@ class Record:
             data: what they were measured on.
             model: what was measured.
             seconds: how long each part took.
+            dataset_wide: by method and metric, what has a single value for all puzzles together.
         """
         from fragrecon.evaluation.statistics import paired_summaries, summary
 
@@ -184,6 +186,7 @@ class Record:
                 method: {metric: summary(values) for metric, values in rows.items()} for method, rows in scores.items()
             },
             "model_minus": {method: paired_summaries(scores["model"], scores[method]) for method in baselines},
+            **({"dataset_wide": {method: dict(rows) for method, rows in dataset_wide.items()}} if dataset_wide else {}),
             "model": dict(model),
             "data": dict(data),
             "versions": versions(),

@@ -172,7 +172,7 @@ class Run:
         *,
         device: str = "cpu",
     ) -> dict[str, Summary]:
-        """Score the model by the clustering protocol, as the run's config has it.
+        """Score the model by the clustering protocol, by its reconstructions, or both, as the run's config has it.
 
         Without arguments, and on the device that the run was scored on, these are the figures of ``metrics.json``.
 
@@ -192,10 +192,12 @@ class Run:
         import torch
 
         from fragrecon.evaluation import opening
-        from fragrecon.evaluation.protocol import evaluate
+        from fragrecon.evaluation.protocol import Score, evaluate
+        from fragrecon.evaluation.reconstruction import Masking, reconstruction_of
         from fragrecon.evaluation.statistics import summary
 
-        config, count = self.config, self.config.evaluation.puzzles if puzzles is None else puzzles
+        config, evaluation = self.config, self.config.evaluation
+        count = evaluation.puzzles if puzzles is None else puzzles
         if count < 1:
             raise ConfigError(f"{count} puzzles leave nothing to score; say how many: puzzles=100")
         opened = nullcontext(opening.open_data(config)) if data is None else opening.own_data(config, _own(data))
@@ -206,10 +208,16 @@ class Run:
                 hint = f" (as the config of {self.folder} has it; or name images: run.evaluate(FOLDER))"
                 raise DataError(f"{error}{hint if data is None else ''}") from None
             model = self._model_on(device)
-            method = {"model": opening.methods_of(model, opening.protocol_of(config), source.grid)["model"]}
-            how: dict[str, Any] = {"batch_size": config.evaluation.batch_size, "device": torch.device(device)}
-            scores = evaluate(source.test_set(count), method, **how)["model"]
-        return {metric: summary(values) for metric, values in scores.items()}
+            methods: dict[str, Score | None] = {}
+            if evaluation.clustering:
+                methods["grouped"] = opening.methods_of(model, opening.protocol_of(config), source.grid)["model"]
+            if evaluation.reconstruction:
+                masking = Masking(evaluation.reconstruction.ratio, evaluation.seed)
+                methods["reconstructed"] = reconstruction_of(model, masking)
+            known = {name: score for name, score in methods.items() if score is not None}
+            how: dict[str, Any] = {"batch_size": evaluation.batch_size, "device": torch.device(device)}
+            found = evaluate(source.test_set(count), known, **how)
+        return {metric: summary(values) for scores in found.values() for metric, values in scores.items()}
 
     def _model_on(self, device: str) -> FragmentModel:
         return self.model if device == "cpu" else copy.deepcopy(self.model).to(device)

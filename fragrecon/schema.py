@@ -24,6 +24,10 @@ Node = dict[str, Any]
 """A mapping with ``_target_``, the dotted name of what it builds, and its arguments."""
 
 
+PERCEPTUAL = ("features", "lpips", "fid")
+"""What networks can tell of reconstructions, by `fragrecon.evaluation.networks`."""
+
+
 @dataclass
 class DataConfig:
     """Which images, and how they become puzzles. ``image_size`` and ``fragment_size`` are (height, width) in pixels."""
@@ -71,9 +75,12 @@ class RobustnessConfig:
 
 @dataclass
 class ReconstructionConfig:
-    """How reconstruction is scored: the share of the patches that are hidden from models that fill in."""
+    """How reconstruction is scored: the share of the patches that are hidden from models that fill in, and which
+    networks look at the outcome (`PERCEPTUAL`).
+    """
 
     ratio: float
+    perceptual: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -124,6 +131,16 @@ class EmbedConfig:
 
 
 @dataclass
+class DemoConfig:
+    """Where ``mode=demo`` serves its page, by default at the first port from 7860 that is free, and whether it opens a
+    browser.
+    """
+
+    port: int | None = None
+    open: bool = True
+
+
+@dataclass
 class SweepConfig:
     """A sweep's folder under ``multirun/``; ``dir`` is that of a sweep to report on."""
 
@@ -154,6 +171,7 @@ class Config:
     input: Any = None
     loose: bool | None = None
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    demo: DemoConfig = field(default_factory=DemoConfig)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -162,7 +180,7 @@ class Config:
 # What a job is called, where it writes and what it prints.
 _INERT = ("hydra", "logger", "sweep", "data.cache_dir", "trainer.enable_progress_bar")
 # What is done with a run, and how often it is saved, does not change what it computes either.
-_NOT_HASHED = (*_INERT, "mode", "run", "resume", "input", "loose", "embed", "checkpoint")
+_NOT_HASHED = (*_INERT, "mode", "run", "resume", "input", "loose", "embed", "demo", "checkpoint")
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Config:
@@ -438,10 +456,21 @@ def _check(config: Config) -> None:
     ):
         if value is not None and value < least:
             raise ConfigError(f"{path}={value} should be at least {least}")
-    if evaluation.reconstruction and not 0 < evaluation.reconstruction.ratio < 1:
-        raise ConfigError(
-            f"evaluation.reconstruction.ratio={evaluation.reconstruction.ratio} should lie between 0 and 1"
-        )
+    if config.demo.port is not None and not 0 < config.demo.port < 2**16:
+        raise ConfigError(f"demo.port={config.demo.port} should be from 1 to {2**16 - 1}")
+    if reconstruction := evaluation.reconstruction:
+        if not 0 < reconstruction.ratio < 1:
+            raise ConfigError(f"evaluation.reconstruction.ratio={reconstruction.ratio} should lie between 0 and 1")
+        for name in reconstruction.perceptual:
+            if name not in PERCEPTUAL:
+                raise ConfigError(
+                    f"evaluation.reconstruction.perceptual: '{name}' is not known{nearest(name, PERCEPTUAL)}"
+                )
+        if reconstruction.perceptual and 0 < evaluation.puzzles * data.images_per_puzzle < 2:
+            raise ConfigError(
+                "evaluation.reconstruction.perceptual needs at least 2 test images, as it compares distributions; "
+                "set evaluation.puzzles higher"
+            )
     if harder := evaluation.robustness:
         for field in fields(harder):
             values = getattr(harder, field.name)

@@ -42,6 +42,7 @@ ORDER = (
     "loggers",
     "sweeps",
     "processes",
+    "demo",
     "jobs",
     "rank",
     "run",

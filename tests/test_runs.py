@@ -29,6 +29,7 @@ from fragrecon.models.base import FragmentModel
 from fragrecon.runs import Run
 from tests import layouts
 from tests.cli import SMALL, Cli, best, fingerprint, job, shared_cache
+from tests.jobs.test_reconstruction import TINY, WHOLE
 
 pytestmark = pytest.mark.timeout(180)
 MOSAIC = ("model=mosaic", "model.width=32", "model.depth=1", "model.heads=2", "evaluation.puzzles=3")
@@ -299,6 +300,17 @@ def test_a_run_scores_itself_as_its_metrics_say(run: Run, mosaic: Run) -> None:
     found = mosaic.evaluate()
     assert found == mosaic.metrics["scores"]["model"]
     assert {"kmeans_ari", "spectral_ari", "reassembly_direct"} <= found.keys()
+
+
+@pytest.mark.parametrize("line", [[*WHOLE], [*SMALL, "model.patch=4", "evaluation.clustering=true"]])
+def test_a_run_scores_what_it_fills_in_as_its_metrics_say(tmp_path: Path, cache: Path, line: list[str]) -> None:
+    job(tmp_path / "run", cache, *TINY["mae"], *line, "evaluation=reconstruction", "data.epochs=1")
+    run = load_run(tmp_path / "run")
+    kept = run.metrics["scores"]["model"]
+    assert run.evaluate() == kept
+    assert ("kmeans_ari" in kept) == ("evaluation.clustering=true" in line)
+    own = layouts.pictures(20, seed=1)
+    assert run.evaluate(own, puzzles=2)["masked_psnr"]["n"] == 2
 
 
 def test_fewer_puzzles_are_the_first_of_them(run: Run) -> None:

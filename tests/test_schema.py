@@ -481,6 +481,37 @@ def test_what_came_later_means_what_the_files_say() -> None:
     assert Wear(**(DataConfig.wear or {})) == Wear(**values()["data"]["wear"])
 
 
+def test_a_reconstruction_that_was_scored_before_networks_looked_at_it_is_the_same_run() -> None:
+    known = parse(changed("evaluation.reconstruction", {"ratio": 0.5, "perceptual": []}))
+    assert parse(changed("evaluation.reconstruction", {"ratio": 0.5})) == known
+    looked_at = parse(changed("evaluation.reconstruction", {"ratio": 0.5, "perceptual": ["features"]}))
+    assert schema._decisive(known.evaluation)["reconstruction"] == {"ratio": 0.5}
+    assert config_hash(looked_at) != config_hash(known)
+
+
+@pytest.mark.parametrize("name", schema.PERCEPTUAL)
+def test_networks_that_can_look_are_asked_for_by_name(name: str) -> None:
+    asked = {"ratio": 0.5, "perceptual": [name]}
+    found = parse(changed("evaluation.reconstruction", asked)).evaluation.reconstruction
+    assert found is not None
+    assert found.perceptual == [name]
+    with pytest.raises(ConfigError, match=rf"'{name}s' is not known; did you mean '{name}'"):
+        parse(changed("evaluation.reconstruction", {"ratio": 0.5, "perceptual": [f"{name}s"]}))
+    with pytest.raises(ConfigError, match=r"perceptual=.* should be of type list"):
+        parse(changed("evaluation.reconstruction", {"ratio": 0.5, "perceptual": name}))
+
+
+def test_networks_need_two_images_to_compare_distributions() -> None:
+    for puzzles, images, refused in ((1, 1, True), (2, 1, False), (1, 2, False), (0, 1, False)):
+        config = changed("evaluation.reconstruction", {"ratio": 0.5, "perceptual": ["features"]})
+        config["evaluation"]["puzzles"], config["data"]["images_per_puzzle"] = puzzles, images
+        if refused:
+            with pytest.raises(ConfigError, match="at least 2 test images"):
+                parse(config)
+        else:
+            assert parse(config).evaluation.puzzles == puzzles
+
+
 @pytest.mark.parametrize("text", ["- 1\n", "3\n", "a: [1\n", "\tx: 1\n", "mode: ${x\n", "mode: ${x}\n", ""])
 def test_what_is_no_saved_config_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"

@@ -20,8 +20,7 @@ from fragrecon import files
 from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import batches, cut, draw_images
 from fragrecon.evaluation.baselines import code, kept_scores
-from fragrecon.evaluation.protocol import Score
-from fragrecon.evaluation.reconstruction import Masking, filled, pixels_of
+from fragrecon.evaluation.reconstruction import Fill, Masking, filled, pixels_of
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import PatchGrid
 
@@ -106,13 +105,12 @@ class Fillings:
         self.data, self.masking, self.patches, self.folder = data, masking, patches, folder
 
     @property
-    def methods(self) -> dict[str, Score]:
-        ways = {
+    def ways(self) -> dict[str, Fill]:
+        return {
             "mean_colour": lambda images, mask: mean_colour(images, mask, self.patches),
             "bilinear": lambda images, mask: bilinear(images, mask, self.patches),
             "linear_prediction": lambda images, mask: self.linear(images, mask, self.patches),
         }
-        return {name: filled(fill, self.masking, self.patches) for name, fill in ways.items()}
 
     @cached_property
     def linear(self) -> ConditionalMean:
@@ -137,6 +135,6 @@ class Fillings:
             "patches": self.patches.count,
             "code": code(),
         }
-        methods = self.methods
+        methods = {name: filled(fill, self.masking, self.patches) for name, fill in self.ways.items()}
         paths = {name: self.folder / f"{name}-{files.digest(facts)[:24]}.npz" for name in methods}
         return kept_scores(puzzles, methods, paths, **how)

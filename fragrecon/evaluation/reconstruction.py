@@ -47,12 +47,7 @@ class Masking:
 def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
     """How a model is scored: by what it fills in, by what it decodes; None if it does neither."""
     if isinstance(model, Inpainter):
-        inpainter, grid = model, model.patches
-
-        def fill(images: Tensor, mask: Tensor) -> Tensor:
-            return grid.join(inpainter.predict(images, mask).float()).clamp(0, 1)
-
-        return filled(fill, masking, grid)
+        return filled(fill_of(model), masking, model.patches)
     if isinstance(model, Decoder):
         decoder = model
 
@@ -62,6 +57,11 @@ def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
 
         return score
     return None
+
+
+def fill_of(model: Inpainter) -> Fill:
+    """How a model fills in."""
+    return lambda images, mask: model.patches.join(model.predict(images, mask).float()).clamp(0, 1)
 
 
 def filled(fill: Fill, masking: Masking, patches: PatchGrid) -> Score:

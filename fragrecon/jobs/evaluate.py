@@ -18,15 +18,17 @@ from fragrecon.errors import ConfigError
 from fragrecon.evaluation import robustness
 from fragrecon.evaluation.baselines import Baselines
 from fragrecon.evaluation.examples import arrays_of, first_examples
+from fragrecon.evaluation.filling import first_filled
 from fragrecon.evaluation.inpainting import Fillings
+from fragrecon.evaluation.networks import Networks
 from fragrecon.evaluation.opening import methods_of, open_data, protocol_of, shape_text
+from fragrecon.evaluation.perception import Perceived, composites, decoded, perceive
 from fragrecon.evaluation.protocol import METRICS, evaluate
-from fragrecon.evaluation.reconstruction import Masking, example_of_filling, reconstruction_of
+from fragrecon.evaluation.reconstruction import Masking, reconstruction_of
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, count_parameters
 from fragrecon.record import FIGURES, Record
 from fragrecon.report import figures, gallery, plots
-from fragrecon.report.masked import masked_figure
 from fragrecon.report.terminal import print_metrics, print_robustness
 from fragrecon.runs import Run, load_run
 from fragrecon.schema import Config
@@ -63,7 +65,11 @@ def open_model(config: Config, run: Run, checkpoint: Path) -> FragmentModel:
 
 
 def check_reconstruction(config: Config, model: FragmentModel) -> None:
-    """Refuse to score the reconstruction of a model that makes no pixels; raises `ConfigError`."""
+    """Refuse what cannot be scored, such as the reconstruction of a model that makes no pixels.
+
+    Raises:
+        ConfigError: it is not that, or lacks networks that are asked for.
+    """
     if config.evaluation.reconstruction is None:
         return
     if not isinstance(model, (Inpainter, Decoder)):
@@ -76,6 +82,8 @@ def check_reconstruction(config: Config, model: FragmentModel) -> None:
             "evaluation=reconstruction scores pixels, but by objective.normalize=true the model tells patches without "
             "their mean and variance; set evaluation.reconstruction=null"
         )
+    if config.evaluation.puzzles:
+        Networks(config.evaluation.reconstruction.perceptual, hardware.device_of(config.trainer))
 
 
 def score(
@@ -100,9 +108,11 @@ def score(
             scores = Baselines(data, protocol, cache).score(puzzles, advance=advance, **how)
         with progress("scoring the model", len(puzzles)) as advance:
             scores |= evaluate(puzzles, methods_of(model, protocol, data.grid), advance=advance, **how)
+    perceived = Perceived()
     if evaluation.reconstruction:
-        for method, found in reconstruction_scores(config, model, puzzles, cache, how).items():
-            scores[method] = scores.get(method, {}) | found
+        reconstructed, perceived = reconstruction_scores(config, model, puzzles, cache, how)
+        for method, found in reconstructed.items():
+            scores[method] = scores.get(method, {}) | found | perceived.scores.get(method, {})
     store = data.store("test")
     metrics = record.write_metrics(
         scores,
@@ -115,6 +125,7 @@ def score(
             "restarts": evaluation.restarts,
             "seed": evaluation.seed,
             **({"mask_ratio": evaluation.reconstruction.ratio} if evaluation.reconstruction else {}),
+            **({"perceptual_images": perceived.images} if perceived.images else {}),
         },
         data={
             "name": config.data.name,
@@ -130,6 +141,7 @@ def score(
             **source,
         },
         seconds=seconds | {"evaluation": time.monotonic() - started},
+        dataset_wide=perceived.dataset_wide,
     )
     folder = record.folder / FIGURES
     if evaluation.clustering:
@@ -139,7 +151,7 @@ def score(
         gallery.draw_scores(scores, class_name(config), folder)
     if evaluation.reconstruction and isinstance(model, Inpainter):
         masking = Masking(evaluation.reconstruction.ratio, evaluation.seed)
-        figures.save(masked_figure(example_of_filling(model, puzzles, masking, device)), folder / "masked.png")
+        gallery.draw_filling(first_filled(model, puzzles, masking, device), folder)
     gallery.draw_epochs(load_run(record.folder).epochs, config.selection.monitor, source["checkpoint"], folder)
     print_metrics(metrics, record.folder)
     if evaluation.robustness:
@@ -167,19 +179,28 @@ def score(
 
 def reconstruction_scores(
     config: Config, model: FragmentModel, puzzles: FixedPuzzles, cache: Path, how: dict[str, Any]
-) -> dict[str, dict[str, Scores]]:
-    """Scores (puzzles,) by method and metric of what the model, and what is simpler, makes of masked images."""
-    assert config.evaluation.reconstruction
-    masking = Masking(config.evaluation.reconstruction.ratio, config.evaluation.seed)
+) -> tuple[dict[str, dict[str, Scores]], Perceived]:
+    """Scores (puzzles,) by method and metric of what the model, and what is simpler, makes of masked images, and what
+    networks see in that where they are asked for.
+    """
+    reconstruction = config.evaluation.reconstruction
+    assert reconstruction
+    masking = Masking(reconstruction.ratio, config.evaluation.seed)
     score = reconstruction_of(model, masking)
     assert score is not None  # by `check_reconstruction`
-    found = {}
+    found, prefix, outputs = {}, "reconstruction", decoded(model)
     if isinstance(model, Inpainter):
+        fillings = Fillings(puzzles.data, masking, model.patches, cache)
+        prefix, outputs = "composite", composites(model, fillings)
         with progress("scoring baselines of filling in", len(puzzles)) as advance:
-            fillings = Fillings(puzzles.data, masking, model.patches, cache)
             found = fillings.score(puzzles, advance=advance, **how)
     with progress("scoring what the model fills in", len(puzzles)) as advance:
-        return found | evaluate(puzzles, {"model": score}, advance=advance, **how)
+        found |= evaluate(puzzles, {"model": score}, advance=advance, **how)
+    if not reconstruction.perceptual:
+        return found, Perceived()
+    networks = Networks(reconstruction.perceptual, how["device"])
+    with progress("looking at what was filled in", len(puzzles)) as advance:
+        return found, perceive(puzzles, outputs, networks, prefix=prefix, advance=advance, **how)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,20 @@ from torch import Tensor
 
 from fragrecon import files, hardware
 from fragrecon.data.photographs import check_count, cut_photographs, image_files
-from fragrecon.data.puzzles import FragmentBatch, grid_of, in_place, join
+from fragrecon.data.puzzles import FragmentBatch, grid_of
 from fragrecon.data.readers.images import decode, size_of
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.opening import shape_text
-from fragrecon.evaluation.reassembly import agreement, matches
+from fragrecon.evaluation.opening import protocol_of, shape_text
+from fragrecon.evaluation.reassembly import agreement
+from fragrecon.evaluation.solving import solve
 from fragrecon.models.base import Solver
-from fragrecon.reassembly.clues import all_clues
-from fragrecon.reassembly.rebuild import Placement, count_images, group, rebuild
+from fragrecon.reassembly.rebuild import Placement
 from fragrecon.record import FIGURES, Record
 from fragrecon.report import pictures
+from fragrecon.report.rebuilt import groups_sheet, rebuilt_images, rebuilt_sheet, shuffled_sheet
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs import load_run
 from fragrecon.schema import Config
-from fragrecon.seeds import keys_of
 
 log = logging.getLogger(__name__)
 
@@ -73,27 +72,13 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     else:
         hint = "" if len(set(sizes)) > 1 else " (loose=true: the files are fragments)"
         log.info("%d images are cut into %d fragments%s", len(paths), fragments, hint)
-    placement, k = solve(model, puzzle, grid, config)
+    device = hardware.device_of(config.trainer)
+    placement, k = solve(model.to(device), puzzle.seen.to(device), grid, protocol_of(config))
     result = describe(puzzle, placement, k, grid)
     draw(puzzle, placement, k, grid, record.folder)
     files.write_json(record.folder / "placement.json", result)
     tell(result, record.folder)
     return result
-
-
-@torch.inference_mode()
-def solve(model: Solver, puzzle: Puzzle, grid: tuple[int, int], config: Config) -> tuple[Placement, int]:
-    """Where each fragment goes, and how many images there are."""
-    device = hardware.device_of(config.trainer)
-    assert isinstance(model, torch.nn.Module)
-    solution = model.to(device).solve(puzzle.seen.to(device))
-    cells = grid[0] * grid[1]
-    memory = config.evaluation.memory_mb * 2**20
-    k = count_images(solution.embeddings, cells, memory)
-    keys = keys_of(config.evaluation.seed, "reassemble", 0, 1)
-    images = group(solution.embeddings, k, cells, keys, config.evaluation.restarts, memory).cpu()
-    clues = all_clues(solution, puzzle.seen.to(device), grid).cpu()
-    return rebuild(clues, images, grid, regroup=True, memory=memory), k
 
 
 def are_loose(sizes: Sequence[tuple[int, int]], config: Config) -> bool:
@@ -151,54 +136,12 @@ def describe(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int]
 
 def draw(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int], folder: Path) -> None:
     """Write the shuffled puzzle, its groups in colours, and the rebuilt images, all as PNG."""
-    height, width = puzzle.shown.shape[-2:]
-    line = max(1, min(height, width) // 10)
-    columns = math.ceil(math.sqrt(len(puzzle.shown)))
-    hues = pictures.colours(k)
-    groups = [
-        pictures.framed(fragment, hues[int(image)], line)
-        for fragment, image in zip(puzzle.shown, placement.images[0], strict=True)
-    ]
-    pictures.save(pictures.sheet(list(puzzle.shown), columns, line), folder / FIGURES / "shuffled.png")
-    pictures.save(pictures.sheet(groups, columns, line), folder / FIGURES / "groups.png")
-
-    cells = grid[0] * grid[1]
-    held = torch.full((k * cells, *puzzle.shown.shape[1:]), pictures.PAPER, dtype=torch.uint8)
-    held[placement.images[0] * cells + placement.cells[0]] = puzzle.shown
-    rebuilt = join(held.view(k, cells, *puzzle.shown.shape[1:]), grid)
+    pictures.save(shuffled_sheet(puzzle.shown), folder / FIGURES / "shuffled.png")
+    pictures.save(groups_sheet(puzzle.shown, placement, k), folder / FIGURES / "groups.png")
+    rebuilt = rebuilt_images(puzzle.shown, placement, k, grid)
     for number, image in enumerate(rebuilt):
         pictures.save(image, folder / "images" / f"{number:0{len(str(k - 1))}d}.png")
-    shown = list(rebuilt)
-    if puzzle.truth is not None:
-        shown = beside_originals(puzzle, placement, rebuilt, grid)
-    pairs_a_row = max(1, round(math.sqrt(len(shown) / 2))) * (2 if puzzle.truth is not None else 1)
-    pictures.save(pictures.sheet(shown, pairs_a_row, line), folder / FIGURES / "rebuilt.png")
-
-
-def beside_originals(puzzle: Puzzle, placement: Placement, rebuilt: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-    """Each original, and what was rebuilt of it with wrong fragments framed, in turn."""
-    truth = puzzle.truth
-    assert truth is not None
-    height, width = puzzle.shown.shape[-2:]
-    n, (rows, columns) = truth.images_per_puzzle, grid
-    originals = in_place(puzzle.shown[None], truth, grid)
-    of_original = matches(placement, truth)[0].argsort()
-    wrong = torch.ones(n, rows * columns, dtype=torch.bool)
-    image, cell = placement.images[0], placement.cells[0]
-    right = (matches(placement, truth)[0][image] == truth.source_ids[0]) & (cell == truth.positions[0])
-    wrong[image[right], cell[right]] = False
-    line = max(1, min(height, width) // 16)
-    shown = []
-    for source in range(n):
-        number = int(of_original[source])
-        marked = rebuilt[number].expand(3, -1, -1).clone()
-        for at in torch.nonzero(wrong[number]).flatten().tolist():
-            top, left = at // columns * height, at % columns * width
-            tile = marked[:, top : top + height, left : left + width]
-            inner = tile[:, line:-line, line:-line].clone()
-            tile.copy_(pictures.framed(inner, pictures.WRONG, line))
-        shown += [originals[source].expand(3, -1, -1), marked]
-    return shown
+    pictures.save(rebuilt_sheet(rebuilt, placement, puzzle.truth, grid), folder / FIGURES / "rebuilt.png")
 
 
 def tell(result: dict[str, Any], folder: Path) -> None:

@@ -50,7 +50,7 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
             "and init_from= starts a new one from its weights"
         )
     data = open_data(config)
-    check_model(config, data.grid)
+    check_reconstruction(config, check_model(config, data.grid))
     build(config.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
     initial = load_run(config.init_from).best_checkpoint if config.init_from else None
     trainer = make_trainer(config, record)
@@ -105,7 +105,6 @@ def make_learner(config: Config, data: FragmentData, trainer: pl.Trainer, initia
     """A model with its objective, ready to be fitted; ``initial`` is a checkpoint to start from."""
     facts = Facts(config.data.fragment_shape, data.grid, data.store("train").manifest.num_classes)
     model, objective = build_model(config, facts)
-    check_reconstruction(config, model)
     if initial:
         load_weights(model, initial)
         log.info("starting from the weights in %s", initial)

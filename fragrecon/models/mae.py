@@ -78,7 +78,8 @@ class MaskedAutoencoder(FragmentModel):
         assert isinstance(last, nn.TransformerEncoderLayer)
         normed = last.norm1(tokens)
         _, weights = last.self_attn(normed, normed, normed, need_weights=True, average_attn_weights=False)
-        return weights[torch.arange(len(images)), :, 1 + chosen, 1:]
+        found: Tensor = weights[torch.arange(len(images)), :, 1 + chosen, 1:]
+        return found
 
     def views(self, fragments: Tensor) -> dict[str, Tensor]:
         return attention_views(self, fragments)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+WORDS = {
+    "pca": "PCA",
+    "ari": "ARI",
+    "nmi": "NMI",
+    "ami": "AMI",
+    "kmeans": "KMeans",
+    "kmedoids": "KMedoids",
+    "frechet": "Fréchet",
+}
+
 
 def label(name: str) -> str:
     """``whitened_pca`` as ``whitened PCA``, ``kmeans_ari`` as ``KMeans ARI``."""
-    words = {"pca": "PCA", "ari": "ARI", "nmi": "NMI", "ami": "AMI", "kmeans": "KMeans", "kmedoids": "KMedoids"}
-    return " ".join(words.get(word, word) for word in name.split("_"))
+    return " ".join(WORDS.get(word, word) for word in name.split("_"))

@@ -13,18 +13,13 @@ import numpy as np
 
 from fragrecon import files
 from fragrecon.record import reason
+from fragrecon.report import metrics
 from fragrecon.report.labels import label
 from fragrecon.runs import Run
 from fragrecon.schema import is_inert
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Scores, Summary
-
-HEADLINE = ("kmeans_ari", "kmeans_nmi", "kmeans_purity", "kmedoids_ari", "mean_clustering_score")
-"""The test scores that people are shown; the CSV file has all."""
-
-COMPARED = "mean_clustering_score"
-"""The test score whose difference to the best row people are shown."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,11 @@ class Spread:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f}" if self.std is None else f"{self.mean:.4f} ± {self.std:.4f}"
+        return self.text("")
+
+    def text(self, metric: str) -> str:
+        """Written as values of the metric are."""
+        return metrics.around(metric, self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,9 @@ class Row:
         seeds: of these.
         selection: the validation figure that selects checkpoints, at the selected one.
         scores: of the test puzzles, by metric.
-        difference: of these scores to those of the best row on the same puzzles, each puzzle's averaged over the
-            seeds that both have; the interval is over puzzles. Empty where the puzzles are others.
+        difference: of these scores to those of the best row that has them too, on the same puzzles, each puzzle's
+            averaged over the seeds that both have; the interval is over puzzles. Without those of which the puzzles, or
+            what is hidden of them, are others.
         parameters: of the model.
         seconds: of training and evaluation, on average.
         failures: of its jobs.
@@ -115,9 +115,10 @@ class Leaderboard:
         name: of the sweep.
         parameters: that differ between its jobs.
         rows: by validation, so that the best is not chosen on test puzzles; by the test score only where there was no
-            validation. Those without a finished job come last.
+            validation, or none that compares. Those without a finished job come last.
         monitor: name of the validation figure that orders the rows; empty where the test score does.
-        baselines: test scores by method and metric, of the best row's puzzles.
+        baselines: test scores by method and metric, of the puzzles of the best row that has them.
+        samples: what scores are means over: puzzles, or images where each is a puzzle of its own.
     """
 
     name: str
@@ -125,6 +126,21 @@ class Leaderboard:
     rows: list[Row]
     monitor: str
     baselines: dict[str, dict[str, Summary]]
+    samples: str = "puzzles"
+
+    @property
+    def metrics(self) -> list[str]:
+        """All that any row has a score by, in the order that people see them."""
+        return metrics.ordered(name for row in self.rows for name in row.scores)
+
+    @property
+    def compared(self) -> list[str]:
+        """The metrics whose differences people are shown."""
+        return metrics.compared(self.metrics)
+
+    def leader(self, metric: str) -> Row | None:
+        """The best row that has a score by a metric."""
+        return next((row for row in self.rows if metric in row.scores), None)
 
 
 def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
@@ -138,16 +154,18 @@ def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
     selected = {key: spread([best_validation(_run(job)) for job in group]) for key, group in done.items()}
     tested = {key: _test_scores(group) for key, group in scored.items()}
     finished = [key for key in groups if done[key]]
-    by_validation = all(selected[key] is not None for key in finished)
-    first = _run(done[finished[0]][0]) if finished else None
-    maximize = not by_validation or first is None or first.config.selection.mode == "max"
+    yardsticks = {_yardstick(_run(job)) for key in finished for job in done[key]}
+    by_validation = len(yardsticks) == 1 and all(selected[key] is not None for key in finished)
+    monitor, mode, _ = yardsticks.pop() if by_validation else ("", "", "")
+    compared = metrics.compared(name for key in finished for name in tested[key])
 
-    def place(key: tuple[str, ...]) -> float:
-        found = selected[key] if by_validation else tested[key].get(COMPARED)
-        return (-found.mean if maximize else found.mean) if found else np.inf
+    def place(key: tuple[str, ...]) -> list[float]:
+        if by_validation:
+            return [_rank(selected[key], falling=mode == "min")]
+        return [_rank(tested[key].get(name), falling=metrics.measure(name).falling) for name in compared]
 
     finished = sorted(finished, key=place)
-    best = scored[finished[0]] if finished else []
+    leaders = {name: scored[key] for key in reversed(finished) for name in tested[key]}
     rows = [
         Row(
             values=dict(zip(parameters, key, strict=True)),
@@ -155,7 +173,7 @@ def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
             seeds=[job.seed for job in done[key]],
             selection=selected[key],
             scores=tested[key],
-            difference={} if scored[key] is best else _difference(scored[key], best),
+            difference=_differences(scored[key], leaders),
             parameters=_run(scored[key][0]).metrics["model"]["parameters"] if scored[key] else None,
             seconds=float(np.mean([_seconds(job) for job in scored[key]])) if scored[key] else None,
             failures=[
@@ -165,9 +183,9 @@ def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
         )
         for key in [*finished, *(key for key in groups if not done[key])]
     ]
-    monitor = first.config.selection.monitor if first and by_validation else ""
-    baselines = _run(best[0]).metrics["scores"] if best else {}
-    return Leaderboard(name, parameters, rows, monitor, {m: found for m, found in baselines.items() if m != "model"})
+    best = next((scored[key] for key in finished if scored[key]), [])
+    samples = metrics.samples(_run(best[0]).metrics["protocol"]) if best else "puzzles"
+    return Leaderboard(name, parameters, rows, monitor, _baselines(leaders), samples)
 
 
 def swept(jobs: Sequence[Job]) -> list[str]:
@@ -210,36 +228,64 @@ def best_validation(run: Run) -> float | None:
     return {"max": max, "min": min}[selection.mode](values) if values else None
 
 
+def _yardstick(run: Run) -> tuple[str, str, str]:
+    """What has to be the same for figures of validation to compare: a loss says nothing of models with another one."""
+    selection, objective = run.config.selection, run.config.objective
+    return selection.monitor, selection.mode, repr(objective) if metrics.measure(selection.monitor).falling else ""
+
+
+def _rank(found: Spread | None, falling: bool) -> float:
+    """What rows are sorted by; what is not known comes last."""
+    return np.inf if found is None else found.mean if falling else -found.mean
+
+
+def _baselines(leaders: Mapping[str, Sequence[Job]]) -> dict[str, dict[str, Summary]]:
+    """Scores by method and metric, each of a run that leads by it."""
+    found: dict[str, dict[str, Summary]] = {}
+    for metric, jobs in leaders.items():
+        for method, scores in metrics.scores_of(_run(jobs[0]).metrics).items():
+            if method != "model" and metric in scores:
+                found.setdefault(method, {})[metric] = scores[metric]
+    return found
+
+
 def _test_scores(jobs: Sequence[Job]) -> dict[str, Spread]:
-    found = [_run(job).metrics["scores"]["model"] for job in jobs]
+    found = [metrics.scores_of(_run(job).metrics)["model"] for job in jobs]
     names = [name for name in (found[0] if found else {}) if all(name in scores for scores in found)]
     spreads = {name: spread([scores[name]["mean"] for scores in found]) for name in names}
     return {name: value for name, value in spreads.items() if value is not None}
 
 
-def _difference(jobs: Sequence[Job], best: Sequence[Job]) -> dict[str, Summary]:
-    """Paired differences of jobs to those of the best configuration, by metric."""
+def _differences(jobs: Sequence[Job], leaders: Mapping[str, Sequence[Job]]) -> dict[str, Summary]:
+    """Paired differences of a configuration's jobs to those of the leading one, by metric."""
     from fragrecon.evaluation.statistics import paired
 
-    if not jobs or not best or _puzzles(jobs[0]) != _puzzles(best[0]):
-        return {}
-    common = {job.seed for job in jobs} & {job.seed for job in best}
-    own, other = (_by_puzzle([job for job in group if job.seed in common or not common]) for group in (jobs, best))
-    return {name: paired(scores, other[name]) for name, scores in own.items() if name in other}
+    found: dict[str, Summary] = {}
+    for best in {id(best): best for best in leaders.values() if best is not jobs}.values():
+        common = {job.seed for job in jobs} & {job.seed for job in best}
+        own, other = (_by_puzzle([job for job in group if job.seed in common or not common]) for group in (jobs, best))
+        for name, scores in own.items():
+            if leaders.get(name) is best and name in other and _puzzles(jobs[0], name) == _puzzles(best[0], name):
+                found[name] = paired(scores, other[name])
+    return found
 
 
-def _puzzles(job: Job) -> tuple[Any, ...]:
-    """What decides which images are in which test puzzle."""
-    metrics = _run(job).metrics
-    protocol, data = metrics["protocol"], metrics["data"]
-    return protocol["puzzles"], protocol["images_per_puzzle"], protocol["seed"], data["name"], data["source"]
+def _puzzles(job: Job, metric: str) -> tuple[Any, ...]:
+    """What decides which images are in which test puzzle and, for a metric of what is filled in, what is hidden."""
+    run = _run(job)
+    protocol, data = run.metrics["protocol"], run.metrics["data"]
+    puzzles = protocol["puzzles"], protocol["images_per_puzzle"], protocol["seed"], data["name"], data["source"]
+    if metrics.family(metric) is not metrics.MASKED:
+        return puzzles
+    return *puzzles, protocol["mask_ratio"], protocol["fragment_shape"], run.config.model.get("patch")
 
 
 def _by_puzzle(jobs: Sequence[Job]) -> dict[str, Scores]:
     """Scores (puzzles,) of the model by metric, averaged over jobs."""
     found = [_run(job).scores for job in jobs]
     prefix = "model/"
-    names = [name for name in found[0] if name.startswith(prefix) and all(name in scores for scores in found)]
+    first = found[0] if found else {}
+    names = [name for name in first if name.startswith(prefix) and all(name in scores for scores in found)]
     return {name.removeprefix(prefix): np.mean([scores[name] for scores in found], axis=0) for name in names}
 
 
@@ -250,20 +296,25 @@ def _seconds(job: Job) -> float:
 
 def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table that people are shown."""
-    metrics = [name for name in HEADLINE if any(name in row.scores for row in board.rows)]
-    header = ["", *board.parameters, "seeds", "validation", *(label(name) for name in metrics)]
-    header += [f"{label(COMPARED)} - best", "parameters", "time"]
+    shown = [name for name in board.metrics if name in metrics.SHOWN]
+    header = ["", *board.parameters, "seeds", "validation", *map(metrics.title, shown)]
+    header += [*(f"{metrics.name(name)} - best" for name in board.compared), "parameters", "time"]
     table = []
     for rank, row in enumerate(board.rows, 1):
         line = [str(rank) if row.jobs else "", *map(short, row.values.values()), str(len(row.seeds))]
-        line += [str(row.selection or ""), *(str(row.scores.get(name, "")) for name in metrics)]
-        line += [signed(row.difference.get(COMPARED)), f"{row.parameters:,}" if row.parameters else ""]
+        line += [str(row.selection or ""), *(_spread(row.scores.get(name), name) for name in shown)]
+        line += [signed(row.difference.get(name), name) for name in board.compared]
+        line += [f"{row.parameters:,}" if row.parameters else ""]
         table.append([*line, duration(row.seconds) if row.seconds is not None else ""])
     for method, found in board.baselines.items():
         line = [label(method), *[""] * len(board.parameters), "", ""]
-        line += [_with_interval(found[name]) if name in found else "" for name in metrics]
-        table.append([*line, "", "", ""])
+        line += [_with_interval(found.get(name), name) for name in shown]
+        table.append([*line, *[""] * (len(header) - len(line))])
     return header, table
+
+
+def _spread(found: Spread | None, metric: str) -> str:
+    return found.text(metric) if found else ""
 
 
 def short(value: str) -> str:
@@ -279,24 +330,22 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def signed(found: Summary | None) -> str:
+def signed(found: Summary | None, metric: str = "") -> str:
     """A difference and half its interval."""
-    return _with_interval(found, "+") if found else ""
+    return _with_interval(found, metric, "+")
 
 
-def _with_interval(found: Summary, sign: str = "") -> str:
-    mean = format(found["mean"], f"{sign}.4f")
-    if found["ci95"] is None:
-        return mean
-    return f"{mean} ± {(found['ci95'][1] - found['ci95'][0]) / 2:.4f}"
+def _with_interval(found: Summary | None, metric: str, sign: str = "") -> str:
+    return metrics.around(metric, found["mean"], metrics.half(found), sign) if found else ""
 
 
 def caption(board: Leaderboard) -> str:
     """What the figures of `cells` mean."""
-    order = f"ordered by {board.monitor} on validation puzzles" if board.monitor else "ordered by the mean score"
+    by_test = f"ordered by the {metrics.name(board.compared[0])}" if board.compared else "in no order"
+    order = f"ordered by {board.monitor} on validation {board.samples}" if board.monitor else by_test
     return (
-        f"Test scores, mean ± standard deviation over seeds; {order}. The difference to the best row is "
-        "paired puzzle by puzzle, ± half its 95% interval over puzzles; so are the intervals of baselines."
+        f"Test scores, mean ± standard deviation over seeds; {order}. Differences are to the best row that has the "
+        f"score, where both saw the same {board.samples}: paired, ± half their 95% interval, as baselines have it too."
     )
 
 

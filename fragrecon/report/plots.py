@@ -12,6 +12,7 @@ from fragrecon.data.wear import CHANGES
 from fragrecon.evaluation.robustness import Outcome
 from fragrecon.evaluation.statistics import Scores, Summary, summary
 from fragrecon.report.labels import label
+from fragrecon.report.metrics import measure, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ _BESIDE: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 7,
 
 
 def curves_figure(epochs: Sequence[Mapping[str, float]], monitor: str, selected: int | None) -> Figure:
-    """The loss in training and validation, and below it the figure that selects, epoch by epoch.
+    """The loss in training and validation, and below it the figure that selects if it is another, epoch by epoch.
 
     Args:
         epochs: rows of ``metrics.csv``, which may lack any of these figures.
@@ -44,8 +45,10 @@ def curves_figure(epochs: Sequence[Mapping[str, float]], monitor: str, selected:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(4.8, 4), dpi=160, layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    rows = 1 if monitor in LOSSES else 2
+    figure = Figure(figsize=(4.8, 1.6 * rows + 0.8), dpi=160, layout="constrained")
+    panels = figure.subplots(rows, 1, sharex=True, squeeze=False).flatten()
+    upper, lower = panels[0], panels[-1]
     courses = {name: [(row["epoch"], row[name]) for row in epochs if name in row] for name in (*LOSSES, monitor)}
     losses = [name for name in LOSSES if courses[name]]
     highest = max((courses[name][-1][1] for name in losses), default=0.0)
@@ -55,13 +58,14 @@ def curves_figure(epochs: Sequence[Mapping[str, float]], monitor: str, selected:
         end = courses[name][-1]
         # The name of what ends higher stands higher, also where both end at one place.
         upper.annotate(text, end, (4, 0), **_NOTE, color=colour, va="bottom" if end[1] == highest else "top")
-    _course(lower, courses[monitor])
+    if lower is not upper:
+        _course(lower, courses[monitor])
+        lower.set_ylabel(label(monitor.replace("/", "_").replace("val_", "validation_")), fontsize=7)
     upper.margins(y=0.12)
     upper.set_ylabel("loss", fontsize=8)
-    lower.set_ylabel(label(monitor.replace("/", "_").replace("val_", "validation_")), fontsize=7)
     lower.set_xlabel("epoch", fontsize=8)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (upper, lower):
+    for axes in panels:
         _tidy(axes)
         if selected is not None:
             axes.axvline(selected, color="0.7", linewidth=0.8, zorder=1)
@@ -78,7 +82,7 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
     """How the scores of each method are spread over the puzzles, the best method on top.
 
     Beside each baseline stands its mean, and on how many of the puzzles, which are the same for all, the model's score
-    is above its own.
+    is better than its own.
 
     Args:
         scores: (puzzles,) by method, of which one is ``model``.
@@ -87,7 +91,8 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
     """
     from matplotlib.figure import Figure
 
-    methods = sorted(scores, key=lambda method: float(scores[method].mean()))
+    sign = -1 if measure(metric).falling else 1
+    methods = sorted(scores, key=lambda method: sign * float(scores[method].mean()))
     puzzles = len(scores["model"])
     bins = int(np.clip(2 * math.sqrt(puzzles), *BINS))
     edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), bins)
@@ -101,7 +106,7 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
         )
         mean = float(own.mean())
         axes.plot([mean, mean], [row - 0.08, row + 0.88], color="black", linewidth=1)
-        ahead = "" if is_model else f"{(scores['model'] > own).mean():.0%}"
+        ahead = "" if is_model else f"{(sign * scores['model'] > sign * own).mean():.0%}"
         weight = "bold" if is_model else "normal"
         for place, text in ((1.06, f"{mean:.3f}"), (1.22, ahead)):
             axes.annotate(text, (place, row + 0.3), **_BESIDE, weight=weight)
@@ -109,7 +114,7 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
         axes.annotate(text, (place, len(methods)), **_BESIDE, color="0.4")
     axes.set_yticks([row + 0.3 for row in range(len(methods))], [model if m == "model" else label(m) for m in methods])
     axes.set_ylim(-0.1, len(methods))
-    axes.set_xlabel(f"{label(metric)} of a puzzle ({puzzles} puzzle{'s' if puzzles > 1 else ''})", fontsize=8)
+    axes.set_xlabel(f"{title(metric)} of a puzzle ({puzzles} puzzle{'s' if puzzles > 1 else ''})", fontsize=8)
     _tidy(axes)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
@@ -156,7 +161,7 @@ def robustness_figure(
     for axes in panels[len(axes_names) :]:
         axes.axis("off")
     for row in range(rows):
-        panels[row * columns].set_ylabel(label(metric), fontsize=8)
+        panels[row * columns].set_ylabel(title(metric), fontsize=8)
     known = [panel.get_legend_handles_labels() for panel in panels]
     lines = {name: line for handles, names in known for line, name in zip(handles, names, strict=True)}
     named = {label(method): lines[label(method)] for method in methods if label(method) in lines}

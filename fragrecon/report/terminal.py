@@ -7,36 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from fragrecon.record import PAGE
+from fragrecon.report import metrics as measures
 from fragrecon.report.labels import label
-from fragrecon.report.leaderboard import COMPARED, Leaderboard, caption, duration, short, signed, troubles
+from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, signed, troubles
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.robustness import Outcome
     from fragrecon.evaluation.statistics import Scores, Summary
 
-COLUMNS = {
-    "kmeans_ari": "KMeans ARI",
-    "kmeans_nmi": "KMeans NMI",
-    "kmeans_purity": "KMeans purity",
-    "mean_clustering_score": "mean score",
-}
-MASKED = {
-    "masked_psnr": "masked PSNR, dB",
-    "masked_ssim": "masked SSIM",
-    "composite_psnr": "composite PSNR, dB",
-    "composite_ssim": "composite SSIM",
-}
-WHOLE = {
-    "reconstruction_mse": "MSE",
-    "reconstruction_psnr": "PSNR, dB",
-    "reconstruction_ssim": "SSIM",
-}
+TABLES = (
+    ("kmeans_ari", "kmeans_nmi", "kmeans_purity", "mean_clustering_score"),
+    ("masked_psnr", "masked_ssim", "composite_psnr", "composite_ssim"),
+    measures.WHOLE.shown,
+)
+"""The scores that stand in a table, where a model has them all."""
+SEEN = ("lpips", "feature_distance", "fid", "frechet_feature_distance")
+"""What networks tell of an image, by the last words of a metric."""
 REASSEMBLY = {
     "placing_direct": "placed right",
     "placing_perfect": "images perfect",
@@ -73,9 +66,11 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
     what = f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {name} images"
     if protocol["images_per_puzzle"] == 1:
         what = f"{model} on {protocol['puzzles']} {name} test images"
-    for columns in (COLUMNS, MASKED, WHOLE):
-        if columns.keys() <= scores["model"].keys():
-            console.print(_compared(metrics, what, columns))
+    every = measures.scores_of(metrics)
+    seen = tuple(metric for metric in every["model"] if metric.partition("_")[2] in SEEN)
+    for columns in (*TABLES, seen):
+        if columns and set(columns) <= every["model"].keys():
+            console.print(_compared(metrics, every, what, columns))
     if REASSEMBLY.keys() <= scores["model"].keys():
         rebuilt = _table(
             "fragments put back into place",
@@ -92,19 +87,32 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
     console.print(f"record: {folder}", soft_wrap=True)
 
 
-def _compared(metrics: Mapping[str, Any], title: str, columns: Mapping[str, str]) -> Table:
+def _compared(
+    metrics: Mapping[str, Any], scores: Mapping[str, Mapping[str, Summary]], title: str, columns: Sequence[str]
+) -> Table:
     """The model and its baselines by some metrics, and how far they are apart."""
-    over = "images" if metrics["protocol"]["images_per_puzzle"] == 1 else "puzzles"
-    table = _table(title, f"mean ± half its 95% interval over {over}; differences are paired", columns.values())
-    _add_rows(table, metrics["scores"], columns)
-    minus = {name: found for name, found in metrics["model_minus"].items() if columns.keys() <= found.keys()}
-    minus.pop("random", None)
+    caption = f"mean ± half its 95% interval over {measures.samples(metrics['protocol'])}; differences are paired"
+    table = _table(title, caption, map(measures.title, columns))
+    _add_rows(table, scores, columns)
+    minus = {}
+    for method, found in metrics["model_minus"].items():
+        single = {
+            metric: _single(scores["model"][metric]["mean"] - scores[method][metric]["mean"])
+            for metric in columns
+            if metric in scores[method] and metric not in found
+        }
+        if method != "random" and set(columns) <= (found | single).keys():
+            minus[method] = found | single
     if minus:
         table.add_section()
         table.add_row("model minus", style="bold")
     for method, found in minus.items():
         table.add_row(label(method), *(_cell(found[metric], sign="+") for metric in columns))
     return table
+
+
+def _single(value: float) -> Summary:
+    return {"mean": value, "ci95": None}
 
 
 def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
@@ -166,19 +174,21 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
     """The best of a sweep's table, what failed, and where the whole is."""
     console = console or plain_console()
     keys = [key.rpartition(".")[2] for key in board.parameters]
-    columns = [*keys, "seeds", "valid.", "KMeans ARI", "mean score", "minus best"]
+    part = measures.family(board.compared[0]) if board.compared else measures.CLUSTERING
+    compared = part.compared
+    beside = next(name for name in part.shown if name != compared)
+    columns = [*keys, "seeds", "valid.", measures.title(beside), measures.title(compared), "minus best"]
     table = _table(f"{board.name}: {len(board.rows)} configurations", "", columns)
     for column in table.columns[1 : len(keys) + 1]:
         column.no_wrap, column.overflow = False, "fold"  # values may be long, figures must not be cut
     for number, row in enumerate(board.rows[:MOST_ROWS], 1):
-        ari = row.scores.get("kmeans_ari")
         figures = [
             f"{row.selection.mean:.4f}" if row.selection else "",
-            f"{ari.mean:.4f}" if ari else "",
-            str(row.scores.get(COMPARED, "")),
-            signed(row.difference.get(COMPARED)),
+            measures.text(beside, row.scores[beside].mean) if beside in row.scores else "",
+            row.scores[compared].text(compared) if compared in row.scores else "",
+            signed(row.difference.get(compared), compared),
         ]
-        figures = [text.replace("± 0", "±") for text in figures]
+        figures = [text.replace("± 0.", "±.") for text in figures]
         rank = str(number) if row.jobs else "-"
         table.add_row(
             rank, *map(short, row.values.values()), str(len(row.seeds)), *figures, style="bold" if number == 1 else ""
@@ -186,13 +196,13 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
     console.print(table)
     if len(board.rows) > MOST_ROWS:
         console.print(f"and {len(board.rows) - MOST_ROWS} more")
-    known = {name: found for name, found in board.baselines.items() if {"kmeans_ari", COMPARED} <= found.keys()}
+    known = {name: found for name, found in board.baselines.items() if {beside, compared} <= found.keys()}
     if known:
         figures = [
-            f"{label(name)} {found['kmeans_ari']['mean']:.4f} / {found[COMPARED]['mean']:.4f}"
+            f"{label(name)} {' / '.join(measures.text(metric, found[metric]['mean']) for metric in (beside, compared))}"
             for name, found in known.items()
         ]
-        console.print(f"baselines, KMeans ARI / mean score: {', '.join(figures)}")
+        console.print(f"baselines, {measures.name(beside)} / {measures.name(compared)}: {', '.join(figures)}")
     console.print(caption(board), style="italic")
     for line in troubles(board):
         console.print(line, soft_wrap=True)
@@ -211,7 +221,8 @@ def _add_rows(
 
 
 def _table(title: str, caption: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    wide = min(cell_len(title), 72)  # a table of few columns does not break its title
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, padding=0, min_width=wide)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)

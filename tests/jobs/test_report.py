@@ -13,7 +13,10 @@ from fragrecon import sweeps
 from fragrecon.errors import ConfigError, RunError
 from fragrecon.record import PAGE
 from fragrecon.report import leaderboard
+from fragrecon.report.labels import label
+from fragrecon.runs import load_run
 from tests.cli import SMALL, Cli, fingerprint, job, status
+from tests.jobs.test_reconstruction import BASELINES, MASKED, TINY, WHOLE
 
 pytestmark = pytest.mark.timeout(180)
 LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4", "data.epochs=1")
@@ -70,6 +73,30 @@ def test_the_page_of_a_run_lies_in_its_folder(tmp_path: Path, cache: Path, finis
     assert after.keys() - before.keys() <= {PAGE}
     assert before.items() <= (after | {PAGE: before.get(PAGE)}).items()
     assert "ConvAutoencoder" in (folder / PAGE).read_text() or "conv" in (folder / PAGE).read_text()
+
+
+def test_a_sweep_of_masked_images_has_tables_and_pages_of_what_was_filled_in(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "rates"
+    sweeps.begin(folder, "rates", 3, ["optimizer.lr=0.003,0.0001"])
+    line = [*TINY["mae"], *WHOLE]
+    for rate in ("0.003", "0.0001"):
+        job(folder / rate, cache, *line, f"optimizer.lr={rate}")
+    job(folder / "harder", cache, *line, "optimizer.lr=1e-7", "evaluation.reconstruction.ratio=0.95")
+    job(tmp_path / "report", cache, "mode=report", f"sweep.dir={folder}")
+    rows = {row["jobs"]: row for row in table(folder)}
+    for row in rows.values():
+        assert {metric for metric in row if metric in MASKED and row[metric]} == MASKED
+    assert [row["jobs"] for row in table(folder)] == ["0.003", "0.0001", "harder"]
+    best, other = (load_run(folder / rate).scores["model/masked_psnr"] for rate in ("0.003", "0.0001"))
+    assert float(rows["0.0001"]["masked_psnr_minus_best"]) == pytest.approx((other - best).mean())
+    assert rows["0.003"]["masked_psnr_minus_best"] == rows["harder"]["masked_psnr_minus_best"] == ""
+    text = (folder / "leaderboard.md").read_text()
+    assert all(label(name) in text for name in BASELINES)
+    assert "KMeans" not in text
+    job(tmp_path / "page", cache, "mode=report", f"run={folder / '0.003'}")
+    for page in (folder / PAGE, folder / "0.003" / PAGE):
+        assert "Masked images" in page.read_text()
+        assert ">Puzzles<" not in page.read_text()
 
 
 @pytest.mark.parametrize(

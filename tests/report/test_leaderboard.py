@@ -63,6 +63,12 @@ class Sweep:
         seed: int = 0,
         mode: str = "max",
         puzzle_seed: int = 0,
+        methods: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+        images: int = 10,
+        mask_ratio: float = 0.85,
+        patch: int = 4,
+        monitor: str = MONITOR,
+        loss: str = "squares",
         parameters: int = 7,
         seconds: float = 2.0,
         unfinished: bool = False,
@@ -77,6 +83,12 @@ class Sweep:
             seed: of the job.
             mode: of its selection.
             puzzle_seed: of the test puzzles.
+            methods: scores by method and metric, in place of those.
+            images: a puzzle.
+            mask_ratio: of what is filled in.
+            patch: side of what is hidden.
+            monitor: of its selection.
+            loss: that it is trained by.
             parameters: of the model.
             seconds: of training and evaluation each.
             unfinished: whether it is under way.
@@ -84,19 +96,31 @@ class Sweep:
         """
         name = f"{size}-{seed}-{len(list(self.folder.glob('*')))}"
         config = copy.deepcopy(self.config)
-        config.seed, config.selection.mode = seed, mode
+        config.seed, config.selection.mode, config.selection.monitor = seed, mode, monitor
+        config.model["patch"], config.objective = patch, {"_target_": "fragrecon.objectives", "of": loss}
         given = {"model.latent_dim": size, "seed": str(seed), **(given or {})}
         record = Record(self.folder / name)
         record.start(config, [f"{key}={value}" for key, value in given.items()])
         for epoch, value in enumerate(validation or []):
-            record.add_epoch({"epoch": epoch, "step": epoch, "train/loss": 1.0, MONITOR: value})
+            record.add_epoch({"epoch": epoch, "step": epoch, "train/loss": 1.0, monitor: value})
         if validation is None:
             record.add_epoch({"epoch": 0, "step": 0, "train/loss": 1.0})
         if scores is not None:
             values = np.asarray(scores, dtype=np.float64)
+            clustered = {"random": {COMPARED: values * 0}, "model": {"kmeans_ari": values / 2, COMPARED: values}}
+            given_scores = {
+                method: {metric: np.array(found) for metric, found in known.items()}
+                for method, known in (methods or {}).items()
+            }
             record.write_metrics(
-                {"random": {COMPARED: values * 0}, "model": {"kmeans_ari": values / 2, COMPARED: values}},
-                protocol={"puzzles": len(values), "images_per_puzzle": 10, "seed": puzzle_seed},
+                given_scores or clustered,
+                protocol={
+                    "puzzles": len(values),
+                    "images_per_puzzle": images,
+                    "seed": puzzle_seed,
+                    "mask_ratio": mask_ratio,
+                    "fragment_shape": [3, 16, 16],
+                },
                 data={"name": "synthetic", "source": "s"},
                 model={"name": "PCAAutoencoder", "parameters": parameters},
                 seconds={"data": 100.0, "training": seconds, "evaluation": seconds},
@@ -275,7 +299,7 @@ def test_without_validation_the_test_score_orders_and_the_caption_says_so(sweep:
     board = leaderboard("name", jobs)
     assert sizes(board) == ["2", "3", "1"]
     assert board.monitor == ""
-    assert "ordered by the mean score" in caption(board)
+    assert "ordered by the mean clustering score" in caption(board)
     assert "validation" not in caption(board)
     assert board.rows[0].difference == {}
     assert board.rows[1].difference[COMPARED]["mean"] == pytest.approx(-0.3)
@@ -373,6 +397,168 @@ def test_a_single_puzzle_has_a_difference_without_interval(sweep: Sweep, tmp_pat
     assert float(other[f"{COMPARED}_minus_best"]) == pytest.approx(-0.3)
     assert other.get(f"{COMPARED}_minus_best_low", "") == ""
     assert best[f"{COMPARED}_minus_best"] == ""
+
+
+# Of other tasks -------------------------------------------------------------------------------------------------------
+
+Methods = dict[str, dict[str, list[float]]]
+
+MASKED: Methods = {
+    "bilinear": {"masked_mse": [0.02, 0.03, 0.04], "masked_psnr": [17, 15, 14], "masked_ssim": [0.2, 0.3, 0.3]},
+    "model": {"masked_mse": [0.01, 0.02, 0.05], "masked_psnr": [20, 17, 13], "masked_ssim": [0.4, 0.5, 0.6]},
+}
+CLUSTERED: Methods = {
+    "random": {COMPARED: [0.0, 0.0, 0.0]},
+    "model": {"kmeans_ari": [0.1, 0.2, 0.3], COMPARED: [0.2, 0.4, 0.3]},
+}
+WHOLE: Methods = {"model": {"reconstruction_mse": [0.3, 0.1, 0.2], "reconstruction_psnr": [5, 10, 7]}}
+
+
+def shifted(methods: Methods, by: float) -> Methods:
+    """Other scores of the model, puzzle by puzzle not all by as much."""
+    own = {
+        name: [value + by * (1 + 0.1 * n) for n, value in enumerate(found)] for name, found in methods["model"].items()
+    }
+    return methods | {"model": own}
+
+
+def both(first: Methods, second: Methods) -> Methods:
+    return {method: first.get(method, {}) | second.get(method, {}) for method in dict.fromkeys([*first, *second])}
+
+
+def shown(board: Leaderboard) -> list[dict[str, str]]:
+    """Rows of the table by their header."""
+    header, table = cells(board)
+    assert len(set(header)) == len(header)
+    return [dict(zip(header, line, strict=True)) for line in table]
+
+
+def test_masked_images_alone_have_their_columns_baselines_and_differences(sweep: Sweep, tmp_path: Path) -> None:
+    jobs = [
+        sweep.job(
+            methods=shifted(MASKED, 0.5), validation=[0.9, 0.7], mode="min", monitor="val/loss", size="1", images=1
+        ),
+        sweep.job(methods=MASKED, validation=[0.4], mode="min", monitor="val/loss", size="2", images=1),
+    ]
+    board = leaderboard("name", jobs)
+    assert sizes(board) == ["2", "1"]
+    best, other, bilinear = shown(board)
+    titles = list(best)
+    assert titles[titles.index("validation") + 1 : titles.index("parameters")] == [
+        "masked PSNR, dB",
+        "masked SSIM",
+        "masked MSE",
+        "masked PSNR - best",
+    ]
+    assert (best["masked PSNR, dB"], best["masked SSIM"], best["masked MSE"]) == ("16.667", "0.5000", "0.02667")
+    assert best["masked PSNR - best"] == ""
+    mean, low, high = paired(np.array([20.5, 17.55, 13.6]), np.array([20.0, 17, 13]))
+    assert other["masked PSNR - best"] == f"{mean:+.3f} ± {(high - low) / 2:.3f}" == "+0.550 ± 0.124"
+    interval = stats.t.interval(0.95, 2, np.mean([17, 15, 14]), stats.sem([17, 15, 14]))
+    assert bilinear[""] == "bilinear"
+    assert bilinear["masked PSNR, dB"] == f"15.333 ± {(interval[1] - interval[0]) / 2:.3f}"
+    assert bilinear["masked PSNR - best"] == bilinear["parameters"] == ""
+    assert "ordered by val/loss on validation images" in caption(board)
+    write(board, tmp_path)
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert float(second["masked_mse_minus_best"]) == pytest.approx(0.55)
+    assert float(first["masked_mse"]) == pytest.approx(0.08 / 3)
+    assert first["masked_mse_minus_best"] == ""
+
+
+def test_reconstructions_alone_have_their_columns_and_order(sweep: Sweep) -> None:
+    jobs = [
+        sweep.job(methods=WHOLE, validation=None, size="1"),
+        sweep.job(methods=shifted(WHOLE, 1), validation=None, size="2"),
+    ]
+    board = leaderboard("name", jobs)
+    assert sizes(board) == ["2", "1"]
+    assert "ordered by the reconstruction PSNR" in caption(board)
+    assert [row["reconstruction PSNR, dB"] for row in shown(board)] == ["8.433", "7.333"]
+    assert [row["reconstruction PSNR - best"][:6] for row in shown(board)] == ["", "-1.100"]
+
+
+def test_in_a_mixture_what_a_run_has_not_is_blank_and_each_task_has_a_best_row_of_its_own(sweep: Sweep) -> None:
+    jobs = [
+        sweep.job(methods=CLUSTERED, validation=[0.9], size="1"),
+        sweep.job(methods=both(shifted(CLUSTERED, -0.1), MASKED), validation=[0.8], size="2"),
+        sweep.job(methods=both(shifted(CLUSTERED, 0.1), shifted(MASKED, 1)), validation=[0.7], size="3"),
+        sweep.job(methods=WHOLE, validation=[0.6], size="4"),
+    ]
+    board = leaderboard("name", jobs)
+    rows = shown(board)
+    assert [row["mean clustering score - best"][:7] for row in rows[:4]] == ["", "-0.1100", "+0.1100", ""]
+    assert [row["masked PSNR - best"][:6] for row in rows[:4]] == ["", "", "+1.100", ""]
+    assert [row["masked PSNR, dB"] for row in rows[:4]] == ["", "16.667", "17.767", ""]
+    assert [row["KMeans ARI"] for row in rows[:4]] == ["0.2000", "0.0900", "0.3100", ""]
+    assert [row["reconstruction MSE"] for row in rows[:4]] == ["", "", "", "0.20000"]
+    assert [row[""] for row in rows[4:]] == ["random", "bilinear"]
+    assert [row["masked SSIM"][:6] for row in rows[4:]] == ["", "0.2667"]
+    assert [bool(row["mean clustering score"]) for row in rows[4:]] == [True, False]
+    assert [board.leader(name) for name in ("masked_psnr", "fid")] == [board.rows[1], None]
+
+
+def test_without_validation_clustering_counts_before_what_is_filled_in_before_what_is_decoded(sweep: Sweep) -> None:
+    jobs = [
+        sweep.job(methods=WHOLE, validation=None, size="1"),
+        sweep.job(methods=MASKED, validation=None, size="2"),
+        sweep.job(methods=shifted(MASKED, 3), validation=None, size="3"),
+        sweep.job(methods=CLUSTERED, validation=None, size="4"),
+        sweep.job(methods=both(shifted(CLUSTERED, 0.1), WHOLE), validation=None, size="5"),
+    ]
+    assert sizes(leaderboard("name", jobs)) == ["5", "4", "3", "2", "1"]
+
+
+@pytest.mark.parametrize("change", [{"mask_ratio": 0.75}, {"patch": 8}])
+def test_where_something_else_was_hidden_what_was_filled_in_is_not_compared_but_all_else_is(
+    sweep: Sweep, change: dict[str, Any]
+) -> None:
+    methods = both(both(CLUSTERED, MASKED), WHOLE)
+    jobs = [
+        sweep.job(methods=methods, validation=[0.9], size="1"),
+        sweep.job(methods=shifted(methods, 1), validation=[0.1], size="2", **change),
+    ]
+    found = leaderboard("name", jobs).rows[1]
+    assert set(found.difference) == {"kmeans_ari", COMPARED, "reconstruction_mse", "reconstruction_psnr"}
+    assert found.scores["masked_psnr"].mean == pytest.approx(50 / 3 + 1.1)
+
+
+def test_losses_order_only_models_that_were_trained_by_the_same(sweep: Sweep) -> None:
+    def board(*losses: str, monitor: str) -> Leaderboard:
+        return leaderboard(
+            "name",
+            [
+                sweep.job(
+                    methods=shifted(MASKED, n),
+                    validation=[0.1 * n],
+                    mode="min",
+                    monitor=monitor,
+                    size=str(n),
+                    loss=loss,
+                )
+                for n, loss in enumerate(losses, 1)
+            ],
+        )
+
+    same = board("squares", "squares", "squares", monitor="val/loss")
+    assert (sizes(same), same.monitor) == (["1", "2", "3"], "val/loss")
+    others = board("squares", "squares", "norms", monitor="val/loss")
+    assert (sizes(others), others.monitor) == (["3", "2", "1"], "")
+    assert "ordered by the masked PSNR" in caption(others)
+    scores = board("squares", "norms", monitor=MONITOR)
+    assert (sizes(scores), scores.monitor) == (["1", "2"], MONITOR)
+
+
+def test_what_has_one_value_for_all_images_is_a_score_without_interval_or_difference(sweep: Sweep) -> None:
+    jobs = [sweep.job(methods=MASKED, size="1"), sweep.job(methods=shifted(MASKED, 1), size="1", seed=1)]
+    for job, fid in zip(jobs, (30.0, 40.0), strict=True):
+        assert job.run is not None
+        job.run.metrics["dataset_wide"] = {"model": {"composite_fid": fid}, "bilinear": {"composite_fid": 99.0}}
+    board = leaderboard("name", jobs)
+    assert_spread(board.rows[0].scores["composite_fid"], 35, 50**0.5, 2)
+    assert board.baselines["bilinear"]["composite_fid"]["mean"] == 99
+    assert board.rows[0].difference == {}
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ EVIL = '</script><script>window.hit=1</script><img src=x onerror="window.hit=1">
 IMAGES, GRID, SIDE = 4, (2, 3), (16, 30)
 CELLS = GRID[0] * GRID[1]
 PUZZLES = 2
-METRICS = ("kmeans_ari", "kmeans_nmi", "kmedoids_nmi")
+METRICS = ("kmeans_ari", "kmeans_nmi", "mean_clustering_score", "kmedoids_nmi")
 
 
 # What the pages are made of ------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_the_leaderboard_stands_best_first_with_failures_and_baselines_last(show
     assert column(shown, "latent_dim") == ["64", "64", "512", "512", "8", "8", "-1", ""]
     assert column(shown, "KMeans ARI")[:3] == ["0.4500 ±.0450", "0.4000 ±.0400", "0.3500"]
     assert column(shown, "KMeans ARI")[6] == ""
-    assert column(shown, "minus best")[:2] == ["best", "-0.2000 ±.2484"]
+    assert column(shown, "mean clustering score - best")[:2] == ["best", "-0.2000 ±.2484"]
     assert column(shown, "parameters")[:2] == ["64,000", "64,001"]
     assert column(shown, "time")[0] == "0:10:40"
     assert column(shown, "seeds")[1:3] == ["0 1", "0"]
@@ -228,7 +228,7 @@ def test_other_scores_are_shown_when_asked_for(shown: Opened) -> None:
     assert head(shown, "KMedoids NMI").count() == 0
     shown.page.get_by_role("button", name="columns").click()
     shown.page.locator(".dt-button-collection button", has_text="KMedoids NMI").click()
-    assert column(shown, "KMedoids NMI")[0] == "1.3500 ±.0450"
+    assert column(shown, "KMedoids NMI")[0] == "1.8000 ±.0450"
 
 
 def test_a_failure_says_why_and_a_seed_leads_to_the_page_of_its_run(shown: Opened, sweep: Path) -> None:
@@ -290,7 +290,7 @@ def test_scores_are_drawn_against_numbers_with_a_line_a_model_and_error_bars(sho
     assert conv["high"] == pytest.approx([0.22, 0.44, 0.33])
     assert {"Segment", "Line", "Scatter"} <= set(conv["kinds"])
     # One seed only: the interval over puzzles of that run.
-    only = summary(0.4 + 0.05 * np.random.default_rng(0).random((6, PUZZLES + 3))[3])
+    only = summary(0.4 + 0.05 * np.random.default_rng(0).random((2 * len(METRICS), PUZZLES + 3))[len(METRICS)])
     assert [mosaic["low"][2], mosaic["high"][2]] == pytest.approx(only["ci95"])
     assert "standard deviation over seeds; 95% interval over test puzzles" in shown.page.locator("#curves").inner_text()
 
@@ -653,13 +653,14 @@ def test_the_page_of_a_run_shows_scores_beside_baselines_training_figures_and_co
         figure.save(file, "png")
     write_run_page(tmp_path / "run" / "report.html", run)
     with opened(browser, tmp_path / "run" / "report.html") as found:
-        assert column(found, "metric") == ["KMeans ARI", "KMeans NMI", "KMedoids NMI"]
+        assert column(found, "metric") == ["KMeans ARI", "KMeans NMI", "mean clustering score", "KMedoids NMI"]
         for method in ("model", "raw_pixels"):
             wanted = [run.metrics["scores"][method][metric] for metric in METRICS]
             cells = column(found, method.replace("_", " "))
             assert [float(cell.split()[0]) for cell in cells] == pytest.approx([s["mean"] for s in wanted], abs=5e-5)
             halves = [(s["ci95"][1] - s["ci95"][0]) / 2 for s in wanted]
-            assert [float(cell.split("±")[1]) for cell in cells] == pytest.approx(halves, abs=5e-5)
+            assert [float(cell.split("±")[1].split()[0]) for cell in cells] == pytest.approx(halves, abs=5e-5)
+        assert found.page.locator("#filled").count() == 0
         drawn = draws(found)
         assert (drawn["x"], drawn["y"]) == ("epoch", "loss")
         assert [(line["name"], line["mean"]) for line in drawn["lines"]] == [
@@ -679,6 +680,121 @@ def test_the_page_of_a_run_shows_scores_beside_baselines_training_figures_and_co
         assert np.array_equal(grey[..., 0], fragment(puzzles(channels=1), 0, 3)[..., 0])
         assert known["images"].shape[2] == 1
         assert found.evaluate("window.hit") is None
+
+
+def made_of(folder: Path, scores: dict[str, dict[str, list[float]]], *overrides: str, **protocol: Any) -> Run:
+    """A finished run on whole images with these scores."""
+    record = Record(folder)
+    record.start(
+        compose(["evaluation=reconstruction", "data.fragment_size=64", "data.images_per_puzzle=1", *overrides]), []
+    )
+    (count,) = {len(values) for found in scores.values() for values in found.values()}
+    record.write_metrics(
+        {method: {name: np.array(values) for name, values in found.items()} for method, found in scores.items()},
+        protocol={"puzzles": count, "images_per_puzzle": 1, "fragments_per_image": 1, "mask_ratio": 0.75, **protocol},
+        data={"name": "noise"},
+        model={"name": "MAE", "parameters": 7},
+        seconds={"training": 12.0, "evaluation": 1.0},
+        dataset_wide={"model": {"composite_fid": 12.345}, "bilinear": {"composite_fid": 22.0}}
+        if "bilinear" in scores
+        else {},
+    )
+    record.finish()
+    return load_run(folder)
+
+
+FILLED = {
+    "bilinear": {"masked_mse": [0.03, 0.02, 0.04], "masked_psnr": [15.0, 17, 14], "masked_ssim": [0.1, 0.9, 0.5]},
+    "linear_prediction": {
+        "masked_mse": [0.01, 0.02, 0.01],
+        "masked_psnr": [20.0, 17, 20],
+        "masked_ssim": [0.4, 0.4, 0.5],
+    },
+    "model": {"masked_mse": [0.02, 0.011, 0.03], "masked_psnr": [17.0, 19, 15.5], "masked_ssim": [0.4, 0.5, 0.63]},
+}
+
+
+def test_the_page_of_masked_images_shows_them_their_scores_and_how_far_baselines_are_off(
+    browser: Browser, tmp_path: Path
+) -> None:
+    run = made_of(tmp_path / "run", FILLED)
+    picture = Image.fromarray(np.random.default_rng(0).integers(256, size=(20, 30, 3), dtype=np.uint8))
+    for name in ("masked", "curves"):
+        with files.atomic_file(tmp_path / "run" / "figures" / f"{name}.png") as file:
+            picture.save(file, "png")
+    write_run_page(tmp_path / "report.html", run)
+    with opened(browser, tmp_path / "report.html") as found:
+        assert [title.inner_text() for title in found.page.locator("h2").all()] == [
+            *("Scores", "Masked images", "Training", "Figures", "Config"),
+        ]
+        assert column(found, "metric") == [
+            *("masked PSNR, dB", "masked SSIM", "masked MSE lower is better", "composite FID lower is better"),
+        ]
+        # By hand: the differences are 2, 2, 1.5 and -3, 2, -4.5; their intervals by Student's t with 2 degrees.
+        assert [cell.split("\n") for cell in column(found, "bilinear")] == [
+            ["15.333 ±3.795", "+1.833 ±.717"],
+            ["0.5000 ±.9937", "+0.0100 ±.9070"],
+            ["0.03000 ±.02484", "-0.00967 ±.00143"],
+            ["22.00"],
+        ]
+        tones = {
+            name: [
+                cell.get_attribute("class") for cell in found.page.locator("tbody tr").nth(row).locator(".below").all()
+            ]
+            for row, name in enumerate(("psnr", "ssim", "mse"))
+        }
+        assert tones == {
+            "psnr": ["below better", "below "],
+            "ssim": ["below ", "below "],
+            "mse": ["below better", "below "],
+        }
+        note = found.page.locator("#scores .note").inner_text()
+        assert "Mean over 3 test images, with 75% of the patches hidden" in note
+        caption = found.page.locator("#filled figcaption").inner_text()
+        for row in ("the image", "what the model saw", "all that the model says", "composite"):
+            assert row in caption
+        assert found.page.locator("#filled img").count() == found.page.locator("#figures img").count() == 1
+
+
+def test_what_only_decodes_has_no_place_for_puzzles_masks_or_baselines(browser: Browser, tmp_path: Path) -> None:
+    run = made_of(tmp_path / "run", {"model": {"reconstruction_psnr": [20.0, 22], "reconstruction_mse": [0.01, 0.02]}})
+    write_run_page(tmp_path / "report.html", run)
+    with opened(browser, tmp_path / "report.html") as found:
+        assert [title.inner_text() for title in found.page.locator("h3").all()] == ["Reconstruction"]
+        assert column(found, "model") == ["21.000 ±12.706", "0.01500 ±.06353"]
+        assert found.page.locator("#filled, #puzzles, #figures").count() == 0
+        assert "asel" not in found.page.locator("#scores").inner_text()
+
+
+def test_a_sweep_of_masked_images_is_compared_drawn_and_shown_by_what_was_filled_in(
+    browser: Browser, tmp_path: Path
+) -> None:
+    rows, runs = [], {}
+    for rank, ratio in enumerate(("0.5", "0.75", "0.85")):
+        run = runs[ratio] = made_of(tmp_path / ratio, FILLED)
+        with files.atomic_file(run.folder / "figures" / "masked.png") as file:
+            Image.new("RGB", (30, 20), (0, 99, 50 * rank)).save(file, "png")
+        scores = {name: Spread(float(np.mean(values)) - rank, None, 1) for name, values in FILLED["model"].items()}
+        minus = {"masked_psnr": summary(np.array([-1.0, -2.0, -3.0]))}
+        rows.append(Row({"objective.ratio": ratio}, [ratio], [0], Spread(0.1, None, 1), scores, minus if rank else {}))
+    baselines = {"bilinear": {name: summary(np.array(values)) for name, values in FILLED["bilinear"].items()}}
+    board = Leaderboard("ratios", ["objective.ratio"], rows, "", baselines, "images")
+    write_sweep_page(tmp_path / "report.html", board, runs)
+    with opened(browser, tmp_path / "report.html") as found:
+        assert column(found, "masked PSNR, dB") == ["17.167", "16.167", "15.167", "15.333 ±3.795"]
+        assert column(found, "masked PSNR - best") == ["best", "-2.000 ±2.484", "-2.000 ±2.484", ""]
+        sort(found, "masked MSE", "ascending")  # the best first, as with any other score
+        assert column(found, "rank") == ["3", "2", "1", "bilinear"]
+        drawn = draws(found)
+        assert (drawn["x"], drawn["y"]) == ("objective.ratio", "masked PSNR, dB")
+        assert [line["name"] for line in drawn["lines"]] == ["configurations", "linear prediction"]
+        assert drawn["lines"][0]["mean"] == pytest.approx([103 / 6, 97 / 6, 91 / 6])
+        assert drawn["lines"][1]["mean"] == pytest.approx([19.0] * 3)
+        assert "95% interval over test images" in found.page.locator("#curves").inner_text()
+        assert found.page.locator("#filled figcaption").all_inner_texts() == [
+            f"{rank} · {ratio} · seed 0" for rank, ratio in enumerate(("0.5", "0.75", "0.85"), 1)
+        ]
+        assert found.page.locator("#puzzles").count() == 0
 
 
 def test_the_page_of_a_failed_run_says_why_and_what_is_missing(browser: Browser, tmp_path: Path) -> None:

@@ -72,6 +72,14 @@ def test_the_selected_epoch_is_marked_in_both_panels_and_named() -> None:
     assert not [text for text in words(upper) if "selected" in text]
 
 
+def test_a_loss_that_selects_is_drawn_once() -> None:
+    (panel,) = plots.curves_figure(HISTORY, "val/loss", 1).axes
+    assert [(0, 3), (1, 2), (2, 1)] in lines(panel)
+    assert lines(panel).count([(0, 4), (1, 3.5), (2, 3.7)]) == 1
+    assert [(1, 3.5)] in lines(panel)
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("epoch", "loss")
+
+
 @pytest.mark.parametrize("ends", [(2.0, 1.0), (1.0, 2.0), (1.0, 1.0 + 1e-6), (1.0 + 1e-6, 1.0)])
 def test_the_names_of_the_losses_do_not_lie_on_each_other(ends: tuple[float, float]) -> None:
     figure = plots.curves_figure(history(row(3, 3, 0), row(*ends, 0)), MONITOR, 0)
@@ -153,6 +161,18 @@ def test_methods_are_ordered_by_their_mean_which_stands_beside_them_with_how_oft
     assert set(means) - set(shares) == {axes.get_yticks()[2]}
     assert [line[0][0] for line in lines(axes)] == pytest.approx([0, 0.325, 0.4, 0.9])
     assert axes.get_xlabel() == "KMeans ARI of a puzzle (4 puzzles)"
+
+
+def test_of_errors_the_least_is_best() -> None:
+    scores = {
+        "model": np.array([0.1, 0.2, 0.3]),
+        "bilinear": np.array([0.2, 0.1, 0.4]),
+        "linear_prediction": np.array([0.1, 0.1, 0.1]),
+    }
+    (axes,) = plots.scores_figure(scores, "masked_mse", "MAE").axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["bilinear", "MAE", "linear prediction"]
+    assert [word for word in words(axes) if word.endswith("%")] == ["67%", "0%"]
+    assert axes.get_xlabel() == "masked MSE of a puzzle (3 puzzles)"
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3])

@@ -17,13 +17,14 @@ from fragrecon.evaluation.robustness import Condition, Outcome
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.evaluation.statistics import summary as summarised
 from fragrecon.report.labels import label
-from fragrecon.report.leaderboard import COMPARED, Failure, Leaderboard, Row, Spread
+from fragrecon.report.leaderboard import Failure, Leaderboard, Row, Spread
+from fragrecon.report.metrics import CLUSTERING, title
 from fragrecon.report.terminal import (
-    COLUMNS,
     HARDER,
     MOST_ROWS,
     PAIRS,
     REASSEMBLY,
+    TABLES,
     print_leaderboard,
     print_metrics,
     print_robustness,
@@ -72,7 +73,7 @@ def rows_of(lines: Sequence[str], name: str) -> list[list[tuple[str, str]]]:
 
 def test_each_method_has_a_row_with_every_metrics_figure_and_one_of_the_differences() -> None:
     lines = shown(written())
-    places = [METRICS.index(metric) + 1 for metric in COLUMNS]
+    places = [METRICS.index(metric) + 1 for metric in TABLES[0]]
     for number, method in enumerate(METHODS, 1):
         own = [(f"{number / 10 + place / 1000:.4f}", ".0123") for place in places]
         less = [(f"-{number / 10 + place / 1000:.4f}", ".0123") for place in places]
@@ -90,8 +91,13 @@ def test_each_method_has_a_row_with_every_metrics_figure_and_one_of_the_differen
 def test_each_column_is_headed_by_its_metric() -> None:
     lines = shown(written())
     rule = next(i for i, line in enumerate(lines) if set(line.strip()) == {"─"})
-    heads = [re.split(r"\s{2,}", line.strip()) for line in lines[rule - 2 : rule]]
-    assert [" ".join(words) for words in zip(*heads, strict=True)] == list(COLUMNS.values())
+    titles = [title(metric) for metric in TABLES[0]]
+    deep = max(text.count(" ") for text in titles) + 1  # a word a line
+    heads = [re.split(r"\s{2,}", line.strip()) for line in lines[rule - deep : rule]]
+    assert heads[0] == ["mean"]
+    assert heads[1] == ["KMeans"] * 3 + ["clustering"]
+    assert heads[2] == ["ARI", "NMI", "purity", "score"]
+    assert titles == ["KMeans ARI", "KMeans NMI", "KMeans purity", "mean clustering score"]
 
 
 def test_a_gain_is_shown_with_its_sign() -> None:
@@ -203,6 +209,68 @@ def test_a_model_that_only_embeds_has_neither_table_nor_line() -> None:
     metrics = rebuilt()
     del metrics["scores"]["model"]["reassembly_perfect"]
     assert not any("put back" in line for line in shown(metrics))
+
+
+# What networks see ----------------------------------------------------------------------------------------------------
+
+
+def seen(half: float | None = 0.0123, prefix: str = "composite") -> dict[str, Any]:
+    """A ``metrics.json`` of a model that fills in, at whose composites networks have looked."""
+    metrics = written(half)
+    wide = (f"{prefix}_fid", f"{prefix}_frechet_feature_distance")
+    near = (f"{prefix}_lpips", f"{prefix}_feature_distance")
+    for number, method in enumerate(("model", "linear_prediction"), 1):
+        own = {name: summary(number / 10 + place / 1000, half) for place, name in enumerate(near, 1)}
+        metrics["scores"].setdefault(method, {}).update(own)
+    metrics["model_minus"]["linear_prediction"] = {name: summary(-0.1, half) for name in near}
+    metrics["dataset_wide"] = {
+        "linear_prediction": {name: 200.25 + place for place, name in enumerate(wide)},
+        "model": {name: 100.125 + place for place, name in enumerate(wide)},
+    }
+    return metrics
+
+
+def perceptual_part(lines: Sequence[str]) -> list[str]:
+    start = max(i for i, line in enumerate(lines) if line.strip().startswith("SupervisedClassifier on"))
+    return list(lines[start:])
+
+
+@pytest.mark.parametrize("prefix", ["composite", "reconstruction"])
+def test_distances_of_images_have_intervals_and_those_of_all_images_have_none(prefix: str) -> None:
+    part = perceptual_part(shown(seen(prefix=prefix)))
+    (model,) = (line.split() for line in part if re.match(r"model +\d", line))
+    first, second = (line.split()[2:] for line in part if line.startswith("linear prediction"))
+    assert model[1:] == ["0.1010", "±.0123", "0.1020", "±.0123", "100.1250", "101.1250"]
+    assert first == ["0.2010", "±.0123", "0.2020", "±.0123", "200.2500", "201.2500"]
+    assert second == ["-0.1000", "±.0123", "-0.1000", "±.0123", "-100.1250", "-100.1250"]
+    rule = next(i for i, line in enumerate(part) if set(line.strip()) == {"─"})
+    head = " ".join(" ".join(line.split()) for line in part[:rule])
+    for word in ("LPIPS", "FID", "Fréchet"):
+        assert head.count(word) == 1
+    assert ("composite" in head) == (prefix == "composite")
+
+
+@pytest.mark.parametrize("half", [0.0123, None, 0.9999])
+def test_the_table_of_what_networks_see_fits_a_terminal_of_80_columns(half: float | None) -> None:
+    assert_fits(shown(seen(half)))
+
+
+def test_a_table_of_one_column_does_not_break_its_title() -> None:
+    metrics = seen()
+    del metrics["dataset_wide"]
+    for method in ("model", "linear_prediction"):
+        del metrics["scores"][method]["composite_lpips"]
+    del metrics["model_minus"]["linear_prediction"]["composite_lpips"]
+    title = "SupervisedClassifier on 1000 test puzzles of 10 imagenet64 images"
+    lines = shown(metrics)
+    assert [line.strip() for line in lines].count(title) == 2
+    assert_fits(lines)
+
+
+def test_what_is_printed_changes_nothing_in_the_metrics() -> None:
+    metrics = seen()
+    shown(metrics)
+    assert metrics == seen()
 
 
 # Harder conditions ----------------------------------------------------------------------------------------------------
@@ -333,8 +401,11 @@ def test_a_wide_terminal_shows_the_jobs_whole_name() -> None:
 def row(rank: int, values: dict[str, str], score: float | None, *, seeds: int = 3, failed: str = "") -> Row:
     if score is None:
         return Row(values, failures=[Failure(f"job-{rank}", failed)])
-    spreads = {name: Spread(score + place / 100, 0.0123, seeds) for place, name in enumerate(("kmeans_ari", COMPARED))}
-    difference = {COMPARED: summary(-0.0321)} if rank > 1 else {}
+    spreads = {
+        name: Spread(score + place / 100, 0.0123, seeds)
+        for place, name in enumerate(("kmeans_ari", CLUSTERING.compared))
+    }
+    difference = {CLUSTERING.compared: summary(-0.0321)} if rank > 1 else {}
     return Row(
         values, ["a"] * seeds, list(range(seeds)), Spread(score / 2, 0.01, seeds), spreads, difference, 1234, 61.0
     )
@@ -365,11 +436,14 @@ def test_a_leaderboard_of_two_parameters_fits_a_terminal_of_80_columns() -> None
 
 
 def test_the_baselines_of_a_sweep_are_told_beside_it() -> None:
-    baselines = {name: {"kmeans_ari": summary(0.15), COMPARED: summary(0.25)} for name in ("raw_pixels", "exact_pca")}
+    baselines = {
+        name: {"kmeans_ari": summary(0.15), CLUSTERING.compared: summary(0.25)} for name in ("raw_pixels", "exact_pca")
+    }
     baselines["unscored"] = {}
     found = replace(board([row(1, {}, 0.5)], []), baselines=baselines)
     text = " ".join(" ".join(shown_board(found)).split())
-    assert "baselines, KMeans ARI / mean score: raw pixels 0.1500 / 0.2500, exact PCA 0.1500 / 0.2500" in text
+    told = "baselines, KMeans ARI / mean clustering score: raw pixels 0.1500 / 0.2500, exact PCA 0.1500 / 0.2500"
+    assert told in text
     assert "unscored" not in text
 
 

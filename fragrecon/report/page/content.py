@@ -9,11 +9,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fragrecon.errors import RunError
-from fragrecon.record import FIGURES
-from fragrecon.report.labels import label
+from fragrecon.report import metrics
 from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, troubles
-from fragrecon.report.page import curves, puzzles, tables
+from fragrecon.report.metrics import Family
+from fragrecon.report.page import curves, pictures, puzzles, tables
+from fragrecon.report.page.tables import Table
 from fragrecon.runs import Run
+
+MOST = 4
+"""Configurations of a sweep whose masked images are shown."""
 
 
 def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[str, Any]:
@@ -23,12 +27,13 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
         for rank, row in enumerate(board.rows, 1)
         for seed, job in zip(row.seeds, row.jobs, strict=True)
     ]
-    solvers = {
+    named = {
         " · ".join(
             [f"{rank}", *([", ".join(map(short, row.values.values()))] if row.values else []), f"seed {seed}"]
         ): runs[job]
         for rank, row, seed, job in jobs
     }
+    first = {row.jobs[0] for row in board.rows if row.jobs}
     return {
         "title": board.name,
         "board": board,
@@ -36,7 +41,9 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
         "caption": caption(board),
         "troubles": troubles(board),
         "curves": curves.of_sweep(board, runs),
-        "puzzles": puzzles.gallery(solvers),
+        "filled": pictures.of_sweep({name: run for name, run in named.items() if run.folder.name in first}, MOST),
+        "filled_caption": pictures.CAPTIONS["masked"],
+        "puzzles": _puzzles(named),
         "failed": sum(len(row.failures) for row in board.rows),
         "unfinished": sum(len(row.unfinished) for row in board.rows),
         "done": len(jobs),
@@ -46,19 +53,47 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
 def of_run(run: Run) -> dict[str, Any]:
     """Values of ``run.html``."""
     try:
-        metrics, missing = run.metrics, ""
+        found, missing = run.metrics, ""
     except RunError as error:
-        metrics, missing = {}, str(error)
-    figures = sorted((run.folder / FIGURES).glob("*.png"))
+        found, missing = {}, str(error)
+    filled, others = pictures.of_run(run)
     return {
         "title": run.folder.resolve().name,
         "run": run,
-        "metrics": metrics,
-        "table": tables.of_run(run) if metrics else None,
+        "metrics": found,
+        "tables": _tables(run) if found else [],
         "missing": missing,
-        "seconds": {name: duration(found) for name, found in metrics.get("seconds", {}).items()},
+        "seconds": {name: duration(value) for name, value in found.get("seconds", {}).items()},
         "curves": curves.of_run(run),
-        "puzzles": puzzles.gallery({run.model_name: run}),
-        "figures": {label(path.stem): puzzles.picture(path) for path in figures},
+        "filled": filled,
+        "puzzles": _puzzles({run.model_name: run}),
+        "figures": others,
         "config": OmegaConf.to_yaml(OmegaConf.create(run.config.to_dict())),
     }
+
+
+def _puzzles(runs: Mapping[str, Run]) -> dict[str, Any] | None:
+    """Of the runs that put fragments into groups, if any does."""
+    clustered = {name: run for name, run in runs.items() if run.config.evaluation.clustering}
+    return puzzles.gallery(clustered) if clustered else None
+
+
+def _tables(run: Run) -> list[dict[str, Any]]:
+    """A table for each family of scores that the run has, with its name and what it says."""
+    made = [(family, tables.of_run(run, family)) for family in metrics.FAMILIES]
+    return [{"name": family.name, "table": table, "note": _note(run, family, table)} for family, table in made if table]
+
+
+def _note(run: Run, family: Family, table: Table) -> str:
+    """What the figures of a run's table mean."""
+    protocol = run.metrics["protocol"]
+    over = f"Mean over {protocol['puzzles']} test {metrics.samples(protocol)}"
+    if metrics.samples(protocol) == "puzzles":
+        over += f" of {protocol['images_per_puzzle']} images in {protocol['fragments_per_image']} fragments each"
+    hidden = f", with {protocol['mask_ratio']:.0%} of the patches hidden" if family is metrics.MASKED else ""
+    below = (
+        "Below a baseline's score, the model's less it, paired: green where the model is better by more than the "
+        "interval, red where it is worse."
+    )
+    parts = f"{over}{hidden}, ± half its 95% interval.", family.note, below * (len(table.columns) > 2)
+    return " ".join(filter(None, parts))

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from fragrecon.record import METRICS
+from fragrecon.report import metrics
 from fragrecon.report.labels import label
 from fragrecon.report.leaderboard import Leaderboard, Row
 from fragrecon.report.page import plot
 from fragrecon.report.page.plot import Axis, Line, Point
 from fragrecon.runs import Run
 
-if TYPE_CHECKING:
-    from fragrecon.evaluation.statistics import Summary
-
-VALIDATION, REFERENCE = "validation", "raw_pixels"
+VALIDATION = "validation"
 
 FIRST = ("loss", "mean_clustering_score")
 """What is noted after each epoch and shown before the rest."""
@@ -25,15 +23,15 @@ FIRST = ("loss", "mean_clustering_score")
 def of_sweep(board: Leaderboard, runs: Mapping[str, Run]) -> dict[str, Any]:
     """A figure for each swept parameter, those of numbers first, with a line for each setting of the others."""
     rows = [row for row in board.rows if row.scores]
-    metrics = {name: label(name) for row in rows for name in row.scores}
+    shown = {name: metrics.title(name) for name in board.metrics}
     if any(row.selection for row in rows):
-        metrics[VALIDATION] = VALIDATION
+        shown[VALIDATION] = f"{VALIDATION} ({board.monitor})" if board.monitor else VALIDATION
     swept = [key for key in board.parameters if len({row.values[key] for row in rows}) > 1]
     axes = sorted((Axis.of(key, [row.values[key] for row in rows]) for key in swept), key=lambda axis: not axis.numbers)
-    drawn = [_against(axis, swept, rows, metrics, runs) for axis in axes]
+    drawn = [_against(axis, swept, rows, shown, runs) for axis in axes]
     bars = dict.fromkeys(what for row in rows if (what := _bars(row, runs)))
     return {
-        "metrics": metrics,
+        "metrics": shown,
         "figures": drawn,
         "caption": f"Error bars: {'; '.join(bars)}." if bars else "",
     }
@@ -61,11 +59,11 @@ def of_run(run: Run) -> dict[str, Any]:
         for part in ("training", "validation")
     ]
     figures = [plot.draw(Axis("epoch", numbers={}), lines, "", connected=True)] if columns else []
-    return {"metrics": {metric: label(metric) for metric in columns}, "figures": figures, "caption": ""}
+    return {"metrics": {metric: metrics.title(metric) for metric in columns}, "figures": figures, "caption": ""}
 
 
 def _against(
-    axis: Axis, swept: Sequence[str], rows: Sequence[Row], metrics: Iterable[str], runs: Mapping[str, Run]
+    axis: Axis, swept: Sequence[str], rows: Sequence[Row], shown: Collection[str], runs: Mapping[str, Run]
 ) -> dict[str, Any]:
     others = [key for key in swept if key != axis.title]
     rows = sorted(rows, key=lambda row: axis.values.index(row.values[axis.title]))
@@ -83,12 +81,13 @@ def _against(
         return [point for row, x in found if (point := _point(row, metric, x, swept, runs))]
 
     lines = [
-        Line(name or "configurations", {metric: points(metric, group, place) for metric in metrics})
+        Line(name or "configurations", {metric: points(metric, group, place) for metric in shown})
         for place, (name, group) in enumerate(groups.items())
     ]
-    reference = {metric: _reference(axis, rows, metric, runs) for metric in metrics}
-    if any(reference.values()):
-        lines.append(Line(label(REFERENCE), reference, is_reference=True))
+    for method in (family.reference for family in metrics.FAMILIES if family.reference):
+        reference = {metric: _reference(method, axis, rows, metric, runs) for metric in shown}
+        if any(reference.values()):
+            lines.append(Line(label(method), reference, is_reference=True))
     return plot.draw(axis, lines, ", ".join(others), connected)
 
 
@@ -100,45 +99,40 @@ def _point(
         return None
     name = ", ".join(f"{key}={row.values[key]}" for key in swept)
     if found.std is not None:
-        text = f"{found.mean:.4f} ± {found.std:.4f} over {found.n} seeds"
+        text = f"{found.text(metric)} over {found.n} seeds"
         return Point(x, found.mean, found.mean - found.std, found.mean + found.std, name, text)
-    interval = _interval(row, metric, runs)
-    if interval is None:
-        return Point(x, found.mean, found.mean, found.mean, name, f"{found.mean:.4f}, one seed")
-    low, high = interval
-    return Point(x, found.mean, low, high, name, f"{found.mean:.4f} ± {(high - low) / 2:.4f} over puzzles, one seed")
-
-
-def _interval(row: Row, metric: str, runs: Mapping[str, Run]) -> list[float] | None:
-    """The 95% interval over the puzzles of a row's only scored run."""
-    interval: list[float] | None = _scores(row, runs)["model"].get(metric, {}).get("ci95")
-    return interval
+    run = _scored(row, runs)
+    scores = run.metrics["scores"]["model"].get(metric)
+    if scores is None or scores["ci95"] is None:
+        return Point(x, found.mean, found.mean, found.mean, name, f"{found.text(metric)}, one seed")
+    low, high = scores["ci95"]
+    text = metrics.around(metric, found.mean, metrics.half(scores))
+    over = metrics.samples(run.metrics["protocol"])
+    return Point(x, found.mean, low, high, name, f"{text} over {over}, one seed")
 
 
 def _bars(row: Row, runs: Mapping[str, Run]) -> str:
     """What the error bars of a row are."""
-    metric, found = next(iter(row.scores.items()))
-    if found.std is not None:
+    if next(iter(row.scores.values())).std is not None:
         return "standard deviation over seeds"
-    return "95% interval over test puzzles where there is one seed" if _interval(row, metric, runs) else ""
+    scored = _scored(row, runs).metrics
+    over = f"95% interval over test {metrics.samples(scored['protocol'])} where there is one seed"
+    return over if any(found["ci95"] for found in scored["scores"]["model"].values()) else ""
 
 
-def _reference(axis: Axis, rows: Sequence[Row], metric: str, runs: Mapping[str, Run]) -> list[Point]:
-    """What raw pixels score along the axis; nothing where that depends on other parameters too."""
+def _reference(method: str, axis: Axis, rows: Sequence[Row], metric: str, runs: Mapping[str, Run]) -> list[Point]:
+    """What a baseline scores along the axis; nothing where that depends on other parameters too."""
     points = []
     for value in axis.values:
-        at = [_scores(row, runs) for row in rows if row.values[axis.title] == value]
-        means = {scores.get(REFERENCE, {}).get(metric, {}).get("mean") for scores in at}
-        mean = means.pop()
-        if means or mean is None:
+        at = [metrics.scores_of(_scored(row, runs).metrics) for row in rows if row.values[axis.title] == value]
+        means = {scores[method][metric]["mean"] for scores in at if metric in scores.get(method, {})}
+        if len(means) > 1:
             return []
-        name = f"{label(REFERENCE)}, {axis.title}={value}"
-        points.append(Point(axis.place(value, 0, 1), mean, mean, mean, name, f"{mean:.4f}"))
+        name = f"{label(method)}, {axis.title}={value}"
+        points += [Point(axis.place(value, 0, 1), mean, mean, mean, name, metrics.text(metric, mean)) for mean in means]
     return points
 
 
-def _scores(row: Row, runs: Mapping[str, Run]) -> dict[str, dict[str, Summary]]:
-    """By method and metric, of the first scored run of a row."""
-    scored = (run for run in (runs[job] for job in row.jobs) if (run.folder / METRICS).is_file())
-    scores: dict[str, dict[str, Summary]] = next(scored).metrics["scores"]
-    return scores
+def _scored(row: Row, runs: Mapping[str, Run]) -> Run:
+    """The first run of a row that was scored."""
+    return next(run for run in (runs[job] for job in row.jobs) if (run.folder / METRICS).is_file())

@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fragrecon.record import PAGE
+from fragrecon.report import metrics
 from fragrecon.report.labels import label
-from fragrecon.report.leaderboard import COMPARED, HEADLINE, Leaderboard, Row, Spread, duration, short
+from fragrecon.report.leaderboard import Leaderboard, Row, Spread, duration, short
+from fragrecon.report.metrics import Family
 from fragrecon.runs import Run
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Summary
+
+LENGTH = 9
+"""Metrics of a run shown at first."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Cell:
     Attributes:
         text: shown.
         after: smaller, behind it: a deviation or half an interval.
+        below: smaller, under it: how far the model is from this.
+        tone: of what is below: ``better``, ``worse``, or neither where the interval holds zero.
         order: that the cell is sorted by, where that is not the text; an empty one comes after all that is high.
         links: shown instead of the text, each with where it leads.
         found_by: that the filter looks through, where that is not the text.
@@ -34,6 +41,8 @@ class Cell:
 
     text: str = ""
     after: str = ""
+    below: str = ""
+    tone: str = ""
     order: float | str | None = None
     links: Sequence[tuple[str, str]] = ()
     found_by: str | None = None
@@ -61,7 +70,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; ``length`` is the number of rows shown at first."""
+    """A table; ``length`` is the number of rows shown at first, -1 for all."""
 
     columns: list[Column]
     rows: list[list[Cell]]
@@ -76,16 +85,14 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> Table
         runs: by the name of their folder.
         folder: that links start from.
     """
-    scored = dict.fromkeys(name for row in board.rows for name in row.scores)
-    metrics = [name for name in HEADLINE if name in scored] + [name for name in scored if name not in HEADLINE]
     numeric = {key: all(number(row.values[key]) is not None for row in board.rows) for key in board.parameters}
     columns = [
         Column("rank", numeric=True, rising=True, searched=True),
         *(Column(_short(key, board.parameters), numeric=numeric[key], searched=True) for key in board.parameters),
         Column("seeds", numeric=True),
-        Column("validation", numeric=True),
-        *(Column(label(name), numeric=True, visible=name in HEADLINE) for name in metrics),
-        Column("minus best", numeric=True),
+        Column("validation", numeric=True, rising=metrics.measure(board.monitor).falling),
+        *(_scores(name, visible=name in metrics.SHOWN) for name in board.metrics),
+        *(Column(f"{metrics.name(name)} - best", numeric=True) for name in board.compared),
         Column("parameters", numeric=True),
         Column("time", numeric=True),
         Column("not done", numeric=True, searched=True),
@@ -97,41 +104,68 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> Table
                 Cell(str(rank) if row.jobs else "", order=rank),
                 *(Cell(short(row.values[key]), order=number(row.values[key])) for key in board.parameters),
                 _seeds(row, runs, folder),
-                _spread(row.selection),
-                *(_spread(row.scores.get(name)) for name in metrics),
-                _difference(row, best=rank == 1 and bool(row.scores)),
+                _spread(row.selection, ""),
+                *(_spread(row.scores.get(name), name) for name in board.metrics),
+                *(_difference(row, name, best=row is board.leader(name)) for name in board.compared),
                 _count(row.parameters),
                 Cell() if row.seconds is None else Cell(duration(row.seconds), order=row.seconds),
                 _not_done(row),
             ]
         )
-    baselines = {method: scores for method, scores in board.baselines.items() if scores.keys() & set(HEADLINE)}
+    baselines = {method: scores for method, scores in board.baselines.items() if scores.keys() & set(metrics.SHOWN)}
     for place, (method, scores) in enumerate(baselines.items(), len(rows) + 1):
-        rows.append(
-            [
-                Cell(label(method), order=place),
-                *(Cell() for _ in range(len(board.parameters) + 2)),
-                *(summed(scores.get(name)) for name in metrics),
-                *(Cell() for _ in range(4)),
-            ]
-        )
+        line = [
+            Cell(label(method), order=place),
+            *(Cell() for _ in range(len(board.parameters) + 2)),
+            *(summed(scores.get(name), name) for name in board.metrics),
+        ]
+        rows.append(line + [Cell()] * (len(columns) - len(line)))
     return Table(columns, rows)
 
 
-def of_run(run: Run) -> Table:
-    """A row a metric, with a column for the model and one for each baseline; none where the run was not scored."""
-    scores: dict[str, dict[str, Summary]] = run.metrics["scores"]
-    methods = ["model", *(name for name in scores if name != "model")]
-    metrics = list(dict.fromkeys(metric for method in methods for metric in scores[method]))
-    columns = [Column("metric", searched=True), *(Column(label(name), numeric=True) for name in methods)]
+def of_run(run: Run, family: Family) -> Table | None:
+    """A row a metric of a family, with a column for the model and one for each baseline that has such scores.
+
+    Under each baseline's score stands the model's less it; see `metrics.Family`. None where there are no scores.
+    """
+    scores: dict[str, dict[str, Summary]] = {
+        method: {name: found[name] for name in family.of(found)}
+        for method, found in metrics.scores_of(run.metrics).items()
+    }
+    baselines = [method for method, found in scores.items() if found and method != "model"]
+    names = metrics.ordered(name for method in ("model", *baselines) for name in scores[method])
+    if not names:
+        return None
+    is_long = len(names) > LENGTH
+    columns = [
+        Column("metric", searched=is_long),
+        *(Column(label(method), numeric=True) for method in ("model", *baselines)),
+    ]
+    minus: dict[str, dict[str, Summary]] = run.metrics["model_minus"]
     rows = [
         [
-            Cell(label(metric)),
-            *(summed(scores[name].get(metric), bold=name == "model") for name in methods),
+            Cell(metrics.title(name), "lower is better" if metrics.measure(name).falling else ""),
+            replace(summed(scores["model"].get(name), name), bold=True),
+            *(_beside(scores[method].get(name), minus[method].get(name), name) for method in baselines),
         ]
-        for metric in metrics
+        for name in names
     ]
-    return Table(columns, rows, length=9)
+    return Table(columns, rows, length=LENGTH if is_long else -1)
+
+
+def _beside(found: Summary | None, minus: Summary | None, metric: str) -> Cell:
+    """A baseline's score, and below it how far the model's is from it."""
+    cell = summed(found, metric)
+    if minus is None:
+        return cell
+    low, high = minus["ci95"] or (0, 0)
+    better, worse = (high < 0, low > 0) if metrics.measure(metric).falling else (low > 0, high < 0)
+    apart = summed(minus, metric, sign="+")
+    return replace(cell, below=f"{apart.text} {apart.after}", tone="better" if better else "worse" if worse else "")
+
+
+def _scores(metric: str, visible: bool) -> Column:
+    return Column(metrics.title(metric), numeric=True, rising=metrics.measure(metric).falling, visible=visible)
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
@@ -140,30 +174,22 @@ def _short(key: str, keys: Sequence[str]) -> str:
     return key if sum(other.rpartition(".")[2] == last for other in keys) > 1 else last
 
 
-def summed(found: Summary | None, sign: str = "", bold: bool = False) -> Cell:
+def summed(found: Summary | None, metric: str, sign: str = "") -> Cell:
     """A mean and half its 95% interval."""
-    if found is None:
-        return Cell()
-    half = None if found["ci95"] is None else (found["ci95"][1] - found["ci95"][0]) / 2
-    return Cell(_signed(found["mean"], sign), _around(half), order=found["mean"], bold=bold)
+    return Cell() if found is None else _cell(metric, found["mean"], metrics.half(found), sign)
 
 
-def _signed(value: float, sign: str = "") -> str:
-    return format(value, f"{sign}.4f")
+def _spread(found: Spread | None, metric: str) -> Cell:
+    return Cell() if found is None else _cell(metric, found.mean, found.std)
 
 
-def _around(half: float | None) -> str:
-    return "" if half is None else f"±{half:.4f}".replace("±0.", "±.")
+def _cell(metric: str, mean: float, half: float | None, sign: str = "") -> Cell:
+    around = "" if half is None else f"±{metrics.text(metric, half)}".replace("±0.", "±.")
+    return Cell(metrics.text(metric, mean, sign), around, order=mean)
 
 
-def _spread(found: Spread | None) -> Cell:
-    if found is None:
-        return Cell()
-    return Cell(_signed(found.mean), _around(found.std), order=found.mean)
-
-
-def _difference(row: Row, best: bool) -> Cell:
-    return Cell("best", order=0) if best else summed(row.difference.get(COMPARED), sign="+")
+def _difference(row: Row, metric: str, best: bool) -> Cell:
+    return Cell("best", order=0) if best else summed(row.difference.get(metric), metric, sign="+")
 
 
 def _count(parameters: int | None) -> Cell:

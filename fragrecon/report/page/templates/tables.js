@@ -6,6 +6,7 @@
   URL.revokeObjectURL(address);
   for (const table of document.querySelectorAll("table.sorted")) {
     const short = table.dataset.pageLength !== "-1";
+    const searched = table.querySelector('th[data-searchable="true"]');
     const hidden = table.querySelector('th[data-visible="false"]');
     new DataTable(table, {
       autoWidth: false,
@@ -14,7 +15,7 @@
       paging: short,
       buttons: [{ extend: "colvis", text: "columns" }],
       layout: {
-        topStart: "search",
+        topStart: searched ? "search" : null,
         topEnd: hidden ? "buttons" : null,
         bottomStart: short ? "pageLength" : null,
         bottomEnd: short ? "paging" : null,

@@ -1,0 +1,113 @@
+"""``mode=demo``: a page on this machine where one tries the model of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fragrecon import hardware
+from fragrecon.data.puzzles import grid_of
+from fragrecon.errors import ConfigError, DataError
+from fragrecon.evaluation.opening import open_data, protocol_of, shape_text
+from fragrecon.jobs.evaluate import class_name, open_model
+from fragrecon.models.base import FragmentModel, Inpainter, Solver
+from fragrecon.record import Record
+from fragrecon.report import pictures
+from fragrecon.report.terminal import plain_console
+from fragrecon.runs import Run, load_run
+from fragrecon.schema import Config
+
+if TYPE_CHECKING:
+    import gradio
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = 12
+"""Test images to choose from."""
+
+
+def main(config: Config, record: Record) -> None:
+    """Serve the page of ``config.run`` until Ctrl-C."""
+    if config.run is None:
+        raise ConfigError("mode=demo needs the run to show: run=FOLDER")
+    if importlib.util.find_spec("gradio") is None:
+        raise ConfigError('mode=demo needs Gradio: pip install "fragrecon[demo]"')
+    run = load_run(config.run)
+    model = open_model(config, run, run.best_checkpoint)
+    check_shown(config, model, run)
+
+    from fragrecon.demo import layout
+
+    with layout.scratch() as folder:
+        page = page_of(config, model.to(hardware.device_of(config.trainer)), run, folder)
+        with layout.opened(page, config.demo.port, config.demo.open) as address:
+            plain_console().print(f"demo: {address} (Ctrl-C ends it)", soft_wrap=True)
+            try:
+                threading.Event().wait()
+            except KeyboardInterrupt:
+                log.info("the demo has ended")
+
+
+def check_shown(config: Config, model: FragmentModel, run: Run) -> None:
+    """Refuse a run whose model there is no page for; raises `ConfigError`."""
+    if isinstance(model, Inpainter):
+        if config.objective.get("normalize"):
+            raise ConfigError(
+                f"the model of {run.folder} tells patches without their mean and variance, by "
+                "objective.normalize=true: there are no pixels to show"
+            )
+        return
+    grid = grid_of(config.data.image_shape[1:], config.data.fragment_shape[1:])
+    if not isinstance(model, Solver):
+        raise ConfigError(
+            "mode=demo shows runs of models that fill in masked images, such as model=energy_transformer or model=mae, "
+            f"and of those that put puzzles together, model=mosaic; {class_name(config)} does neither"
+        )
+    if model.grid != grid:
+        raise ConfigError(
+            f"the model of {run.folder} puts images of {model.grid[0]}x{model.grid[1]} fragments together, not of "
+            f"{grid[0]}x{grid[1]}; leave data.image_size alone"
+        )
+
+
+def page_of(config: Config, model: FragmentModel, run: Run, folder: Path) -> gradio.Blocks:
+    """The page for a model that is on its device; its example images are written to a folder."""
+    from fragrecon.demo.masked_page import MaskedPage
+    from fragrecon.demo.mosaic import Table
+    from fragrecon.demo.mosaic_page import MosaicPage
+
+    device, data = hardware.device_of(config.trainer), config.data
+    note = f"{run.model_name} trained on {data.name} · "
+    if isinstance(model, Inpainter):
+        rows, columns = model.patches.grid
+        note += f"images of {shape_text(data.fragment_shape)}, in {rows}x{columns} patches · {run.folder}"
+        examples = example_files(config, data.fragment_shape[1:], folder)
+        ratio = float(config.objective.get("ratio", 0.85))
+        return MaskedPage(model, device, data.fragment_shape, examples, ratio, note).blocks
+    assert isinstance(model, Solver)
+    table = Table(model, device, data.image_shape, data.fragment_shape[1:], protocol_of(config))
+    note += f"images of {shape_text(data.image_shape)}, in {table.grid[0]}x{table.grid[1]} fragments · {run.folder}"
+    return MosaicPage(table, example_files(config, data.image_shape[1:], folder), note).blocks
+
+
+def example_files(config: Config, size: tuple[int, int], folder: Path) -> list[Path]:
+    """Some images of the test split, or fragments of them, as files of that size; none if the data is not there.
+
+    Nothing is downloaded for them.
+    """
+    try:
+        data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, download=False)))
+        single = data.variant(fragment_size=list(size), images_per_puzzle=1)
+        count = min(EXAMPLES, len(single.store("test")))
+        shown = single.test_set(count).read(slice(0, count)).fragments[:, 0]
+    except DataError as error:
+        log.warning("there are no test images to choose from: %s", error)
+        return []
+    paths = [folder / f"{number:02d}.png" for number in range(len(shown))]
+    for image, path in zip(shown, paths, strict=True):
+        pictures.save(image, path)
+    return paths

@@ -1,0 +1,55 @@
+"""How scores are named, ordered and written."""
+
+from __future__ import annotations
+
+import pytest
+
+from fragrecon.report import metrics
+
+
+@pytest.mark.parametrize(
+    ("metric", "title", "value", "falling"),
+    [
+        ("kmeans_ari", "KMeans ARI", "0.1235", False),
+        ("mean_clustering_score", "mean clustering score", "0.1235", False),
+        ("masked_psnr", "masked PSNR, dB", "0.123", False),
+        ("composite_ssim", "composite SSIM", "0.1235", False),
+        ("reconstruction_mse", "reconstruction MSE", "0.12346", True),
+        ("composite_lpips", "composite LPIPS", "0.1235", True),
+        ("composite_fid", "composite FID", "0.12", True),
+        ("composite_feature_distance", "composite feature distance", "0.1235", True),
+        ("unknown_k_error", "unknown k error", "0.1235", True),
+        ("loss", "loss", "0.1235", True),
+    ],
+)
+def test_each_metric_has_a_name_a_way_to_be_written_and_a_direction(
+    metric: str, title: str, value: str, falling: bool
+) -> None:
+    assert metrics.title(metric) == title
+    assert metrics.name(metric) == title.removesuffix(", dB")
+    assert metrics.text(metric, 0.123456) == value
+    assert metrics.text(metric, 0.123456, "+") == f"+{value}"
+    assert metrics.around(metric, 0.123456, 0.123456) == f"{value} ± {value}"
+    assert metrics.around(metric, 0.123456, None) == value
+    assert metrics.measure(metric).falling is falling
+
+
+def test_what_people_are_shown_comes_first_task_by_task_and_the_rest_as_it_comes() -> None:
+    found = ["composite_mse", "reconstruction_mse", "masked_mse", "masked_psnr", "mean_ari", "kmeans_nmi", "kmeans_ari"]
+    assert metrics.ordered([*found, "masked_psnr"]) == [
+        *("kmeans_ari", "kmeans_nmi", "masked_psnr", "masked_mse", "reconstruction_mse"),
+        *("composite_mse", "mean_ari"),
+    ]
+    assert metrics.MASKED.of(found) == ["masked_psnr", "masked_mse", "composite_mse"]
+    assert metrics.CLUSTERING.of(found) == ["kmeans_ari", "kmeans_nmi", "mean_ari"]
+    assert metrics.WHOLE.of(found) == ["reconstruction_mse"]
+    assert metrics.compared(["masked_psnr", "mean_clustering_score", "masked_mse"]) == [
+        "mean_clustering_score",
+        "masked_psnr",
+    ]
+
+
+def test_every_family_compares_and_shows_metrics_of_its_own() -> None:
+    for family in metrics.FAMILIES:
+        assert family.compared in family.shown
+        assert family.of(metrics.SHOWN) == list(family.shown)
