@@ -5,11 +5,13 @@ Shapes: pictures (3, H, W) uint8.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 SIDE = 512
-"""About the side that pictures are enlarged to, in pixels."""
+"""Least width of pictures, in pixels: Gradio misplaces clicks on one that is shown larger than it is."""
 
 ACCENT = (0.93, 0.42, 0.1)
 """Of what is attended to, and of the step that is shown."""
@@ -30,7 +32,7 @@ def drawn_size(image: Tensor) -> tuple[int, int]:
 
 
 def enlarged(picture: Tensor, side: int = SIDE) -> Tensor:
-    """With each pixel repeated, by a whole number, to about ``side``."""
+    """With each pixel repeated, by a whole number, to a width of at least ``side``."""
     times = _times(picture, side)
     return picture.repeat_interleave(times, 1).repeat_interleave(times, 2)
 
@@ -58,4 +60,4 @@ def framed_cell(picture: Tensor, cell: int, grid: tuple[int, int], line: int = 4
 
 
 def _times(picture: Tensor, side: int) -> int:
-    return max(1, round(side / max(picture.shape[-2:])))
+    return math.ceil(side / picture.shape[-1])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import matplotlib
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
+from fragrecon.demo.scratch import SCRATCH, environment
 from fragrecon.errors import ConfigError, FragreconError
+from fragrecon.report import pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ h2 { font-size: 1.1rem; margin: 0.5rem 0 0; }
 .picture { border: none !important; background: none !important; }
 .picture .icon-button-wrapper { display: none; }
 .picture img { width: 100% !important; height: auto !important; border-radius: 4px; }
-.click img { cursor: crosshair; }
+.click img { cursor: crosshair; max-width: 512px; }
 .strip { min-height: 0 !important; }
 .strip .grid-wrap { min-height: 0 !important; max-height: none !important; padding: 8px !important; }
 .strip .grid-container { grid-template-columns: repeat(12, minmax(0, 1fr)) !important; }
@@ -63,7 +63,7 @@ def opened(page: gr.Blocks, port: int | None, browser: bool) -> Iterator[str]:
     """
     direct = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
     try:
-        with _environment("no_proxy", f"{direct},{LOCAL}"):  # Gradio asks its own server whether it is there
+        with environment("no_proxy", f"{direct},{LOCAL}"):  # Gradio asks its own server whether it is there
             _, address, _ = page.launch(
                 server_name=LOCAL,
                 server_port=port,
@@ -89,25 +89,6 @@ def opened(page: gr.Blocks, port: int | None, browser: bool) -> Iterator[str]:
         yield address
     finally:
         page.close(verbose=False)
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder for all files that are uploaded or shown, gone after the block."""
-    with tempfile.TemporaryDirectory(prefix="fragrecon-demo-") as folder, _environment("GRADIO_TEMP_DIR", folder):
-        yield Path(folder)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
 
 
 def blocks(title: str) -> gr.Blocks:
@@ -162,14 +143,14 @@ def strip(paths: Sequence[Path], name: str, **how: Any) -> gr.Gallery:
     )
 
 
-def figures_html(pictures: Mapping[str, Tensor]) -> str:
+def figures_html(shown: Mapping[str, Tensor]) -> str:
     """Pictures (3, H, W) uint8 side by side over their captions."""
     parts = []
-    for caption, shown in pictures.items():
+    for said, picture in shown.items():
         file = io.BytesIO()
-        Image.fromarray(pixels(shown)).save(file, format="png")
+        Image.fromarray(picture.movedim(0, -1).contiguous().numpy()).save(file, format="png")
         source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-        text = html.escape(caption)
+        text = html.escape(said)
         parts.append(f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>')
     return f'<div class="figures">{"".join(parts)}</div>'
 
@@ -189,10 +170,16 @@ def facts(found: Mapping[str, str]) -> str:
     return f'<div class="facts">{"".join(parts)}</div>'
 
 
-def pixels(shown: Tensor) -> npt.NDArray[np.uint8]:
-    """A picture (C, H, W) uint8 as (H, W, 3)."""
-    found: npt.NDArray[np.uint8] = shown.expand(3, -1, -1).movedim(0, -1).contiguous().numpy()
-    return found
+def kept(shown: Tensor) -> str:
+    """A file of a picture (C, H, W) uint8 in the scratch folder, named by its content.
+
+    Gradio writes a picture anew whenever it is shown again, also while a browser reads it.
+    """
+    name = hashlib.sha256(shown.contiguous().numpy().tobytes()).hexdigest()
+    path = Path(os.environ[SCRATCH]) / f"{name}.png"
+    if not path.exists():
+        pictures.save(shown, path)
+    return str(path)
 
 
 def told(action: Callable[[], Any]) -> Any:

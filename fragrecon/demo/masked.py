@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 THUMBNAIL = 192
-"""About the side of pictures of single heads, in pixels."""
+"""Least width of pictures of single heads, in pixels."""
 
 GREY = "0.5"
 """Of axes: to be read on light and on dark paper."""

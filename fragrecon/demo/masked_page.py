@@ -189,21 +189,21 @@ class MaskedPage:
         last = masked.steps_of(filling)
         shown: Shown = {self.sight: (scene, filling)}
         for name, picture in masked.question_pictures(filling, self.grid).items():
-            shown[self.places[name]] = layout.pixels(picture)
+            shown[self.places[name]] = layout.kept(picture)
         if step is None:
             step = last
             shown[self.step] = gr.Slider(maximum=max(last, 1), value=step)
         shown |= self._at_step(filling, step)
         if filling.attention:
-            shown[self.chosen] = layout.pixels(masked.chosen_picture(filling, self.grid))
-            shown[self.mean] = layout.pixels(masked.mean_picture(filling))
+            shown[self.chosen] = layout.kept(masked.chosen_picture(filling, self.grid))
+            shown[self.mean] = layout.kept(masked.mean_picture(filling))
             shown[self.heads] = layout.figures_html(masked.head_pictures(filling))
         return shown
 
     def _at_step(self, filling: Filling, step: int) -> Shown:
         now = masked.at_step(filling, step)
         shown: Shown = {
-            self.places[name]: layout.pixels(picture) for name, picture in masked.answer_pictures(now).items()
+            self.places[name]: layout.kept(picture) for name, picture in masked.answer_pictures(now).items()
         }
         shown[self.facts] = layout.facts(masked.facts_of(now, self.count))
         if filling.steps:

@@ -24,7 +24,7 @@ from fragrecon.reassembly.rebuild import Placement
 from fragrecon.report.rebuilt import rebuilt_images, rebuilt_sheet, shuffled_sheet
 
 SIDE = 1200
-"""About the side that sheets are enlarged to, in pixels."""
+"""Width that sheets are enlarged to at least, in pixels."""
 
 
 @dataclass(frozen=True)

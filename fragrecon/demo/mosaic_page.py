@@ -98,13 +98,13 @@ class MosaicPage:
         if not taken:
             return shown | {self.puzzle: None, self.shuffled: None}
         puzzle = layout.told(partial(self.table.cut, [Path(path) for path in taken], shuffle))
-        return shown | {self.puzzle: puzzle, self.shuffled: layout.pixels(mosaic.shuffled_picture(puzzle))}
+        return shown | {self.puzzle: puzzle, self.shuffled: layout.kept(mosaic.shuffled_picture(puzzle))}
 
     def rebuild(self, puzzle: Photographs | None) -> Shown:
         if puzzle is None:
             return {self.rebuilt: None}
         rebuilt = self.table.solve(puzzle)
         return {
-            self.rebuilt: layout.pixels(mosaic.rebuilt_picture(rebuilt)),
+            self.rebuilt: layout.kept(mosaic.rebuilt_picture(rebuilt)),
             self.facts: layout.facts(mosaic.facts_of(rebuilt)),
         }

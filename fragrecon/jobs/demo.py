@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fragrecon import hardware
 from fragrecon.data.puzzles import grid_of
+from fragrecon.demo.scratch import scratch
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.opening import open_data, protocol_of, shape_text
 from fragrecon.jobs.evaluate import class_name, open_model
@@ -40,9 +41,9 @@ def main(config: Config, record: Record) -> None:
     model = open_model(config, run, run.best_checkpoint)
     check_shown(config, model, run)
 
-    from fragrecon.demo import layout
+    with scratch() as folder:
+        from fragrecon.demo import layout
 
-    with layout.scratch() as folder:
         page = page_of(config, model.to(hardware.device_of(config.trainer)), run, folder)
         with layout.opened(page, config.demo.port, config.demo.open) as address:
             plain_console().print(f"demo: {address} (Ctrl-C ends it)", soft_wrap=True)
