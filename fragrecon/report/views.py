@@ -18,8 +18,11 @@ from fragrecon.clustering import agreement
 from fragrecon.clustering.balanced import assign
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch, in_place
+from fragrecon.evaluation.filling import Filling, fill
 from fragrecon.evaluation.protocol import ClusteringProtocol
-from fragrecon.models.base import Decoder, FragmentModel, Viewer
+from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
+from fragrecon.objectives.masked import draw_mask
+from fragrecon.report.masked import visible
 from fragrecon.report.pictures import PAPER, colours, framed, sheet
 
 PUZZLES, ROWS, DIMENSIONS = 3, 480, 128
@@ -32,6 +35,12 @@ THIN, THICK = 1, 4
 """Frames of fragments that are where they belong, and of those that are not."""
 
 MOST_VIEWS = 64
+
+COLUMNS = 10
+"""Images beside each other."""
+
+SHARE = 0.75
+"""Share of the patches that is hidden in pictures of what a model fills in."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,11 @@ def views_of(
         found["puzzle"] = puzzle_picture(batch, protocol.cluster(embeddings.float(), batch)["kmeans"], grid)
     if isinstance(model, Decoder):
         found["reconstructions"] = reconstruction_picture(batch, model.decode(embeddings), grid)
+    if isinstance(model, Inpainter):
+        images = batch.fragments[0, :COLUMNS]
+        generator = torch.Generator(images.device).manual_seed(0)
+        mask = draw_mask(len(images), model.patches.count, SHARE, generator)
+        found["masked"] = masked_picture(fill(model, images, mask))
     if isinstance(model, Viewer):
         found |= {name: view_picture(views) for name, views in model.views(batch.fragments).items()}
     return found
@@ -133,7 +147,14 @@ def reconstruction_picture(batch: FragmentBatch, decoded: Tensor, grid: tuple[in
     """Images of the puzzle, ten a row, each above what became of its fragments, (1, F, C, h, w)."""
     pair = [_ink(in_place(fragments, batch, grid), 96) for fragments in (batch.fragments, decoded)]
     columns = torch.cat(pair, 2)  # each original above its reconstruction
-    return sheet(list(columns), min(len(columns), 10), gap=6)
+    return sheet(list(columns), min(len(columns), COLUMNS), gap=6)
+
+
+def masked_picture(filling: Filling) -> Tensor:
+    """What was visible of images, above what a model makes of it and above the images, ten a row."""
+    rows = [_ink(images, 96) for images in (visible(filling), filling.composite, filling.images)]
+    columns = torch.cat(rows, 2)
+    return sheet(list(columns), min(len(columns), COLUMNS), gap=6)
 
 
 def view_picture(views: Tensor) -> Tensor:

@@ -199,6 +199,17 @@ def test_recipes_run_on_images_as_they_are_given_out(tmp_path: Path, name: str, 
     assert run.config.trainer["gradient_clip_val"] == 1.0
 
 
+@pytest.mark.parametrize("name", ["mae_fragments", "energy_fragments"])
+def test_recipes_of_masked_fragments_are_clustered_with_nothing_hidden(tmp_path: Path, name: str) -> None:
+    layouts.imagenet64(tmp_path / "data", 260, 20)
+    cut = ("data.batches_per_epoch=2", "data.epochs=1", "evaluation.puzzles=2", "evaluation.validation_puzzles=1")
+    job(tmp_path / "run", tmp_path / "cache", f"experiment={name}", f"data.root={tmp_path / 'data'}", *cut)
+    run = load_run(tmp_path / "run")
+    assert run.model.patches.count == 16  # type: ignore[union-attr]
+    assert {"kmeans_ari", "mean_clustering_score", "masked_psnr"} <= set(run.metrics["scores"]["model"])
+    assert run.best_checkpoint.name.startswith("best-epoch=0-val_mean_clustering_score=")
+
+
 def test_the_published_recipe_says_what_was_published() -> None:
     for name in RECIPES:
         config = compose([f"experiment={name}_seed", "data.root=somewhere"])

@@ -11,6 +11,7 @@ from fragrecon.clustering.backends import load_backend
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.protocol import ClusteringProtocol
 from fragrecon.models.base import FragmentModel
+from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.report import views
 from fragrecon.report.pictures import colours
 from fragrecon.run import compose
@@ -159,6 +160,26 @@ def test_a_model_shows_what_it_can_show() -> None:
     assert torch.equal(found["reconstructions"], views.reconstruction_picture(batch, batch.fragments, GRID))
     # Plain fragments of like value are neighbours, so that KMeans finds the images.
     assert all(place is None or place[1] == place[0] // 4 for line in read(found["puzzle"], 3) for place in line)
+
+
+def test_what_is_filled_in_lies_between_what_was_visible_and_the_images() -> None:
+    torch.manual_seed(0)
+    batch, shape = puzzle(images=4), (3, 8, 8)
+    model = MaskedAutoencoder(shape, 8, 2, 1, 2, 8, 1, 2).eval()
+    found = views.views_of(model, batch, GRID, None)
+    assert set(found) == {"masked", "attention"}
+    picture, side = found["masked"], 96  # a fragment of 8 pixels, twelve times as large
+    assert picture.shape == (3, 3 * side + 12, 10 * (side + 6) + 6)
+    for column in range(10):
+        left = 6 + column * (side + 6)
+        parts = picture[:, 6 : 6 + 3 * side, left : left + side].reshape(3, 3, side, side)[:, :, ::12, ::12]
+        seen, composite, image = parts.unbind(1)
+        assert torch.equal(image, (batch.fragments[0, column] * 255).round().to(torch.uint8))
+        hidden = seen == 128
+        patches = hidden.unfold(1, 2, 2).unfold(2, 2, 2).flatten(-2)
+        assert int((patches.all(-1)).all(0).sum()) == 12  # of 16
+        assert torch.equal(composite[~hidden], image[~hidden])
+        assert not torch.equal(composite[hidden], image[hidden])
 
 
 @pytest.fixture(scope="module")

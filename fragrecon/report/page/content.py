@@ -29,7 +29,7 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
     ]
     named = {
         " · ".join(
-            [f"{rank}", *([", ".join(map(short, row.values.values()))] if row.values else []), f"seed {seed}"]
+            filter(None, [f"{rank}", ", ".join(map(short, filter(None, row.values.values()))), f"seed {seed}"])
         ): runs[job]
         for rank, row, seed, job in jobs
     }
