@@ -12,10 +12,12 @@ import pytest
 import tables
 
 from fragrecon.report.labels import label
+from tests import layouts
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
 ELSEWHERE = [path for path in RESULTS if path.parent.name == "photographs"]
+MASKED = [path for path in RESULTS if path.parent.name == "masked"]
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
 
@@ -31,7 +33,9 @@ def test_the_readme_shows_every_model_of_the_baselines() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in RESULTS if path not in ELSEWHERE], ids=lambda path: f"{path.parent.name}-{path.stem}"
+    "path",
+    [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED]],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_a_result_was_scored_by_the_whole_protocol(path: Path) -> None:
     result = json.loads(path.read_text())
@@ -43,6 +47,19 @@ def test_a_result_was_scored_by_the_whole_protocol(path: Path) -> None:
     random, pixels = result["scores"]["random"], result["scores"]["raw_pixels"]
     assert abs(random["kmeans_ari"]["mean"]) < 0.002
     assert 0.145 < pixels["kmeans_ari"]["mean"] < 0.160
+
+
+@pytest.mark.parametrize("path", MASKED, ids=lambda path: path.stem)
+def test_masked_images_are_filled_in_better_than_by_mean_colour_and_interpolation(path: Path) -> None:
+    result = json.loads(path.read_text())
+    assert list(result["scores"]) == ["mean_colour", "bilinear", "linear_prediction", "model"]
+    assert result["protocol"]["mask_ratio"] == 0.85
+    assert result["protocol"]["fragments_per_image"] == result["protocol"]["images_per_puzzle"] == 1
+    for baseline in ("mean_colour", "bilinear"):
+        for metric in ("masked_psnr", "masked_ssim"):
+            found = result["model_minus"][baseline][metric]
+            assert found["ci95"][0] > 0, (baseline, metric)
+            assert found["n"] == result["protocol"]["puzzles"] == (10_000 if "cifar" in path.stem else 1000)
 
 
 @pytest.mark.parametrize("name", ["pca", "linear", "conv", "case_study", "supervised"])
@@ -121,6 +138,19 @@ def test_the_benchmark_of_training_times_steps_and_a_cold_start(tmp_path: Path) 
     assert -1 <= sprint["val_kmeans_ari"] <= 1
     assert f"{step['puzzles_a_second']:.1f} puzzles/s" in done.stdout
     assert str(tmp_path) not in result["command"]
+
+
+@pytest.mark.slow
+def test_of_a_named_experiment_steps_alone_are_timed(tmp_path: Path) -> None:
+    layouts.cifar10(tmp_path / "data", 200, 6)
+    script = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--steps", "2", "--out", str(tmp_path)]
+    data = [f"data.root={tmp_path / 'data'}", f"data.cache_dir={tmp_path}", "data.puzzles_per_batch=16"]
+    done = subprocess.run([*script, "experiment=mae_cifar10", *data], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "mae_cifar10.json").read_text())
+    assert result["step"]["puzzles_a_second"] == pytest.approx(16 / result["step"]["seconds_a_step"])
+    assert result["step"]["model"] == "MaskedAutoencoder"
+    assert "sprint" not in result
 
 
 def test_the_table_is_a_row_for_each_method_with_its_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,3 +239,48 @@ def test_the_count_script_finds_the_number_of_far_blobs(tmp_path: Path) -> None:
     for images, _, eigengap, found, _, _ in rows:
         assert float(eigengap.split("±")[0]) == 0
         assert found == images
+
+
+def test_masked_results_stand_beside_their_baselines_and_the_linear_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summary(mean: float) -> dict[str, object]:
+        return {"mean": mean, "std": 0.1, "ci95": [mean - 0.01, mean + 0.01], "n": 1000}
+
+    columns = tables.MASKED | tables.COMPOSITE
+    result = {
+        "scores": {
+            "linear_prediction": dict.fromkeys(columns, summary(17)),
+            "model": dict.fromkeys(columns, summary(18)),
+        },
+        "model_minus": {"linear_prediction": dict.fromkeys(columns, summary(1.25))},
+        "model": {"parameters": 1234},
+    }
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine.json").write_text(json.dumps(result))
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    lines = tables.filled("<!-- masked: mine -->\n<!-- end of table -->\n").splitlines()
+    linear, mine = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-3:-1])
+    assert linear == [
+        "linear prediction",
+        "",
+        "17.00 ± 0.01",
+        "17.0000 ± 0.0100",
+        "17.0000 ± 0.0100",
+        "17.00 ± 0.01",
+        "17.0000 ± 0.0100",
+        "",
+        "",
+    ]
+    assert mine[:3] == ["`mine`", "1,234", "18.00 ± 0.01"]
+    assert mine[-2:] == ["+1.25 ± 0.01", "+1.2500 ± 0.0100"]
+
+
+def test_how_fast_models_train_is_told_in_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = {"precision": "bfloat16", "threads": 2, "seconds_a_step": 0.5, "puzzles_a_second": 128.0}
+    step |= {"gflop_a_step": 32.0, "peak_gflop_a_second": 640.0, "share_of_peak": 0.1}
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "mine.json").write_text(json.dumps({"step": step}))
+    monkeypatch.setattr(tables, "HERE", tmp_path / "experiments")
+    last = tables.filled("<!-- steps: mine -->\n<!-- end of table -->\n").splitlines()[-2]
+    assert last == "| `mine` | bfloat16 | 2 | 0.500 | 128 | 10% of 640 GFLOP/s |"  # 64 images a step
