@@ -49,7 +49,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if config.input is None:
         gallery.draw_epochs(run.epochs, config.selection.monitor, checkpoint.name, folder)
-        if config.evaluation.clustering and (run.folder / SCORES).is_file():
+        if (run.folder / SCORES).is_file():
             gallery.draw_scores(by_method(run), class_name(config), folder)
     if config.evaluation.clustering:
         found |= draw_puzzle(config, model, folder)

@@ -148,10 +148,10 @@ def score(
         examples = first_examples(model, puzzles, data.grid, protocol, device)
         record.write_examples(arrays_of(examples))
         gallery.draw_example(examples[0], class_name(config), folder)
-        gallery.draw_scores(scores, class_name(config), folder)
     if evaluation.reconstruction and isinstance(model, Inpainter):
         masking = Masking(evaluation.reconstruction.ratio, evaluation.seed)
         gallery.draw_filling(first_filled(model, puzzles, masking, device), folder)
+    gallery.draw_scores(scores, class_name(config), folder)
     gallery.draw_epochs(load_run(record.folder).epochs, config.selection.monitor, source["checkpoint"], folder)
     print_metrics(metrics, record.folder)
     if evaluation.robustness:

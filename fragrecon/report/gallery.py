@@ -13,8 +13,8 @@ from fragrecon.evaluation.filling import Filling
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.report import figures, masked, plots
 
-METRIC = "kmeans_ari"
-"""Whose distribution is drawn."""
+METRICS = ("kmeans_ari", "masked_psnr")
+"""Of which the first that a model is scored by is drawn."""
 
 
 def draw_example(example: Example, model: str, folder: Path, shown: FragmentBatch | None = None) -> None:
@@ -45,9 +45,12 @@ def draw_filling(filling: Filling, folder: Path) -> None:
 
 
 def draw_scores(scores: Mapping[str, Mapping[str, Scores]], model: str, folder: Path) -> None:
-    """Write ``scores.png``, of the methods' scores (puzzles,) by method and metric."""
-    clustered = {method: found[METRIC] for method, found in scores.items() if METRIC in found}
-    figures.save(plots.scores_figure(clustered, METRIC, model), folder / "scores.png")
+    """Write ``scores.png``, of the methods' scores (puzzles,) by method and metric, if any are of `METRICS`."""
+    for metric in METRICS:
+        if metric in scores["model"]:
+            found = {method: rows[metric] for method, rows in scores.items() if metric in rows}
+            figures.save(plots.scores_figure(found, metric, model), folder / "scores.png")
+            return
 
 
 def draw_epochs(epochs: Sequence[Mapping[str, float]], monitor: str, checkpoint: str, folder: Path) -> None:

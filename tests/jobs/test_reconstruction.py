@@ -66,7 +66,7 @@ def test_whole_images_are_trained_on_and_scored(tmp_path: Path, cache: Path, nam
     assert found["protocol"]["mask_ratio"] == 0.85
     losses = [float(row["val/loss"]) for row in rows(folder)]
     assert losses[1] < losses[0]
-    drawn = {"masked", "curves", "attention", *(["descent"] if name == "energy_transformer" else [])}
+    drawn = {"masked", "curves", "scores", "attention", *(["descent"] if name == "energy_transformer" else [])}
     assert {f"figures/{figure}.png" for figure in drawn} == set(names(folder, "figures/*.png"))
     run = load_run(folder)
     assert run.best_checkpoint.name.startswith(f"best-epoch={int(np.argmin(losses))}-val_loss=")

@@ -63,11 +63,17 @@ def test_the_same_is_drawn_to_the_same_bytes(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "two")
 
 
-def test_methods_that_cluster_nothing_have_no_place_among_the_scores(tmp_path: Path) -> None:
-    clustered = {method: {gallery.METRIC: np.linspace(0, 1, 5)} for method in ("model", "random")}
+@pytest.mark.parametrize("metric", gallery.METRICS)
+def test_methods_without_the_score_have_no_place_among_the_scores(tmp_path: Path, metric: str) -> None:
+    clustered = {method: {metric: np.linspace(0, 1, 5)} for method in ("model", "random")}
     gallery.draw_scores(clustered | {"seam_gradients": {"placing_direct": np.ones(5)}}, "mosaic", tmp_path / "more")
     gallery.draw_scores(clustered, "mosaic", tmp_path)
     assert fingerprint(tmp_path / "more")["scores.png"] == fingerprint(tmp_path)["scores.png"]
+
+
+def test_of_what_is_scored_by_neither_nothing_is_drawn(tmp_path: Path) -> None:
+    gallery.draw_scores({"model": {"reconstruction_psnr": np.linspace(10, 20, 5)}}, "conv", tmp_path)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
