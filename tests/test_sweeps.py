@@ -353,7 +353,9 @@ def test_a_grown_grid_runs_only_what_is_new(cli: Cli, copied: Path) -> None:
 
 
 def test_what_is_done_is_passed_over_quickly(cli: Cli, copied: Path) -> None:
-    """Copies of a finished job under the names and hashes of other seeds; in seconds of a processor's time."""
+    """Copies of a finished job under the names and hashes of other seeds; in seconds of a processor's time, against
+    those of a sweep of one.
+    """
     done = job_of(copied, size=8, seed=0)
     seeds = range(100, 113)
     for seed in seeds:
@@ -369,7 +371,8 @@ def test_what_is_done_is_passed_over_quickly(cli: Cli, copied: Path) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert (seconds(13) - seconds(1)) / 12 < 0.25
+    one = seconds(1)
+    assert (seconds(13) - one) / 12 < one / 6
 
 
 def test_a_job_done_by_another_configuration_is_left_alone_and_the_others_go_on(cli: Cli, copied: Path) -> None:
