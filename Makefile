@@ -53,9 +53,10 @@ bench-training: $(VENV)/.installed  ## time training steps, and how soon the bes
 	@test -n "$(DATA)" || { echo 'usage: make bench-training DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }
 	$(BIN)/python benchmarks/training.py data=imagenet64 data.root="$(DATA)" $(ARGS)
 
-ablations: $(VENV)/.installed  ## train mosaic with one part left out at a time; DATA=FOLDER
+ablations: $(VENV)/.installed  ## train models with and without some of their parts; DATA=FOLDER
 	@test -n "$(DATA)" || { echo 'usage: make ablations DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }
-	$(BIN)/python experiments/ablations.py data.root="$(DATA)"
+	$(BIN)/python experiments/ablations.py mosaic data.root="$(DATA)"
+	$(BIN)/python experiments/ablations.py mixed data.root="$(DATA)"
 
 baselines: $(VENV)/.installed  ## train the four models and the case study; DATA=FOLDER holds ImageNet-64
 	@test -n "$(DATA)" || { echo 'usage: make baselines DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }

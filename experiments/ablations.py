@@ -1,24 +1,28 @@
-"""Trains mosaic on a short schedule, whole and with one part left out at a time, and gathers the scores.
+"""Trains models with and without some of their parts, and gathers the scores.
 
-    python experiments/ablations.py data.root=FOLDER [OVERRIDE ...]
+    python experiments/ablations.py mosaic data.root=FOLDER [OVERRIDE ...]
+    python experiments/ablations.py mixed data.root=FOLDER [OVERRIDE ...]
 
-Each run is one of ``python -m fragrecon.run experiment=ablations``, in ``multirun/ablations/NAME``; one that is done
-is not run again. Their scores puzzle by puzzle are written to ``experiments/results/mosaic/ablations.npz``.
+Of mosaic, whole and with one part left out at a time, each run is one of ``python -m fragrecon.run
+experiment=ablations`` in ``multirun/ablations/NAME``; those of a masked autoencoder, of fragments seen mixed or not,
+are the sweep ``experiment=mixed_ablation``. What is done is not run again. The scores puzzle by puzzle are written to
+``experiments/results/``.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fragrecon import files
-from fragrecon.evaluation.statistics import Scores
+from fragrecon.errors import ConfigError
 from fragrecon.runs import load_run
+from fragrecon.sweeps import jobs_of
 
 HERE = Path(__file__).resolve().parent
-RUNS = HERE.parent / "multirun" / "ablations"
+RUNS = HERE.parent / "multirun"
 LEFT_OUT = {
     "whole": [],
     "neither_edges_nor_seams": ["model.edges=false", "model.seams=false"],
@@ -28,20 +32,42 @@ LEFT_OUT = {
     "no_loss_on_sides": ["objective.sides=0"],
     "no_seam_features": ["model.seams=false"],
 }
-KEPT = ("kmeans_ari", "reassembly_perfect")
 
 
-def main(overrides: Sequence[str]) -> None:
-    arrays: dict[str, Scores] = {}
-    for name, settings in LEFT_OUT.items():
-        folder = RUNS / name
-        if not (folder / "scores.npz").is_file():
-            line = ["experiment=ablations", *settings, *overrides, f"hydra.run.dir={folder}"]
-            subprocess.run([sys.executable, "-m", "fragrecon.run", *line], check=True)
-        scores = files.read_arrays(load_run(folder).folder / "scores.npz")
-        arrays |= {f"{name}/{metric}": scores[f"model/{metric}"] for metric in KEPT}
-    files.write_arrays(HERE / "results" / "mosaic" / "ablations.npz", arrays)
+def main(study: str, overrides: Sequence[str]) -> None:
+    if study == "mosaic":
+        folders = {name: RUNS / "ablations" / name for name in LEFT_OUT}
+        for name, folder in folders.items():
+            if not (folder / "scores.npz").is_file():
+                run("experiment=ablations", *LEFT_OUT[name], *overrides, f"hydra.run.dir={folder}")
+        gather(folders, ("kmeans_ari", "reassembly_perfect"), "mosaic/ablations")
+    elif study == "mixed":
+        sweep = RUNS / "mixed_ablation"
+        run("experiment=mixed_ablation", *overrides, f"hydra.sweep.dir={sweep}")
+        runs = {mixing(job.run.config.objective): job.run.folder for job in jobs_of(sweep) if job.run}
+        order = ("not_mixed", "mixed", "mixed_and_recognised")
+        gather({name: runs[name] for name in order}, ("mean_clustering_score", "kmeans_ari"), "fragments/mixed")
+    else:
+        raise ConfigError(f"'{study}' is no study; choose mosaic or mixed")
+
+
+def mixing(objective: Mapping[str, float | None]) -> str:
+    """What a job of the sweep ``mixed_ablation`` does."""
+    if not objective["mix"]:
+        return "not_mixed"
+    return "mixed_and_recognised" if objective["homologous"] else "mixed"
+
+
+def run(*overrides: str) -> None:
+    subprocess.run([sys.executable, "-m", "fragrecon.run", *overrides], check=True)
+
+
+def gather(folders: Mapping[str, Path], metrics: Sequence[str], name: str) -> None:
+    """Write the model's scores of runs, by the name of each, to ``results/NAME.npz``."""
+    found = {run: files.read_arrays(load_run(folder).folder / "scores.npz") for run, folder in folders.items()}
+    arrays = {f"{run}/{metric}": scores[f"model/{metric}"] for run, scores in found.items() for metric in metrics}
+    files.write_arrays(HERE / "results" / f"{name}.npz", arrays)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -53,7 +53,11 @@ PAIRS = {
 }
 MASKED = {"masked_psnr": "masked PSNR, dB", "masked_ssim": "masked SSIM", "masked_mse": "masked MSE"}
 COMPOSITE = {"composite_psnr": "composite PSNR, dB", "composite_ssim": "composite SSIM"}
-ABLATED = {"kmeans_ari": "KMeans ARI", "reassembly_perfect": "images rebuilt perfectly"}
+ABLATED = {
+    "kmeans_ari": "KMeans ARI",
+    "mean_clustering_score": "mean score",
+    "reassembly_perfect": "images rebuilt perfectly",
+}
 
 
 def scores(names: list[str]) -> str:
@@ -246,11 +250,12 @@ def ablations(names: list[str]) -> str:
     (name,) = names
     arrays = files.read_arrays(HERE / "results" / f"{name}.npz")
     runs = list(dict.fromkeys(key.partition("/")[0] for key in arrays))
-    heads = [part for text in ABLATED.values() for part in (text, f"less {runs[0]}")]
+    metrics = [metric for metric in ABLATED if f"{runs[0]}/{metric}" in arrays]
+    heads = [part for metric in metrics for part in (ABLATED[metric], f"less {runs[0].replace('_', ' ')}")]
     rows = [["", *heads], ["---"] + ["---:"] * len(heads)]
     for run in runs:
         cells: list[str] = []
-        for metric in ABLATED:
+        for metric in metrics:
             own, whole = arrays[f"{run}/{metric}"], arrays[f"{runs[0]}/{metric}"]
             cells += [cell(summary(own)), "" if run == runs[0] else cell(paired(own, whole), sign="+")]
         rows.append([run.replace("_", " "), *cells])

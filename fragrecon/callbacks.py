@@ -19,7 +19,7 @@ from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, TrainingError
 from fragrecon.learner import Learner
 from fragrecon.record import CHECKPOINTS, Record
-from fragrecon.report.views import Album, views_of
+from fragrecon.report.views import COLUMNS, Album, views_of
 from fragrecon.schema import Config
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,8 @@ class Pictures(Callback):
         assert isinstance(data, FragmentData)
         if not trainer.is_global_zero:
             return
-        batch = data.validation_set().read(slice(0, 1)).to(learner.device).as_float()
+        shown = data.side_by_side(COLUMNS).validation_set()
+        batch = shown.read(slice(0, 1)).to(learner.device).as_float()
         model, was_training = learner.model, learner.model.training
         model.eval()
         with isolate_rng():  # a model's own views may draw numbers

@@ -90,6 +90,9 @@ class Learner(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.plateau_state = checkpoint.get("plateau")
+        # A figure that is noted only since the checkpoint was written starts anew.
+        weights, means = checkpoint["state_dict"], self.means.state_dict(prefix="means.")
+        weights.update({name: value for name, value in means.items() if name not in weights})
 
     def training_step(self, batch: FragmentBatch, batch_idx: int) -> Tensor:
         # Dropout draws from torch's global generator; keyed like all else, it does not depend on what ran before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,21 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
     model = build(config.model, "model", **vars(facts))
     if not isinstance(model, FragmentModel):
         raise ConfigError(f"model._target_='{config.model['_target_']}' is not a model of fragments")
-    objective = build(config.objective, "objective", **vars(facts))
-    if not isinstance(objective, Objective):
-        raise ConfigError(f"objective._target_='{config.objective['_target_']}' is not an objective")
+    objective = build_objective(config.objective, facts, model.latent_dim)
     objective.check(model)
     return model, objective
+
+
+def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> Objective:
+    """A new objective; one that has terms makes these likewise."""
+
+    def make(part: Mapping[str, Any]) -> Any:
+        return build(part, "objective", make=make, latent_dim=latent_dim, **vars(facts))
+
+    objective = make(node)
+    if not isinstance(objective, Objective):
+        raise ConfigError(f"objective._target_='{node['_target_']}' is not an objective")
+    return objective
 
 
 def check_model(config: Config, grid: tuple[int, int]) -> FragmentModel:

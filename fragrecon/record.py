@@ -29,7 +29,7 @@ Stage = Literal["training", "evaluation"]
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
 ROBUSTNESS, LOCK = "robustness.csv", ".lock"
 METRICS, EPOCHS, SCORES, CHECKPOINTS, FIGURES = "metrics.json", "metrics.csv", "scores.npz", "checkpoints", "figures"
-EXAMPLES, PAGE = "examples.npz", "report.html"
+EXAMPLES, PAGE, PROBE_FILES = "examples.npz", "report.html", "probes"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
 
 
@@ -96,7 +96,7 @@ class Record:
         if not same:
             for name in (METRICS, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS):
                 (self.folder / name).unlink(missing_ok=True)
-            for name in (CHECKPOINTS, FIGURES):
+            for name in (CHECKPOINTS, FIGURES, PROBE_FILES):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         return True
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from fragrecon import files, schema
 from fragrecon.errors import ConfigError, DataError, RunError, typed
-from fragrecon.record import CHECKPOINTS, CONFIG, EPOCHS, EXAMPLES, METRICS, OVERRIDES, SCORES, STATUS
+from fragrecon.record import CHECKPOINTS, CONFIG, EPOCHS, EXAMPLES, METRICS, OVERRIDES, PROBE_FILES, SCORES, STATUS
 from fragrecon.schema import model_name
 
 if TYPE_CHECKING:
@@ -164,6 +164,41 @@ class Run:
 
         model = self._model_on(device)
         return embed(model, pixels, self.config.data.image_shape, device=device, batch_size=batch_size)
+
+    def classify(
+        self, images: Pixels | Tensor, probe: str = "mlp", *, device: str = "cpu", batch_size: int = 1024
+    ) -> Embeddings:
+        """How likely images are of each class, by a classifier of their embeddings that the run has trained.
+
+        Args:
+            images: (M, C, H, W) of the run's size, as NumPy array or tensor; uint8, or floats in [0, 1].
+            probe: mlp, linear or logistic.
+            device: to embed on.
+            batch_size: fragments embedded at once.
+
+        Returns:
+            Probabilities (M, classes), in the order of the data set's labels.
+
+        Raises:
+            RunError: the run has no such classifier.
+            DataError: the images are of another shape, type or range.
+        """
+        from fragrecon.evaluation.embedding import embed_images
+        from fragrecon.evaluation.probes import load_probe
+
+        path = self.folder / PROBE_FILES / f"{probe}.pt"
+        if not path.is_file():
+            known = sorted(path.stem for path in path.parent.glob("*.pt"))
+            raise RunError(
+                f"{self.folder} holds no classifier '{probe}'"
+                + (f"; it has {', '.join(known)}" if known else "; a run with evaluation=probe trains some")
+            )
+        config = self.config.data
+        embeddings = embed_images(
+            self._model_on(device), images, config.image_shape, device=device, batch_size=batch_size
+        )
+        found: Embeddings = load_probe(path).log_probabilities(embeddings).exp().numpy()
+        return found
 
     def evaluate(
         self,

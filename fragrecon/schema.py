@@ -27,6 +27,12 @@ Node = dict[str, Any]
 PERCEPTUAL = ("features", "lpips", "fid")
 """What networks can tell of reconstructions, by `fragrecon.evaluation.networks`."""
 
+PROBES = ("mlp", "linear", "knn", "logistic", "svm")
+"""Classifiers of embeddings, by `fragrecon.evaluation.probes`."""
+
+PROJECTIONS = ("pca", "tsne", "umap")
+"""Ways to bring embeddings into a plane, by `fragrecon.report.projections`."""
+
 
 @dataclass
 class DataConfig:
@@ -84,6 +90,35 @@ class ReconstructionConfig:
 
 
 @dataclass
+class ProbeConfig:
+    """Which classifiers of frozen embeddings are trained, and how.
+
+    ``hidden`` are the widths of the MLP; it and the linear probe learn by Adam at the rate ``lr`` for ``epochs``.
+    ``neighbours`` and ``strengths`` (inverse regularisation) are tried out on the validation part. At most ``images``
+    of the training part are used, of which the support vector machine takes the first ``svm_images``.
+    """
+
+    classifiers: list[str]
+    hidden: list[int]
+    epochs: int
+    batch_size: int
+    lr: float
+    neighbours: list[int]
+    strengths: list[float]
+    images: int | None
+    svm_images: int
+    projections: list[str]
+
+
+@dataclass
+class GenerationConfig:
+    """How many samples of the prior are decoded, and which networks look at them (of `PERCEPTUAL`, not lpips)."""
+
+    samples: int
+    perceptual: list[str]
+
+
+@dataclass
 class EvaluationConfig:
     """How models are scored: by which protocols, and on how many puzzles."""
 
@@ -98,6 +133,8 @@ class EvaluationConfig:
     robustness: RobustnessConfig | None = None
     clustering: bool = True
     reconstruction: ReconstructionConfig | None = None
+    probe: ProbeConfig | None = None
+    generation: GenerationConfig | None = None
 
 
 @dataclass
@@ -215,6 +252,11 @@ def load(path: Path) -> Config:
 def model_name(node: Node) -> str:
     """What a model is called on the command line: ``conv`` for ``fragrecon.models.conv.ConvAutoencoder``."""
     return str(node["_target_"]).split(".")[-2]
+
+
+def class_name(config: Config) -> str:
+    """What a model is called in tables and figures."""
+    return str(config.model["_target_"].rpartition(".")[2])
 
 
 def is_inert(key: str) -> bool:
@@ -461,16 +503,20 @@ def _check(config: Config) -> None:
     if reconstruction := evaluation.reconstruction:
         if not 0 < reconstruction.ratio < 1:
             raise ConfigError(f"evaluation.reconstruction.ratio={reconstruction.ratio} should lie between 0 and 1")
-        for name in reconstruction.perceptual:
-            if name not in PERCEPTUAL:
-                raise ConfigError(
-                    f"evaluation.reconstruction.perceptual: '{name}' is not known{nearest(name, PERCEPTUAL)}"
-                )
+        _check_names("evaluation.reconstruction.perceptual", reconstruction.perceptual, PERCEPTUAL)
         if reconstruction.perceptual and 0 < evaluation.puzzles * data.images_per_puzzle < 2:
             raise ConfigError(
                 "evaluation.reconstruction.perceptual needs at least 2 test images, as it compares distributions; "
                 "set evaluation.puzzles higher"
             )
+    if probe := evaluation.probe:
+        _check_probe(probe)
+    if generation := evaluation.generation:
+        if generation.samples < 1:
+            raise ConfigError(f"evaluation.generation.samples={generation.samples} should be at least 1")
+        _check_names("evaluation.generation.perceptual", generation.perceptual, ("features", "fid"))
+        if generation.perceptual and generation.samples < 2:
+            raise ConfigError("evaluation.generation.perceptual compares distributions; set .samples to 2 at least")
     if harder := evaluation.robustness:
         for field in fields(harder):
             values = getattr(harder, field.name)
@@ -510,3 +556,25 @@ def _check(config: Config) -> None:
         raise ConfigError("trainer.max_epochs=0 leaves nothing to train")
     if config.selection.mode not in ("min", "max"):
         raise ConfigError(f"selection.mode='{config.selection.mode}' should be min or max")
+
+
+def _check_probe(probe: ProbeConfig) -> None:
+    path = "evaluation.probe"
+    _check_names(f"{path}.classifiers", probe.classifiers, PROBES)
+    _check_names(f"{path}.projections", probe.projections, PROJECTIONS)
+    if not probe.classifiers:
+        raise ConfigError(f"{path}.classifiers names none; choose from {', '.join(PROBES)}")
+    for key in ("hidden", "epochs", "batch_size", "lr", "neighbours", "strengths", "images", "svm_images"):
+        given = getattr(probe, key)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{path}.{key}={given} should be above 0")
+    for key, classifiers in (("neighbours", {"knn"}), ("strengths", {"logistic", "svm"})):
+        if not getattr(probe, key) and (asking := classifiers.intersection(probe.classifiers)):
+            raise ConfigError(f"{path}.{key} is empty, but {' and '.join(sorted(asking))} should choose from it")
+
+
+def _check_names(path: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{path}: '{name}' is not known{nearest(name, known)}")

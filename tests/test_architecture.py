@@ -134,7 +134,7 @@ def test_the_walk_finds_the_imports_that_are_there() -> None:
     assert {"clustering.agreement", "data.puzzles"} <= own_imports("evaluation.protocol")
     assert "modelling" in own_imports("runs")  # within a function
     assert "schema" not in own_imports("data.module")  # for type checkers only
-    assert "torch.Tensor" in imports("models.conv", inside_functions=False)
+    assert "torch.Tensor" in imports("models.linear", inside_functions=False)
     assert "fragrecon.modelling.restore" not in imports("runs", inside_functions=False)
 
 

@@ -83,7 +83,7 @@ def test_pictures_come_every_so_many_epochs_and_when_training_ends(
     shelf = Shelf(every)
     trained(tmp_path, cache, Pictures(shelf), epochs=5, stop=stop)
     assert [(step, name) for step, name, _ in shelf.pictures] == [
-        (step, name) for step in steps for name in ("puzzle", "reconstructions")
+        (step, name) for step in steps for name in ("puzzle", "reconstructions", "samples")
     ]
 
 
@@ -92,9 +92,9 @@ def test_pictures_are_of_the_first_validation_puzzle_as_the_model_is_then(tmp_pa
     given = trained(tmp_path, cache, Pictures(shelf))
     batch = given.data.validation_set().read(slice(0, 1)).as_float()
     expected = views_of(given.model.eval(), batch, given.data.grid, given.protocol)
-    for _, name, picture in shelf.pictures[-2:]:
+    for _, name, picture in shelf.pictures[-3:]:
         assert torch.equal(picture, expected[name])
-    first, last = shelf.pictures[1][2], shelf.pictures[-1][2]
+    first, last = shelf.pictures[1][2], shelf.pictures[-2][2]
     assert not torch.equal(first, last)
 
 
@@ -115,7 +115,7 @@ def test_training_goes_on_as_without_pictures_whatever_a_view_draws(
     monkeypatch.setattr(ConvAutoencoder, "views", views, raising=False)
     shelf = Shelf(1)
     given = trained(tmp_path, cache, Pictures(shelf), dice)
-    assert [name for _, name, _ in shelf.pictures] == ["puzzle", "reconstructions", "noise"] * 3
+    assert [name for _, name, _ in shelf.pictures] == ["puzzle", "reconstructions", "samples", "noise"] * 3
     for name, value in without.weights().items():
         assert torch.equal(value, given.weights()[name]), name
     assert dice.seen == plain.seen

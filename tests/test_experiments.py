@@ -41,8 +41,9 @@ def test_a_result_was_scored_by_the_whole_protocol(path: Path) -> None:
     result = json.loads(path.read_text())
     assert result["protocol"]["puzzles"] == 1000
     assert result["protocol"]["images_per_puzzle"] == 10
-    pixels_alone = ["seam_gradients"] if result["model"]["name"] == "Mosaic" else []
-    assert list(result["scores"]) == [*BASELINES, "model", *pixels_alone]
+    filling = ["mean_colour", "bilinear", "linear_prediction"]
+    special = {"Mosaic": ["seam_gradients"], "MaskedAutoencoder": filling, "EnergyTransformer": filling}
+    assert list(result["scores"]) == [*BASELINES, "model", *special.get(result["model"]["name"], [])]
     assert result["protocol"]["backend"] == ("sklearn" if path.parent.name == "sklearn" else "batched")
     random, pixels = result["scores"]["random"], result["scores"]["raw_pixels"]
     assert abs(random["kmeans_ari"]["mean"]) < 0.002

@@ -211,7 +211,7 @@ def test_the_selection_metric_has_a_name_of_its_own() -> None:
     assert logged_name("val", "loss") == "val/loss"
 
 
-@pytest.mark.parametrize(("model", "parts"), [("pca", {"loss"}), ("supervised", {"loss", "accuracy"})])
+@pytest.mark.parametrize(("model", "parts"), [("pca", {"loss", "psnr"}), ("supervised", {"loss", "accuracy"})])
 def test_validation_logs_every_metric_by_its_name(
     model: str, parts: set[str], given: Given, trainer: Callable[..., pl.Trainer]
 ) -> None:
@@ -279,7 +279,8 @@ def test_the_first_training_batches_are_scored(
 
     monkeypatch.setattr(ClusteringProtocol, "score", watched)
     scores = {f"train/{metric}" for metric in METRICS}
-    for scored, steps, names in ((0, [], {"train/loss"}), (2, [0, 1, 3, 4], {"train/loss", *scores})):
+    parts = {"train/loss", "train/psnr"}
+    for scored, steps, names in ((0, [], parts), (2, [0, 1, 3, 4], parts | scores)):
         seen.clear()
         figures = Figures()
         given(*CONV, scored_batches=scored).fit(trainer(max_epochs=2, limit_val_batches=0, callbacks=[figures]))

@@ -170,7 +170,7 @@ def test_tensorboard_shows_config_and_pictures(board: Path, events: Any) -> None
     assert (
         events.Tags()["images"]
         == [f"pictures/{name}" for name in pictures]
-        == ["pictures/puzzle", "pictures/reconstructions"]
+        == ["pictures/puzzle", "pictures/reconstructions", "pictures/samples"]
     )
     for name, picture in pictures.items():
         shown = events.Images(f"pictures/{name}")
@@ -317,7 +317,7 @@ def test_a_run_shows_the_figures_of_metrics_csv(jobs: dict[str, Path], logged: L
 def test_a_run_shows_pictures_of_each_epoch(jobs: dict[str, Path], logged: Logged) -> None:
     folder, found = logged[jobs["done"].name]
     _, pictures, _ = opened(jobs["done"])
-    assert set(pictures) == {"puzzle", "reconstructions"}
+    assert set(pictures) == {"puzzle", "reconstructions", "samples"}
     for name, picture in pictures.items():
         shown = history(found, f"pictures/{name}")
         assert [step for step, _ in shown] == [4, 8]

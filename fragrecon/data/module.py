@@ -94,6 +94,12 @@ class FragmentData(pl.LightningDataModule):
         other._stores = self._stores
         return other
 
+    def side_by_side(self, count: int) -> FragmentData:
+        """These data, but of single images as many together, to be shown."""
+        if self.config.images_per_puzzle > 1:
+            return self
+        return self.variant(images_per_puzzle=min(count, len(self.validation_images())))
+
     @property
     def cells(self) -> int:
         return self.grid[0] * self.grid[1]

@@ -196,7 +196,7 @@ def kept_scores(
         advance: told how many puzzles are done, for a progress bar.
         how: further arguments of `evaluate`.
     """
-    known = {name: scores for name, path in paths.items() if (scores := _read(path))}
+    known = {name: scores for name, path in paths.items() if (scores := read_kept(path))}
     missing = {name: score for name, score in methods.items() if name not in known}
     if missing:
         for name, scores in evaluate(puzzles, missing, advance=advance, **how).items():
@@ -207,8 +207,8 @@ def kept_scores(
     return {name: known[name] for name in methods}
 
 
-def _read(path: Path) -> dict[str, Scores] | None:
-    """Scores that were kept, or None where there are none or the file is damaged."""
+def read_kept(path: Path) -> dict[str, Scores] | None:
+    """Arrays that were kept, or None where there are none or the file is damaged."""
     try:
         return files.read_arrays(path) if path.is_file() else None
     except (OSError, EOFError, ValueError, BadZipFile) as error:

@@ -74,6 +74,21 @@ def embed(
     return found.reshape(*lead, model.latent_dim)
 
 
+def embed_images(
+    model: FragmentModel, given: Any, image_shape: Shape, *, device: torch.device | str, batch_size: int
+) -> Embeddings:
+    """Embed images (M, C, H, W) as (M, D): each is a puzzle of its own, of whose fragments the mean counts.
+
+    Arguments and errors are those of `embed`.
+    """
+    pixels = _checked(given)
+    if tuple(pixels.shape[1:]) != image_shape:
+        raise DataError(f"images should be of shape {('M', *image_shape)}, not {tuple(pixels.shape)}".replace("'", ""))
+    fragments = cut(pixels, model.fragment_shape[1:])  # (M, cells, C, h, w)
+    found: Embeddings = embed(model, fragments, image_shape, device=device, batch_size=batch_size).mean(1)
+    return found
+
+
 def _checked(given: Any) -> Tensor:
     """Pixels as a tensor, their values looked at."""
     if isinstance(given, Tensor):

@@ -111,9 +111,7 @@ def needed(module: str, name: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ConfigError(
-            f'evaluation.reconstruction.perceptual: {name} needs the extra: pip install "fragrecon[{extra}]" ({error})'
-        ) from None
+        raise ConfigError(f'perceptual: {name} needs the extra: pip install "fragrecon[{extra}]" ({error})') from None
 
 
 def have_weights(name: str, url: str) -> None:
@@ -126,7 +124,7 @@ def have_weights(name: str, url: str) -> None:
     except Exception as error:  # torch has many for what a connection, a disk or a foreign file may do
         path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(url).path).name
         raise ConfigError(
-            f"evaluation.reconstruction.perceptual: {name} needs the weights from {url}, which could not be had "
+            f"perceptual: {name} needs the weights from {url}, which could not be had "
             f"({str(error).splitlines()[0]}); fetch that file by other means and put it at {path}"
         ) from None
 

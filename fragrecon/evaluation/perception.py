@@ -92,6 +92,7 @@ def perceive(
     batch_size: int,
     device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
+    setting: str = "evaluation.puzzles",
 ) -> Perceived:
     """Look at test images, and at what methods make of them, each fragment of a puzzle as an image of its own.
 
@@ -103,6 +104,7 @@ def perceive(
         batch_size: puzzles at once.
         device: where the networks are.
         advance: told how many puzzles are done, for a progress bar.
+        setting: the key that says how many images there are.
     """
     distances = {
         method: {name: frechet_distance(network.num_features) for name, network in networks.features.items()}
@@ -127,10 +129,11 @@ def perceive(
         if count <= network.num_features:
             log.warning(
                 "%s is of %d images, too few for the covariance of %d features: it is biased upwards, and can only be "
-                "compared with that of others on the same images; set evaluation.puzzles higher",
+                "compared with that of others on the same images; set %s higher",
                 name,
                 count,
                 network.num_features,
+                setting,
             )
     return Perceived(
         {

@@ -16,13 +16,11 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.protocol import Score
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, PatchGrid
 from fragrecon.objectives.masked import mask_of
+from fragrecon.objectives.reconstruction import psnr
 from fragrecon.seeds import keys_of, uniforms
 
 Fill = Callable[[Tensor, Tensor], Tensor]
 """From images (M, C, H, W) and a mask (M, P), True where hidden, to images, of which the hidden patches count."""
-
-BEST_PSNR = 100.0
-"""Of an error too small to tell, in dB."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,10 @@ def score_filling(fill: Fill, images: Tensor, mask: Tensor, patches: PatchGrid) 
     masked = (errors * hidden).sum((1, 2, 3)) / (hidden.sum((1, 2, 3)) * images.shape[1])
     return {
         "masked_mse": masked.double(),
-        "masked_psnr": psnr(masked),
+        "masked_psnr": psnr(masked.double()),
         "masked_ssim": ((similarity * hidden).sum((1, 2, 3)) / (hidden.sum((1, 2, 3)) * images.shape[1])).double(),
         "composite_mse": errors.mean((1, 2, 3)).double(),
-        "composite_psnr": psnr(errors.mean((1, 2, 3))),
+        "composite_psnr": psnr(errors.mean((1, 2, 3)).double()),
         "composite_ssim": similarity.mean((1, 2, 3)).double(),
     }
 
@@ -103,14 +101,9 @@ def score_reconstruction(output: Tensor, images: Tensor) -> dict[str, Tensor]:
     errors = (output - images).square().mean((1, 2, 3))
     return {
         "reconstruction_mse": errors.double(),
-        "reconstruction_psnr": psnr(errors),
+        "reconstruction_psnr": psnr(errors.double()),
         "reconstruction_ssim": similarity_map(output, images).mean((1, 2, 3)).double(),
     }
-
-
-def psnr(errors: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of mean squared errors of pixels in 0..1, at most `BEST_PSNR`."""
-    return (-10 * torch.log10(errors.double())).clamp(max=BEST_PSNR)
 
 
 def similarity_map(images: Tensor, others: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ class Outcome:
     """Scores under a condition by method and metric, puzzle by puzzle; why some method has none."""
 
     condition: Condition
-    scores: dict[str, dict[str, Scores]]
+    scores: Mapping[str, Mapping[str, Scores]]
     not_applicable: dict[str, str]
 
 
@@ -73,7 +73,7 @@ def conditions(config: RobustnessConfig) -> Iterator[Condition]:
 def outcomes(
     config: RobustnessConfig,
     usual: FragmentData,
-    usual_scores: dict[str, dict[str, Scores]],
+    usual_scores: Mapping[str, Mapping[str, Scores]],
     protocol: ClusteringProtocol,
     embed: Embed,
     fragment_shape: tuple[int, int, int],

@@ -14,13 +14,13 @@ from fragrecon.data.puzzles import grid_of
 from fragrecon.demo.scratch import scratch
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.opening import open_data, protocol_of, shape_text
-from fragrecon.jobs.evaluate import class_name, open_model
+from fragrecon.jobs.evaluate import open_model
 from fragrecon.models.base import FragmentModel, Inpainter, Solver
 from fragrecon.record import Record
 from fragrecon.report import pictures
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs import Run, load_run
-from fragrecon.schema import Config
+from fragrecon.schema import Config, class_name
 
 if TYPE_CHECKING:
     import gradio

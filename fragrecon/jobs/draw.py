@@ -8,24 +8,26 @@ from typing import Any
 
 from fragrecon import hardware
 from fragrecon.clustering import agreement
-from fragrecon.data.photographs import check_count, cut_photographs, image_files
+from fragrecon.data.photographs import Photographs, check_count, cut_photographs, image_files
 from fragrecon.data.puzzles import FragmentBatch, cut, grid_of, in_place
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.examples import Example, example_of, first_examples
 from fragrecon.evaluation.filling import Filling, fill, first_filled
+from fragrecon.evaluation.generation import Generated, Generation, interpolate
 from fragrecon.evaluation.opening import open_data, protocol_of
 from fragrecon.evaluation.protocol import check_puzzle
 from fragrecon.evaluation.reconstruction import Masking
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.jobs.evaluate import class_name, open_model
-from fragrecon.models.base import FragmentModel, Inpainter
+from fragrecon.jobs.evaluate import open_model
+from fragrecon.models.base import Decoder, FragmentModel, Inpainter
 from fragrecon.objectives.masked import draw_mask
+from fragrecon.objectives.reconstruction import psnr
 from fragrecon.record import FIGURES, SCORES, Record
 from fragrecon.report import gallery
 from fragrecon.report.masked import masked_psnr
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs import Run, load_run
-from fragrecon.schema import Config
+from fragrecon.schema import Config, class_name
 from fragrecon.seeds import torch_generator
 
 log = logging.getLogger(__name__)
@@ -35,33 +37,39 @@ MOST = 8
 
 
 def main(config: Config, record: Record) -> dict[str, Any]:
-    """Draw ``config.run``, or ``config.input`` as its model sees it; returns how well that is grouped or filled in."""
+    """Draw ``config.run``, or ``config.input`` as its model sees it; returns how well that is done."""
     if config.run is None:
         raise ConfigError("mode=draw needs the run to draw: run=FOLDER")
     run, folder = load_run(config.run), record.folder / FIGURES
     checkpoint = run.best_checkpoint
     model = open_model(config, run, checkpoint).to(hardware.device_of(config.trainer))
-    if not (config.evaluation.clustering or isinstance(model, Inpainter)):
+    clustering, generation = config.evaluation.clustering, config.evaluation.generation
+    if not (clustering or isinstance(model, (Inpainter, Decoder))):
         raise ConfigError(
-            f"{class_name(config)} fills nothing in, and by evaluation.clustering=false nothing is grouped: "
-            "there is nothing to draw"
+            f"{class_name(config)} fills nothing in and decodes nothing, and by evaluation.clustering=false nothing is "
+            "grouped: there is nothing to draw"
         )
     found: dict[str, Any] = {}
     if config.input is None:
         gallery.draw_epochs(run.epochs, config.selection.monitor, checkpoint.name, folder)
         if (run.folder / SCORES).is_file():
             gallery.draw_scores(by_method(run), class_name(config), folder)
-    if config.evaluation.clustering:
+    if clustering:
         found |= draw_puzzle(config, model, folder)
     if isinstance(model, Inpainter):
         found |= draw_masked(config, model, folder)
+    if isinstance(model, Decoder) and (generation or not clustering):
+        found |= draw_decoded(config, model, folder)
     plain_console().print(f"figures: {folder}", soft_wrap=True)
     return found
 
 
 def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str, float]:
     """The first test puzzle, or ``config.input`` as one, grouped; returns how well it is."""
-    example, shown = (first_test_puzzle(config, model), None) if config.input is None else photographs(config, model)
+    if config.input is None:
+        example, shown = first_test_puzzle(config, model), None
+    else:
+        example, shown = photographed_puzzle(config, model)
     gallery.draw_example(example, class_name(config), folder, shown)
     table = agreement.contingency(example.groups, example.batch.source_ids)
     found = {
@@ -96,14 +104,38 @@ def draw_masked(config: Config, model: Inpainter, folder: Path) -> dict[str, flo
     return found
 
 
+def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str, float]:
+    """Test images, or those of ``config.input``, and what is decoded of embeddings of them, between them, and of noise;
+    returns how well the images are decoded.
+    """
+    device = hardware.device_of(config.trainer)
+    if config.input is None:
+        data = open_data(config)
+        data.check_test(1)
+        evaluation = config.evaluation
+        generation = Generation(model, data, seed=evaluation.seed, device=device, batch_size=evaluation.batch_size)
+        shown = generation.show(protocol_of(config))
+    else:
+        photographs, grid = cut_input(config)
+        example = example_of(model, photographs.seen.to(device), grid, protocol_of(config))
+        shown = Generated(example, interpolate(model, example, device))
+    gallery.draw_generated(shown, folder, clustered=config.evaluation.clustering)
+    images, output = shown.example.images, shown.example.decoded
+    assert output is not None
+    ratios = psnr((shown.example.in_place(output) - images).square().mean((1, 2, 3)))
+    found = {"reconstruction_psnr": float(ratios.mean())}
+    count = f"{len(images)} image{'s' * (len(images) > 1)}"
+    plain_console().print(
+        f"{count} decoded from embeddings: PSNR {found['reconstruction_psnr']:.2f} dB", soft_wrap=True
+    )
+    return found
+
+
 def fill_photographs(config: Config, model: Inpainter, masking: Masking) -> Filling:
     """``config.input`` filled in, each fragment by itself; where fragments are not whole images, they are joined."""
-    paths = image_files(config.input)
-    image_shape, size = config.data.image_shape, config.data.fragment_shape[1:]
-    grid = grid_of(image_shape[1:], size)
-    check_count(len(paths) * grid[0] * grid[1])
-    seen = cut_photographs(paths, image_shape, size, config.seed).seen
-    fragments = cut(in_place(seen.fragments, seen, grid), size).flatten(0, 1)
+    photographs, grid = cut_input(config)
+    seen = photographs.seen
+    fragments = cut(in_place(seen.fragments, seen, grid), config.data.fragment_shape[1:]).flatten(0, 1)
     mask = draw_mask(
         len(fragments), model.patches.count, masking.ratio, torch_generator(masking.seed, "masks of input")
     )
@@ -120,20 +152,25 @@ def first_test_puzzle(config: Config, model: FragmentModel) -> Example:
     return first_examples(model, data.test_set(1), data.grid, protocol_of(config), device)[0]
 
 
-def photographs(config: Config, model: FragmentModel) -> tuple[Example, FragmentBatch]:
+def photographed_puzzle(config: Config, model: FragmentModel) -> tuple[Example, FragmentBatch]:
     """``config.input`` as one puzzle, and its fragments in finer pixels."""
+    photographs, grid = cut_input(config)
+    count, cells = photographs.seen.images_per_puzzle, grid[0] * grid[1]
+    if count < 2:
+        raise ConfigError(f"mode=draw groups the fragments of at least 2 images, but input names {count}")
+    check_puzzle(count, cells)
+    log.info("%d images are cut into %d fragments", count, count * cells)
+    seen = photographs.seen.to(hardware.device_of(config.trainer))
+    return example_of(model, seen, grid, protocol_of(config)), photographs.shown
+
+
+def cut_input(config: Config) -> tuple[Photographs, tuple[int, int]]:
+    """``config.input`` at the size of the run's images, cut as these are, into that grid."""
     paths = image_files(config.input)
     image_shape, size = config.data.image_shape, config.data.fragment_shape[1:]
     grid = grid_of(image_shape[1:], size)
-    cells = grid[0] * grid[1]
-    if len(paths) < 2:
-        raise ConfigError(f"mode=draw groups the fragments of at least 2 images, but input names {len(paths)}")
-    check_puzzle(len(paths), cells)
-    check_count(len(paths) * cells)
-    cut = cut_photographs(paths, image_shape, size, config.seed)
-    log.info("%d images are cut into %d fragments", len(paths), len(paths) * cells)
-    seen = cut.seen.to(hardware.device_of(config.trainer))
-    return example_of(model, seen, grid, protocol_of(config)), cut.shown
+    check_count(len(paths) * grid[0] * grid[1])
+    return cut_photographs(paths, image_shape, size, config.seed), grid
 
 
 def by_method(run: Run) -> dict[str, dict[str, Scores]]:

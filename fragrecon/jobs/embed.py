@@ -20,10 +20,10 @@ from fragrecon.data.store import Store
 from fragrecon.errors import ConfigError, nearest
 from fragrecon.evaluation.embedding import sees_puzzles
 from fragrecon.evaluation.opening import open_data, own_data
-from fragrecon.jobs.evaluate import open_model, progress
+from fragrecon.jobs.evaluate import open_model
 from fragrecon.models.base import FragmentModel
 from fragrecon.record import Record
-from fragrecon.report.terminal import plain_console
+from fragrecon.report.terminal import plain_console, progress
 from fragrecon.runs import load_run
 from fragrecon.schema import Config
 

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from fragrecon import hardware
-from fragrecon.data.module import FixedPuzzles, FragmentData
+from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation import robustness
-from fragrecon.evaluation.baselines import Baselines
-from fragrecon.evaluation.examples import arrays_of, first_examples
-from fragrecon.evaluation.filling import first_filled
-from fragrecon.evaluation.inpainting import Fillings
 from fragrecon.evaluation.networks import Networks
-from fragrecon.evaluation.opening import methods_of, open_data, protocol_of, shape_text
-from fragrecon.evaluation.perception import Perceived, composites, decoded, perceive
-from fragrecon.evaluation.protocol import METRICS, evaluate
-from fragrecon.evaluation.reconstruction import Masking, reconstruction_of
+from fragrecon.evaluation.opening import open_data, protocol_of, shape_text
+from fragrecon.evaluation.protocol import METRICS
 from fragrecon.evaluation.statistics import Scores
+from fragrecon.jobs.scoring import Task, joined, parts, probing_of
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, count_parameters
 from fragrecon.record import FIGURES, Record
-from fragrecon.report import figures, gallery, plots
-from fragrecon.report.terminal import print_metrics, print_robustness
+from fragrecon.report import figures, gallery, plots, projections
+from fragrecon.report.terminal import print_metrics, print_robustness, progress
 from fragrecon.runs import Run, load_run
-from fragrecon.schema import Config
+from fragrecon.schema import Config, class_name
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +37,10 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     run = load_run(config.run)
     checkpoint = run.best_checkpoint
     model = open_model(config, run, checkpoint)
-    data.check_test(config.evaluation.puzzles)
+    check_data(config, data)
     record.enter("evaluation")
     log.info("scoring %s", checkpoint)
-    return score(config, model, data, record, {}, source={"run": str(run.folder), "checkpoint": checkpoint.name})
+    return score(config, model, run, data, record, {})
 
 
 def open_model(config: Config, run: Run, checkpoint: Path) -> FragmentModel:
@@ -60,72 +51,81 @@ def open_model(config: Config, run: Run, checkpoint: Path) -> FragmentModel:
             f"the model of {run.folder} takes fragments of {shape_text(model.fragment_shape)}, but data gives "
             f"{shape_text(config.data.fragment_shape)}; set data.fragment_size and data.channels to match"
         )
-    check_reconstruction(config, model)
+    check_parts(config, model)
     return model
 
 
-def check_reconstruction(config: Config, model: FragmentModel) -> None:
+def check_parts(config: Config, model: FragmentModel) -> None:
     """Refuse what cannot be scored, such as the reconstruction of a model that makes no pixels.
 
     Raises:
         ConfigError: it is not that, or lacks networks that are asked for.
     """
-    if config.evaluation.reconstruction is None:
-        return
-    if not isinstance(model, (Inpainter, Decoder)):
-        raise ConfigError(
-            f"evaluation=reconstruction needs a model that fills in or decodes, such as model=mae or model=conv; "
-            f"{class_name(config)} does neither"
-        )
-    if config.objective.get("normalize"):
-        raise ConfigError(
-            "evaluation=reconstruction scores pixels, but by objective.normalize=true the model tells patches without "
-            "their mean and variance; set evaluation.reconstruction=null"
-        )
+    evaluation, name = config.evaluation, class_name(config)
+    if evaluation.reconstruction:
+        if not isinstance(model, (Inpainter, Decoder)):
+            raise ConfigError(
+                f"evaluation=reconstruction needs a model that fills in or decodes, such as model=mae or model=conv; "
+                f"{name} does neither"
+            )
+        if config.objective.get("normalize"):
+            raise ConfigError(
+                "evaluation=reconstruction scores pixels, but by objective.normalize=true the model tells patches "
+                "without their mean and variance; set evaluation.reconstruction=null"
+            )
+    if evaluation.generation and not isinstance(model, Decoder):
+        raise ConfigError(f"evaluation=generation needs a model that decodes, such as model=vae; {name} does not")
+    if evaluation.puzzles:
+        asked = [part.perceptual for part in (evaluation.reconstruction, evaluation.generation) if part]
+        Networks(sorted({network for part in asked for network in part}), hardware.device_of(config.trainer))
+        projections.check(evaluation.probe.projections if evaluation.probe else [])
+
+
+def check_data(config: Config, data: FragmentData) -> None:
+    """Refuse data without what is to be scored; raises `DataError` or `ConfigError`."""
     if config.evaluation.puzzles:
-        Networks(config.evaluation.reconstruction.perceptual, hardware.device_of(config.trainer))
+        data.check_test(config.evaluation.puzzles)
+        if config.evaluation.probe:
+            probing_of(config, data, hardware.device_of(config.trainer))
 
 
 def score(
     config: Config,
     model: FragmentModel,
+    run: Run,
     data: FragmentData,
     record: Record,
     seconds: dict[str, float],
-    source: dict[str, str],
 ) -> dict[str, Any]:
-    """Score a model and the baselines on the test puzzles, write the record and print the table."""
+    """Score a model and the baselines on the test split, write the record and print the tables.
+
+    Args:
+        config: of the job.
+        model: to score, with the run's best weights.
+        run: that it is from.
+        data: to score on.
+        record: to write.
+        seconds: how long each part of the job took so far.
+    """
     started = time.monotonic()
     device = hardware.device_of(config.trainer)
-    model = model.to(device).eval()
-    evaluation = config.evaluation
-    puzzles, protocol = data.test_set(evaluation.puzzles), protocol_of(config)
-    cache = data.cache / "scores"
-    how: dict[str, Any] = {"batch_size": evaluation.batch_size, "device": device}
-    scores: dict[str, dict[str, Scores]] = {}
-    if evaluation.clustering:
-        with progress("scoring baselines", len(puzzles)) as advance:
-            scores = Baselines(data, protocol, cache).score(puzzles, advance=advance, **how)
-        with progress("scoring the model", len(puzzles)) as advance:
-            scores |= evaluate(puzzles, methods_of(model, protocol, data.grid), advance=advance, **how)
-    perceived = Perceived()
-    if evaluation.reconstruction:
-        reconstructed, perceived = reconstruction_scores(config, model, puzzles, cache, how)
-        for method, found in reconstructed.items():
-            scores[method] = scores.get(method, {}) | found | perceived.scores.get(method, {})
-    store = data.store("test")
+    task = Task(config, model.to(device).eval(), run, data, device)
+    found = list(parts(task, record))
+    evaluation, store, checkpoint = config.evaluation, data.store("test"), run.best_checkpoint.name
+    elsewhere = {} if run.folder == record.folder else {"run": str(run.folder)}
+    scores = joined(part.scores for part in found)
+    scores.setdefault("model", {})  # where all that was found has a single value
     metrics = record.write_metrics(
         scores,
         protocol={
-            "puzzles": len(puzzles),
+            "puzzles": len(task.puzzles),
             "images_per_puzzle": config.data.images_per_puzzle,
             "fragments_per_image": data.cells,
             "fragment_shape": list(config.data.fragment_shape),
             "backend": evaluation.backend,
             "restarts": evaluation.restarts,
             "seed": evaluation.seed,
-            **({"mask_ratio": evaluation.reconstruction.ratio} if evaluation.reconstruction else {}),
-            **({"perceptual_images": perceived.images} if perceived.images else {}),
+            **{key: value for part in found for key, value in part.protocol.items()},
         },
         data={
             "name": config.data.name,
@@ -135,83 +135,50 @@ def score(
             "source": store.manifest.source,
         },
         model={
-            "name": class_name(config),
+            "name": task.name,
             "parameters": count_parameters(model),
             "latent_dim": model.latent_dim,
-            **source,
+            **elsewhere,
+            "checkpoint": checkpoint,
         },
         seconds=seconds | {"evaluation": time.monotonic() - started},
-        dataset_wide=perceived.dataset_wide,
+        dataset_wide=joined(part.dataset_wide for part in found),
     )
+    for part in found:
+        part.draw(record)
     folder = record.folder / FIGURES
-    if evaluation.clustering:
-        examples = first_examples(model, puzzles, data.grid, protocol, device)
-        record.write_examples(arrays_of(examples))
-        gallery.draw_example(examples[0], class_name(config), folder)
-    if evaluation.reconstruction and isinstance(model, Inpainter):
-        masking = Masking(evaluation.reconstruction.ratio, evaluation.seed)
-        gallery.draw_filling(first_filled(model, puzzles, masking, device), folder)
-    gallery.draw_scores(scores, class_name(config), folder)
-    gallery.draw_epochs(load_run(record.folder).epochs, config.selection.monitor, source["checkpoint"], folder)
+    gallery.draw_scores(scores, task.name, folder)
+    gallery.draw_epochs(load_run(record.folder).epochs, config.selection.monitor, checkpoint, folder)
     print_metrics(metrics, record.folder)
     if evaluation.robustness:
-        asked = list(robustness.conditions(evaluation.robustness))
-        clustered = {method: found for method, found in scores.items() if found.keys() >= set(METRICS)}
-        with progress("scoring under harder conditions", 2 * len(asked) * evaluation.robustness.puzzles) as advance:
-            outcomes = list(
-                robustness.outcomes(
-                    evaluation.robustness,
-                    data,
-                    clustered,
-                    protocol,
-                    lambda batch: model.encode(batch.fragments),
-                    model.fragment_shape,
-                    cache=cache,
-                    advance=advance,
-                    **how,
-                )
-            )
+        outcomes = harder(task, scores)
         record.write_robustness(robustness.table(outcomes))
-        figures.save(plots.robustness_figure(outcomes, clustered), folder / "robustness.png")
+        figures.save(plots.robustness_figure(outcomes, clusterings(scores)), folder / "robustness.png")
         print_robustness(outcomes)
     return metrics
 
 
-def reconstruction_scores(
-    config: Config, model: FragmentModel, puzzles: FixedPuzzles, cache: Path, how: dict[str, Any]
-) -> tuple[dict[str, dict[str, Scores]], Perceived]:
-    """Scores (puzzles,) by method and metric of what the model, and what is simpler, makes of masked images, and what
-    networks see in that where they are asked for.
-    """
-    reconstruction = config.evaluation.reconstruction
-    assert reconstruction
-    masking = Masking(reconstruction.ratio, config.evaluation.seed)
-    score = reconstruction_of(model, masking)
-    assert score is not None  # by `check_reconstruction`
-    found, prefix, outputs = {}, "reconstruction", decoded(model)
-    if isinstance(model, Inpainter):
-        fillings = Fillings(puzzles.data, masking, model.patches, cache)
-        prefix, outputs = "composite", composites(model, fillings)
-        with progress("scoring baselines of filling in", len(puzzles)) as advance:
-            found = fillings.score(puzzles, advance=advance, **how)
-    with progress("scoring what the model fills in", len(puzzles)) as advance:
-        found |= evaluate(puzzles, {"model": score}, advance=advance, **how)
-    if not reconstruction.perceptual:
-        return found, Perceived()
-    networks = Networks(reconstruction.perceptual, how["device"])
-    with progress("looking at what was filled in", len(puzzles)) as advance:
-        return found, perceive(puzzles, outputs, networks, prefix=prefix, advance=advance, **how)
+def harder(task: Task, scores: Mapping[str, Mapping[str, Scores]]) -> list[robustness.Outcome]:
+    """The model and the baselines under conditions harder than those of training."""
+    asked = task.config.evaluation.robustness
+    assert asked
+    conditions = len(list(robustness.conditions(asked)))
+    with progress("scoring under harder conditions", 2 * conditions * asked.puzzles) as advance:
+        return list(
+            robustness.outcomes(
+                asked,
+                task.data,
+                clusterings(scores),
+                protocol_of(task.config),
+                lambda batch: task.model.encode(batch.fragments),
+                task.model.fragment_shape,
+                cache=task.cache,
+                advance=advance,
+                **task.how,
+            )
+        )
 
 
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far a part of the scoring has come, on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-def class_name(config: Config) -> str:
-    """What the model is called in tables and figures."""
-    return str(config.model["_target_"].rpartition(".")[2])
+def clusterings(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Mapping[str, Scores]]:
+    """Scores of the methods that group fragments."""
+    return {method: found for method, found in scores.items() if found.keys() >= set(METRICS)}

@@ -25,14 +25,15 @@ from fragrecon.checkpoints import AtomicCheckpointIO
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, nearest, typed
 from fragrecon.evaluation.opening import open_data, protocol_of
-from fragrecon.jobs.evaluate import check_reconstruction, score
+from fragrecon.jobs.evaluate import check_data, check_parts, score
 from fragrecon.learner import Learner
 from fragrecon.loggers import ending, heeding_sigterm
 from fragrecon.modelling import Facts, build_model, check_model, load_weights
 from fragrecon.models.base import count_parameters
 from fragrecon.processes import started_from
 from fragrecon.record import Record
-from fragrecon.report.views import Album, embedded
+from fragrecon.report.metrics import scores_of
+from fragrecon.report.views import PUZZLES, ROWS, Album, embedded
 from fragrecon.runs import load_run
 from fragrecon.schema import Config, build
 from fragrecon.sweeps import note, sweep_of
@@ -50,7 +51,7 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
             "and init_from= starts a new one from its weights"
         )
     data = open_data(config)
-    check_reconstruction(config, check_model(config, data.grid))
+    check_parts(config, check_model(config, data.grid))
     build(config.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
     initial = load_run(config.init_from).best_checkpoint if config.init_from else None
     trainer = make_trainer(config, record)
@@ -60,6 +61,7 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
     with ending(trainer.loggers):
         log.info("training%s on %s", together, hardware.describe(config.trainer))
         data.check(config.evaluation.puzzles)
+        check_data(config, data)
         seconds["data"] = time.monotonic() - started
         return train_and_score(config, record, data, trainer, initial, seconds)
 
@@ -87,17 +89,17 @@ def train_and_score(
     if not (config.evaluation.puzzles or albums):
         return None
     run = load_run(record.folder)
-    best = run.best_checkpoint
     with heeding_sigterm():
-        model, metrics = run.load_model(best), None
+        model, metrics = run.load_model(), None
         if config.evaluation.puzzles:
-            metrics = score(config, model, data, record, seconds, source={"checkpoint": best.name})
-            means = {f"test/{name}": summary["mean"] for name, summary in metrics["scores"]["model"].items()}
+            metrics = score(config, model, run, data, record, seconds)
+            means = {f"test/{name}": summary["mean"] for name, summary in scores_of(metrics)["model"].items()}
             for logger in trainer.loggers:
                 logger.log_metrics(means, step=step)
+        shown = data.side_by_side(ROWS // PUZZLES).validation_set()
         for album in albums:
             device = hardware.device_of(config.trainer)
-            album.show_embeddings(embedded(model.to(device), data.validation_set(), device), step)
+            album.show_embeddings(embedded(model.to(device), shown, device), step)
     return metrics
 
 

@@ -51,6 +51,32 @@ class Decoder(Protocol):
         """(..., D) to (..., C, h, w) in [0, 1]; ``size`` is (h, w) where a model can make several."""
 
 
+@dataclass(frozen=True)
+class Posterior:
+    """Normal distributions of latents, each number independent of the others.
+
+    Attributes:
+        mean: (..., D).
+        log_variance: (..., D).
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Latents (..., D), differentiable by mean and variance (Kingma and Welling, 2014, section 2.4)."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + (self.log_variance / 2).exp() * noise
+
+
+@runtime_checkable
+class Variational(Decoder, Protocol):
+    """A model that takes a fragment for a distribution of latents, of which its embedding is the mean."""
+
+    def posterior(self, fragments: Tensor) -> Posterior:
+        """Of fragments (M, C, h, w)."""
+
+
 @runtime_checkable
 class Classifier(Protocol):
     """A model with a head for classes."""

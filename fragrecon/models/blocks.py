@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import Shape
@@ -53,3 +54,34 @@ def conv_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions, added to what they read (He et al., 2016, figure 2).
+
+    Where size or channels change, what they read goes through a 1x1 convolution with batch norm first.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        down: the stride.
+        up: how many times pixels are repeated either way before they are convolved. Unlike a transposed convolution,
+            this treats all pixels alike, and leaves no checkerboard (Odena et al., 2016).
+    """
+
+    def __init__(self, inputs: int, outputs: int, down: int = 1, up: int = 1) -> None:
+        super().__init__()
+        grow = [nn.Upsample(scale_factor=up)] if up > 1 else []
+        self.convolutions = nn.Sequential(
+            *grow,
+            conv_block(inputs, outputs, down),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        # A 1x1 convolution of repeated pixels is the same as repeats of those convolved, but takes longer.
+        changed = (inputs, 1, 1) != (outputs, down, up)
+        project = [nn.Conv2d(inputs, outputs, 1, down, bias=False), nn.BatchNorm2d(outputs)] if changed else []
+        self.shortcut = nn.Sequential(*project, *grow)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.relu(self.convolutions(hidden) + self.shortcut(hidden))

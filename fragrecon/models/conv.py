@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from fragrecon.models.base import FragmentModel, Shape, fixed_size
+from fragrecon.models.autoencoder import Autoencoder
+from fragrecon.models.base import Shape
 from fragrecon.models.blocks import conv_block, conv_encoder
 
 
-class ConvAutoencoder(FragmentModel):
+class ConvAutoencoder(Autoencoder):
     """Strided convolutions down to a linear bottleneck, and transposed ones back up.
 
     A stage halves height and width. By default, on 16x16 colour fragments: 3 -> 32 -> 64 channels, 16 -> 8 -> 4
-    pixels, 128 latents,
-    372,704 parameters.
+    pixels, 128 latents, 372,704 parameters.
 
     Args:
         fragment_shape: (C, h, w).
@@ -31,28 +30,14 @@ class ConvAutoencoder(FragmentModel):
     def __init__(
         self, fragment_shape: Shape, latent_dim: int = 128, encoder_channels: Sequence[int] = (32, 64)
     ) -> None:
-        super().__init__(fragment_shape, latent_dim)
-        channels = fragment_shape[0]
-        self.encoder, self.features = conv_encoder(fragment_shape, encoder_channels)
-        size = math.prod(self.features)
-        self.to_latent = nn.Linear(size, latent_dim)
-        self.from_latent = nn.Linear(latent_dim, size)
+        super().__init__(fragment_shape, latent_dim, *conv_encoder(fragment_shape, encoder_channels))
         up = list(encoder_channels)[::-1]
         self.decoder = nn.Sequential(
             nn.Unflatten(-1, self.features),
             *(_up(a, b) for a, b in itertools.pairwise(up)),
-            nn.ConvTranspose2d(up[-1], channels, 4, 2, 1, bias=False),
+            nn.ConvTranspose2d(up[-1], fragment_shape[0], 4, 2, 1, bias=False),
             nn.Sigmoid(),
         )
-
-    def embed(self, fragments: Tensor) -> Tensor:
-        latents: Tensor = self.to_latent(self.encoder(fragments))
-        return latents
-
-    def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        fixed_size(size, self.fragment_shape)
-        images: Tensor = self.decoder(self.from_latent(latents.reshape(-1, self.latent_dim)))
-        return images.view(*latents.shape[:-1], *self.fragment_shape)
 
 
 def _up(inputs: int, outputs: int) -> nn.Sequential:

@@ -10,8 +10,9 @@ from pathlib import Path
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.examples import Example
 from fragrecon.evaluation.filling import Filling
+from fragrecon.evaluation.generation import Generated
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.report import figures, masked, plots
+from fragrecon.report import figures, generated, masked, plots
 
 METRICS = ("kmeans_ari", "masked_psnr")
 """Of which the first that a model is scored by is drawn."""
@@ -32,7 +33,29 @@ def draw_example(example: Example, model: str, folder: Path, shown: FragmentBatc
     figures.save(figures.confusion_figure(fine), folder / "confusion.png")
     figures.save(figures.embedding_figure(fine), folder / "embedding.png")
     if example.decoded is not None:
-        figures.save(figures.reconstructions_figure(example), folder / "reconstructions.png")
+        draw_reconstructions(example, folder)
+
+
+def draw_reconstructions(example: Example, folder: Path) -> None:
+    """Write ``reconstructions.png`` of a model that decodes."""
+    figures.save(figures.reconstructions_figure(example), folder / "reconstructions.png")
+
+
+def draw_generated(shown: Generated, folder: Path, *, clustered: bool) -> None:
+    """Write ``generated.png`` and ``interpolations.png``, as far as there is something to show.
+
+    Args:
+        shown: what is drawn.
+        folder: of the figures.
+        clustered: whether there is a puzzle, of which `draw_example` shows the reconstructions; else they are written
+            too.
+    """
+    if not clustered:
+        draw_reconstructions(shown.example, folder)
+    if shown.samples is not None:
+        figures.save(generated.generated_figure(shown), folder / "generated.png")
+    if shown.between is not None:
+        figures.save(generated.interpolations_figure(shown), folder / "interpolations.png")
 
 
 def draw_filling(filling: Filling, folder: Path) -> None:

@@ -10,6 +10,9 @@ WORDS = {
     "kmeans": "KMeans",
     "kmedoids": "KMedoids",
     "frechet": "Fréchet",
+    "mlp": "MLP",
+    "knn": "kNN",
+    "svm": "SVM",
 }
 
 

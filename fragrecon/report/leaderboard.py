@@ -271,9 +271,14 @@ def _differences(jobs: Sequence[Job], leaders: Mapping[str, Sequence[Job]]) -> d
 
 
 def _puzzles(job: Job, metric: str) -> tuple[Any, ...]:
-    """What decides which images are in which test puzzle and, for a metric of what is filled in, what is hidden."""
+    """What decides which images are in which test puzzle and, for a metric of what is filled in, what is hidden.
+
+    Classifiers answer for all test images.
+    """
     run = _run(job)
     protocol, data = run.metrics["protocol"], run.metrics["data"]
+    if metrics.family(metric) is metrics.PROBES:
+        return data["name"], data["source"]
     puzzles = protocol["puzzles"], protocol["images_per_puzzle"], protocol["seed"], data["name"], data["source"]
     if metrics.family(metric) is not metrics.MASKED:
         return puzzles

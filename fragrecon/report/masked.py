@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fragrecon.evaluation.filling import Filling
-from fragrecon.evaluation.reconstruction import psnr
+from fragrecon.objectives.reconstruction import psnr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def visible(filling: Filling) -> Tensor:
 def masked_psnr(filling: Filling, output: Tensor) -> Tensor:
     """The peak signal-to-noise ratio (M,) of the hidden pixels, in dB; best where none was hidden."""
     errors = ((output - filling.images).square() * filling.hidden).sum((1, 2, 3))
-    return psnr(errors / (filling.hidden.sum((1, 2, 3)) * output.shape[1]).clamp(min=1))
+    return psnr(errors.double() / (filling.hidden.sum((1, 2, 3)) * output.shape[1]).clamp(min=1))
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -38,6 +38,8 @@ MEASURES = {
     "distance": Measure("distance", falling=True),
     "error": Measure("error", falling=True),
     "loss": Measure("loss", falling=True),
+    "entropy": Measure("entropy", "nats", falling=True),
+    "kl": Measure("KL", "nats", falling=True),
 }
 """By the last word of a metric. All else is a share or an agreement: more is better."""
 
@@ -90,7 +92,22 @@ WHOLE = Family(
     "reconstruction_psnr",
     note="Of all that the model says where nothing is hidden.",
 )
-FAMILIES = (CLUSTERING, MASKED, WHOLE)
+PROBES = Family(
+    "Classification",
+    ("probe_",),
+    ("probe_mlp_accuracy", "probe_linear_accuracy", "probe_knn_accuracy"),
+    "probe_mlp_accuracy",
+    "raw_pixels",
+    "Of classifiers that were trained on frozen embeddings, and chosen on validation images; over all test images.",
+)
+GENERATION = Family(
+    "Generation",
+    ("generation_",),
+    ("generation_frechet_feature_distance", "generation_fid"),
+    "generation_frechet_feature_distance",
+    note="Of samples of the standard normal, decoded, from as many test images.",
+)
+FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION)
 """The first of which there are scores decides."""
 
 SHOWN = tuple(metric for family in FAMILIES for metric in family.shown)

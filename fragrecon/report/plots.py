@@ -54,19 +54,19 @@ def curves_figure(epochs: Sequence[Mapping[str, float]], monitor: str, selected:
     highest = max((courses[name][-1][1] for name in losses), default=0.0)
     for name in losses:
         text, colour, style = LOSSES[name]
-        _course(upper, courses[name], style, colour)
+        course(upper, courses[name], style, colour)
         end = courses[name][-1]
         # The name of what ends higher stands higher, also where both end at one place.
         upper.annotate(text, end, (4, 0), **_NOTE, color=colour, va="bottom" if end[1] == highest else "top")
     if lower is not upper:
-        _course(lower, courses[monitor])
+        course(lower, courses[monitor])
         lower.set_ylabel(label(monitor.replace("/", "_").replace("val_", "validation_")), fontsize=7)
     upper.margins(y=0.12)
     upper.set_ylabel("loss", fontsize=8)
     lower.set_xlabel("epoch", fontsize=8)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels:
-        _tidy(axes)
+        tidy(axes)
         if selected is not None:
             axes.axvline(selected, color="0.7", linewidth=0.8, zorder=1)
     if selected is not None:
@@ -115,7 +115,7 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
     axes.set_yticks([row + 0.3 for row in range(len(methods))], [model if m == "model" else label(m) for m in methods])
     axes.set_ylim(-0.1, len(methods))
     axes.set_xlabel(f"{title(metric)} of a puzzle ({puzzles} puzzle{'s' if puzzles > 1 else ''})", fontsize=8)
-    _tidy(axes)
+    tidy(axes)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -157,7 +157,7 @@ def robustness_figure(
             axes.set_xticks(values, [f"{value:g}" for value in values])
             axes.minorticks_off()
         axes.set_xlabel(AXES.get(name, name), fontsize=8)
-        _tidy(axes)
+        tidy(axes)
     for axes in panels[len(axes_names) :]:
         axes.axis("off")
     for row in range(rows):
@@ -170,12 +170,12 @@ def robustness_figure(
     return figure
 
 
-def _course(axes: Axes, points: Sequence[tuple[float, float]], style: str = "-", colour: str = "black") -> None:
+def course(axes: Axes, points: Sequence[tuple[float, float]], style: str = "-", colour: str = "black") -> None:
     xs, ys = [x for x, _ in points], [y for _, y in points]
     axes.plot(xs, ys, style, color=colour, linewidth=1.2, marker=".", markersize=3)
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)

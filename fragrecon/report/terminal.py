@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +33,10 @@ TABLES = (
 """The scores that stand in a table, where a model has them all."""
 SEEN = ("lpips", "feature_distance", "fid", "frechet_feature_distance")
 """What networks tell of an image, by the last words of a metric."""
+LATENTS = {
+    "generation_latent_frechet_distance": "Fréchet distance",
+    "generation_active_share": "share of active numbers",
+}
 REASSEMBLY = {
     "placing_direct": "placed right",
     "placing_perfect": "images perfect",
@@ -58,19 +65,42 @@ def plain_console() -> Console:
     return Console(markup=False)
 
 
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far a part of a job has come, on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
 def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
     """A table of the model beside its baselines, where the record lies, and how long each part took."""
     console = console or plain_console()
     protocol, scores = metrics["protocol"], metrics["scores"]
     model, name = metrics["model"]["name"], metrics["data"]["name"]
-    what = f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {name} images"
-    if protocol["images_per_puzzle"] == 1:
-        what = f"{model} on {protocol['puzzles']} {name} test images"
+    what, over = f"{model} on {protocol['puzzles']} {name} test images", measures.samples(protocol)
+    if over == "puzzles":
+        what = f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {name} images"
     every = measures.scores_of(metrics)
-    seen = tuple(metric for metric in every["model"] if metric.partition("_")[2] in SEEN)
+    generated = measures.GENERATION.of(every["model"])
+    seen = tuple(name for name in every["model"] if name.partition("_")[2] in SEEN and name not in generated)
     for columns in (*TABLES, seen):
         if columns and set(columns) <= every["model"].keys():
-            console.print(_compared(metrics, every, what, columns))
+            console.print(_compared(metrics, every, what, columns, over))
+    probed = tuple(name for name in measures.PROBES.of(every["model"]) if name.endswith("accuracy"))
+    if probed:
+        embedding = ", ".join(filter(None, (model, protocol["probe_embedding"])))
+        what = f"classifiers of embeddings: {embedding}, {metrics['data']['images']} {name} test images"
+        console.print(_compared(metrics, every, what, probed, "images", within="probe "))
+    latents = {name: every["model"][name]["mean"] for name in LATENTS if name in every["model"]}
+    if latents:
+        told = ", ".join(f"{LATENTS[name]} {value:.3f}" for name, value in latents.items())
+        console.print(f"latents beside the standard normal: {told}", soft_wrap=True)
+    distances = tuple(name for name in generated if name not in LATENTS)
+    if distances:
+        what = f"{model}: {protocol['generated_images']} samples of the standard normal"
+        console.print(_compared(metrics, every, what, distances, "", within="generation "))
     if REASSEMBLY.keys() <= scores["model"].keys():
         rebuilt = _table(
             "fragments put back into place",
@@ -88,11 +118,25 @@ def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | N
 
 
 def _compared(
-    metrics: Mapping[str, Any], scores: Mapping[str, Mapping[str, Summary]], title: str, columns: Sequence[str]
+    metrics: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Summary]],
+    title: str,
+    columns: Sequence[str],
+    over: str,
+    within: str = "",
 ) -> Table:
-    """The model and its baselines by some metrics, and how far they are apart."""
-    caption = f"mean ± half its 95% interval over {measures.samples(metrics['protocol'])}; differences are paired"
-    table = _table(title, caption, map(measures.title, columns))
+    """The model and its baselines by some metrics, and how far they are apart.
+
+    Args:
+        metrics: of the run.
+        scores: by method and metric.
+        title: of the table.
+        columns: the metrics.
+        over: what means are of; nothing where they are none.
+        within: what the names of the metrics begin with, and the table is about anyway.
+    """
+    caption = f"mean ± half its 95% interval over {over}; differences are paired" if over else ""
+    table = _table(title, caption, (measures.title(metric).removeprefix(within) for metric in columns))
     _add_rows(table, scores, columns)
     minus = {}
     for method, found in metrics["model_minus"].items():

@@ -19,11 +19,13 @@ from fragrecon.clustering.balanced import assign
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.filling import Filling, fill
+from fragrecon.evaluation.generation import SHOWN, standard_normal
 from fragrecon.evaluation.protocol import ClusteringProtocol
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
 from fragrecon.objectives.masked import draw_mask
 from fragrecon.report.masked import visible
 from fragrecon.report.pictures import PAPER, colours, framed, sheet
+from fragrecon.seeds import keys_of
 
 PUZZLES, ROWS, DIMENSIONS = 3, 480, 128
 """Of which embeddings are shown at most: puzzles, fragments, numbers of each."""
@@ -93,6 +95,8 @@ def views_of(
         found["puzzle"] = puzzle_picture(batch, protocol.cluster(embeddings.float(), batch)["kmeans"], grid)
     if isinstance(model, Decoder):
         found["reconstructions"] = reconstruction_picture(batch, model.decode(embeddings), grid)
+        latents = standard_normal(model.latent_dim).draw(keys_of(0, "samples shown", 0, SHOWN))  # always the same
+        found["samples"] = samples_picture(model.decode(latents.to(embeddings.device)))
     if isinstance(model, Inpainter):
         images = batch.fragments[0, :COLUMNS]
         generator = torch.Generator(images.device).manual_seed(0)
@@ -111,7 +115,7 @@ def puzzle_picture(batch: FragmentBatch, groups: Tensor, grid: tuple[int, int]) 
     in their own row.
     """
     cells = grid[0] * grid[1]
-    fragments, sources = _ink(batch.fragments[0], 32), batch.source_ids[0].cpu()
+    fragments, sources = ink(batch.fragments[0], 32), batch.source_ids[0].cpu()
     found = image_of_group(batch, groups)[groups[0].cpu()]
     order = torch.argsort(sources * cells + batch.positions[0].cpu())
     palette = colours(batch.images_per_puzzle)
@@ -145,21 +149,26 @@ def image_of_group(batch: FragmentBatch, groups: Tensor) -> Tensor:
 
 def reconstruction_picture(batch: FragmentBatch, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
     """Images of the puzzle, ten a row, each above what became of its fragments, (1, F, C, h, w)."""
-    pair = [_ink(in_place(fragments, batch, grid), 96) for fragments in (batch.fragments, decoded)]
+    pair = [ink(in_place(fragments, batch, grid), 96) for fragments in (batch.fragments, decoded)]
     columns = torch.cat(pair, 2)  # each original above its reconstruction
     return sheet(list(columns), min(len(columns), COLUMNS), gap=6)
 
 
+def samples_picture(samples: Tensor) -> Tensor:
+    """Fragments (M, C, h, w), ten a row."""
+    return sheet(list(ink(samples, 96)), COLUMNS, gap=6)
+
+
 def masked_picture(filling: Filling) -> Tensor:
     """What was visible of images, above what a model makes of it and above the images, ten a row."""
-    rows = [_ink(images, 96) for images in (visible(filling), filling.composite, filling.images)]
+    rows = [ink(images, 96) for images in (visible(filling), filling.composite, filling.images)]
     columns = torch.cat(rows, 2)
     return sheet(list(columns), min(len(columns), COLUMNS), gap=6)
 
 
 def view_picture(views: Tensor) -> Tensor:
     """Pictures (K, C, H, W) in 0..1, laid out in a square."""
-    shown = list(_ink(views[:MOST_VIEWS], 64))
+    shown = list(ink(views[:MOST_VIEWS], 64))
     return sheet(shown, math.ceil(math.sqrt(len(shown))), gap=4)
 
 
@@ -196,10 +205,10 @@ def _thumbnails(fragments: Tensor) -> Tensor:
     square = F.pad(fragments, (0, side - width, 0, side - height), value=1.0)
     if side > THUMBNAIL:
         square = F.interpolate(square, size=(THUMBNAIL, THUMBNAIL), mode="area")
-    return _ink(square, 1)
+    return ink(square, 1)
 
 
-def _ink(pictures: Tensor, side: int) -> Tensor:
+def ink(pictures: Tensor, side: int) -> Tensor:
     """Pictures (K, C, H, W) in 0..1 as (K, 3, H, W) uint8 on the CPU, enlarged by a whole number to about ``side``."""
     times = max(1, round(side / min(pictures.shape[-2:])))
     pixels = (pictures.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)

@@ -88,7 +88,7 @@ for name in sys.argv[1:]:
     done = subprocess.run([sys.executable, "-c", code, *PERCEPTUAL], capture_output=True, text=True, check=True)
     for name, line in zip(PERCEPTUAL, done.stdout.splitlines(), strict=True):
         extra = "features" if name == "features" else "perceptual"
-        assert line.startswith(f"evaluation.reconstruction.perceptual: {name} needs the extra: ")
+        assert line.startswith(f"perceptual: {name} needs the extra: ")
         assert f'pip install "fragrecon[{extra}]"' in line
 
 

@@ -11,10 +11,8 @@ from torch import Tensor
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.inpainting import ConditionalMean, bilinear, mean_colour
 from fragrecon.evaluation.reconstruction import (
-    BEST_PSNR,
     Masking,
     filled,
-    psnr,
     reconstruction_of,
     score_filling,
     score_reconstruction,
@@ -24,6 +22,7 @@ from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.patches import Patches
 from fragrecon.models.supervised import SupervisedClassifier
+from fragrecon.objectives.reconstruction import BEST_PSNR
 
 SHAPE = (3, 16, 16)
 PATCHES = Patches(SHAPE, 4)
@@ -109,11 +108,6 @@ def test_filling_in_the_truth_is_perfect_and_what_is_visible_does_not_count() ->
     second = score_filling(lambda *_: PATCHES.join(spoiled), images, mask, PATCHES)
     for name, values in first.items():
         assert torch.equal(values, second[name])
-
-
-@pytest.mark.parametrize(("error", "expected"), [(1.0, 0.0), (0.01, 20.0), (1e-4, 40.0), (0.0, BEST_PSNR)])
-def test_psnr_in_decibels(error: float, expected: float) -> None:
-    assert float(psnr(torch.tensor([error]))) == pytest.approx(expected, abs=1e-5)
 
 
 def test_whole_outputs_are_scored_on_all_pixels() -> None:

@@ -20,10 +20,11 @@ from fragrecon import files
 from fragrecon.clustering.backends.batched import kmeans
 from fragrecon.data.photographs import cut_photographs
 from fragrecon.errors import ConfigError, DataError, RunError
+from fragrecon.evaluation.opening import open_data
 from fragrecon.runs import load_run
 from fragrecon.seeds import keys_of
 from tests import layouts
-from tests.cli import SMALL, Cli, fingerprint, job, names, status
+from tests.cli import SMALL, Cli, fingerprint, job, names, read_json, status
 
 pytestmark = pytest.mark.timeout(180)
 CHINA, FLOWER = (Path(name) for name in load_sample_images().filenames)
@@ -158,6 +159,114 @@ def test_photographs_are_drawn_where_run_and_data_are_elsewhere(tmp_path: Path, 
         job(tmp_path / "own", cache, "mode=draw", f"run={tmp_path / 'moved'}")
 
 
+# Of a model that decodes whole images ---------------------------------------------------------------------------------
+
+UNCLUSTERED = (
+    *SMALL,
+    "data.epochs=1",
+    "data.image_size=[16,16]",
+    "data.fragment_size=16",
+    "data.images_per_puzzle=1",
+    "data.puzzles_per_batch=20",
+    "evaluation.clustering=false",
+    "selection.monitor=val/loss",
+    "selection.mode=min",
+)
+OF_DECODED = ["interpolations.png", "reconstructions.png"]
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a run of which nothing is clustered; only to be read."""
+    folder = tmp_path_factory.mktemp("autoencoder") / "run"
+    job(folder, cache, "model=conv", *UNCLUSTERED, "model.latent_dim=12", "evaluation.puzzles=0")
+    return folder
+
+
+def psnr_of(run: Path, images: np.ndarray) -> float:
+    """Of images (M, C, H, W) uint8, by hand."""
+    model, given = load_run(run).load_model(), torch.from_numpy(images).float() / 255
+    with torch.no_grad():
+        errors = (model.decode(model.embed(given)) - given).square().flatten(1).mean(1)  # type: ignore[operator]
+    return float((-10 * errors.log10()).mean())
+
+
+def test_an_autoencoder_draws_what_it_decodes_of_test_images_and_of_noise(
+    tmp_path: Path, cache: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = draw(tmp_path / "run", cache, autoencoder)
+    assert names(tmp_path / "run" / "figures") == ["curves.png", "generated.png", *OF_DECODED]
+    data = open_data(load_run(autoencoder).config)
+    images = data.variant(images_per_puzzle=10).test_set(1).read(slice(0, 1)).fragments[0].numpy()
+    assert len(np.unique(images.reshape(10, -1), axis=0)) == 10
+    assert found == pytest.approx({"reconstruction_psnr": psnr_of(autoencoder, images)}, rel=1e-4)
+    assert f"10 images decoded from embeddings: PSNR {found['reconstruction_psnr']:.2f} dB" in capsys.readouterr().out
+    draw(tmp_path / "again", cache, autoencoder, "evaluation.batch_size=3")
+    assert fingerprint(tmp_path / "again" / "figures") == fingerprint(tmp_path / "run" / "figures")
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, ["reconstructions.png"]), (2, OF_DECODED), (3, OF_DECODED)])
+def test_an_autoencoder_draws_photographs_at_the_size_it_sees(
+    tmp_path: Path, cache: Path, autoencoder: Path, count: int, expected: list[str]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(autoencoder, moved)
+    paths = [CHINA, FLOWER, *stripes(tmp_path / "images")][:count]
+    nowhere = f"data.cache_dir={tmp_path / 'nowhere'}"  # the run's data is not asked for
+    found = draw(tmp_path / "run", cache, moved, listed(paths), nowhere)
+    assert not (tmp_path / "nowhere").exists()
+    assert names(tmp_path / "run" / "figures") == expected
+    seen = cut_photographs(paths, (3, 16, 16), (16, 16), load_run(moved).config.seed).seen
+    images = seen.fragments[0].mul(255).numpy()
+    assert found == pytest.approx({"reconstruction_psnr": psnr_of(moved, images)}, rel=1e-4)
+
+
+def test_an_image_in_fragments_is_drawn_whole(tmp_path: Path, cache: Path) -> None:
+    """Of plain images, whose fragments are alike, and so is what is decoded of each."""
+    folder = tmp_path / "run"
+    job(folder, cache, "model=conv", *UNCLUSTERED, "data.image_size=[32,32]", "evaluation.puzzles=0")
+    draw(tmp_path / "own", cache, folder)
+    assert names(tmp_path / "own" / "figures") == ["curves.png", "generated.png", *OF_DECODED]
+    draw(tmp_path / "drawn", cache, folder, listed(stripes(tmp_path / "images", 32)))
+    assert names(tmp_path / "drawn" / "figures") == OF_DECODED
+    picture = np.asarray(Image.open(tmp_path / "drawn" / "figures" / "interpolations.png").convert("RGB"))
+    for column, colours in ((6, ([0, 0, 0], [255, 255, 255])), (-102, ([255, 0, 0], [0, 0, 0]))):
+        for row, colour in enumerate(colours):  # black to red, and white to black
+            tile = picture[24 + 6 + 102 * row : 24 + 102 * row + 102, column:][:, :96]
+            assert (tile == colour).all()
+    steps = picture[30:126, 124:1036].astype(int)
+    for step in range(9):
+        tile = steps[:, 102 * step : 102 * step + 96]
+        for part in (tile[:48, 48:], tile[48:, :48], tile[48:, 48:]):
+            assert np.abs(part - tile[:48, :48]).max() <= 1
+    assert np.abs(steps[:, :96] - steps[:, -96:]).max() > 1
+
+
+def test_what_an_evaluation_draws_of_samples_is_drawn_again_to_the_byte(
+    tmp_path: Path, cache: Path, autoencoder: Path
+) -> None:
+    scored = tmp_path / "scored"
+    given = ["evaluation=generation", "evaluation.puzzles=5", "evaluation.generation.samples=20"]
+    job(scored, cache, "mode=evaluate", f"run={autoencoder}", *given)
+    wide = read_json(scored / "metrics.json")["dataset_wide"]
+    assert set(wide["model"]) == {"generation_latent_frechet_distance", "generation_active_share"}
+    draw(tmp_path / "drawn", cache, autoencoder, *given)
+    drawn, before = (fingerprint(folder / "figures") for folder in (tmp_path / "drawn", scored))
+    assert {"generated.png", *OF_DECODED} <= before.keys()
+    assert {name: drawn[name] for name in before} == before
+
+
+def test_samples_of_a_run_that_is_clustered_are_drawn_where_they_are_asked_for(
+    tmp_path: Path, cache: Path, finished: Path
+) -> None:
+    asked = ["evaluation=generation", "evaluation.clustering=true", "evaluation.restarts=2"]
+    found = draw(tmp_path / "run", cache, finished, *asked)
+    drawn, before = (fingerprint(folder / "figures") for folder in (tmp_path / "run", finished))
+    assert set(drawn) - set(before) == {"generated.png", "interpolations.png"}
+    assert {name: drawn[name] for name in before} == before  # reconstructions are those of the puzzle
+    assert set(found) == {"kmeans_ari", "kmeans_nmi", "reconstruction_psnr"}
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +298,13 @@ def test_a_run_must_be_named_and_have_a_model(tmp_path: Path, cache: Path, finis
     shutil.copytree(finished, half, ignore=shutil.ignore_patterns("checkpoints"))
     with pytest.raises(RunError, match="holds no checkpoint"):
         job(tmp_path / "run", cache, "mode=draw", f"run={half}")
+
+
+def test_a_model_of_which_there_is_nothing_to_draw_is_refused(tmp_path: Path, cache: Path) -> None:
+    monitored = ["evaluation.puzzles=0", "selection.monitor=val/accuracy", "selection.mode=max"]
+    job(tmp_path / "run", cache, "model=supervised", *UNCLUSTERED, *monitored)
+    with pytest.raises(ConfigError, match="fills nothing in and decodes nothing"):
+        job(tmp_path / "drawn", cache, "mode=draw", f"run={tmp_path / 'run'}")
 
 
 def test_an_older_run_is_drawn_too(tmp_path: Path, cache: Path, finished: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
+from fragrecon.models.autoencoder import Autoencoder
 from fragrecon.models.base import (
     Classifier,
     Decoder,
@@ -17,6 +18,7 @@ from fragrecon.models.base import (
     PairScorer,
     Shape,
     Solver,
+    Variational,
     count_parameters,
 )
 from fragrecon.models.conv import ConvAutoencoder
@@ -24,25 +26,33 @@ from fragrecon.models.energy_transformer import EnergyTransformer
 from fragrecon.models.linear import LinearAutoencoder
 from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.pca import PCAAutoencoder
+from fragrecon.models.resnet_ae import ResNetAutoencoder
+from fragrecon.models.resnet_vae import ResNetVAE
 from fragrecon.models.siamese import Siamese
 from fragrecon.models.simclr import SimCLR
 from fragrecon.models.supervised import SupervisedClassifier
+from fragrecon.models.vae import ConvVAE
 
 COLOUR: Shape = (3, 16, 16)
-Autoencoder = ConvAutoencoder | LinearAutoencoder
-AUTOENCODERS: list[type[Autoencoder]] = [ConvAutoencoder, LinearAutoencoder, PCAAutoencoder]
-MODELS: dict[str, Callable[[Shape, int], FragmentModel]] = {
+AUTOENCODERS: dict[str, Callable[[Shape, int], Autoencoder | LinearAutoencoder]] = {
     "conv": ConvAutoencoder,
+    "linear": LinearAutoencoder,
+    "pca": PCAAutoencoder,
+    "resnet_ae": lambda shape, latent_dim: ResNetAutoencoder(shape, latent_dim, width=4),
+    "resnet_vae": lambda shape, latent_dim: ResNetVAE(shape, latent_dim, width=4),
+    "vae": ConvVAE,
+}
+MODELS: dict[str, Callable[[Shape, int], FragmentModel]] = {
+    **AUTOENCODERS,
     "energy_transformer": lambda shape, latent_dim: EnergyTransformer(
         shape, latent_dim, heads=2, head_width=8, steps=3, alpha=0.5
     ),
-    "linear": LinearAutoencoder,
     "mae": lambda shape, latent_dim: MaskedAutoencoder(shape, latent_dim, depth=1, decoder_width=6, decoder_depth=1),
-    "pca": PCAAutoencoder,
     "siamese": Siamese,
     "simclr": SimCLR,
     "supervised": lambda shape, latent_dim: SupervisedClassifier(shape, 7, latent_dim),
 }
+every_autoencoder = pytest.mark.parametrize("name", AUTOENCODERS)
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -221,17 +231,15 @@ def test_embeddings_move_with_their_fragments(name: str) -> None:
     torch.testing.assert_close(model.encode(batch[:, order]), model.encode(batch)[:, order], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", AUTOENCODERS)
+@every_autoencoder
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (32, 32), (16, 32)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_decode_makes_fragments_in_the_range_of_pixels(
-    kind: type[Autoencoder], size: tuple[int, int], channels: int
-) -> None:
+def test_decode_makes_fragments_in_the_range_of_pixels(name: str, size: tuple[int, int], channels: int) -> None:
     shape = (channels, *size)
-    model = kind(shape, 6).eval()
+    model = AUTOENCODERS[name](shape, 6).eval()
     latents = model.encode(fragments(2, 4, shape))
     assert latents.shape == (2, 4, 6)
-    for wild in (latents, 100 * torch.randn(2, 4, 6)):
+    for wild in (latents, 1e4 * torch.randn(2, 4, 6)):
         decoded = model.decode(wild)
         assert decoded.shape == (2, 4, *shape)
         assert decoded.min() >= 0
@@ -239,10 +247,10 @@ def test_decode_makes_fragments_in_the_range_of_pixels(
     assert decoded.min() < 0.1 < 0.9 < decoded.max()  # latents that large reach both ends
 
 
-@pytest.mark.parametrize("kind", AUTOENCODERS)
+@every_autoencoder
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3), (2, 3, 4)])
-def test_decode_takes_latents_of_any_leading_shape(kind: type[Autoencoder], lead: tuple[int, ...]) -> None:
-    model = kind(COLOUR, 6).eval()
+def test_decode_takes_latents_of_any_leading_shape(name: str, lead: tuple[int, ...]) -> None:
+    model = AUTOENCODERS[name](COLOUR, 6).eval()
     latents = torch.randn(*lead, 6, generator=torch.Generator().manual_seed(0))
     decoded = model.decode(latents)
     assert decoded.shape == (*lead, *COLOUR)
@@ -250,18 +258,18 @@ def test_decode_takes_latents_of_any_leading_shape(kind: type[Autoencoder], lead
     torch.testing.assert_close(decoded.reshape(-1, *COLOUR)[-1], alone, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", AUTOENCODERS)
-def test_decode_makes_no_size_but_its_own(kind: type[Autoencoder]) -> None:
-    model, latents = kind((3, 8, 16), 6).eval(), torch.zeros(2, 6)
+@every_autoencoder
+def test_decode_makes_no_size_but_its_own(name: str) -> None:
+    model, latents = AUTOENCODERS[name]((3, 8, 16), 6).eval(), torch.zeros(2, 6)
     assert torch.equal(model.decode(latents, size=(8, 16)), model.decode(latents))
     with pytest.raises(ValueError, match=r"\(8, 16\) only, not \(16, 8\)"):
         model.decode(latents, size=(16, 8))
 
 
-@pytest.mark.parametrize("kind", AUTOENCODERS)
-def test_an_autoencoder_learns_to_reconstruct(kind: type[Autoencoder]) -> None:
+@every_autoencoder
+def test_an_autoencoder_learns_to_reconstruct(name: str) -> None:
     torch.manual_seed(0)
-    model, batch = kind((3, 8, 8), 32).train(), fragments(1, 4, (3, 8, 8))
+    model, batch = AUTOENCODERS[name]((3, 8, 8), 32).train(), fragments(1, 4, (3, 8, 8))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
     for _ in range(150):
@@ -283,7 +291,8 @@ def test_classify_gives_a_logit_a_class(classes: int) -> None:
 def test_only_what_a_model_can_do_is_asked_of_it(name: str) -> None:
     model = made(name)
     assert isinstance(model, Classifier) == (name == "supervised")
-    assert isinstance(model, Decoder) == (name in ("conv", "linear", "pca"))
+    assert isinstance(model, Decoder) == (name in AUTOENCODERS)
+    assert isinstance(model, Variational) == (name in ("resnet_vae", "vae"))
     assert isinstance(model, PairPredictor) == isinstance(model, PairScorer) == (name == "siamese")
     assert not isinstance(model, Solver)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,11 +14,15 @@ from fragrecon.models.factories import create_linear_autoencoder, create_supervi
 from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.mosaic import Mosaic
 from fragrecon.models.siamese import Siamese
-from fragrecon.objectives.base import Objective
+from fragrecon.models.simclr import SimCLR
+from fragrecon.models.vae import ConvVAE
+from fragrecon.objectives.anti_correlation import AntiCorrelation
+from fragrecon.objectives.base import Losses, Objective
 from fragrecon.objectives.contrastive import Contrastive
 from fragrecon.objectives.cross_entropy import CrossEntropy
 from fragrecon.objectives.pairs import Pairs
 from fragrecon.objectives.reconstruction import Reconstruction
+from fragrecon.objectives.vae import VAE
 from fragrecon.run import CONF, compose
 from fragrecon.schema import build
 
@@ -65,6 +70,16 @@ def siamese() -> FragmentModel:
     return Siamese((3, 4, 4), 7, channels=[4, 4, 4], hidden=5)
 
 
+def simclr() -> FragmentModel:
+    torch.manual_seed(0)
+    return SimCLR((3, 4, 4), 7, encoder_channels=[4], hidden=5)
+
+
+def vae() -> ConvVAE:
+    torch.manual_seed(0)
+    return ConvVAE((3, 4, 4), 7, encoder_channels=[4])
+
+
 def losses(objective: Objective, model: FragmentModel, of: FragmentBatch, seed: int = 0) -> dict[str, float]:
     found = objective(model, of, torch.Generator().manual_seed(seed))
     return {name: value.item() for name, value in found.items()}
@@ -87,28 +102,6 @@ class Fixed(FragmentModel):
         return self.answer
 
 
-def test_reconstruction_is_the_mean_of_squared_differences() -> None:
-    puzzles = batch(puzzles=2, images=2, cells=2, size=2)
-    decoded = torch.rand(puzzles.fragments.shape, generator=torch.Generator().manual_seed(5))
-    total, count = 0.0, 0
-    for found, wanted in zip(decoded.flatten().tolist(), puzzles.fragments.flatten().tolist(), strict=True):
-        total, count = total + (found - wanted) ** 2, count + 1
-    assert losses(Reconstruction(), Fixed(decoded), puzzles)["loss"] == pytest.approx(total / count, rel=1e-6)
-
-
-def test_reconstruction_of_the_very_fragments_costs_nothing() -> None:
-    puzzles = batch()
-    assert losses(Reconstruction(), Fixed(puzzles.fragments), puzzles) == {"loss": 0.0}
-    assert losses(Reconstruction(), Fixed(puzzles.fragments + 0.5), puzzles)["loss"] == pytest.approx(0.25, rel=1e-6)
-
-
-def test_reconstruction_decodes_what_the_model_encodes() -> None:
-    model, puzzles = autoencoder().eval(), batch()
-    decoded = model.decode(model.encode(puzzles.fragments))  # type: ignore[operator]
-    expected = (decoded - puzzles.fragments).square().mean().item()
-    assert losses(Reconstruction(), model, puzzles)["loss"] == pytest.approx(expected, rel=1e-6)
-
-
 def test_cross_entropy_is_the_log_of_the_softmax_at_the_class_of_the_source_image() -> None:
     puzzles = batch()
     logits = 3 * torch.randn(2, 6, CLASSES, generator=torch.Generator().manual_seed(5))
@@ -116,32 +109,83 @@ def test_cross_entropy_is_the_log_of_the_softmax_at_the_class_of_the_source_imag
     for row, label in zip(logits.flatten(0, 1).tolist(), puzzles.labels.flatten().tolist(), strict=True):
         total -= math.log(math.exp(row[label]) / sum(map(math.exp, row)))
         right += max(range(CLASSES), key=row.__getitem__) == label
-    found = losses(CrossEntropy(), Fixed(logits), puzzles)
+    found = losses(CrossEntropy(CLASSES, 7), Fixed(logits), puzzles)
     assert found["loss"] == pytest.approx(total / 12, rel=1e-6)
     assert found["accuracy"] == pytest.approx(right / 12, rel=1e-6)
 
 
 def test_cross_entropy_of_no_knowledge_is_the_log_of_the_number_of_classes() -> None:
-    found = losses(CrossEntropy(), Fixed(torch.zeros(2, 6, CLASSES)), batch())
+    found = losses(CrossEntropy(CLASSES, 7), Fixed(torch.zeros(2, 6, CLASSES)), batch())
     assert found["loss"] == pytest.approx(math.log(CLASSES), rel=1e-6)
 
 
 def test_cross_entropy_of_certainty_is_nothing() -> None:
     puzzles = batch()
     sure = 100 * nn.functional.one_hot(puzzles.labels, CLASSES).float()
-    assert losses(CrossEntropy(), Fixed(sure), puzzles) == {"loss": pytest.approx(0, abs=1e-6), "accuracy": 1.0}
+    assert losses(CrossEntropy(CLASSES, 7), Fixed(sure), puzzles) == {
+        "loss": pytest.approx(0, abs=1e-6),
+        "accuracy": 1.0,
+    }
 
 
 def test_cross_entropy_learns_classes_and_never_source_ids() -> None:
     model, puzzles = classifier().eval(), batch()
     assert not torch.equal(puzzles.labels, puzzles.source_ids)
-    before = losses(CrossEntropy(), model, puzzles)
+    before = losses(CrossEntropy(CLASSES, 7), model, puzzles)
     puzzles.source_ids = (puzzles.source_ids + 1) % 3
     puzzles.positions = 1 - puzzles.positions
     puzzles.image_ids = puzzles.image_ids.flip(0)
-    assert losses(CrossEntropy(), model, puzzles) == before
+    assert losses(CrossEntropy(CLASSES, 7), model, puzzles) == before
     puzzles.labels = (puzzles.labels + 1) % CLASSES
-    assert losses(CrossEntropy(), model, puzzles)["loss"] != before["loss"]
+    assert losses(CrossEntropy(CLASSES, 7), model, puzzles)["loss"] != before["loss"]
+
+
+def test_a_head_of_its_own_classifies_the_embeddings() -> None:
+    torch.manual_seed(0)
+    model, puzzles, objective = autoencoder().eval(), batch(), CrossEntropy(CLASSES, 7, hidden=[9])
+    objective.check(model)
+    first, second = (part for part in objective.modules() if isinstance(part, nn.Linear))
+    latents = model.encode(puzzles.fragments).flatten(0, 1)
+    hidden = (latents @ first.weight.T + first.bias).clamp(min=0)
+    logits = hidden @ second.weight.T + second.bias
+    assert logits.shape == (12, CLASSES)
+    expected = -logits.log_softmax(1)[range(12), puzzles.labels.flatten()].mean().item()
+    assert losses(objective, model, puzzles)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_linear_head_has_no_hidden_layer_and_takes_the_place_of_the_models() -> None:
+    model, puzzles, objective = classifier().eval(), batch(), CrossEntropy(CLASSES, 7, hidden=[])
+    (head,) = (part for part in objective.modules() if isinstance(part, nn.Linear))
+    assert (head.in_features, head.out_features) == (7, CLASSES)
+    with torch.no_grad():
+        head.weight.zero_(), head.bias.zero_()
+    assert losses(objective, model, puzzles)["loss"] == pytest.approx(math.log(CLASSES), rel=1e-6)
+
+
+def test_a_head_and_what_it_reads_are_trained_together() -> None:
+    torch.manual_seed(0)
+    model, puzzles, objective = simclr().train(), batch(), CrossEntropy(CLASSES, 7, hidden=[])
+    start = {key: value.clone() for key, value in model.named_parameters()}
+    optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], 1e-2)
+    for _ in range(150):
+        found: Losses = objective(model, puzzles, torch.Generator())
+        optimizer.zero_grad()
+        found["loss"].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert found["accuracy"] > 0.9
+    assert not [key for key, value in model.named_parameters() if torch.equal(value, start[key])]
+
+
+@pytest.mark.parametrize("hidden", [3, [0], [8, -1], ["a"], [1.5]])
+def test_a_head_without_width_is_refused(hidden: object) -> None:
+    with pytest.raises(ConfigError, match=r"objective\.hidden=.*\[\] for a linear head, or null"):
+        CrossEntropy(CLASSES, 7, hidden)  # type: ignore[arg-type]
+
+
+def test_data_without_classes_is_refused() -> None:
+    for make, name in ((lambda: CrossEntropy(0, 7, []), "cross_entropy"), (lambda: AntiCorrelation(0), "anti")):
+        with pytest.raises(ConfigError, match=rf"objective={name}.*learns from classes.*none"):
+            make()
 
 
 def test_the_order_of_fragments_and_puzzles_does_not_matter() -> None:
@@ -155,8 +199,9 @@ def test_the_order_of_fragments_and_puzzles_does_not_matter() -> None:
         puzzles.image_ids.flip(0),
     )
     pairs = (
+        (AntiCorrelation(CLASSES), autoencoder()),
         (Reconstruction(), autoencoder()),
-        (CrossEntropy(), classifier()),
+        (CrossEntropy(CLASSES, 7), classifier()),
         (Contrastive(GRID), mosaic()),
         (Pairs(GRID), siamese()),
     )
@@ -167,27 +212,42 @@ def test_the_order_of_fragments_and_puzzles_does_not_matter() -> None:
 def test_models_that_cannot_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"objective=reconstruction.*decodes.*SupervisedClassifier"):
         Reconstruction().check(classifier())
-    with pytest.raises(ConfigError, match=r"objective=cross_entropy.*classifies.*LinearAutoencoder"):
-        CrossEntropy().check(autoencoder())
+    with pytest.raises(
+        ConfigError, match=r"objective=cross_entropy.*classifies.*LinearAutoencoder.*objective\.hidden=\[\]"
+    ):
+        CrossEntropy(CLASSES, 7).check(autoencoder())
     with pytest.raises(ConfigError, match=r"objective=pairs.*model=siamese, not Mosaic"):
         Pairs(GRID).check(mosaic())
 
 
 def test_models_that_can_are_accepted() -> None:
     Reconstruction().check(autoencoder())
-    CrossEntropy().check(classifier())
+    CrossEntropy(CLASSES, 7).check(classifier())
     Pairs(GRID).check(siamese())
     for model in (autoencoder(), classifier(), mosaic(), siamese()):
         Contrastive(GRID).check(model)
 
 
+FITTING: dict[str, Callable[[], FragmentModel]] = {
+    "anti_correlation": simclr,
+    "combined": vae,
+    "contrastive": mosaic,
+    "cross_entropy": classifier,
+    "masked": inpainter,
+    "pairs": siamese,
+    "reconstruction": autoencoder,
+    "vae": vae,
+}
+"""Models of which an objective trains every part."""
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "objective").glob("*.yaml")))
 def test_an_objective_keeps_its_contract(name: str) -> None:
-    objective = build(compose([f"objective={name}"]).objective, "objective", grid=GRID)
+    facts = {"fragment_shape": (3, 4, 4), "grid": GRID, "num_classes": CLASSES, "latent_dim": 7}
+    objective = build(compose([f"objective={name}"]).objective, "objective", **facts)
     assert isinstance(objective, Objective)
-    model = next(
-        model for model in (mosaic(), autoencoder(), classifier(), siamese(), inpainter()) if accepts(objective, model)
-    )
+    model = FITTING[name]()
+    objective.check(model)
     found = objective(model.train(), batch(), torch.Generator().manual_seed(0))
     assert tuple(found) == objective.parts
     assert objective.parts[0] == "loss"
@@ -207,9 +267,12 @@ def accepts(objective: Objective, model: FragmentModel) -> bool:
     return True
 
 
-@pytest.mark.parametrize("objective", [Reconstruction(), CrossEntropy(), Contrastive(GRID), Pairs(GRID)])
+@pytest.mark.parametrize(
+    "objective",
+    [AntiCorrelation(CLASSES), Contrastive(GRID), CrossEntropy(CLASSES, 7), Pairs(GRID), Reconstruction(), VAE()],
+)
 def test_random_numbers_come_from_the_generator_alone(objective: Objective) -> None:
-    model = next(model for model in (autoencoder(), classifier(), siamese()) if accepts(objective, model)).eval()
+    model = next(model for model in (autoencoder(), classifier(), siamese(), vae()) if accepts(objective, model)).eval()
     before = torch.get_rng_state()
     assert losses(objective, model, batch(), seed=4) == losses(objective, model, batch(), seed=4)
     assert torch.equal(torch.get_rng_state(), before)
@@ -219,7 +282,10 @@ def test_losses_are_computed_in_single_precision() -> None:
     puzzles = batch()
     half = Fixed((puzzles.fragments + 2e-4).bfloat16())
     assert objective_dtype(Reconstruction(), half, puzzles) == torch.float32
-    assert objective_dtype(CrossEntropy(), Fixed(torch.zeros(2, 6, CLASSES).bfloat16()), puzzles) == torch.float32
+    assert (
+        objective_dtype(CrossEntropy(CLASSES, 7), Fixed(torch.zeros(2, 6, CLASSES).bfloat16()), puzzles)
+        == torch.float32
+    )
 
 
 def objective_dtype(objective: Objective, model: FragmentModel, of: FragmentBatch) -> torch.dtype:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from fragrecon.clustering.backends import load_backend
@@ -123,6 +124,29 @@ def test_reconstructions_lie_under_their_originals() -> None:
             assert (below == round((1 - value) * 255)).all()
 
 
+def test_samples_are_decoded_of_the_same_standard_normal_numbers_every_time() -> None:
+    shape, asked = (3, 8, 8), []
+
+    class Noting(Seeing):
+        def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+            asked.append(latents)
+            return super().decode(latents.sigmoid(), size)
+
+    one = views.views_of(Noting(shape, 192), puzzle(), GRID, None)["samples"]
+    torch.rand(1)  # whatever else draws
+    assert torch.equal(one, views.views_of(Noting(shape, 192), puzzle(seed=1), GRID, None)["samples"])
+    latents = asked[1]
+    assert latents.shape == (20, 192)
+    assert stats.kstest(latents.flatten().numpy(), "norm").pvalue > 1e-3
+    assert len(torch.unique(latents)) > 3800
+    side, step = 96, 96 + 6  # a fragment of 8 pixels, twelve times as large
+    assert one.shape == (3, 2 * step + 6, 10 * step + 6)
+    for number in range(20):
+        top, left = 6 + number // 10 * step, 6 + number % 10 * step
+        tile = one[:, top : top + side : 12, left : left + side : 12]
+        assert torch.equal(tile, (latents[number].sigmoid() * 255).round().to(torch.uint8).view(shape))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_views_are_laid_out_in_a_square_and_pixels_stay_in_range(channels: int) -> None:
     shown = torch.linspace(-0.5, 1.5, 5).view(5, 1, 1, 1).expand(-1, channels, 64, 64)
@@ -153,8 +177,9 @@ def test_a_model_shows_what_it_can_show() -> None:
     protocol = ClusteringProtocol(load_backend("batched"), 2, 0, 2**26)
     assert set(views.views_of(Plain(shape, 192), batch, GRID, protocol)) == {"puzzle"}
     found = views.views_of(Seeing(shape, 192), batch, GRID, protocol)
-    assert set(found) == {"puzzle", "reconstructions", "edges", "more"}
-    assert set(views.views_of(Seeing(shape, 192), batch, GRID, None)) == {"reconstructions", "edges", "more"}
+    assert set(found) == {"puzzle", "reconstructions", "samples", "edges", "more"}
+    alone = views.views_of(Seeing(shape, 192), batch, GRID, None)
+    assert set(alone) == {"reconstructions", "samples", "edges", "more"}
     assert torch.equal(found["edges"], views.view_picture(batch.fragments[0, :4]))
     # Embeddings that are the pixels decode to the pixels.
     assert torch.equal(found["reconstructions"], views.reconstruction_picture(batch, batch.fragments, GRID))

@@ -28,6 +28,16 @@ CAPTIONS = {
     "confusion": "How many fragments of each image, a row, came into each group, a column.",
     "embedding": "Fragments where t-SNE puts their embeddings, and the same places by the images they are from.",
     "reconstructions": "Images above what the model decodes of their fragments' embeddings, and how far that is off.",
+    "generated": (
+        "Test images, what the model makes of their embeddings, of samples of the standard normal, and of a normal "
+        "that was fitted to embeddings of training images."
+    ),
+    "interpolations": "What is decoded on the way from the embedding of one test image to that of another.",
+    "probe_mlp_curves": "How the MLP on frozen embeddings learned; the marked epoch is the best on validation images.",
+    "probe_confusion": "What a classifier of embeddings took the test images of each class, a row, for.",
+    "projection_pca": "Test images by the two directions in which embeddings vary most.",
+    "projection_tsne": "Test images where t-SNE puts their embeddings.",
+    "projection_umap": "Test images where UMAP puts their embeddings.",
     "scores": "How the scores of each method are spread over the test puzzles.",
     "curves": "The course of training; a line marks the epoch that was selected.",
     "robustness": "Scores under harder conditions, with their 95% intervals.",

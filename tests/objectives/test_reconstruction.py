@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from fragrecon.errors import ConfigError
+from fragrecon.objectives.reconstruction import BEST_PSNR, Reconstruction, mean_psnr, psnr, reconstruction_error
+from tests.objectives.test_objectives import Fixed, autoencoder, batch, losses
+
+
+def decoded_like(fragments: Tensor) -> Tensor:
+    return torch.rand(fragments.shape, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("error", ["mse", "l1"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_reconstruction_is_the_error_of_each_value(error: str, reduction: str) -> None:
+    puzzles = batch(puzzles=2, images=2, cells=2, size=2)
+    decoded = decoded_like(puzzles.fragments)
+    totals = []
+    for found, wanted in zip(decoded.flatten(0, 1), puzzles.fragments.flatten(0, 1), strict=True):
+        pairs = zip(found.flatten().tolist(), wanted.flatten().tolist(), strict=True)
+        totals.append(sum(abs(a - b) if error == "l1" else (a - b) ** 2 for a, b in pairs))
+    expected = sum(totals) / len(totals) / (12 if reduction == "mean" else 1)
+    found_losses = losses(Reconstruction(error, reduction), Fixed(decoded), puzzles)
+    assert found_losses["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_by_default_it_is_the_mean_squared_error_to_the_last_bit() -> None:
+    puzzles = batch()
+    decoded = decoded_like(puzzles.fragments)
+    loss = Reconstruction()(Fixed(decoded), puzzles, torch.Generator())["loss"]
+    assert torch.equal(loss, F.mse_loss(decoded, puzzles.fragments))
+
+
+def test_reconstruction_of_the_very_fragments_costs_nothing() -> None:
+    puzzles = batch()
+    assert losses(Reconstruction(), Fixed(puzzles.fragments), puzzles) == {"loss": 0.0, "psnr": BEST_PSNR}
+    assert losses(Reconstruction(), Fixed(puzzles.fragments + 0.5), puzzles)["loss"] == pytest.approx(0.25, rel=1e-6)
+
+
+def test_reconstruction_decodes_what_the_model_encodes() -> None:
+    model, puzzles = autoencoder().eval(), batch()
+    decoded = model.decode(model.encode(puzzles.fragments))  # type: ignore[operator]
+    expected = (decoded - puzzles.fragments).square().mean().item()
+    assert losses(Reconstruction(), model, puzzles)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_psnr_is_that_of_each_image_and_then_averaged() -> None:
+    images = torch.rand(2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(1))
+    decoded = (images + 0.3 * torch.linspace(0, 1, 6).view(2, 3, 1, 1, 1) * (decoded_like(images) - 0.5)).clamp(0, 1)
+    decoded[0, 0, 0, 0, 0] += 0.01
+    ratios = [
+        float(peak_signal_noise_ratio(one, other, data_range=1.0))
+        for one, other in zip(decoded.clamp(0, 1).flatten(0, 1), images.flatten(0, 1), strict=True)
+    ]
+    assert max(ratios) - min(ratios) > 10
+    assert float(mean_psnr(decoded, images)) == pytest.approx(sum(ratios) / 6, rel=1e-5)
+
+
+def test_psnr_is_of_what_can_be_shown() -> None:
+    images = torch.ones(2, 3, 4, 4)
+    images[:, :, 0] = 0
+    wild = torch.where(images > 0, images + 3, images - 2)
+    assert float(mean_psnr(wild, images)) == BEST_PSNR
+    assert float(mean_psnr(1 - images, images)) == 0
+
+
+def test_psnr_asks_for_no_gradient() -> None:
+    decoded = torch.rand(2, 3, 4, 4, requires_grad=True)
+    assert not mean_psnr(decoded, torch.zeros(2, 3, 4, 4)).requires_grad
+
+
+@pytest.mark.parametrize(("error", "expected"), [(1.0, 0.0), (0.01, 20.0), (1e-30, BEST_PSNR), (0.0, BEST_PSNR)])
+def test_psnr_in_decibels(error: float, expected: float) -> None:
+    for dtype in (torch.float32, torch.float64):
+        found = psnr(torch.tensor([error], dtype=dtype))
+        assert found.dtype == dtype
+        assert float(found) == pytest.approx(expected, abs=1e-5)
+
+
+def test_errors_that_are_not_known_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"objective\.error='msee' is not known; did you mean 'mse'\? Valid: l1, mse"):
+        Reconstruction("msee")
+    with pytest.raises(ConfigError, match=r"objective\.reduction='none' is not known.* Valid: mean, sum"):
+        Reconstruction(reduction="none")
+
+
+def test_a_sum_is_that_of_an_image_whatever_the_batch() -> None:
+    images, decoded = torch.zeros(5, 3, 4, 2), torch.full((5, 3, 4, 2), 0.5)
+    for lead in ((5,), (1, 5), (5, 1)):
+        shape = (*lead, 3, 4, 2)
+        total = reconstruction_error(decoded.view(shape), images.view(shape), "mse", "sum")
+        assert float(total) == pytest.approx(24 * 0.25)
+    assert math.isclose(float(reconstruction_error(decoded[:1], images[:1], "l1", "sum")), 12.0)

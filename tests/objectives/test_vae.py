@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.errors import ConfigError
+from fragrecon.models.base import FragmentModel, Posterior
+from fragrecon.objectives.vae import VAE, kl_to_standard_normal, rise
+from tests.cli import SMALL, assert_same_weights, job, metrics, rows, shared_cache, weights
+from tests.objectives.test_objectives import autoencoder, batch, losses, vae
+
+
+class Told(FragmentModel):
+    """A variational model with a posterior that is given; decodes to the first latents."""
+
+    def __init__(self, posterior: Posterior) -> None:
+        super().__init__((3, 4, 4), posterior.mean.shape[-1])
+        self.told, self.decoded = posterior, torch.empty(0)
+
+    def embed(self, fragments: Tensor) -> Tensor:
+        return self.told.mean
+
+    def posterior(self, fragments: Tensor) -> Posterior:
+        assert fragments.shape == (12, 3, 4, 4)
+        return self.told
+
+    def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        self.decoded = latents
+        return latents[:, :48].reshape(-1, 3, 4, 4)
+
+
+def told(latents: int = 50, spread: float = 0.1) -> Told:
+    random = torch.Generator().manual_seed(2)
+    mean = torch.rand(12, latents, generator=random)
+    return Told(Posterior(mean, 2 * math.log(spread) + torch.rand(12, latents, generator=random)))
+
+
+def at(step: int) -> FragmentBatch:
+    return replace(batch(), step=step)
+
+
+def test_the_divergence_is_that_of_two_normals() -> None:
+    random = torch.Generator().manual_seed(0)
+    mean, deviation = torch.randn(2, 5, 7, generator=random), 3 * torch.rand(2, 5, 7, generator=random) + 0.01
+    found = kl_to_standard_normal(Posterior(mean, deviation.square().log()))
+    expected = kl_divergence(Normal(mean, deviation), Normal(torch.zeros(()), torch.ones(()))).sum(-1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_divergence_is_the_mean_of_the_log_of_two_densities() -> None:
+    posterior = Posterior(torch.tensor([[0.5, -1.0]]), torch.tensor([[0.2, -1.5]]))
+    drawn = Posterior(*(value.expand(400_000, 2) for value in (posterior.mean, posterior.log_variance))).sample(
+        torch.Generator().manual_seed(0)
+    )
+    own, standard = Normal(posterior.mean, (posterior.log_variance / 2).exp()), Normal(0.0, 1.0)
+    ratio = (own.log_prob(drawn) - standard.log_prob(drawn)).sum(-1)  # type: ignore[no-untyped-call]
+    assert float(kl_to_standard_normal(posterior)) == pytest.approx(float(ratio.mean()), rel=0.01)
+
+
+def test_the_divergence_is_none_of_the_standard_normal_and_positive_of_others() -> None:
+    assert float(kl_to_standard_normal(Posterior(torch.zeros(3), torch.zeros(3)))) == 0
+    near = Posterior(torch.zeros(3), torch.full((3,), 1e-3))
+    assert float(kl_to_standard_normal(near)) == pytest.approx(3 * 1e-6 / 4, rel=1e-2)
+    wide = kl_to_standard_normal(Posterior(torch.zeros(2, 1), torch.tensor([[80.0], [-80.0]])))
+    assert torch.isfinite(wide).all()
+    assert wide.min() > 39
+
+
+@pytest.mark.parametrize(("error", "reduction"), [("mse", "sum"), ("l1", "sum"), ("mse", "mean")])
+def test_the_loss_is_the_error_of_a_sample_and_the_weighted_divergence(error: str, reduction: str) -> None:
+    model, puzzles = told().eval(), batch()
+    found = losses(VAE(error, reduction, kl_weight=0.3), model, puzzles, seed=7)
+    sample = model.told.sample(torch.Generator().manual_seed(7))
+    assert torch.equal(model.decoded, sample)
+    difference = sample[:, :48] - puzzles.fragments.reshape(12, 48)
+    each = difference.abs() if error == "l1" else difference.square()
+    expected = float((each.sum(1) if reduction == "sum" else each.mean(1)).mean())
+    kl = float(kl_to_standard_normal(model.told).mean())
+    assert found["error"] == pytest.approx(expected, rel=1e-5)
+    assert found["kl"] == pytest.approx(kl, rel=1e-6)
+    assert found["loss"] == pytest.approx(expected + 0.3 * kl, rel=1e-5)
+    clamped = (sample[:, :48].clamp(0, 1) - puzzles.fragments.reshape(12, 48)).square().mean(1)
+    assert found["psnr"] == pytest.approx(float((-10 * clamped.log10()).mean()), rel=1e-5)
+
+
+def test_a_batch_is_sampled_anew_with_another_generator() -> None:
+    model, puzzles, objective = vae().eval(), batch(), VAE()
+    first, again, other = (losses(objective, model, puzzles, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first["error"] != other["error"]
+    assert first["kl"] == other["kl"]
+
+
+def test_the_weight_rises_in_training_and_is_whole_in_validation() -> None:
+    model, objective = vae(), VAE(kl_weight=2.0, warmup=10)
+    for training, step, share in (
+        (True, 0, 0.0),
+        (True, 3, 0.3),
+        (True, 10, 1.0),
+        (True, 999, 1.0),
+        (False, 0, 1.0),
+        (False, 3, 1.0),
+    ):
+        found = losses(objective, model.train(training), at(step))
+        assert found["loss"] - found["error"] == pytest.approx(2 * share * found["kl"], rel=1e-3, abs=1e-5)
+
+
+def test_without_warmup_the_weight_is_whole_at_once() -> None:
+    assert rise(0, 0) == 1
+    assert [rise(step, 4) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+
+
+def test_a_weight_of_nothing_leaves_the_error() -> None:
+    found = losses(VAE(kl_weight=0.0), vae().eval(), batch())
+    assert found["loss"] == found["error"]
+    assert found["kl"] > 0
+
+
+def test_models_without_variances_and_settings_that_cannot_be_are_refused() -> None:
+    VAE().check(vae())
+    with pytest.raises(ConfigError, match=r"objective=vae needs.*model=vae.*LinearAutoencoder does not"):
+        VAE().check(autoencoder())
+    with pytest.raises(ConfigError, match=r"objective\.kl_weight=-1 should not be negative"):
+        VAE(kl_weight=-1)
+    with pytest.raises(ConfigError, match=r"objective\.warmup=-1 batches"):
+        VAE(warmup=-1)
+    with pytest.raises(ConfigError, match=r"objective\.error='mes' is not known"):
+        VAE("mes")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_cache(tmp_path_factory)
+
+
+WHOLE = (
+    *("data.fragment_size=64", "data.images_per_puzzle=1", "data.puzzles_per_batch=20"),
+    *("data.reader.train_images=300", "data.reader.test_images=60", "data.epochs=4"),
+    *("evaluation=reconstruction", "evaluation.puzzles=4", "evaluation.validation_puzzles=3"),
+    *("evaluation.train_puzzles=0", "selection.monitor=val/psnr"),
+)
+"""Settings of a small run on whole images."""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model=vae", *SMALL],
+        ["model=resnet_vae", "model.width=2", *WHOLE, "optimizer=sgd", "optimizer.lr=1e-4"],
+    ],
+    ids=["fragments", "whole images by a residual network and SGD"],
+)
+def test_a_run_learns_and_records_its_parts(settings: list[str], tmp_path: Path, cache: Path) -> None:
+    job(tmp_path / "run", cache, *settings)
+    found = rows(tmp_path / "run")
+    assert {f"{stage}/{part}" for stage in ("train", "val") for part in ("loss", "error", "kl", "psnr")} <= set(
+        found[0]
+    )
+    first, last = ({key: float(value) for key, value in row.items() if value} for row in (found[0], found[-1]))
+    assert last["train/loss"] < 0.8 * first["train/loss"]
+    assert last["train/psnr"] > first["train/psnr"]
+    for row in (first, last):
+        for stage in ("train", "val"):
+            total = row[f"{stage}/error"] + 0.1 * row[f"{stage}/kl"]
+            assert row[f"{stage}/loss"] == pytest.approx(total, rel=1e-4)
+    scored = metrics(tmp_path / "run")["scores"]["model"]
+    assert ("kmeans_ari" if "data.fragment_size=64" not in settings else "reconstruction_psnr") in scored
+
+
+def test_the_same_run_twice_is_the_same(tmp_path: Path, cache: Path) -> None:
+    small = ["model=vae", "model.latent_dim=9", "model.encoder_channels=[4,8]", *WHOLE, "data.reader.train_images=60"]
+    for name in ("one", "two"):
+        job(tmp_path / name, cache, *small, "objective.warmup=5")
+    assert_same_weights(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
