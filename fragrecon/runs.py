@@ -250,6 +250,11 @@ class Run:
                 masking = Masking(evaluation.reconstruction.ratio, evaluation.seed)
                 methods["reconstructed"] = reconstruction_of(model, masking)
             known = {name: score for name, score in methods.items() if score is not None}
+            if not known:
+                raise ConfigError(
+                    f"by the config of {self.folder} nothing is grouped and nothing reconstructed, which is "
+                    f"what can be scored here; mode=evaluate {typed('run', self.folder)} scores all else"
+                )
             how: dict[str, Any] = {"batch_size": evaluation.batch_size, "device": torch.device(device)}
             found = evaluate(source.test_set(count), known, **how)
         return {metric: summary(values) for scores in found.values() for metric, values in scores.items()}
