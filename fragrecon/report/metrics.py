@@ -98,14 +98,15 @@ PROBES = Family(
     ("probe_mlp_accuracy", "probe_linear_accuracy", "probe_knn_accuracy"),
     "probe_mlp_accuracy",
     "raw_pixels",
-    "Of classifiers that were trained on frozen embeddings, and chosen on validation images; over all test images.",
+    "Of classifiers that were trained on frozen embeddings, and chosen on validation images.",
 )
 GENERATION = Family(
     "Generation",
     ("generation_",),
     ("generation_frechet_feature_distance", "generation_fid"),
     "generation_frechet_feature_distance",
-    note="Of samples of the standard normal, decoded, from as many test images.",
+    note="How far latents are from the standard normal, and how many of their numbers vary over images; how far "
+    "decoded samples of the standard normal are from as many test images. One value for all images has no interval.",
 )
 FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION)
 """The first of which there are scores decides."""

@@ -90,10 +90,14 @@ def _note(run: Run, family: Family, table: Table) -> str:
     over = f"Mean over {protocol['puzzles']} test {metrics.samples(protocol)}"
     if metrics.samples(protocol) == "puzzles":
         over += f" of {protocol['images_per_puzzle']} images in {protocol['fragments_per_image']} fragments each"
-    hidden = f", with {protocol['mask_ratio']:.0%} of the patches hidden" if family is metrics.MASKED else ""
+    if family is metrics.MASKED:
+        over += f", with {protocol['mask_ratio']:.0%} of the patches hidden"
+    elif family is metrics.PROBES:
+        over = f"Mean over all {run.metrics['data']['images']} test images (embedding: {protocol['probe_embedding']})"
+    interval = f"{over}, ± half its 95% interval." if family is not metrics.GENERATION else ""
     below = (
         "Below a baseline's score, the model's less it, paired: green where the model is better by more than the "
         "interval, red where it is worse."
     )
-    parts = f"{over}{hidden}, ± half its 95% interval.", family.note, below * (len(table.columns) > 2)
+    parts = interval, family.note, below * (len(table.columns) > 2)
     return " ".join(filter(None, parts))
