@@ -84,7 +84,7 @@ def _against(
         Line(name or "configurations", {metric: points(metric, group, place) for metric in shown})
         for place, (name, group) in enumerate(groups.items())
     ]
-    for method in (family.reference for family in metrics.FAMILIES if family.reference):
+    for method in dict.fromkeys(family.reference for family in metrics.FAMILIES if family.reference):
         reference = {metric: _reference(method, axis, rows, metric, runs) for metric in shown}
         if any(reference.values()):
             lines.append(Line(label(method), reference, is_reference=True))
