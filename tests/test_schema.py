@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from fragrecon import schema
 from fragrecon.data.wear import Wear
 from fragrecon.errors import ConfigError
+from fragrecon.modelling import Facts, build_objective
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.supervised import SupervisedClassifier
@@ -26,7 +27,7 @@ from fragrecon.objectives.base import Objective
 from fragrecon.run import CONF, GROUPS, compose
 from fragrecon.schema import Config, DataConfig, EvaluationConfig, RobustnessConfig, build, config_hash, overlay, parse
 
-FACTS = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
+FACTS: dict[str, Any] = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
 CONV = "fragrecon.models.conv.ConvAutoencoder"
 FILES = [
     pytest.param(path.parent.name, path.stem, id=f"{path.parent.name}={path.stem}")
@@ -782,14 +783,12 @@ def test_every_model_builds_with_the_objective_it_names(name: str) -> None:
     model = build(config.model, "model", **FACTS)
     assert isinstance(model, FragmentModel)
     assert isinstance(model, SupervisedClassifier) == (name == "supervised")
-    objective = build(config.objective, "objective", **FACTS)
-    assert isinstance(objective, Objective)
-    objective.check(model)
+    build_objective(config.objective, Facts(**FACTS), model.latent_dim).check(model)
 
 
 @pytest.mark.parametrize("name", group("objective"))
 def test_every_objective_builds(name: str) -> None:
-    assert isinstance(build(composed(f"objective={name}").objective, "objective", **FACTS), Objective)
+    assert isinstance(build_objective(composed(f"objective={name}").objective, Facts(**FACTS), 128), Objective)
 
 
 @pytest.mark.parametrize("name", group("optimizer"))
