@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
+from fragrecon.modelling import Facts, build_objective
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.factories import create_linear_autoencoder, create_supervised_classifier
 from fragrecon.models.mae import MaskedAutoencoder
@@ -24,7 +25,6 @@ from fragrecon.objectives.pairs import Pairs
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.objectives.vae import VAE
 from fragrecon.run import CONF, compose
-from fragrecon.schema import build
 
 CLASSES = 5
 GRID = (1, 2)
@@ -243,9 +243,7 @@ FITTING: dict[str, Callable[[], FragmentModel]] = {
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "objective").glob("*.yaml")))
 def test_an_objective_keeps_its_contract(name: str) -> None:
-    facts = {"fragment_shape": (3, 4, 4), "grid": GRID, "num_classes": CLASSES, "latent_dim": 7}
-    objective = build(compose([f"objective={name}"]).objective, "objective", **facts)
-    assert isinstance(objective, Objective)
+    objective = build_objective(compose([f"objective={name}"]).objective, Facts((3, 4, 4), GRID, CLASSES), 7)
     model = FITTING[name]()
     objective.check(model)
     found = objective(model.train(), batch(), torch.Generator().manual_seed(0))
