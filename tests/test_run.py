@@ -281,7 +281,7 @@ def test_metrics_csv_has_a_row_an_epoch_with_the_names_of_the_loggers(done: Path
     with (done / "metrics.csv").open(newline="") as file:
         header = next(csv.reader(file))
     assert header[:4] == ["epoch", "step", "seconds", "lr"]
-    expected = {f"{stage}/{metric}" for stage in ("train", "val") for metric in ("loss", *METRICS)}
+    expected = {f"{stage}/{metric}" for stage in ("train", "val") for metric in ("loss", "psnr", *METRICS)}
     expected = expected - {"val/mean_clustering_score"} | {"val_mean_clustering_score"}
     assert set(header[4:]) == expected
     found = rows(done)
