@@ -483,3 +483,14 @@ def test_facts_survive_a_checkpoint(given: Given) -> None:
     trainable.learner.on_save_checkpoint(checkpoint)
     assert checkpoint == {"facts": {"fragment_shape": [3, 16, 16], "grid": [2, 2], "num_classes": 10}}
     assert Facts.from_dict(checkpoint["facts"]) == trainable.learner.facts
+
+
+def test_a_checkpoint_of_before_a_figure_was_noted_is_still_loaded(given: Given) -> None:
+    learner = given("model=pca").learner
+    state = learner.state_dict()
+    older = {name: value for name, value in state.items() if "psnr" not in name}
+    assert 0 < len(older) < len(state)
+    checkpoint: dict[str, Any] = {"state_dict": dict(older)}
+    learner.on_load_checkpoint(checkpoint)
+    learner.load_state_dict(checkpoint["state_dict"])  # strictly: none may be missing
+    assert all(torch.equal(checkpoint["state_dict"][name], value) for name, value in older.items())

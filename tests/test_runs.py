@@ -370,6 +370,12 @@ def test_scoring_nothing_is_refused(run: Run, puzzles: int) -> None:
         run.evaluate(puzzles=puzzles)
 
 
+def test_a_run_of_which_nothing_can_be_scored_here_is_refused(run: Run) -> None:
+    run.config.evaluation.clustering = False
+    with pytest.raises(ConfigError, match=r"nothing is grouped and nothing reconstructed.*mode=evaluate run="):
+        run.evaluate(puzzles=2)
+
+
 def test_data_that_are_gone_are_named_and_what_to_do(run: Run) -> None:
     run.config.data.reader = {"_target_": "fragrecon.data.readers.folder.ImageFolder"}
     run.config.data.root = "/gone/images"

@@ -875,3 +875,30 @@ def test_the_trainers_config_is_taken_by_lightning(tmp_path: Path) -> None:
 def test_a_condition_out_of_range_is_refused(value: str) -> None:
     with pytest.raises(ConfigError, match=rf"evaluation\.robustness\.{value.partition('=')[0]}=.* should be above 0"):
         compose(["evaluation=robustness", f"evaluation.robustness.{value}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.probe.classifiers=[mpl]", r"probe\.classifiers: 'mpl' is not known; did you mean 'mlp'"),
+        ("evaluation.probe.classifiers=[]", r"probe\.classifiers names none; choose from mlp, linear"),
+        ("evaluation.probe.projections=[tsme]", r"probe\.projections: 'tsme' is not known; did you mean 'tsne'"),
+        ("evaluation.probe.epochs=0", r"probe\.epochs=0 should be above 0"),
+        ("evaluation.probe.hidden=[128,0]", r"probe\.hidden=\[128, 0\] should be above 0"),
+        ("evaluation.probe.neighbours=[]", r"probe\.neighbours is empty, but knn should choose from it"),
+    ],
+)
+def test_classifiers_that_cannot_be_trained_are_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose(["evaluation=probe", override])
+
+
+def test_samples_that_cannot_be_scored_are_refused() -> None:
+    for override, message in (
+        ("evaluation.generation.samples=0", "samples=0 should be at least 1"),
+        ("evaluation.generation.perceptual=[lpips]", "'lpips' is not known"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compose(["evaluation=generation", override])
+    with pytest.raises(ConfigError, match=r"compares distributions; set \.samples to 2 at least"):
+        compose(["evaluation=generation", "evaluation.generation.samples=1", "evaluation.generation.perceptual=[fid]"])
