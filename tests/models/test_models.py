@@ -21,6 +21,7 @@ from fragrecon.models.base import (
     Variational,
     count_parameters,
 )
+from fragrecon.models.cnn_v3 import AdaptiveAutoencoder
 from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.energy_transformer import EnergyTransformer
 from fragrecon.models.linear import LinearAutoencoder
@@ -44,6 +45,7 @@ AUTOENCODERS: dict[str, Callable[[Shape, int], Autoencoder | LinearAutoencoder]]
 }
 MODELS: dict[str, Callable[[Shape, int], FragmentModel]] = {
     **AUTOENCODERS,
+    "cnn_v3": lambda shape, latent_dim: AdaptiveAutoencoder(shape, latent_dim, "tiny", channel_config=[8, 12]),
     "energy_transformer": lambda shape, latent_dim: EnergyTransformer(
         shape, latent_dim, heads=2, head_width=8, steps=3, alpha=0.5
     ),

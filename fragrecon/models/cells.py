@@ -1,0 +1,150 @@
+"""Between feature maps of any size and 4 x 4 cells, by averages against cosines.
+
+A plain average over a cell forgets where in it a feature was. Here each channel of the cells hears all features by one
+cosine wave over the cell (the discrete cosine transform, type II: Ahmed et al., 1974), of which the first is flat and
+gives the plain average. The longest waves of an image are taken first, so that a wide image is divided more finely
+across. The way back lays the same waves over a map of any size.
+
+Shapes: B images, F features, H x W of their map, C channels of cells, K cells a side, U and V half periods a cell.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+CELLS = 4
+"""K."""
+
+
+class ToCells(nn.Module):
+    """(B, F, H, W) to (B, C, K, K); at first each channel hears nearly the mean of all features."""
+
+    def __init__(self, features: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_noise(channels, features) + 1 / features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        waves = waves_of(len(self.weight), (features.shape[2], features.shape[3]))
+        down, across = waves.down.to(features), waves.across.to(features)
+        with _whole_precision(features):
+            parts = features.to(down.values.dtype)[:, :, down.index][..., across.index]  # (B, F, K, h, K, w)
+            heard = torch.einsum("bfihjw,vjw->bfihvj", parts, across.averages)
+            heard = torch.einsum("bfihvj,uih->ubfivj", heard, down.averages)
+            chosen = heard[waves.u, :, :, :, waves.v]  # (C, B, F, K, K)
+            return torch.einsum("cbfij,cf->bcij", chosen, self.weight.to(chosen.dtype))
+
+
+class FromCells(nn.Module):
+    """(B, C, K, K) to (B, F, H, W), of any size; at first each feature is nearly the sum of all waves."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_noise(features, channels) + 1)
+
+    def forward(self, cells: Tensor, size: tuple[int, int]) -> Tensor:
+        waves = waves_of(cells.shape[1], size)
+        down, across = waves.down.to(cells), waves.across.to(cells)
+        u, v = len(down.values), len(across.values)
+        with _whole_precision(cells):
+            shares = self.weight.to(down.values.dtype) / waves.times.to(cells.device)
+            told = torch.einsum("bcij,fc->cbfij", cells.to(shares.dtype), shares)
+            laid = told.new_zeros(u * v, *told.shape[1:]).index_add(0, (waves.u * v + waves.v).to(cells.device), told)
+            rows = torch.einsum("uvbfij,uih->bfvjih", laid.view(u, v, *laid.shape[1:]), down.values)
+            parts = torch.einsum("bfvjih,vjw->bfihjw", rows, across.values)
+            return parts.flatten(2, 3).flatten(3)[:, :, down.valid][..., across.valid]
+
+
+@dataclass(frozen=True)
+class Along:
+    """One side of a map, cut into K parts of nearly equal length, each padded to the longest, L.
+
+    Attributes:
+        index: where each part lies, (K, L).
+        valid: what is no padding, of all parts in a row.
+        values: of each wave over each part, (waves, K, L); 0 at padding.
+        averages: the same over the length of the part.
+    """
+
+    index: Tensor
+    valid: Tensor
+    values: Tensor
+    averages: Tensor
+
+    def to(self, like: Tensor) -> Along:
+        """On the device of a tensor, in its precision but no less than float32."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        places = self.index.to(like.device), self.valid.to(like.device)
+        return Along(*places, self.values.to(like.device, dtype), self.averages.to(like.device, dtype))
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Which wave each of C channels stands for, and the waves along both sides.
+
+    Attributes:
+        u: half periods down a cell, (C,).
+        v: half periods across, (C,).
+        times: how many channels have the same wave, (C,).
+        down: along the height.
+        across: along the width.
+    """
+
+    u: Tensor
+    v: Tensor
+    times: Tensor
+    down: Along
+    across: Along
+
+
+@lru_cache(maxsize=256)
+def waves_of(channels: int, size: tuple[int, int]) -> Waves:
+    """The longest waves that a map (H, W) can tell apart within cells; all are used before any twice."""
+    height, width = (max(1, side // CELLS) for side in size)
+    known = sorted(
+        ((u, v) for u in range(height) for v in range(width)),
+        key=lambda wave: (math.hypot(wave[0] / height, wave[1] / width), wave),
+    )
+    chosen = [known[channel % len(known)] for channel in range(channels)]
+    # A tensor that is first asked for in inference mode, or on no device, should serve elsewhere too.
+    with torch.inference_mode(False), torch.device("cpu"):
+        u, v = torch.tensor(chosen).T
+        times = torch.tensor([-(-(channels - known.index(wave)) // len(known)) for wave in chosen])
+        return Waves(u, v, times, _along(size[0], int(u.max()) + 1), _along(size[1], int(v.max()) + 1))
+
+
+def _whole_precision(tensor: Tensor) -> AbstractContextManager[object]:
+    """Nothing is rounded to fewer bits, where it is computed at all."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
+def _along(side: int, waves: int) -> Along:
+    starts = -(-np.arange(CELLS + 1) * side // CELLS)
+    lengths = np.diff(starts)[:, None]
+    at = np.arange(max(1, lengths.max()))
+    inside = at < lengths
+    periods = np.arange(waves)[:, None, None]
+    values = np.cos(np.pi * periods * (at + 0.5) / lengths.clip(1)) * np.where(periods > 0, 2**0.5, 1) * inside
+    return Along(
+        torch.from_numpy((starts[:-1, None] + at).clip(max=side - 1)),
+        torch.from_numpy(np.flatnonzero(inside)),
+        _float(values),
+        _float(values / lengths.clip(1)),
+    )
+
+
+def _float(values: npt.NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _noise(outputs: int, inputs: int, share: float = 0.1) -> Tensor:
+    """A share of the weights that a linear layer usually begins with: enough to tell channels apart."""
+    noise: Tensor = torch.empty(outputs, inputs).uniform_(-1, 1) * share / inputs**0.5
+    return noise

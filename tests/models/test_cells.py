@@ -1,0 +1,106 @@
+"""Cells of a feature map: cosines by an independent transform, and a way back that keeps what cells can hold."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import scipy.fft
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fragrecon.models.cells import CELLS, FromCells, ToCells, waves_of
+
+
+def pooled(features: Tensor, channels: int) -> Tensor:
+    """By weights that hear the first feature alone."""
+    layer = ToCells(features.shape[1], channels)
+    nn.init.zeros_(layer.weight)
+    layer.weight.data[:, 0] = 1
+    return layer(features).detach()
+
+
+def spread(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """To one feature, the sum of all waves."""
+    layer = FromCells(cells.shape[1], 1)
+    nn.init.ones_(layer.weight)
+    return layer(cells, size).detach()
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_first_channel_is_the_plain_average_of_each_cell() -> None:
+    features = noise(2, 3, 24, 36)
+    torch.testing.assert_close(pooled(features, 1), functional.adaptive_avg_pool2d(features[:, :1], CELLS))
+
+
+def test_channels_are_the_cosine_transform_of_each_cell() -> None:
+    features, channels = noise(1, 1, 20, 28), 35
+    found, waves = pooled(features, channels)[0], waves_of(channels, (20, 28))
+    assert sorted(zip(waves.u.tolist(), waves.v.tolist(), strict=True)) == [(u, v) for u in range(5) for v in range(7)]
+    for i in range(CELLS):
+        for j in range(CELLS):
+            cell = features[0, 0, 5 * i : 5 * i + 5, 7 * j : 7 * j + 7].double().numpy()
+            transform = torch.from_numpy(scipy.fft.dctn(cell, norm="ortho")) / math.sqrt(5 * 7)
+            torch.testing.assert_close(found[:, i, j].double(), transform[waves.u, waves.v], atol=1e-5, rtol=1e-4)
+
+
+def test_all_waves_of_cells_of_one_length_give_the_map_back() -> None:
+    features = noise(2, 1, 12, 20)
+    torch.testing.assert_close(spread(pooled(features, 15), (12, 20)), features, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(13, 26), (19, 160), (5, 4), (51, 51)])
+def test_the_way_to_cells_and_back_is_a_projection(size: tuple[int, int]) -> None:
+    once = spread(pooled(noise(1, 1, *size), 12), size)
+    twice = spread(pooled(once, 12), size)
+    torch.testing.assert_close(twice, once, atol=1e-5, rtol=1e-4)
+    assert once.shape[-2:] == size
+    assert once.std() > 0.01
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 9), (1, 40)])
+def test_maps_with_fewer_rows_than_cells_are_kept_as_they_are(size: tuple[int, int]) -> None:
+    features = noise(1, 1, *size)
+    channels = max(1, size[0] // CELLS) * max(1, size[1] // CELLS)
+    back = spread(pooled(features, channels), size)
+    if size[1] <= CELLS or size[1] % CELLS == 0:
+        torch.testing.assert_close(back, features, atol=1e-5, rtol=1e-4)
+    assert back.isfinite().all()
+
+
+def test_a_wide_map_is_divided_more_finely_across() -> None:
+    wide, high, square = (waves_of(24, size) for size in ((16, 128), (128, 16), (64, 64)))
+    assert wide.v.max() > 3 * wide.u.max()
+    assert (high.u.max(), high.v.max()) == (wide.v.max(), wide.u.max())
+    assert abs(int(square.u.max()) - int(square.v.max())) <= 1
+
+
+def test_channels_beyond_the_waves_of_a_map_share_them() -> None:
+    cells = noise(1, 10, CELLS, CELLS)
+    waves = waves_of(10, (8, 8))  # four of them
+    assert waves.times.tolist() == [3, 3, 2, 2, 3, 3, 2, 2, 3, 3]
+    means = torch.stack([cells[:, first::4].mean(1) for first in range(4)], 1)
+    torch.testing.assert_close(spread(cells, (8, 8)), spread(means, (8, 8)), atol=1e-5, rtol=1e-4)
+
+
+def test_what_was_first_asked_for_in_inference_can_be_trained_with() -> None:
+    down, up, features = ToCells(2, 7), FromCells(7, 2), noise(1, 2, 41, 43).requires_grad_()
+    with torch.inference_mode():
+        up(down(features), (41, 43))
+    up(down(features), (41, 43)).square().sum().backward()
+    for tensor in (features, down.weight, up.weight):
+        assert tensor.grad is not None
+        assert tensor.grad.abs().sum() > 0
+
+
+def test_cells_are_as_exact_under_autocast() -> None:
+    features = noise(1, 2, 16, 16)
+    down = ToCells(2, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = down(features)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, down(features))
