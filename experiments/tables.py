@@ -11,6 +11,8 @@ both back ends (NAME.json, and sklearn/NAME.json with the last part of the name)
 models are scored by, ``elsewhere`` results on other images, ``harder`` KMeans ARI under harder conditions
 (NAME.robustness.csv), and ``ablations`` scores puzzle by puzzle (NAME.npz) and how they differ from those of the first
 run. ``masked`` shows how well masked images are filled in, and ``steps`` how fast models train (of ``benchmarks/``).
+``probes`` shows how well images are decoded and classified by their embeddings (and NAME.csv, the epochs of the MLP),
+and ``seeds`` the same over the seeds of a training (NAME-0.json and so on).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from fragrecon import files
@@ -53,6 +56,12 @@ PAIRS = {
 }
 MASKED = {"masked_psnr": "masked PSNR, dB", "masked_ssim": "masked SSIM", "masked_mse": "masked MSE"}
 COMPOSITE = {"composite_psnr": "composite PSNR, dB", "composite_ssim": "composite SSIM"}
+PROBES = {
+    "reconstruction_psnr": "PSNR, dB",
+    "probe_mlp_accuracy": "MLP accuracy",
+    "probe_linear_accuracy": "linear accuracy",
+    "probe_knn_accuracy": "kNN accuracy",
+}
 ABLATED = {
     "kmeans_ari": "KMeans ARI",
     "mean_clustering_score": "mean score",
@@ -211,6 +220,41 @@ def masked(names: list[str]) -> str:
     return lines(rows)
 
 
+def probes(names: list[str]) -> str:
+    """A row a baseline and a result: PSNR, accuracies on test images, and of the MLP on validation images by epoch."""
+    results = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names}
+    heads = ["", "parameters", *PROBES.values(), "MLP, validation: best epoch", "last epoch"]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    classified = [metric for metric in PROBES if metric.startswith("probe")]
+    for baseline in baselines_of(results, dict.fromkeys(classified, "")):
+        found = next(iter(results.values()))["scores"][baseline]
+        rows.append([label(baseline), "", "", *(cell(found[metric]) for metric in classified), "", ""])
+    for name, result in results.items():
+        scores = result["scores"]["model"]
+        course = [float(row["validation_accuracy"]) for row in files.read_csv(HERE / "results" / f"{name}.csv")]
+        found = [cell(scores[metric], digits=digits_of(metric)) for metric in PROBES]
+        held_out = [f"{accuracy:.4f}" for accuracy in (max(course), course[-1])]
+        rows.append([f"`{short(name)}`", f"{result['model']['parameters']:,}", *found, *held_out])
+    return lines(rows)
+
+
+def seeds(names: list[str]) -> str:
+    """A row a training: the mean over its seeds and their standard deviation, and each seed's accuracy by the MLP."""
+    heads = ["", "seeds", *PROBES.values(), "MLP accuracy by seed"]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for name in names:
+        paths = sorted((HERE / "results").glob(f"{name}-[0-9].json"))
+        runs = [json.loads(path.read_text())["scores"]["model"] for path in paths]
+        found = {metric: [run[metric]["mean"] for run in runs] for metric in PROBES}
+        cells = [
+            f"{mean(values):.{digits_of(metric)}f} ± {stdev(values):.{digits_of(metric)}f}"
+            for metric, values in found.items()
+        ]
+        each = ", ".join(f"{value:.4f}" for value in found["probe_mlp_accuracy"])
+        rows.append([f"`{short(name)}`", str(len(runs)), *cells, each])
+    return lines(rows)
+
+
 def digits_of(metric: str) -> int:
     return 2 if metric.endswith("psnr") else 4
 
@@ -291,6 +335,8 @@ def filled(page: str) -> str:
         "ablations": ablations,
         "masked": masked,
         "steps": steps,
+        "probes": probes,
+        "seeds": seeds,
     }
     return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
 
