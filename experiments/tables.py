@@ -12,7 +12,7 @@ models are scored by, ``elsewhere`` results on other images, ``harder`` KMeans A
 (NAME.robustness.csv), and ``ablations`` scores puzzle by puzzle (NAME.npz) and how they differ from those of the first
 run. ``masked`` shows how well masked images are filled in, and ``steps`` how fast models train (of ``benchmarks/``).
 ``probes`` shows how well images are decoded and classified by their embeddings (and NAME.csv, the epochs of the MLP),
-and ``seeds`` the same over the seeds of a training (NAME-0.json and so on).
+``seeds`` the same over the seeds of a training (NAME-0.json and so on), and ``published`` beside the figures of others.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import re
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import latents
 
 from fragrecon import files
 from fragrecon.evaluation.statistics import paired, summary
@@ -226,15 +228,45 @@ def probes(names: list[str]) -> str:
     heads = ["", "parameters", *PROBES.values(), "MLP, validation: best epoch", "last epoch"]
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     classified = [metric for metric in PROBES if metric.startswith("probe")]
-    for baseline in baselines_of(results, dict.fromkeys(classified, "")):
-        found = next(iter(results.values()))["scores"][baseline]
-        rows.append([label(baseline), "", "", *(cell(found[metric]) for metric in classified), "", ""])
+    baselines: dict[str, list[str]] = {}
+    for result in results.values():  # principal components are as many as the model's latents
+        for baseline in ("raw_pixels", "exact_pca"):
+            count = f", {result['model']['latent_dim']}" if baseline == "exact_pca" else ""
+            found = [cell(result["scores"][baseline][metric]) for metric in classified]
+            if baselines.setdefault(label(baseline) + count, found) != found:
+                raise ValueError(f"{list(results)} were not scored on the same images: their {baseline} differs")
+    rows += [[name, "", "", *found, "", ""] for name, found in baselines.items()]
     for name, result in results.items():
         scores = result["scores"]["model"]
         course = [float(row["validation_accuracy"]) for row in files.read_csv(HERE / "results" / f"{name}.csv")]
         found = [cell(scores[metric], digits=digits_of(metric)) for metric in PROBES]
         held_out = [f"{accuracy:.4f}" for accuracy in (max(course), course[-1])]
         rows.append([f"`{short(name)}`", f"{result['model']['parameters']:,}", *found, *held_out])
+    return lines(rows)
+
+
+def published(names: list[str]) -> str:
+    """A row a number of latents: PSNR and accuracy of the folder's results beside those that others published."""
+    (folder,) = names
+    heads = [
+        "latents",
+        *(
+            f"{model} {what}, {where}"
+            for what in ("PSNR", "accuracy")
+            for model in ("AE", "VAE")
+            for where in ("there", "here")
+        ),
+    ]
+    rows = [heads, ["---:"] * len(heads)]
+    for at, count in enumerate(latents.LATENTS):
+        cells = [str(count)]
+        for metric, models in latents.PUBLISHED.items():
+            digits = 3 if metric.endswith("accuracy") else 1
+            for model, there in models.items():
+                result = json.loads((HERE / "results" / folder / f"{model}_{count}.json").read_text())
+                here = result["scores"]["model"][metric]["mean"]
+                cells += [f"{there[at]:g}", f"{here:.{digits}f}"]
+        rows.append(cells)
     return lines(rows)
 
 
@@ -337,6 +369,7 @@ def filled(page: str) -> str:
         "steps": steps,
         "probes": probes,
         "seeds": seeds,
+        "published": published,
     }
     return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
 

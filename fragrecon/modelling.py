@@ -45,9 +45,22 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
     model = build(config.model, "model", **vars(facts))
     if not isinstance(model, FragmentModel):
         raise ConfigError(f"model._target_='{config.model['_target_']}' is not a model of fragments")
+    if config.data.free_width and not model.any_size:
+        raise ConfigError(
+            f"data.image_height leaves the width of images free, but {type(model).__name__} takes images of one size; "
+            "take a model of any size, or leave data.image_height out and set data.image_size"
+        )
     objective = build_objective(config.objective, facts, model.latent_dim)
     objective.check(model)
     return model, objective
+
+
+def _new_model(config: Config, facts: Facts) -> FragmentModel:
+    torch.manual_seed(seed_of(config.seed, "initial weights"))
+    model = build(config.model, "model", **vars(facts))
+    if not isinstance(model, FragmentModel):
+        raise ConfigError(f"model._target_='{config.model['_target_']}' is not a model of fragments")
+    return model
 
 
 def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> Objective:
@@ -69,9 +82,9 @@ def check_model(config: Config, grid: tuple[int, int]) -> FragmentModel:
 
 
 def restore(config: Config, checkpoint: Path) -> FragmentModel:
-    """The model of a run with its weights, in eval mode."""
+    """The model of a run with its weights, in eval mode; what it was trained for is not needed for that."""
     contents = load_checkpoint(checkpoint)
-    model, _ = build_model(config, Facts.from_dict(contents["facts"]))
+    model = _new_model(config, Facts.from_dict(contents["facts"]))
     load_weights(model, checkpoint, contents)
     return model.eval()
 

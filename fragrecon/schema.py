@@ -30,13 +30,21 @@ PERCEPTUAL = ("features", "lpips", "fid")
 PROBES = ("mlp", "linear", "knn", "logistic", "svm")
 """Classifiers of embeddings, by `fragrecon.evaluation.probes`."""
 
+COMPILERS = ("default", "reduce-overhead", "max-autotune")
+"""Modes of ``torch.compile``."""
+
 PROJECTIONS = ("pca", "tsne", "umap")
 """Ways to bring embeddings into a plane, by `fragrecon.report.projections`."""
 
 
 @dataclass
 class DataConfig:
-    """Which images, and how they become puzzles. ``image_size`` and ``fragment_size`` are (height, width) in pixels."""
+    """Which images, and how they become puzzles. ``image_size`` and ``fragment_size`` are (height, width) in pixels.
+
+    ``image_height`` leaves the width free: images keep their aspect, at widths that are multiples of ``width_step``.
+    ``image_size`` then only tells the aspect of an image of nominal size, which ``image_shape`` and ``fragment_shape``
+    are.
+    """
 
     name: str
     reader: Node
@@ -53,17 +61,27 @@ class DataConfig:
     augment: dict[str, float]
     wear: dict[str, float] | None = None
     images_range: list[int] | None = None
+    image_height: int | None = None
+    width_step: int = 16
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         height, width = self.image_size
+        if self.image_height is not None:
+            height, width = self.image_height, max(1, round(width * self.image_height / height))
         return self.channels, height, width
 
     @property
     def fragment_shape(self) -> tuple[int, int, int]:
+        if self.free_width:
+            return self.image_shape
         size = self.fragment_size
         height, width = (size, size) if isinstance(size, int) else size
         return self.channels, height, width
+
+    @property
+    def free_width(self) -> bool:
+        return self.image_height is not None
 
 
 @dataclass
@@ -93,7 +111,9 @@ class ReconstructionConfig:
 class ProbeConfig:
     """Which classifiers of frozen embeddings are trained, and how.
 
-    ``hidden`` are the widths of the MLP; it and the linear probe learn by Adam at the rate ``lr`` for ``epochs``.
+    ``hidden`` are the widths of the MLP; it and the linear probe learn by Adam at the rate ``lr`` for ``epochs``. The
+    MLP alone is regularised: by ``noise`` on its inputs, by ``weight_decay``, and by ``scaling`` (each, all) its inputs
+    to deviation 1 each by itself or all by one factor.
     ``neighbours`` and ``strengths`` (inverse regularisation) are tried out on the validation part. At most ``images``
     of the training part are used, of which the support vector machine takes the first ``svm_images``.
     """
@@ -108,6 +128,9 @@ class ProbeConfig:
     images: int | None
     svm_images: int
     projections: list[str]
+    noise: float = 0.0
+    weight_decay: float = 0.0
+    scaling: str = "each"
 
 
 @dataclass
@@ -148,6 +171,18 @@ class SelectionConfig:
 
 
 @dataclass
+class ComputeConfig:
+    """How a model is computed in training, by `fragrecon.compute`: whether and in which of `COMPILERS` it is compiled,
+    whether images lie in memory pixel by pixel, and whether activations are computed again in the backward pass rather
+    than kept.
+    """
+
+    compile: str | None = None
+    channels_last: bool = False
+    gradient_checkpointing: bool = False
+
+
+@dataclass
 class CheckpointConfig:
     """How often, in optimizer steps, ``last.ckpt`` is written within an epoch; it is always written at an epoch's
     end.
@@ -175,6 +210,17 @@ class DemoConfig:
 
     port: int | None = None
     open: bool = True
+
+
+@dataclass
+class BenchConfig:
+    """What ``mode=bench`` times: batches of how many images, after ``warmup`` steps that are not counted, each until
+    its time is known within 10% or ``seconds`` are over.
+    """
+
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
+    seconds: float = 5.0
+    warmup: int = 2
 
 
 @dataclass
@@ -209,6 +255,8 @@ class Config:
     loose: bool | None = None
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     demo: DemoConfig = field(default_factory=DemoConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -217,7 +265,15 @@ class Config:
 # What a job is called, where it writes and what it prints.
 _INERT = ("hydra", "logger", "sweep", "data.cache_dir", "trainer.enable_progress_bar")
 # What is done with a run, and how often it is saved, does not change what it computes either.
-_NOT_HASHED = (*_INERT, "mode", "run", "resume", "input", "loose", "embed", "demo", "checkpoint")
+_NOT_HASHED = (*_INERT, "mode", "run", "resume", "input", "loose", "embed", "demo", "bench", "checkpoint")
+
+_RECONSTRUCTION = {"perceptual": 0.0, "perceptual_network": "features", "bottleneck": 0.0}
+# Settings of objectives that came later, at the values that leave all as it was. There they are left out, so that a
+# config equals one of before: its hash is the same, and figures compare.
+_LATER: dict[str, dict[str, Any]] = {
+    "fragrecon.objectives.reconstruction.Reconstruction": _RECONSTRUCTION,
+    "fragrecon.objectives.vae.VAE": _RECONSTRUCTION,
+}
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Config:
@@ -233,9 +289,18 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
         except OmegaConfBaseException as error:
             raise ConfigError(str(error).splitlines()[0]) from None
     parsed = cast(Config, _typed(Config, config, ""))
+    parsed.objective = _without_later(parsed.objective)
     _anchor(parsed)
     _check(parsed)
     return parsed
+
+
+def _without_later(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    later = _LATER.get(str(node.get("_target_")), {})
+    used = {key: value for key, value in node.items() if key not in later or value != later[key]}
+    return {key: _without_later(value) for key, value in used.items()}
 
 
 def load(path: Path) -> Config:
@@ -335,6 +400,8 @@ def check_same_model(saved: Config, merged: Config, *, resuming: bool) -> None:
     if resuming:
         fixed |= {
             "objective": (saved.objective, merged.objective),
+            "data.image_height": (saved.data.image_height, merged.data.image_height),
+            "data.width_step": (saved.data.width_step, merged.data.width_step),
             "data.fragment_size": (saved.data.fragment_shape[1:], merged.data.fragment_shape[1:]),
             "data.channels": (saved.data.channels, merged.data.channels),
             "data.image_size": (saved.data.image_size, merged.data.image_size),
@@ -482,6 +549,8 @@ def _check(config: Config) -> None:
     for path, value, least in (
         ("seed", config.seed, 0),
         ("data.image_size", min(data.image_size), 1),
+        ("data.image_height", data.image_height, 1),
+        ("data.width_step", data.width_step, 1),
         ("data.images_per_puzzle", data.images_per_puzzle, 1),
         ("data.puzzles_per_batch", data.puzzles_per_batch, 1),
         ("data.batches_per_epoch", data.batches_per_epoch, 1),
@@ -495,9 +564,13 @@ def _check(config: Config) -> None:
         ("selection.patience", config.selection.patience, 0),
         ("checkpoint.every_n_steps", config.checkpoint.every_n_steps, 1),
         ("embed.images", config.embed.images, 1),
+        ("bench.batch_sizes", min(config.bench.batch_sizes, default=0), 1),
+        ("bench.warmup", config.bench.warmup, 0),
     ):
         if value is not None and value < least:
             raise ConfigError(f"{path}={value} should be at least {least}")
+    if data.free_width:
+        _check_free_width(data, clustering=evaluation.clustering)
     if config.demo.port is not None and not 0 < config.demo.port < 2**16:
         raise ConfigError(f"demo.port={config.demo.port} should be from 1 to {2**16 - 1}")
     if reconstruction := evaluation.reconstruction:
@@ -554,8 +627,33 @@ def _check(config: Config) -> None:
             raise ConfigError(f"optimizer.{name}={value!r} should be a number that is not negative")
     if config.trainer.get("max_epochs") == 0 and config.mode == "train":
         raise ConfigError("trainer.max_epochs=0 leaves nothing to train")
+    if not (config.bench.seconds > 0 and math.isfinite(config.bench.seconds)):
+        raise ConfigError(f"bench.seconds={config.bench.seconds} should be above 0")
+    if config.compute.compile is not None:
+        _check_names("compute.compile", [config.compute.compile], COMPILERS)
     if config.selection.mode not in ("min", "max"):
         raise ConfigError(f"selection.mode='{config.selection.mode}' should be min or max")
+
+
+def _check_free_width(data: DataConfig, *, clustering: bool) -> None:
+    """Where widths are free, each image is whole and by itself."""
+    size = data.fragment_size
+    if ([size, size] if isinstance(size, int) else size) != data.image_size:
+        raise ConfigError(
+            f"data.image_height={data.image_height} leaves the width of images free, so they cannot be cut into "
+            f"fragments of data.fragment_size={size}; set data.fragment_size=${{data.image_size}}, as "
+            "experiment=whole_images does"
+        )
+    if data.images_per_puzzle != 1 or data.images_range is not None:
+        raise ConfigError(
+            f"data.image_height={data.image_height} leaves the width of images free, so each is by itself and no "
+            "puzzle; set data.images_per_puzzle=1 and data.images_range=null, as experiment=whole_images does"
+        )
+    if clustering:
+        raise ConfigError(
+            f"data.image_height={data.image_height} leaves the width of images free, so there is no puzzle whose "
+            "fragments are clustered; choose evaluation=reconstruction, probe or generation"
+        )
 
 
 def _check_probe(probe: ProbeConfig) -> None:
@@ -569,6 +667,10 @@ def _check_probe(probe: ProbeConfig) -> None:
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{path}.{key}={given} should be above 0")
+    for key in ("noise", "weight_decay"):
+        if not 0 <= getattr(probe, key) < math.inf:
+            raise ConfigError(f"{path}.{key}={getattr(probe, key)} should not be negative")
+    _check_names(f"{path}.scaling", [probe.scaling], ("each", "all"))
     for key, classifiers in (("neighbours", {"knn"}), ("strengths", {"logistic", "svm"})):
         if not getattr(probe, key) and (asking := classifiers.intersection(probe.classifiers)):
             raise ConfigError(f"{path}.{key} is empty, but {' and '.join(sorted(asking))} should choose from it")

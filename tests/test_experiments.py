@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
 ELSEWHERE = [path for path in RESULTS if path.parent.name == "photographs"]
 MASKED = [path for path in RESULTS if path.parent.name == "masked"]
+EMBEDDED = [path for path in RESULTS if path.parent.name == "embed"]
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
 
@@ -34,7 +35,7 @@ def test_the_readme_shows_every_model_of_the_baselines() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED]],
+    [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED]],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_a_result_was_scored_by_the_whole_protocol(path: Path) -> None:
@@ -61,6 +62,17 @@ def test_masked_images_are_filled_in_better_than_by_mean_colour_and_interpolatio
             found = result["model_minus"][baseline][metric]
             assert found["ci95"][0] > 0, (baseline, metric)
             assert found["n"] == result["protocol"]["puzzles"] == (10_000 if "cifar" in path.stem else 1000)
+
+
+@pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
+def test_classifiers_were_scored_on_all_test_images_beside_raw_pixels_and_components(path: Path) -> None:
+    result = json.loads(path.read_text())
+    assert list(result["scores"]) == ["model", "raw_pixels", "exact_pca"]
+    protocol = result["protocol"]
+    assert protocol["probe_test_images"] == protocol["puzzles"] == 10_000
+    assert protocol["probe_training_images"] + protocol["probe_validation_images"] == 50_000
+    assert set(tables.PROBES) <= set(result["scores"]["model"])
+    assert result["scores"]["raw_pixels"]["probe_mlp_accuracy"]["mean"] == pytest.approx(0.5206)
 
 
 @pytest.mark.parametrize("name", ["pca", "linear", "conv", "case_study", "supervised"])
@@ -275,6 +287,50 @@ def test_masked_results_stand_beside_their_baselines_and_the_linear_prediction(
     ]
     assert mine[:3] == ["`mine`", "1,234", "18.00 ± 0.01"]
     assert mine[-2:] == ["+1.25 ± 0.01", "+1.2500 ± 0.0100"]
+
+
+def test_the_seeds_of_a_training_are_told_by_mean_and_deviation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
+    for seed, accuracy in enumerate((0.5, 0.52, 0.54)):
+        scores = {metric: {"mean": accuracy} for metric in tables.PROBES}
+        (tmp_path / "results" / f"mine-{seed}.json").write_text(json.dumps({"scores": {"model": scores}}))
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    last = tables.filled("<!-- seeds: mine -->\n<!-- end of table -->\n").splitlines()[-2]
+    assert last == (
+        "| `mine` | 3 | 0.52 ± 0.02 | 0.5200 ± 0.0200 | 0.5200 ± 0.0200 | 0.5200 ± 0.0200 | 0.5000, 0.5200, 0.5400 |"
+    )
+
+
+def test_classifiers_stand_beside_components_of_as_many_latents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summary(mean: float) -> dict[str, object]:
+        return {"mean": mean, "ci95": [mean - 0.01, mean + 0.01]}
+
+    (tmp_path / "results").mkdir()
+    for count in (32, 64):
+        scores = {
+            "model": dict.fromkeys(tables.PROBES, summary(0.6)),
+            "raw_pixels": dict.fromkeys(tables.PROBES, summary(0.5)),
+            "exact_pca": dict.fromkeys(tables.PROBES, summary(count / 100)),
+        }
+        result = {"scores": scores, "model": {"parameters": 1234, "latent_dim": count}}
+        (tmp_path / "results" / f"m_{count}.json").write_text(json.dumps(result))
+        (tmp_path / "results" / f"m_{count}.csv").write_text("epoch,validation_accuracy\n0,0.4\n1,0.7\n2,0.65\n")
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    page = "<!-- probes: m_32 m_64 -->\n<!-- end of table -->\n"
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in tables.filled(page).splitlines()[3:-1]]
+    assert [row[0] for row in rows] == ["raw pixels", "exact PCA, 32", "exact PCA, 64", "`m_32`", "`m_64`"]
+    assert rows[1][3] == "0.3200 ± 0.0100"
+    assert rows[-1][1:3] == ["1,234", "0.60 ± 0.01"]
+    assert rows[-1][-2:] == ["0.7000", "0.6500"]
+    differing = json.loads((tmp_path / "results" / "m_64.json").read_text())
+    differing["scores"]["raw_pixels"] = dict.fromkeys(tables.PROBES, summary(0.51))
+    (tmp_path / "results" / "m_64.json").write_text(json.dumps(differing))
+    with pytest.raises(ValueError, match="same images"):
+        tables.filled(page)
 
 
 def test_how_fast_models_train_is_told_in_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

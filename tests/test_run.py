@@ -54,7 +54,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         (["data.epoch=3"], ["unknown key data.epoch", "did you mean 'epochs'?"]),
         (
             ["model=transformer"],
-            ["model='transformer' is not known", "conv, energy_transformer, linear, mae, mosaic, pca, resnet_ae"],
+            ["model='transformer' is not known", "cnn_v3_tiny, conv, energy_transformer, linear, mae, mosaic, pca"],
         ),
         (["trainer=gpus"], ["trainer='gpus' is not known", "did you mean 'gpu'?"]),
         (["resume=nowhere"], ["resume=nowhere is not the folder of a run", "config.yaml"]),

@@ -6,6 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,7 @@ from fragrecon.data import augment, puzzles
 from fragrecon.data.puzzles import FragmentBatch, Indices
 from fragrecon.data.store import Reader, Split, Store, open_or_build
 from fragrecon.data.wear import Wear
+from fragrecon.data.widths import TrainingGroups, commonest, groups
 from fragrecon.errors import ConfigError, DataError, nearest
 from fragrecon.seeds import numpy_generator, torch_generator
 
@@ -95,10 +97,14 @@ class FragmentData(pl.LightningDataModule):
         return other
 
     def side_by_side(self, count: int) -> FragmentData:
-        """These data, but of single images as many together, to be shown."""
+        """These data, but of single images as many of one width together, to be shown."""
         if self.config.images_per_puzzle > 1:
             return self
-        return self.variant(images_per_puzzle=min(count, len(self.validation_images())))
+        return self.variant(images_per_puzzle=min(count, len(self.alike("train", self.validation_images()))))
+
+    def alike(self, split: Split, images: Indices) -> Indices:
+        """Of images of a split, those of the commonest width: all, unless widths are free."""
+        return images[commonest(self.store(split).widths[images])] if self.config.free_width else images
 
     @property
     def cells(self) -> int:
@@ -124,7 +130,9 @@ class FragmentData(pl.LightningDataModule):
             ConfigError: an epoch would hold no batch, or fragments cannot be worn as asked.
         """
         per_puzzle = self.config.images_per_puzzle
-        self.wear.check(self.config.fragment_shape)
+        channels, height, nominal = self.config.fragment_shape
+        for width in np.unique(self.store("train").widths).tolist() if self.config.free_width else [nominal]:
+            self.wear.check((channels, height, width))
         self.check_test(test_puzzles)
         puzzles.draw_images(self.validation_images(), per_puzzle, 0, 1, 0, "validation")
         puzzles.draw_images(self.training_images(), per_puzzle, 0, 1, 0, "train")
@@ -154,6 +162,8 @@ class FragmentData(pl.LightningDataModule):
         """Batches of all ranks together that make an epoch: by default those that show every training image once."""
         if self.config.batches_per_epoch is not None:
             return self.config.batches_per_epoch
+        if self.config.free_width:
+            return self._groups.per_pass
         return len(self.training_images()) // (self.config.images_per_puzzle * self.config.puzzles_per_batch)
 
     def train_batch(self, number: int, rank: int = 0, world_size: int = 1) -> FragmentBatch:
@@ -170,7 +180,8 @@ class FragmentData(pl.LightningDataModule):
                 f"data.puzzles_per_batch={per_batch} cannot be shared equally by {world_size} processes; "
                 f"use a multiple of {world_size}"
             )
-        share = per_batch // world_size * config.images_per_puzzle
+        most, ids = per_batch * config.images_per_puzzle, self._drawn(number, world_size)
+        share = len(ids) // world_size
         part = slice(rank * share, (rank + 1) * share)
         per_puzzle = self._images_of(number)
         rows = share // per_puzzle  # a rank's puzzles; with a range, some of its images may be left over
@@ -181,23 +192,37 @@ class FragmentData(pl.LightningDataModule):
             )
         own = slice(rank * rows, (rank + 1) * rows)
 
-        images, first = self.training_images(), number * per_batch
-        ids = puzzles.draw_images(
-            images, config.images_per_puzzle, first, per_batch, self.seed, "train", group=per_batch
-        )
         generator = numpy_generator(self.seed, "orders/train", number)
         orders = puzzles.draw_orders(rows * world_size, per_puzzle * self.cells, generator)
-        draws = augment.draw(ids.size, self.strength, torch_generator(self.seed, "augment", number))
+        draws = augment.draw(most, self.strength, torch_generator(self.seed, "augment", number))
 
-        ids = ids.reshape(-1)[part][: rows * per_puzzle].reshape(rows, per_puzzle)
+        ids = ids[part][: rows * per_puzzle].reshape(rows, per_puzzle)
         pixels, labels = self._read("train", ids)
         drawn = draws[part][: rows * per_puzzle]
         varied = augment.apply(pixels.flatten(0, 1), drawn, self.strength).view_as(pixels)
-        size = config.fragment_shape[1:]
+        size = puzzles.fragment_size(varied, self.grid)
         batch = puzzles.make_batch(varied, labels, torch.from_numpy(ids), torch.from_numpy(orders[own]), size, number)
-        images_a_batch = per_batch * config.images_per_puzzle  # and so the most puzzles
-        batch.fragments = self.wear.apply(batch.fragments, self.seed, number * images_a_batch + own.start)
+        batch.fragments = self.wear.apply(batch.fragments, self.seed, number * most + own.start)
         return batch
+
+    def _drawn(self, number: int, world_size: int) -> Indices:
+        """The images (M,) of a training batch, of all ranks together.
+
+        Where widths are free, they are of one width, and fewer where few images have it. What is missing for all ranks
+        to get equally many, some of them show twice.
+        """
+        config, images = self.config, self.training_images()
+        if config.free_width:
+            ids = images[self._groups[number]]
+            return np.resize(ids, -(-len(ids) // world_size) * world_size)
+        each, count = config.images_per_puzzle, config.puzzles_per_batch
+        return puzzles.draw_images(images, each, number * count, count, self.seed, "train", group=count).reshape(-1)
+
+    @cached_property
+    def _groups(self) -> TrainingGroups:
+        """Places among the training images, where widths are free."""
+        widths = self.store("train").widths[self.training_images()]
+        return TrainingGroups(widths, self.config.puzzles_per_batch, self.seed)
 
     def _images_of(self, number: int) -> int:
         """How many images each puzzle of a training batch has; of a range, all orders of magnitude are as likely."""
@@ -220,7 +245,7 @@ class FragmentData(pl.LightningDataModule):
     def _read(self, split: Split, ids: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, N, C, H, W) uint8 and their labels (B, N)."""
         store = self.store(split)
-        images = torch.from_numpy(store.images[ids.reshape(-1)])
+        images = torch.from_numpy(store.read(ids.reshape(-1)))
         return images.view(*ids.shape, *images.shape[1:]), torch.from_numpy(store.labels[ids])
 
     def train_dataloader(self) -> Iterable[FragmentBatch]:
@@ -264,6 +289,9 @@ def _settings(kind: type[Settings], given: Mapping[str, float], path: str) -> Se
 class FixedPuzzles:
     """Puzzles that are the same however they are read, in whatever batches; they take no memory until then.
 
+    Where widths are free, single images come in the order of their widths, and images that go together are all of the
+    commonest width.
+
     Attributes:
         data: where their images are.
         split: of the images.
@@ -273,26 +301,46 @@ class FixedPuzzles:
     """
 
     def __init__(self, data: FragmentData, split: Split, available: Indices, count: int, purpose: str) -> None:
-        self.data, self.split, self.available, self.count, self.purpose = data, split, available, count, purpose
+        together = data.config.images_per_puzzle > 1
+        self.available = data.alike(split, available) if together else available
+        self.data, self.split, self.count, self.purpose = data, split, count, purpose
 
     def __len__(self) -> int:
         return self.count
 
+    def parts(self, size: int) -> list[slice]:
+        """All puzzles in slices of at most ``size`` that can be read."""
+        if not self.data.config.free_width:
+            return list(puzzles.batches(self.count, size))
+        return [slice(int(group[0]), int(group[-1]) + 1) for group in groups(self._by_width[2], size)]
+
     def read(self, part: slice) -> FragmentBatch:
-        """The puzzles of a slice without a step."""
+        """The puzzles of a slice without a step; where widths are free, of one of `parts`."""
         data, (first, last, _) = self.data, part.indices(self.count)
-        ids, orders = puzzles.fixed_puzzles(
-            self.available,
-            first,
-            max(0, last - first),
-            data.config.images_per_puzzle,
-            data.cells,
-            data.puzzle_seed,
-            self.purpose,
-        )
+        ids, orders = self._drawn(first, max(0, last - first))
         images, labels = data._read(self.split, ids)
-        size = data.config.fragment_shape[1:]
+        size = puzzles.fragment_size(images, data.grid)
         return puzzles.make_batch(images, labels, torch.from_numpy(ids), torch.from_numpy(orders), size, step=first)
+
+    def _drawn(self, first: int, count: int) -> tuple[Indices, Indices]:
+        """Images (count, N) and orders (count, F)."""
+        if self.data.config.free_width:
+            ids, orders, _ = self._by_width
+            return ids[first : first + count], orders[first : first + count]
+        return self._draw(first, count)
+
+    def _draw(self, first: int, count: int) -> tuple[Indices, Indices]:
+        data = self.data
+        per_puzzle, seed = data.config.images_per_puzzle, data.puzzle_seed
+        return puzzles.fixed_puzzles(self.available, first, count, per_puzzle, data.cells, seed, self.purpose)
+
+    @cached_property
+    def _by_width(self) -> tuple[Indices, Indices, Indices]:
+        """Images (count, N) and orders (count, F) of all, the narrowest first, and their widths (count,)."""
+        ids, orders = self._draw(0, self.count)
+        widths = self.data.store(self.split).widths[ids[:, 0]]
+        order = np.argsort(widths, kind="stable")
+        return ids[order], orders[order], widths[order]
 
     def loader(
         self,
@@ -305,10 +353,11 @@ class FixedPuzzles:
 
         Every rank gets equally many batches, as ranks that wait for each other need; the last ones may be empty.
         """
+        parts = self.parts(size)
+        length = -(-len(parts) // world_size)
+        parts += [slice(len(self), len(self))] * (length * world_size - len(parts))
 
         def make(index: int) -> FragmentBatch:
-            start = min((index * world_size + rank) * size, len(self))
-            return finish(self.read(slice(start, min(start + size, len(self)))))
+            return finish(self.read(parts[index * world_size + rank]))
 
-        length = -(-len(self) // (size * world_size))
         return Batches(make, lambda: range(length), length)

@@ -48,6 +48,11 @@ class FragmentBatch:
     def images_per_puzzle(self) -> int:
         return self.image_ids.shape[1]
 
+    @property
+    def fragment_size(self) -> tuple[int, int]:
+        """(h, w); w differs from batch to batch where the width of images is free."""
+        return self.fragments.shape[-2], self.fragments.shape[-1]
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FragmentBatch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
@@ -81,6 +86,11 @@ def grid_of(image_size: tuple[int, int], fragment_size: tuple[int, int]) -> tupl
                 f"sizes that do: {', '.join(divisors)}"
             )
     return image_size[0] // fragment_size[0], image_size[1] // fragment_size[1]
+
+
+def fragment_size(images: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of the fragments that a grid of rows and columns cuts images (..., C, H, W) into."""
+    return images.shape[-2] // grid[0], images.shape[-1] // grid[1]
 
 
 def cut(images: Tensor, fragment_size: tuple[int, int]) -> Tensor:

@@ -25,13 +25,13 @@ from fragrecon.errors import DataError
 
 Split = Literal["train", "test"]
 FORMAT = 1
-MANIFEST, IMAGES, LABELS = "manifest.json", "images.u8", "labels.npy"
+MANIFEST, IMAGES, LABELS, WIDTHS = "manifest.json", "images.u8", "labels.npy", "widths.npy"
 
 
 @dataclass(frozen=True)
 class Block:
     """Some images in the order of their source: uint8 (n, C, H, W), and their classes: integers (n,), -1 for
-    unknown.
+    unknown. Where widths are free, W may be another in the next block.
     """
 
     images: npt.NDArray[np.uint8]
@@ -54,13 +54,11 @@ class Source:
 
 
 class Reader(Protocol):
-    """One on-disk format. A reader touches only the files of the split it is asked for.
+    """One on-disk format. A reader touches only the files of the split it is asked for."""
 
-    Attributes:
-        shape: (channels, height, width) of every image it yields.
-    """
-
-    shape: tuple[int, int, int]
+    @property
+    def shape(self) -> tuple[int, int, int | None]:
+        """(channels, height, width) of every image it yields; the width is None where it is free."""
 
     def source(self, split: Split) -> Source:
         """Find the files of ``split``, quickly; raises `DataError` if some are missing."""
@@ -77,12 +75,13 @@ class Manifest:
 
     format: int
     split: Split
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int | None]
     count: int
     num_classes: int
     classes: tuple[str, ...] | None
     source: str
     labels_sha256: str
+    widths_sha256: str | None = None
 
 
 class Store:
@@ -102,8 +101,47 @@ class Store:
 
     @cached_property
     def images(self) -> npt.NDArray[np.uint8]:
-        """All images, mapped read-only: uint8 (count, C, H, W). Index it; never copy it whole."""
-        return np.memmap(self.folder / IMAGES, np.uint8, "r", shape=(self.manifest.count, *self.manifest.shape))
+        """All images, mapped read-only: uint8 (count, C, H, W). Index it; never copy it whole.
+
+        Where widths are free, it is flat, one image after the other; see `read`.
+        """
+        channels, height, width = self.manifest.shape
+        shape = None if width is None else (self.manifest.count, channels, height, width)
+        return np.memmap(self.folder / IMAGES, np.uint8, "r", shape=shape)
+
+    def read(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Images (n, C, H, W) at places (n,).
+
+        Raises:
+            ValueError: they are not of one width.
+        """
+        found: npt.NDArray[np.uint8]
+        channels, height, fixed = self.manifest.shape
+        if fixed is not None:
+            found = self.images[ids]
+            return found
+        width, *others = np.unique(self.widths[ids]) if len(ids) else self.widths[:1]
+        if others:
+            raise ValueError(f"images of widths {width} to {others[-1]} are not read together")
+        found = np.empty((len(ids), channels, height, width), np.uint8)
+        for image, end in zip(found, self._ends[ids], strict=True):
+            image[:] = self.images[end - image.size : end].reshape(image.shape)
+        return found
+
+    @cached_property
+    def widths(self) -> npt.NDArray[np.int64]:
+        """Of all images: (count,)."""
+        width = self.manifest.shape[2]
+        if width is not None:
+            return np.full(self.manifest.count, width)
+        widths: npt.NDArray[np.int64] = np.load(self.folder / WIDTHS, allow_pickle=False)
+        return widths
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        """Where each image ends among the pixels of all: (count,)."""
+        channels, height, _ = self.manifest.shape
+        return np.cumsum(self.widths) * channels * height
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -112,7 +150,13 @@ class Store:
         return labels
 
 
-def store_folder(cache: Path, name: str, source: Source, shape: tuple[int, int, int], split: Split) -> Path:
+def image_bytes(shape: tuple[int, int, int | None]) -> int:
+    """Of an image (C, H, W); of a free width, those of a square."""
+    channels, height, width = shape
+    return channels * height * (height if width is None else width)
+
+
+def store_folder(cache: Path, name: str, source: Source, shape: tuple[int, int, int | None], split: Split) -> Path:
     """Where a store of ``source`` belongs: a change of the source or of the shape makes it another folder."""
     return cache / f"{name}-{_fingerprint(source, shape)[:16]}" / split
 
@@ -160,22 +204,23 @@ def open_store(folder: Path, fingerprint: str | None = None) -> Store:
         raise DataError(f"{folder} is not a store of images: its {MANIFEST} cannot be read ({error}){hint}") from None
     if fingerprint is not None and manifest.source != fingerprint:
         raise DataError(f"{folder} was built from another source than the one asked for{hint}")
-    expected = manifest.count * int(np.prod(manifest.shape))
+    for name, digest in ((LABELS, manifest.labels_sha256), (WIDTHS, manifest.widths_sha256)):
+        if digest and not ((folder / name).is_file() and files.file_digest(folder / name) == digest):
+            raise DataError(f"{folder / name} is missing or damaged{hint}")
+    store = Store(folder, manifest)
+    expected = int(store.widths.sum()) * manifest.shape[0] * manifest.shape[1]
     found = (folder / IMAGES).stat().st_size if (folder / IMAGES).is_file() else 0
     if found != expected:
         raise DataError(f"{folder / IMAGES} is truncated: {found:,} bytes where {expected:,} are expected{hint}")
-    if not (folder / LABELS).is_file() or files.file_digest(folder / LABELS) != manifest.labels_sha256:
-        raise DataError(f"{folder / LABELS} is missing or damaged{hint}")
-    return Store(folder, manifest)
+    return store
 
 
-def _fingerprint(source: Source, shape: tuple[int, int, int]) -> str:
+def _fingerprint(source: Source, shape: tuple[int, int, int | None]) -> str:
     return files.digest({"format": FORMAT, "shape": shape, "identity": source.identity})
 
 
 def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progress: bool) -> None:
-    image_bytes = int(np.prod(reader.shape))
-    needed = source.images * (image_bytes + 8)
+    needed = source.images * (image_bytes(reader.shape) + 8)
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise DataError(
@@ -186,6 +231,7 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     labels: list[npt.NDArray[np.int64]] = []
+    widths: list[npt.NDArray[np.int64]] = []
     count = 0
     with files.atomic_folder(folder) as temporary, Progress(*columns, disable=not progress) as bar:
         task = bar.add_task(f"converting {split} images", total=source.images)
@@ -194,6 +240,7 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
                 _check_block(block, reader.shape)
                 file.write(np.ascontiguousarray(block.images).data)  # where tofile fails, it does not say why
                 labels.append(block.labels.astype(np.int64))
+                widths.append(np.full(len(block.labels), block.images.shape[3]))
                 count += len(block.labels)
                 bar.update(task, completed=count)
             files.sync(file)
@@ -201,11 +248,7 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
             raise DataError(f"the source of the {split} images holds no image: {_place(source)}")
         bar.update(task, total=count)
         all_labels = np.concatenate(labels)
-        content = io.BytesIO()
-        np.save(content, all_labels, allow_pickle=False)
-        with (temporary / LABELS).open("wb") as file:
-            file.write(content.getbuffer())
-            files.sync(file)
+        _save(temporary / LABELS, all_labels)
         manifest = {
             "format": FORMAT,
             "split": split,
@@ -216,7 +259,18 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
             "source": _fingerprint(source, reader.shape),
             "labels_sha256": files.file_digest(temporary / LABELS),
         }
+        if reader.shape[2] is None:
+            _save(temporary / WIDTHS, np.concatenate(widths))
+            manifest["widths_sha256"] = files.file_digest(temporary / WIDTHS)
         files.write_json(temporary / MANIFEST, manifest)
+
+
+def _save(path: Path, values: npt.NDArray[np.int64]) -> None:
+    content = io.BytesIO()
+    np.save(content, values, allow_pickle=False)
+    with path.open("wb") as file:
+        file.write(content.getbuffer())
+        files.sync(file)
 
 
 def _blocks(reader: Reader, split: Split) -> Iterator[Block]:
@@ -227,9 +281,10 @@ def _blocks(reader: Reader, split: Split) -> Iterator[Block]:
         raise DataError(f"cannot read the {split} images ({error})") from None
 
 
-def _check_block(block: Block, shape: tuple[int, int, int]) -> None:
+def _check_block(block: Block, shape: tuple[int, int, int | None]) -> None:
     images = block.images
-    if images.dtype != np.uint8 or images.shape != (len(block.labels), *shape):
+    expected = (*shape[:2], images.shape[-1] if shape[2] is None else shape[2])
+    if images.dtype != np.uint8 or images.shape != (len(block.labels), *expected):
         raise TypeError(
             f"a reader yielded {images.dtype} {images.shape} for {len(block.labels)} labels of images {shape}"
         )

@@ -100,7 +100,7 @@ def training_fragments(data: FragmentData) -> Tensor:
     images = data.training_images()
     count = min(FITTED_IMAGES, len(images))
     drawn = draw_images(images, 1, 0, count, data.puzzle_seed, "principal components")
-    pixels = torch.from_numpy(data.store("train").images[np.sort(drawn.flatten())])
+    pixels = torch.from_numpy(data.store("train").read(np.sort(drawn.flatten())))
     return cut(pixels, data.config.fragment_shape[1:]).flatten(0, 1).float() / 255
 
 

@@ -37,7 +37,8 @@ def embed(
     Args:
         model: in eval mode, on ``device``.
         given: images (M, C, H, W), fragments (M, C, h, w) or puzzles (B, F, C, h, w), as array or tensor; uint8, or
-            floats in [0, 1]. All images, or all fragments, are one puzzle to a model that sees puzzles.
+            floats in [0, 1]. All images, or all fragments, are one puzzle to a model that sees puzzles. To a model of
+            any size, what has not the images' size are fragments.
         image_shape: (C, H, W).
         device: to embed on.
         batch_size: fragments embedded at once; a puzzle is not divided where the model sees puzzles.
@@ -53,7 +54,7 @@ def embed(
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size} should be at least 1")
     pixels = _checked(given)
-    fragments = _fragments(pixels, image_shape, model.fragment_shape)
+    fragments = _fragments(pixels, image_shape, model)
     *lead, channels, height, width = fragments.shape
     if not sees_puzzles(model):
         puzzles = fragments.reshape(-1, 1, channels, height, width)
@@ -81,10 +82,13 @@ def embed_images(
 
     Arguments and errors are those of `embed`.
     """
-    pixels = _checked(given)
+    pixels, fragment_size = _checked(given), model.fragment_shape[1:]
+    if model.any_size and image_shape == model.fragment_shape and pixels.ndim == 4:
+        image_shape = image_shape[0], *pixels.shape[2:]
+        fragment_size = image_shape[1:]
     if tuple(pixels.shape[1:]) != image_shape:
         raise DataError(f"images should be of shape {('M', *image_shape)}, not {tuple(pixels.shape)}".replace("'", ""))
-    fragments = cut(pixels, model.fragment_shape[1:])  # (M, cells, C, h, w)
+    fragments = cut(pixels, fragment_size)  # (M, cells, C, h, w)
     found: Embeddings = embed(model, fragments, image_shape, device=device, batch_size=batch_size).mean(1)
     return found
 
@@ -112,13 +116,15 @@ def _checked(given: Any) -> Tensor:
     return pixels
 
 
-def _fragments(pixels: Tensor, image: Shape, fragment: Shape) -> Tensor:
+def _fragments(pixels: Tensor, image: Shape, model: FragmentModel) -> Tensor:
     """Fragments (..., C, h, w) of images (M, C, H, W), or as they came."""
-    shape = tuple(pixels.shape)
+    shape, fragment = tuple(pixels.shape), model.fragment_shape
     if shape[-3:] == fragment and len(shape) in (4, 5):
         return pixels
     if shape[-3:] == image and len(shape) == 4:
         return cut(pixels, fragment[1:])
+    if model.any_size and shape[-3:-2] == fragment[:1] and len(shape) in (4, 5):
+        return pixels
     message = (
         f"these pixels are of shape {shape}; they should be images {('M', *image)}, fragments {('M', *fragment)} "
         f"or puzzles {('B', 'F', *fragment)}"

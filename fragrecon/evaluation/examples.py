@@ -78,7 +78,7 @@ def example_of(
     """What a model in eval mode makes of a batch of one puzzle, with fragments as float, on the model's device."""
     solution = model.solve(batch.fragments) if isinstance(model, Solver) and model.grid == grid else None
     embeddings = model.encode(batch.fragments) if solution is None else solution.embeddings
-    decoded = model.decode(embeddings).cpu() if isinstance(model, Decoder) else None
+    decoded = model.decode(embeddings, batch.fragment_size).cpu() if isinstance(model, Decoder) else None
     placement = None
     if solution is not None:
         keys = keys_of(protocol.seed, "clustering", batch.step, len(batch))

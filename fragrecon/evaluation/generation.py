@@ -9,7 +9,7 @@ Shapes: M fragments (C, h, w), D numbers a latent, N images (C, H, W) of ``cells
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from fragrecon.data.module import FixedPuzzles, FragmentData
-from fragrecon.data.puzzles import FragmentBatch, batches, cut, draw_images, join
+from fragrecon.data.puzzles import FragmentBatch, Indices, cut, draw_images, fragment_size, join
 from fragrecon.data.store import Split
+from fragrecon.data.widths import groups
 from fragrecon.errors import DataError, TrainingError
 from fragrecon.evaluation.examples import Example, example_of
 from fragrecon.evaluation.networks import Networks
@@ -36,6 +37,8 @@ ACTIVE = 0.01
 """Variance over images from which on a number of the latents counts as saying something of them."""
 COLUMNS, SHOWN, STEPS = 10, 20, 9
 """Images that are shown, samples beside them, and steps from one image to another."""
+WIDTHS, FEW = 7, 3
+"""Other widths that are shown where these are free, and images of each."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,21 @@ class Generated:
         between: (P, S, C, H, W), decoded on the way from one image to another, see `pairs_of`; None of a single image.
         samples: (M, C, h, w), decoded of the standard normal.
         fitted: (M, C, h, w), of the same noise by the normal fitted to latents of training images.
+        others: images of other widths, where these are free.
     """
 
     example: Example
     between: Tensor | None
     samples: Tensor | None = None
     fitted: Tensor | None = None
+    others: Sequence[Example] = ()
+
+    @property
+    def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (N, C, H, W) and what is decoded of them, the narrowest first."""
+        for example in sorted((self.example, *self.others), key=lambda example: example.batch.fragment_size[1]):
+            assert example.decoded is not None
+            yield example.images, example.in_place(example.decoded)
 
 
 class Generation:
@@ -163,9 +175,10 @@ class Generation:
         count = min(-(-FITTED // self.data.cells), len(images))
         drawn = np.sort(draw_images(images, 1, 0, count, self.data.puzzle_seed, split).flatten())
         means, variances = [], []
-        for part in batches(count, self.batch_size):
-            pixels = torch.from_numpy(self.data.store(split).images[drawn[part]]).to(self.device)
-            fragments = cut(pixels, self.model.fragment_shape[1:]).flatten(0, 1).float() / 255
+        store = self.data.store(split)
+        for part in groups(store.widths[drawn], self.batch_size):
+            pixels = torch.from_numpy(store.read(drawn[part])).to(self.device)
+            fragments = cut(pixels, fragment_size(pixels, self.data.grid)).flatten(0, 1).float() / 255
             if isinstance(self.model, Variational):
                 posterior = self.model.posterior(fragments)
                 mean, variance = posterior.mean, posterior.log_variance.exp()
@@ -218,22 +231,42 @@ class Generation:
     @torch.inference_mode()
     def show(self, protocol: ClusteringProtocol) -> Generated:
         """Some test images, ways between them, and some samples."""
-        count = min(COLUMNS, len(self.data.store("test")))
-        batch = self.data.variant(images_per_puzzle=count).test_set(1).read(slice(0, 1))
-        example = example_of(self.model, batch.to(self.device).as_float(), self.data.grid, protocol)
-        keys, fitted = self._keys(0, SHOWN), self.fitted
-        return Generated(
-            example,
-            interpolate(self.model, example, self.device),
-            decode(self.model, standard_normal(self.model.latent_dim).draw(keys), self.device).cpu(),
-            decode(self.model, fitted.draw(keys), self.device).cpu() if fitted else None,
+        shown, keys, fitted = self.show_images(protocol), self._keys(0, SHOWN), self.fitted
+        size = shown.example.batch.fragment_size
+        return replace(
+            shown,
+            samples=decode(self.model, standard_normal(self.model.latent_dim).draw(keys), size, self.device).cpu(),
+            fitted=decode(self.model, fitted.draw(keys), size, self.device).cpu() if fitted else None,
         )
+
+    def show_images(self, protocol: ClusteringProtocol) -> Generated:
+        """Some test images and ways between them."""
+        available = self.data.alike("test", np.arange(len(self.data.store("test"))))
+        example = self._example(available, COLUMNS, protocol)
+        others = [self._example(images, FEW, protocol) for images in self._other_widths(example.batch.fragment_size[1])]
+        return Generated(example, interpolate(self.model, example, self.device), others=others)
+
+    def _example(self, available: Indices, most: int, protocol: ClusteringProtocol) -> Example:
+        """Some of the available test images, which are of one width."""
+        data = self.data.variant(images_per_puzzle=min(most, len(available)))
+        batch = data.fixed_batches("test", available, 1, "test").read(slice(0, 1))
+        return example_of(self.model, batch.to(self.device).as_float(), data.grid, protocol)
+
+    def _other_widths(self, width: int) -> list[Indices]:
+        """Test images of each of up to `WIDTHS` other widths, from the least to the greatest that there is."""
+        if not self.data.config.free_width:
+            return []
+        widths = self.data.store("test").widths
+        others = np.setdiff1d(widths, [width])
+        chosen = np.linspace(0, len(others) - 1, min(WIDTHS, len(others))).round().astype(int)
+        return [np.flatnonzero(widths == other) for other in others[chosen]]
 
     def _outputs(self, count: int) -> dict[str, Output]:
         normals = {"model": standard_normal(self.model.latent_dim), "fitted_normal": self.fitted}
         outputs = {name: self._sampled(normal) for name, normal in normals.items() if normal}
         outputs["reconstruction"] = decoded(self.model)["model"]
-        if 2 * count <= len(self.data.store("test")):
+        # Where widths are free, others are of other widths.
+        if 2 * count <= len(self.data.store("test")) and not self.data.config.free_width:
             others = self.data.test_set(2 * count)
             outputs["test_images"] = lambda batch: self._read(others, count + batch.step, len(batch))
         return outputs
@@ -242,7 +275,7 @@ class Generation:
         def output(batch: FragmentBatch) -> Tensor:
             fragments = batch.source_ids.shape[1]
             keys = self._keys(batch.step * fragments, len(batch) * fragments)
-            return decode(self.model, normal.draw(keys), self.device)
+            return decode(self.model, normal.draw(keys), batch.fragment_size, self.device)
 
         return output
 
@@ -253,10 +286,10 @@ class Generation:
         return puzzles.read(slice(first, first + count)).to(self.device).as_float().fragments.flatten(0, 1)
 
 
-def decode(model: FragmentModel, latents: Tensor, device: torch.device) -> Tensor:
-    """Fragments (..., C, h, w) in 0..1, on a device, of latents (..., D)."""
+def decode(model: FragmentModel, latents: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Fragments (..., C, h, w) in 0..1 of that size, on a device, of latents (..., D)."""
     assert isinstance(model, Decoder)
-    return model.decode(latents.to(device)).float().clamp(0, 1)
+    return model.decode(latents.to(device), size).float().clamp(0, 1)
 
 
 def pairs_of(count: int) -> list[tuple[int, int]]:
@@ -276,4 +309,5 @@ def interpolate(model: FragmentModel, example: Example, device: torch.device, st
     latents = example.in_place(example.embeddings[..., None, None])  # (N, D, rows, columns): a pixel a fragment
     ends = latents[torch.tensor(pairs)].unsqueeze(2)  # (P, 2, 1, D, rows, columns)
     between = torch.lerp(ends[:, 0], ends[:, 1], torch.linspace(0, 1, steps).view(-1, 1, 1, 1))
-    return join(decode(model, cut(between, (1, 1)).flatten(-3), device), example.grid).cpu()
+    fragments = decode(model, cut(between, (1, 1)).flatten(-3), example.batch.fragment_size, device)
+    return join(fragments, example.grid).cpu()

@@ -118,7 +118,7 @@ class Fillings:
         images, cells = self.data.training_images(), self.data.cells
         count = min(max(1, FITTED // cells), len(images))
         drawn = draw_images(images, 1, 0, count, self.data.puzzle_seed, "linear prediction")
-        pixels = torch.from_numpy(self.data.store("train").images[np.sort(drawn.flatten())])
+        pixels = torch.from_numpy(self.data.store("train").read(np.sort(drawn.flatten())))
         return ConditionalMean(
             cut(pixels, self.data.config.fragment_shape[1:]).flatten(0, 1).float() / 255, self.patches
         )

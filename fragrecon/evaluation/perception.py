@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from fragrecon.data.module import FixedPuzzles
-from fragrecon.data.puzzles import FragmentBatch, batches
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.inpainting import Fillings
 from fragrecon.evaluation.networks import Networks
 from fragrecon.evaluation.reconstruction import Fill, by_puzzle, fill_of, pixels_of
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter
+from fragrecon.objectives import reconstruction
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ def decoded(model: FragmentModel) -> dict[str, Output]:
 
     def output(batch: FragmentBatch) -> Tensor:
         assert isinstance(model, Decoder)
-        return model.decode(model.encode(batch.fragments)).float().clamp(0, 1).flatten(0, 1)
+        made = reconstruction.decoded_like(model, model.encode(batch.fragments), batch.fragments)
+        return made.clamp(0, 1).flatten(0, 1)
 
     return {"model": output}
 
@@ -112,7 +114,7 @@ def perceive(
     }
     rows: dict[str, list[dict[str, Tensor]]] = {method: [] for method in outputs}
     count = 0
-    for part in batches(len(puzzles), batch_size):
+    for part in puzzles.parts(batch_size):
         batch = puzzles.read(part).to(device).as_float()
         images = batch.fragments.flatten(0, 1)
         count += len(images)

@@ -1,8 +1,9 @@
 """Classifiers of frozen embeddings: fitted to training images, and chosen by how they do on validation images.
 
 All but the nearest neighbours see embeddings of mean 0 and deviation 1 in each number, by the training images: one
-learning rate, one regularisation and one width of a kernel then suit all numbers alike. The neighbours are asked what
-the distances between embeddings tell, as they leave the model.
+learning rate, one regularisation and one width of a kernel then suit all numbers alike. An MLP may be given them scaled
+by one factor instead, so that what a model makes small stays small. The neighbours are asked what the distances between
+embeddings tell, as they leave the model.
 
 Shapes: M images, D numbers an embedding, K classes.
 """
@@ -95,15 +96,19 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Brings embeddings to mean 0 and deviation 1, each number by itself; both are (D,)."""
+    """Brings embeddings to mean 0 and deviation 1; both are (D,)."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
-    def of(cls, embeddings: Tensor) -> Scaling:
-        """That suits these; numbers that hardly vary, if at all, are not blown up."""
+    def of(cls, embeddings: Tensor, scaling: str = "each") -> Scaling:
+        """That suits these: each number by itself, of which those that hardly vary, if at all, are not blown up, or
+        all by one factor.
+        """
         deviation, mean = torch.std_mean(embeddings, 0, correction=0)
+        if scaling == "all":
+            deviation = deviation.square().mean().sqrt().expand_as(deviation).clone()
         return cls(mean, deviation.clamp(min=1e-6 * float(deviation.max()) or 1.0))
 
     def __call__(self, embeddings: Tensor) -> Tensor:
@@ -202,8 +207,11 @@ def fit_network(
     seed: int,
     device: torch.device,
     advance: Callable[[int], None],
+    noise: float = 0.0,
+    weight_decay: float = 0.0,
+    scaling: str = "each",
 ) -> Fitted:
-    """A perceptron trained by Adam on the cross-entropy, its rate falling to 0 along half a cosine; the best epoch is
+    """A perceptron trained by AdamW on the cross-entropy, its rate falling to 0 along half a cosine; the best epoch is
     kept.
 
     Its trials are the epochs. What they note of training images was found batch by batch, before each step.
@@ -219,25 +227,32 @@ def fit_network(
         seed: of weights and orders.
         device: to train on.
         advance: told of each epoch that is done.
+        noise: deviation of normal noise on each number of the scaled training embeddings, drawn anew for each step.
+        weight_decay: of AdamW (Loshchilov and Hutter, 2019).
+        scaling: each number by itself, or all by one factor.
 
     Raises:
         TrainingError: the loss is no longer a number.
     """
-    scaling, widths = Scaling.of(train.embeddings), [train.embeddings.shape[1], *hidden, classes]
+    scaled, widths = Scaling.of(train.embeddings, scaling), [train.embeddings.shape[1], *hidden, classes]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "probe weights"))
         layers = perceptron(widths, 0.0).to(device)
-    inputs, labels = scaling(train.embeddings).to(device), train.labels.to(device)
-    held = scaling(validation.embeddings).to(device)
-    optimizer = torch.optim.Adam(layers.parameters(), lr)
+    inputs, labels = scaled(train.embeddings).to(device), train.labels.to(device)
+    held = scaled(validation.embeddings).to(device)
+    optimizer = torch.optim.AdamW(layers.parameters(), lr, weight_decay=weight_decay)
     scheduler = CosineAnnealingLR(optimizer, epochs * -(-len(train) // batch_size))
     trials: list[Trial] = []
     weights: dict[str, Tensor] = {}
     for epoch in range(epochs):
         order = torch.randperm(len(train), generator=torch_generator(seed, "probe order", epoch)).to(device)
+        blurring = torch_generator(seed, "probe noise", epoch)
         losses, hits = [], []
         for rows in torch.split(order, batch_size):
-            logits = layers(inputs[rows])
+            shown = inputs[rows]
+            if noise:
+                shown = shown + noise * torch.randn(shown.shape, generator=blurring).to(device)
+            logits = layers(shown)
             each = functional.cross_entropy(logits, labels[rows], reduction="none")
             optimizer.zero_grad()
             torch.autograd.backward(each.mean())
@@ -258,7 +273,7 @@ def fit_network(
         if best(trials) == epoch:
             weights = {name: value.cpu().clone() for name, value in layers.state_dict().items()}
         advance(1)
-    return Fitted(Network(scaling, _layers(widths, weights)), trials, best(trials))
+    return Fitted(Network(scaled, _layers(widths, weights)), trials, best(trials))
 
 
 def fit_neighbours(

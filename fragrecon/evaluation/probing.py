@@ -210,8 +210,9 @@ class Probing:
         """What the fit of a classifier is told."""
         config = self.config
         learning = {"epochs": config.epochs, "batch_size": config.batch_size, "lr": config.lr}
+        regularised = {"noise": config.noise, "weight_decay": config.weight_decay, "scaling": config.scaling}
         settings: dict[str, dict[str, Any]] = {
-            "mlp": {"hidden": list(config.hidden), **learning},
+            "mlp": {"hidden": list(config.hidden), **learning, **regularised},
             "linear": {"hidden": [], **learning},
             "knn": {"neighbours": list(config.neighbours)},
             "logistic": {"strengths": list(config.strengths)},

@@ -15,7 +15,7 @@ from fragrecon.clustering.backends import Backend
 from fragrecon.clustering.balanced import balanced_kmeans
 from fragrecon.clustering.count import estimate_count
 from fragrecon.data.module import FixedPuzzles
-from fragrecon.data.puzzles import FragmentBatch, batches
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, TrainingError
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.seeds import keys_of, uniforms
@@ -193,7 +193,7 @@ def evaluate(
     """
     rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in methods}
     if methods:
-        for part in batches(len(puzzles), batch_size):
+        for part in puzzles.parts(batch_size):
             batch = change(puzzles.read(part).to(device).as_float())
             for name, score in methods.items():
                 rows[name].append(score(batch))

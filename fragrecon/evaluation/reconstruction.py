@@ -16,7 +16,7 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.protocol import Score
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, PatchGrid
 from fragrecon.objectives.masked import mask_of
-from fragrecon.objectives.reconstruction import psnr
+from fragrecon.objectives.reconstruction import decoded_like, psnr
 from fragrecon.seeds import keys_of, uniforms
 
 Fill = Callable[[Tensor, Tensor], Tensor]
@@ -50,7 +50,7 @@ def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
         decoder = model
 
         def score(batch: FragmentBatch) -> dict[str, Tensor]:
-            output = decoder.decode(model.encode(batch.fragments)).float().clamp(0, 1)
+            output = decoded_like(decoder, model.encode(batch.fragments), batch.fragments).clamp(0, 1)
             return by_puzzle(score_reconstruction(output.flatten(0, 1), batch.fragments.flatten(0, 1)), batch)
 
         return score

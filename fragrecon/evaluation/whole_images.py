@@ -1,6 +1,7 @@
 """Embeddings of whole images, in the three parts that a classifier learns from, is chosen by and is reported on.
 
-Shapes: M images (C, H, W) in 0..1, cut into ``cells`` fragments; D numbers an embedding.
+Shapes: M images (C, H, W) in 0..1, cut into ``cells`` fragments; D numbers an embedding. Where widths are free, models
+see images as they are, and what is simpler sees them squeezed to the nominal size.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from torch.nn import functional
 import fragrecon
 from fragrecon import files
 from fragrecon.data.module import FragmentData
-from fragrecon.data.puzzles import Indices, batches, cut
+from fragrecon.data.puzzles import Indices, cut, fragment_size
 from fragrecon.data.store import Split
+from fragrecon.data.widths import groups
 from fragrecon.errors import TrainingError
 from fragrecon.evaluation import baselines
 from fragrecon.evaluation.probes import Samples
@@ -116,7 +118,7 @@ class WholeImages:
         }
 
         def embed(images: Tensor) -> Tensor:
-            return model.encode(cut(images, model.fragment_shape[1:])).mean(1)
+            return model.encode(cut(images, fragment_size(images, self.data.grid))).mean(1)
 
         path = self.data.cache / "embeddings" / f"model-{files.digest([facts, code()])[:24]}.npz"
         found = kept(path, lambda: self._embed(embed, advance), lambda: advance(len(self)))
@@ -126,15 +128,16 @@ class WholeImages:
 
     def by_pixels(self) -> Embedded:
         """As the values of their pixels."""
-        return self._embedded(self._embed(lambda images: images.flatten(1)), files.digest(self.facts))
+        return self._embedded(self._embed(lambda images: self._alike(images).flatten(1)), files.digest(self.facts))
 
     def by_components(self, most: int) -> Embedded:
         """As the leading principal components of the training images, exactly; as many as these have at most."""
         count, pixels = len(self.ids["training"]), math.prod(self.data.config.image_shape)
         path = self.data.cache / "embeddings" / f"exact_pca-{files.digest([self.facts, code()])[:24]}.npz"
-        found = kept(path, lambda: principal_components(self._read("train", self.ids["training"]), count, pixels))
+        parts = (self._alike(images) for _, images in self._read("train", self.ids["training"]))
+        found = kept(path, lambda: principal_components(parts, count, pixels))
         mean, directions = (torch.from_numpy(found[name]).to(self.device) for name in ("mean", "directions"))
-        embeddings = self._embed(lambda images: (images.flatten(1) - mean) @ directions[:, :most])
+        embeddings = self._embed(lambda images: (self._alike(images).flatten(1) - mean) @ directions[:, :most])
         return self._embedded(embeddings, files.digest([self.facts, most]))
 
     def _embedded(self, embeddings: Arrays, key: str) -> Embedded:
@@ -146,18 +149,24 @@ class WholeImages:
         """Embeddings (M, D) float32 of each part."""
         found = {}
         for part, split in PARTS.items():
-            pieces = []
-            for images in self._read(split, self.ids[part]):
+            places, pieces = [], []
+            for own, images in self._read(split, self.ids[part]):
+                places.append(own)
                 pieces.append(embed(images).float().cpu().numpy())
                 advance(len(images))
-            found[part] = np.concatenate(pieces)
+            found[part] = np.concatenate(pieces)[np.argsort(np.concatenate(places))]
         return found
 
-    def _read(self, split: Split, ids: Indices) -> Iterator[Tensor]:
-        """Images (M, C, H, W) on the device, some at a time."""
-        images = self.data.store(split).images
-        for part in batches(len(ids), self.at_once):
-            yield torch.from_numpy(images[ids[part]]).to(self.device).float().div_(255)
+    def _read(self, split: Split, ids: Indices) -> Iterator[tuple[Indices, Tensor]]:
+        """Images (M, C, H, W) on the device, some at a time, all of one width, with their places (M,) among ``ids``."""
+        store = self.data.store(split)
+        for places in groups(store.widths[ids], self.at_once):
+            yield places, torch.from_numpy(store.read(ids[places])).to(self.device).float().div_(255)
+
+    def _alike(self, images: Tensor) -> Tensor:
+        """Images of the nominal size, which all have unless widths are free."""
+        size = self.data.config.image_shape[1:]
+        return images if images.shape[2:] == size else functional.adaptive_avg_pool2d(images, size)
 
 
 def principal_components(parts: Iterable[Tensor], count: int, pixels: int) -> Arrays:

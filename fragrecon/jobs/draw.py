@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fragrecon import hardware
 from fragrecon.clustering import agreement
 from fragrecon.data.photographs import Photographs, check_count, cut_photographs, image_files
@@ -14,7 +16,7 @@ from fragrecon.errors import ConfigError
 from fragrecon.evaluation.examples import Example, example_of, first_examples
 from fragrecon.evaluation.filling import Filling, fill, first_filled
 from fragrecon.evaluation.generation import Generated, Generation, interpolate
-from fragrecon.evaluation.opening import open_data, protocol_of
+from fragrecon.evaluation.opening import open_data, own_data, protocol_of
 from fragrecon.evaluation.protocol import check_puzzle
 from fragrecon.evaluation.reconstruction import Masking
 from fragrecon.evaluation.statistics import Scores
@@ -108,23 +110,23 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
     """Test images, or those of ``config.input``, and what is decoded of embeddings of them, between them, and of noise;
     returns how well the images are decoded.
     """
-    device = hardware.device_of(config.trainer)
+    device, protocol = hardware.device_of(config.trainer), protocol_of(config)
+    settings: Any = {"seed": config.evaluation.seed, "device": device, "batch_size": config.evaluation.batch_size}
     if config.input is None:
         data = open_data(config)
         data.check_test(1)
-        evaluation = config.evaluation
-        generation = Generation(model, data, seed=evaluation.seed, device=device, batch_size=evaluation.batch_size)
-        shown = generation.show(protocol_of(config))
+        shown = Generation(model, data, **settings).show(protocol)
+    elif config.data.free_width:
+        with own_data(config, image_files(config.input)) as data:
+            shown = Generation(model, data, **settings).show_images(protocol)
     else:
         photographs, grid = cut_input(config)
-        example = example_of(model, photographs.seen.to(device), grid, protocol_of(config))
+        example = example_of(model, photographs.seen.to(device), grid, protocol)
         shown = Generated(example, interpolate(model, example, device))
     gallery.draw_generated(shown, folder, clustered=config.evaluation.clustering)
-    images, output = shown.example.images, shown.example.decoded
-    assert output is not None
-    ratios = psnr((shown.example.in_place(output) - images).square().mean((1, 2, 3)))
+    ratios = torch.cat([psnr((output - images).square().mean((1, 2, 3))) for images, output in shown.reconstructions])
     found = {"reconstruction_psnr": float(ratios.mean())}
-    count = f"{len(images)} image{'s' * (len(images) > 1)}"
+    count = f"{len(ratios)} image{'s' * (len(ratios) > 1)}"
     plain_console().print(
         f"{count} decoded from embeddings: PSNR {found['reconstruction_psnr']:.2f} dB", soft_wrap=True
     )

@@ -15,8 +15,9 @@ import torch
 from fragrecon import files, hardware
 from fragrecon.data.module import FragmentData
 from fragrecon.data.photographs import image_files
-from fragrecon.data.puzzles import Indices, batches, cut, draw_images
+from fragrecon.data.puzzles import Indices, cut, draw_images, fragment_size
 from fragrecon.data.store import Store
+from fragrecon.data.widths import groups
 from fragrecon.errors import ConfigError, nearest
 from fragrecon.evaluation.embedding import sees_puzzles
 from fragrecon.evaluation.opening import open_data, own_data
@@ -62,7 +63,7 @@ class Table:
     """A row a fragment, image by image, and within an image row by row of the grid; nothing is kept in memory.
 
     Attributes:
-        puzzles: (P, N), place in the store of the images that are embedded together.
+        puzzles: (P, N), place in the store of the images that are embedded together; the narrowest first.
         together: whether that matters, so that the puzzle is a column.
         store: of the images.
         model: in eval mode, on ``device``.
@@ -88,8 +89,10 @@ class Table:
         return self.puzzles.size * self.cells
 
     def parts(self) -> Iterator[slice]:
-        """Of puzzles."""
-        return batches(len(self.puzzles), max(1, self.at_once // self.puzzles.shape[1]))
+        """Of puzzles, each of one width."""
+        widths = self.store.widths[self.puzzles[:, 0]]
+        for group in groups(widths, max(1, self.at_once // self.puzzles.shape[1])):
+            yield slice(int(group[0]), int(group[-1]) + 1)
 
     def columns(self, part: slice) -> dict[str, npt.NDArray[np.int64]]:
         """All columns (rows,) but the embedding."""
@@ -109,9 +112,9 @@ class Table:
     def embedding(self, part: slice) -> npt.NDArray[np.float32]:
         """The last column, (rows, D)."""
         ids = self.puzzles[part]
-        images = torch.from_numpy(self.store.images[ids.reshape(-1)]).to(self.device).float().div_(255)
-        fragments = cut(images, self.model.fragment_shape[1:])
-        embedded = self.model.encode(fragments.view(len(ids), -1, *self.model.fragment_shape))
+        images = torch.from_numpy(self.store.read(ids.reshape(-1))).to(self.device).float().div_(255)
+        fragments = cut(images, fragment_size(images, self.grid))
+        embedded = self.model.encode(fragments.view(len(ids), -1, *fragments.shape[2:]))
         found: npt.NDArray[np.float32] = embedded.flatten(0, 1).float().cpu().numpy()
         return found
 
@@ -119,7 +122,8 @@ class Table:
 def open_table(config: Config, data: FragmentData, model: FragmentModel, device: torch.device) -> Table:
     """What is to be embedded.
 
-    A model that sees fragments one by one gets each image by itself, in the order of the split. One that sees puzzles
+    A model that sees fragments one by one gets each image by itself, in the order of the split, or, where widths are
+    free, of the widths and then the split. One that sees puzzles
     gets as many whole ones as the images make, the first of those that are scored; what is left over is left out.
 
     Raises:
@@ -141,6 +145,7 @@ def open_table(config: Config, data: FragmentData, model: FragmentModel, device:
     puzzles = draw_images(available, a_puzzle, 0, count // a_puzzle, data.puzzle_seed, split)
     if not together:
         puzzles.sort(0)
+        puzzles = puzzles[np.argsort(store.widths[puzzles[:, 0]], kind="stable")]
     at_once = config.evaluation.batch_size * config.data.images_per_puzzle
     return Table(puzzles, together, store, model, data.grid, device, at_once)
 

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from fragrecon import hardware
 from fragrecon.callbacks import Pictures, training_callbacks
 from fragrecon.checkpoints import AtomicCheckpointIO
+from fragrecon.compute import compiling, prepare
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, nearest, typed
 from fragrecon.evaluation.opening import open_data, protocol_of
@@ -78,7 +79,8 @@ def train_and_score(
     if record.status.get("stage") != "evaluation":
         record.enter("training")
         learner = make_learner(config, data, trainer, initial)
-        fit(trainer, learner, data, record)
+        with compiling(config.compute):
+            fit(trainer, learner, data, record)
         if not trainer.is_global_zero:
             return None
         record.enter("evaluation")
@@ -110,6 +112,7 @@ def make_learner(config: Config, data: FragmentData, trainer: pl.Trainer, initia
     if initial:
         load_weights(model, initial)
         log.info("starting from the weights in %s", initial)
+    prepare(model, config.compute)
     evaluation, per_batch = config.evaluation, config.data.puzzles_per_batch
     learner = Learner(
         model,
@@ -141,9 +144,10 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> 
     if config.scheduler["_target_"] is None:
         return None
     trainer = config.trainer
+    batches = data.epoch_length(trainer["limit_train_batches"])
     steps = (
-        data.epoch_length(trainer["limit_train_batches"]) // trainer["accumulate_grad_batches"] * trainer["max_epochs"]
-    )
+        -(-batches // trainer["accumulate_grad_batches"]) * trainer["max_epochs"]
+    )  # an epoch's last batch ends a step
     if trainer["max_steps"] >= 0:
         steps = min(steps, trainer["max_steps"]) if steps > 0 else trainer["max_steps"]
     return build(config.scheduler, "scheduler", optimizer, total_steps=steps, mode=config.selection.mode)

@@ -6,7 +6,7 @@ What only some models can do are small protocols, which objectives and evaluatio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,12 @@ class FragmentModel(nn.Module):
     Args:
         fragment_shape: (C, h, w).
         latent_dim: D.
+
+    Attributes:
+        any_size: whether fragments of any height and width can be embedded, and decoded to, besides (C, h, w).
     """
+
+    any_size: ClassVar[bool] = False
 
     def __init__(self, fragment_shape: Shape, latent_dim: int) -> None:
         super().__init__()

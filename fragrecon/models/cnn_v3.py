@@ -10,6 +10,7 @@ Shapes: B images, C channels, H x W pixels, D latents.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -396,8 +397,9 @@ class AdaptiveAutoencoder(FragmentModel):
         channel_config: Sequence[int] | None = None,
         stride_config: Sequence[int] | None = None,
     ) -> None:
+        super().__init__(fragment_shape, latent_dim)
         own = {"block_config": block_config, "channel_config": channel_config, "stride_config": stride_config}
-        network = create_autoencoder(
+        self.network = create_autoencoder(
             preset,
             fragment_shape[1:],
             latent_size=latent_dim,
@@ -406,8 +408,7 @@ class AdaptiveAutoencoder(FragmentModel):
             channels=fragment_shape[0],
             **{name: value for name, value in own.items() if value is not None},
         )
-        super().__init__(fragment_shape, int(torch.Size(network.latent_shape).numel()))
-        self.network = network
+        self.latent_dim = math.prod(self.network.latent_shape)
 
     def embed(self, fragments: Tensor) -> Tensor:
         return self.network.encode(fragments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, Posterior, Variational
 from fragrecon.objectives.base import Losses, Objective
-from fragrecon.objectives.reconstruction import check_error, mean_psnr, reconstruction_error
+from fragrecon.objectives.reconstruction import Costs, decoded_like, mean_psnr
 
 
 class VAE(Objective):
@@ -20,22 +22,31 @@ class VAE(Objective):
     is that of the samples; the embedding, which is the mean, reconstructs better.
 
     Args:
-        error: ``mse`` or ``l1``, as in `fragrecon.objectives.reconstruction.Reconstruction`.
+        error: of `fragrecon.objectives.reconstruction.Costs`, as are ``perceptual``, ``perceptual_network`` and
+            ``bottleneck``, which charges for the means.
         reduction: ``sum`` over the values of an image, or ``mean``.
         kl_weight: of the divergence in nats, summed over latents and averaged over fragments.
         warmup: training batches over which this weight rises from 0; validation takes the whole of it.
     """
 
-    parts = ("loss", "error", "kl", "psnr")
-
-    def __init__(self, error: str = "mse", reduction: str = "sum", kl_weight: float = 0.1, warmup: int = 0) -> None:
+    def __init__(
+        self,
+        error: str | Mapping[str, float] = "mse",
+        reduction: str = "sum",
+        kl_weight: float = 0.1,
+        warmup: int = 0,
+        perceptual: float = 0.0,
+        perceptual_network: str = "features",
+        bottleneck: float = 0.0,
+    ) -> None:
         super().__init__()
-        check_error(error, reduction)
+        self.costs = Costs(error, reduction, perceptual, perceptual_network, bottleneck)
         if kl_weight < 0:
             raise ConfigError(f"objective.kl_weight={kl_weight} should not be negative")
         if warmup < 0:
             raise ConfigError(f"objective.warmup={warmup} batches should not be negative")
-        self.error, self.reduction, self.kl_weight, self.warmup = error, reduction, kl_weight, warmup
+        self.kl_weight, self.warmup = kl_weight, warmup
+        self.parts = ("loss", *self.costs.parts, "kl", "psnr")
 
     def check(self, model: FragmentModel) -> None:
         if not isinstance(model, Variational):
@@ -48,15 +59,15 @@ class VAE(Objective):
         assert isinstance(model, Variational)
         images = batch.fragments.flatten(0, 1)
         posterior = model.posterior(images)
-        decoded = model.decode(posterior.sample(generator)).float()
-        error = reconstruction_error(decoded, images, self.error, self.reduction)
+        made = decoded_like(model, posterior.sample(generator), images)
+        cost, parts = self.costs(made, images, posterior.mean)
         divergence = kl_to_standard_normal(posterior).mean()
         weight = self.kl_weight * (rise(batch.step, self.warmup) if model.training else 1)
         return {
-            "loss": error + weight * divergence,
-            "error": error.detach(),
+            "loss": cost + weight * divergence,
+            **parts,
             "kl": divergence.detach(),
-            "psnr": mean_psnr(decoded, images),
+            "psnr": mean_psnr(made, images),
         }
 
 

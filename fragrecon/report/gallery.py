@@ -12,8 +12,9 @@ from fragrecon.evaluation.examples import Example
 from fragrecon.evaluation.filling import Filling
 from fragrecon.evaluation.generation import Generated
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.report import figures, generated, masked, plots
+from fragrecon.report import figures, generated, masked, plots, widths
 
+RECONSTRUCTIONS = "reconstructions.png"
 METRICS = ("kmeans_ari", "masked_psnr")
 """Of which the first that a model is scored by is drawn."""
 
@@ -38,7 +39,7 @@ def draw_example(example: Example, model: str, folder: Path, shown: FragmentBatc
 
 def draw_reconstructions(example: Example, folder: Path) -> None:
     """Write ``reconstructions.png`` of a model that decodes."""
-    figures.save(figures.reconstructions_figure(example), folder / "reconstructions.png")
+    figures.save(figures.reconstructions_figure(example), folder / RECONSTRUCTIONS)
 
 
 def draw_generated(shown: Generated, folder: Path, *, clustered: bool) -> None:
@@ -50,7 +51,9 @@ def draw_generated(shown: Generated, folder: Path, *, clustered: bool) -> None:
         clustered: whether there is a puzzle, of which `draw_example` shows the reconstructions; else they are written
             too.
     """
-    if not clustered:
+    if shown.others:
+        figures.save(widths.widths_figure(shown), folder / RECONSTRUCTIONS)
+    elif not clustered:
         draw_reconstructions(shown.example, folder)
     if shown.samples is not None:
         figures.save(generated.generated_figure(shown), folder / "generated.png")

@@ -94,9 +94,9 @@ def views_of(
     if protocol:
         found["puzzle"] = puzzle_picture(batch, protocol.cluster(embeddings.float(), batch)["kmeans"], grid)
     if isinstance(model, Decoder):
-        found["reconstructions"] = reconstruction_picture(batch, model.decode(embeddings), grid)
+        found["reconstructions"] = reconstruction_picture(batch, model.decode(embeddings, batch.fragment_size), grid)
         latents = standard_normal(model.latent_dim).draw(keys_of(0, "samples shown", 0, SHOWN))  # always the same
-        found["samples"] = samples_picture(model.decode(latents.to(embeddings.device)))
+        found["samples"] = samples_picture(model.decode(latents.to(embeddings.device), batch.fragment_size))
     if isinstance(model, Inpainter):
         images = batch.fragments[0, :COLUMNS]
         generator = torch.Generator(images.device).manual_seed(0)
@@ -210,6 +210,10 @@ def _thumbnails(fragments: Tensor) -> Tensor:
 
 def ink(pictures: Tensor, side: int) -> Tensor:
     """Pictures (K, C, H, W) in 0..1 as (K, 3, H, W) uint8 on the CPU, enlarged by a whole number to about ``side``."""
-    times = max(1, round(side / min(pictures.shape[-2:])))
+    return enlarged(pictures, max(1, round(side / min(pictures.shape[-2:]))))
+
+
+def enlarged(pictures: Tensor, times: int) -> Tensor:
+    """Pictures (K, C, H, W) in 0..1 as (K, 3, H, W) uint8 on the CPU, each pixel as often in both directions."""
     pixels = (pictures.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     return pixels.expand(-1, 3, -1, -1).repeat_interleave(times, 2).repeat_interleave(times, 3)

@@ -1,74 +1,24 @@
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
-from fragrecon.data.readers.imagenet64 import ImageNet64
-from fragrecon.errors import ConfigError
-from fragrecon.evaluation.networks import AT_ONCE, EfficientNetLite, have_weights, in_parts
+from fragrecon.evaluation.networks import AT_ONCE, in_parts
+from fragrecon.pretrained import EfficientNetLite
 from fragrecon.schema import PERCEPTUAL
 from tests import layouts
 
 
-@pytest.fixture(scope="module")
-def network() -> EfficientNetLite:
-    return EfficientNetLite()
-
-
-def images(count: int, side: int = 32, channels: int = 3) -> Tensor:
-    return torch.from_numpy(layouts.block(count, (channels, side, side), 2, seed=0).images) / 255
-
-
 @torch.no_grad()
-def test_the_features_are_pooled_from_what_the_network_sees_of_enlarged_images(network: EfficientNetLite) -> None:
-    pictures = images(3)
-    large = torch.nn.functional.interpolate(pictures, (224, 224), mode="bilinear", align_corners=False)
-    last: list[Tensor] = []
-    hook = network.network._fc.register_forward_hook(lambda module, inputs, output: last.extend(inputs))
-    network.network((large * 255 - 127) / 128)
-    hook.remove()
-    torch.testing.assert_close(network(pictures), last[0], atol=1e-4, rtol=1e-4)
-    assert network(pictures).shape == (3, network.num_features)
-
-
-@torch.no_grad()
-def test_what_is_seen_of_an_image_depends_on_no_other(network: EfficientNetLite) -> None:
-    pictures = images(AT_ONCE + 3)
+def test_what_is_seen_of_an_image_depends_on_no_other() -> None:
+    network = EfficientNetLite()
+    pictures: Tensor = torch.from_numpy(layouts.block(AT_ONCE + 3, (3, 32, 32), 2, seed=0).images) / 255
     together = in_parts(network, pictures)
     assert together.shape == (len(pictures), network.num_features)
     torch.testing.assert_close(in_parts(network, pictures[-5:]), together[-5:], atol=1e-4, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_grey_images_are_colour_images_without_colour(network: EfficientNetLite) -> None:
-    grey = images(2, channels=1)
-    assert torch.equal(network(grey), network(grey.repeat(1, 3, 1, 1)))
-
-
-@pytest.mark.real
-@torch.no_grad()
-def test_what_is_seen_of_photographs_tells_what_they_show(network: EfficientNetLite, real_data: Path) -> None:
-    """The nearest of other images is more often of the same class by features than by pixels."""
-    block = next(iter(ImageNet64(layouts.real(real_data, "imagenet64")).blocks("test")))
-    classes = np.unique(block.labels)[::20]
-    own = np.concatenate([np.flatnonzero(block.labels == label)[:15] for label in classes])
-    pictures, labels = torch.from_numpy(block.images[own]) / 255, torch.from_numpy(block.labels[own])
-
-    def right(points: Tensor) -> float:
-        apart = torch.cdist(points, points).fill_diagonal_(torch.inf)
-        return float((labels[apart.argmin(1)] == labels).double().mean())
-
-    assert right(in_parts(network, pictures)) > 0.2 + right(pictures.flatten(1))
-
-
-# What is not installed ------------------------------------------------------------------------------------------------
 
 
 def test_a_network_that_is_not_installed_is_asked_for() -> None:
@@ -90,48 +40,3 @@ for name in sys.argv[1:]:
         extra = "features" if name == "features" else "perceptual"
         assert line.startswith(f"perceptual: {name} needs the extra: ")
         assert f'pip install "fragrecon[{extra}]"' in line
-
-
-@pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where torch keeps weights."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path / "torch" / "hub" / "checkpoints"
-
-
-def test_weights_are_fetched_once(tmp_path: Path, kept: Path) -> None:
-    source = tmp_path / "net.pth"
-    torch.save({"weight": torch.ones(2)}, source)
-    have_weights("fid", source.as_uri())
-    assert (kept / "net.pth").read_bytes() == source.read_bytes()
-    source.unlink()
-    have_weights("fid", source.as_uri())
-
-
-def test_weights_that_cannot_be_fetched_are_to_be_put_where_they_are_looked_for(tmp_path: Path, kept: Path) -> None:
-    url = (tmp_path / "net.pth").as_uri()
-    with pytest.raises(ConfigError) as refusal:
-        have_weights("lpips", url)
-    for part in ("perceptual: lpips needs", url, f"put it at {kept / 'net.pth'}"):
-        assert part in str(refusal.value)
-
-
-class Harm:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.mkdir, (self.folder,)
-
-
-def test_a_file_that_holds_more_than_weights_is_not_opened(tmp_path: Path, kept: Path) -> None:
-    kept.mkdir(parents=True)
-    harm = {"weight": Harm(tmp_path / "harm")}
-    torch.save(harm, kept / "new.pth")
-    (kept / "old.pth").write_bytes(pickle.dumps(harm, protocol=2))
-    for name in ("new", "old"):
-        with pytest.raises(ConfigError, match="needs the weights"):
-            have_weights("fid", f"https://nowhere.invalid/{name}.pth")
-    assert not (tmp_path / "harm").exists()

@@ -15,11 +15,12 @@ from torch import Tensor, distributed
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.inpainting import Fillings, bilinear
-from fragrecon.evaluation.networks import EfficientNetLite, Inception, Networks, in_parts
+from fragrecon.evaluation.networks import Inception, Networks, in_parts
 from fragrecon.evaluation.perception import Output, Perceived, composites, decoded, frechet_distance, perceive
 from fragrecon.evaluation.reconstruction import Masking, filled, reconstruction_of
 from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.mae import MaskedAutoencoder
+from fragrecon.pretrained import EfficientNetLite
 from tests.evaluation.samples import CPU, Pictures, data_of
 
 # The Fréchet distance -------------------------------------------------------------------------------------------------

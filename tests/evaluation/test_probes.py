@@ -147,6 +147,35 @@ def test_numbers_that_hardly_vary_are_not_blown_up() -> None:
     assert Scaling.of(torch.ones(5, 2))(torch.ones(5, 2)).tolist() == [[0, 0]] * 5
 
 
+def test_by_one_factor_numbers_keep_their_proportions() -> None:
+    embeddings = TRAIN.embeddings * torch.tensor([100.0, 10, 1, 1, 1, 0.1])
+    scaled = Scaling.of(embeddings, "all")(embeddings)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+    assert float(scaled.square().mean()) == pytest.approx(1, rel=1e-4)
+    centred = embeddings - embeddings.mean(0)
+    torch.testing.assert_close(scaled / scaled[0, 0], centred / centred[0, 0], atol=1e-4, rtol=1e-3)
+    assert Scaling.of(torch.ones(5, 2), "all")(torch.ones(5, 2)).tolist() == [[0, 0]] * 5
+
+
+def test_noise_and_decay_hold_an_mlp_back_from_what_chance_says() -> None:
+    train, held = shuffled(TRAIN), shuffled(HELD, 1)
+    settings: dict[str, Any] = {"epochs": 120, "scaling": "all"}
+    learned = {
+        name: fit("mlp", train, held, **settings, **changes).trials[-1]["train_accuracy"]
+        for name, changes in {"plain": {}, "noise": {"noise": 2.0}, "decay": {"weight_decay": 30.0}}.items()
+    }
+    assert learned["plain"] > learned["noise"] + 0.1
+    assert learned["plain"] > learned["decay"] + 0.1
+
+
+def test_noise_is_of_training_alone_and_the_same_at_each_fit() -> None:
+    noisy, again, other = (fit("mlp", noise=noise) for noise in (0.5, 0.5, 0.6))
+    found = log_probabilities(noisy, TEST.embeddings)
+    assert torch.equal(found, log_probabilities(noisy, TEST.embeddings))
+    assert torch.equal(found, log_probabilities(again, TEST.embeddings))
+    assert not torch.equal(found, log_probabilities(other, TEST.embeddings))
+
+
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_neighbours_vote_as_in_a_slow_loop(count: int) -> None:
     fitted = fit("knn", neighbours=[count])

@@ -18,14 +18,16 @@ def pooled(features: Tensor, channels: int) -> Tensor:
     layer = ToCells(features.shape[1], channels)
     nn.init.zeros_(layer.weight)
     layer.weight.data[:, 0] = 1
-    return layer(features).detach()
+    found: Tensor = layer(features).detach()
+    return found
 
 
 def spread(cells: Tensor, size: tuple[int, int]) -> Tensor:
     """To one feature, the sum of all waves."""
     layer = FromCells(cells.shape[1], 1)
     nn.init.ones_(layer.weight)
-    return layer(cells, size).detach()
+    found: Tensor = layer(cells, size).detach()
+    return found
 
 
 def noise(*shape: int) -> Tensor:

@@ -1,15 +1,32 @@
 from __future__ import annotations
 
+import inspect
 import math
+import statistics
+from dataclasses import replace
+from typing import Any, cast
 
+import hydra
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from fragrecon import schema
 from fragrecon.errors import ConfigError
-from fragrecon.objectives.reconstruction import BEST_PSNR, Reconstruction, mean_psnr, psnr, reconstruction_error
+from fragrecon.objectives.reconstruction import (
+    BEST_PSNR,
+    Reconstruction,
+    mean_psnr,
+    psnr,
+    reconstruction_error,
+    spread,
+)
+from fragrecon.objectives.vae import VAE
+from fragrecon.run import CONF, compose
 from tests.objectives.test_objectives import Fixed, autoencoder, batch, losses
 
 
@@ -98,3 +115,100 @@ def test_a_sum_is_that_of_an_image_whatever_the_batch() -> None:
         total = reconstruction_error(decoded.view(shape), images.view(shape), "mse", "sum")
         assert float(total) == pytest.approx(24 * 0.25)
     assert math.isclose(float(reconstruction_error(decoded[:1], images[:1], "l1", "sum")), 12.0)
+
+
+# A mix of errors, and what else is charged for ------------------------------------------------------------------------
+
+
+def test_errors_are_mixed_by_their_weights() -> None:
+    puzzles = batch()
+    decoded = decoded_like(puzzles.fragments)
+    one, other = (losses(Reconstruction(error), Fixed(decoded), puzzles)["loss"] for error in ("mse", "l1"))
+    for mse, l1 in ((0.5, 0.5), (0.2, 0.8), (3, 1)):
+        found = losses(Reconstruction({"l1": l1, "mse": mse}), Fixed(decoded), puzzles)
+        assert found == {"loss": pytest.approx(mse * one + l1 * other, rel=1e-6), "psnr": found["psnr"]}
+    total = losses(Reconstruction({"l1": 0.8, "mse": 0.2}, "sum"), Fixed(decoded), puzzles)["loss"]
+    assert total == pytest.approx(48 * (0.2 * one + 0.8 * other), rel=1e-6)
+    alone = Reconstruction({"mse": 1})(Fixed(decoded), puzzles, torch.Generator())["loss"]
+    assert torch.equal(alone, F.mse_loss(decoded, puzzles.fragments))
+
+
+def test_mixes_that_cannot_be_are_refused() -> None:
+    for error, message in (
+        ({"mse": 0.5, "l2": 0.5}, r"objective\.error='l2' is not known"),
+        ({"mse": -1}, r"objective\.error\.mse=-1 should be a number above 0"),
+        ({"mse": True}, r"objective\.error\.mse=True"),
+        ({"l1": math.nan}, r"objective\.error\.l1=nan"),
+        ({}, r"objective\.error=\{\} names no error"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Reconstruction(error)
+    with pytest.raises(ConfigError, match=r"objective\.bottleneck=inf should be a weight"):
+        Reconstruction(bottleneck=math.inf)
+
+
+def test_the_spread_is_the_variance_of_each_latent_over_the_batch() -> None:
+    latents = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    variances = [statistics.variance(column) for column in latents.flatten(0, 1).T.tolist()]
+    assert float(spread(latents)) == pytest.approx(sum(variances) / 5, rel=1e-5)
+    assert float(spread(latents.flatten(0, 1))) == float(spread(latents))
+    assert float(spread(latents + 100)) == pytest.approx(float(spread(latents)), rel=1e-3)
+    assert float(spread(2 * latents)) == pytest.approx(4 * float(spread(latents)), rel=1e-5)
+    assert float(spread(latents[:1, :1])) == 0
+
+
+def test_a_bottleneck_charges_for_the_spread_of_latents_and_shrinks_it() -> None:
+    model, puzzles = autoencoder().eval(), batch()
+    objective = Reconstruction(bottleneck=5.0)
+    found = losses(objective, model, puzzles)
+    assert tuple(found) == objective.parts == ("loss", "error", "bottleneck", "psnr")
+    assert found["bottleneck"] == pytest.approx(float(spread(model.encode(puzzles.fragments))), rel=1e-6)
+    assert found["error"] == losses(Reconstruction(), model, puzzles)["loss"]
+    assert found["loss"] == pytest.approx(found["error"] + 5 * found["bottleneck"], rel=1e-6)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    for _ in range(20):
+        optimizer.zero_grad()
+        objective(model, puzzles, torch.Generator())["loss"].backward()
+        optimizer.step()
+    assert losses(objective, model, puzzles)["bottleneck"] < 0.7 * found["bottleneck"]
+
+
+def test_by_default_nothing_else_is_charged_for_or_told() -> None:
+    assert Reconstruction().parts == ("loss", "psnr")
+    assert Reconstruction(perceptual=0.0, bottleneck=0.0).parts == ("loss", "psnr")
+
+
+def test_fragments_are_decoded_to_their_own_size() -> None:
+    asked: list[object] = []
+
+    class Sized(Fixed):
+        def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+            asked.append(size)
+            return super().decode(latents, size)
+
+    puzzles = replace(batch(), fragments=torch.rand(2, 6, 3, 5, 9))
+    losses(Reconstruction(), Sized(puzzles.fragments), puzzles)
+    assert asked == [(5, 9)]
+    assert type(asked[0]) is tuple
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "vae"])
+def test_settings_that_came_later_leave_configs_as_they_were(name: str) -> None:
+    """Runs from before open, are gone on with, and stand in the same line of a leaderboard."""
+    line = ["model=vae", f"objective={name}"]
+    now = compose(line)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        values = cast(dict[str, Any], OmegaConf.to_container(hydra.compose("config", line), resolve=True))
+    later = schema._LATER[values["objective"]["_target_"]]
+    given = inspect.signature(Reconstruction if name == "reconstruction" else VAE).parameters
+    for key, value in later.items():
+        assert values["objective"].pop(key) == value == given[key].default
+    values["data"]["cache_dir"] = now.data.cache_dir
+    before = schema.parse(values)
+    assert before == now
+    assert schema.config_hash(before) == schema.config_hash(now)
+    used = compose([*line, "objective.bottleneck=0.1"])
+    assert used.objective == {**now.objective, "bottleneck": 0.1}
+    assert schema.config_hash(used) != schema.config_hash(now)
+    term = compose(["model=vae", "objective=combined"]).objective["terms"][name]
+    assert term == now.objective

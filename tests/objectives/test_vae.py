@@ -123,6 +123,17 @@ def test_a_weight_of_nothing_leaves_the_error() -> None:
     assert found["kl"] > 0
 
 
+def test_a_bottleneck_charges_for_the_spread_of_means() -> None:
+    model, puzzles = told().eval(), batch()
+    objective = VAE(bottleneck=2.0, error={"mse": 0.5, "l1": 0.5})
+    found = losses(objective, model, puzzles, seed=7)
+    assert tuple(found) == objective.parts == ("loss", "error", "bottleneck", "kl", "psnr")
+    assert found["bottleneck"] == pytest.approx(float(model.told.mean.var(0).mean()), rel=1e-5)
+    one, other = (losses(VAE(error), model, puzzles, seed=7)["error"] for error in ("mse", "l1"))
+    assert found["error"] == pytest.approx((one + other) / 2, rel=1e-6)
+    assert found["loss"] == pytest.approx(found["error"] + 2 * found["bottleneck"] + 0.1 * found["kl"], rel=1e-6)
+
+
 def test_models_without_variances_and_settings_that_cannot_be_are_refused() -> None:
     VAE().check(vae())
     with pytest.raises(ConfigError, match=r"objective=vae needs.*model=vae.*LinearAutoencoder does not"):

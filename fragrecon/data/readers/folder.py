@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fragrecon.data.readers.images import (
     SUFFIXES,
     Encoded,
+    FreeShape,
     block_length,
     check_folder,
     decode_blocks,
@@ -56,11 +57,23 @@ class ImageFolder:
         root: the top folder.
         image_size: (height, width) to bring the images to.
         channels: 3 for RGB, 1 for gray.
+        image_height: leaves the width free: images are brought to this height, each at the width, a multiple of
+            ``width_step``, that leaves the least to crop.
+        width_step: in pixels.
     """
 
-    def __init__(self, root: str | Path | None = None, image_size: Sequence[int] = (64, 64), channels: int = 3) -> None:
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        image_size: Sequence[int] = (64, 64),
+        channels: int = 3,
+        image_height: int | None = None,
+        width_step: int = 16,
+    ) -> None:
         self.root = root_folder(root)
-        self.shape = image_shape(image_size, channels)
+        channels, height, width = image_shape(image_size, channels)
+        self.shape: FreeShape = (channels, height, width) if image_height is None else (channels, image_height, None)
+        self.width_step = width_step
 
     def source(self, split: Split) -> Source:
         folders = [folder for folders in self._tree(split).values() for folder in folders]
@@ -81,10 +94,12 @@ class ImageFolder:
             "classes": self._classes,
             "folders": [[folder.path, folder.mtime_ns, len(folder.images)] for folder in folders],
         }
+        if self.shape[2] is None:
+            identity["width_step"] = self.width_step
         return Source(identity, images, tuple(self._classes) or None)
 
     def blocks(self, split: Split) -> Iterator[Block]:
-        return decode_blocks(self._batches(split), self.shape)
+        return decode_blocks(self._batches(split), self.shape, self.width_step)
 
     def _batches(self, split: Split) -> Iterator[tuple[list[Encoded], npt.NDArray[np.int64]]]:
         images = self._images(split)

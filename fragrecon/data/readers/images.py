@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from fragrecon.data.store import Block, Source, Split
+from fragrecon.data.store import Block, Source, Split, image_bytes
 from fragrecon.errors import ConfigError, DataError
 
 Shape = tuple[int, int, int]
+FreeShape = tuple[int, int, int | None]
+"""(C, H, W), where W may be None: that next to the image's own aspect."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 Encoded = tuple[str, bytes | Path]  # what to call an image in a message, and where its bytes are
 
@@ -43,9 +46,9 @@ def check_folder(root: Path) -> None:
         raise DataError(f"{root} {found}; set data.root=FOLDER to the folder of the images")
 
 
-def block_length(shape: Shape) -> int:
+def block_length(shape: FreeShape) -> int:
     """How many images a block holds: a few thousand, or fewer where they are large (64 MiB a block)."""
-    return max(1, min(4096, (1 << 26) // int(np.prod(shape))))
+    return max(1, min(4096, (1 << 26) // image_bytes(shape)))
 
 
 def files_source(
@@ -79,7 +82,7 @@ def check_labels(labels: Any, count: int, valid: range, where: str | Path) -> np
     return values.astype(np.int64)
 
 
-def decode(image: bytes | Path, shape: Shape, name: str | None = None) -> npt.NDArray[np.uint8]:
+def decode(image: bytes | Path, shape: FreeShape, name: str | None = None, step: int = 1) -> npt.NDArray[np.uint8]:
     """Decode an encoded image to uint8 ``shape`` (C, H, W).
 
     The EXIF orientation is applied, what is transparent is laid on white, 16-bit gray keeps its high byte. The largest
@@ -87,8 +90,9 @@ def decode(image: bytes | Path, shape: Shape, name: str | None = None) -> npt.ND
 
     Args:
         image: the encoded bytes, or the file that holds them.
-        shape: C is 1 for gray, 3 for RGB.
+        shape: C is 1 for gray, 3 for RGB; a W of None is the multiple of ``step`` that leaves the least to crop.
         name: what to call the image in an error; by default its path.
+        step: of widths that are free, in pixels.
 
     Raises:
         DataError: it cannot be decoded.
@@ -97,6 +101,8 @@ def decode(image: bytes | Path, shape: Shape, name: str | None = None) -> npt.ND
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
             picture = _to_rgb(ImageOps.exif_transpose(file))
+        if width is None:
+            width = nearest_width((picture.height, picture.width), height, step)
         if picture.size != (width, height):
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.BOX)
         if channels == 1:
@@ -106,6 +112,11 @@ def decode(image: bytes | Path, shape: Shape, name: str | None = None) -> npt.ND
         what = name or (str(image) if isinstance(image, Path) else f"{len(image)} bytes")
         raise DataError(f"{what} is not a readable image ({_reason(error)}); mend or remove it") from None
     return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, as Pillow's own pixels cannot be written to
+
+
+def nearest_width(size: tuple[int, int], height: int, step: int) -> int:
+    """The multiple of ``step``, at least one, next to the width of an image of (H, W) brought to ``height``."""
+    return step * max(1, round(size[1] * height / (size[0] * step)))
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -124,14 +135,20 @@ def size_of(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def decode_blocks(batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int64]]], shape: Shape) -> Iterator[Block]:
-    """Decode batches of images in threads, each to a block, in order."""
+def decode_blocks(
+    batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int64]]], shape: FreeShape, step: int = 1
+) -> Iterator[Block]:
+    """Decode batches of images in threads, in order, each to a block or, where widths are free, to one for each run of
+    images of one width.
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for images, labels in batches:
-            decoded = np.empty((len(images), *shape), np.uint8)
-            for at, pixels in enumerate(pool.map(lambda image: decode(image[1], shape, image[0]), images)):
-                decoded[at] = pixels
-            yield Block(decoded, labels)
+            decoded = pool.map(lambda image: decode(image[1], shape, image[0], step), images)
+            start = 0
+            for _, alike in groupby(decoded, np.shape):
+                pixels = np.stack(list(alike))
+                yield Block(pixels, labels[start : start + len(pixels)])
+                start += len(pixels)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

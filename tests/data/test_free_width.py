@@ -1,0 +1,355 @@
+"""Photographs of free width: what is stored, and how they go together in training and in fixed batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fragrecon.data import store as stores
+from fragrecon.data.module import FragmentData
+from fragrecon.data.readers.folder import ImageFolder
+from fragrecon.data.readers.images import decode, nearest_width
+from fragrecon.data.store import Store, open_or_build, open_store
+from fragrecon.errors import ConfigError, DataError
+from fragrecon.evaluation.opening import open_data, own_data
+from fragrecon.run import compose
+from fragrecon.schema import Config
+from tests.data.photos import crops
+from tests.data.test_module import PLAIN, assert_equal
+
+Opener = Callable[..., FragmentData]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    crops(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return compose(line(photos, f"data.cache_dir={tmp_path_factory.mktemp('cache')}"))
+
+
+def line(root: Path, *more: str) -> list[str]:
+    return [
+        *("experiment=whole_images", "evaluation=reconstruction", "data=folder", f"data.root={root}"),
+        *("data.channels=1", "data.image_height=32", "data.puzzles_per_batch=4", *more),
+    ]
+
+
+@pytest.fixture
+def opened(config: Config) -> Opener:
+    def open_(seed: int = 0, **changes: Any) -> FragmentData:
+        return open_data(replace(config, seed=seed, data=replace(config.data, augment=PLAIN, **changes)))
+
+    return open_
+
+
+def truth(root: Path, split: str) -> list[np.ndarray]:
+    """Images as Pillow alone would bring them to a height of 32, in the order of their paths."""
+    found = []
+    for path in sorted((root / split).rglob("*.png")):
+        with Image.open(path) as picture:
+            assert picture.height == 48
+            width = picture.width * 32 // 48  # of these, all are multiples of 16
+            found.append(np.asarray(picture.resize((width, 32), Image.Resampling.BOX).convert("L"))[None])
+    return found
+
+
+# Sizes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "step", "width"),
+    [
+        ((152, 1280), 152, 16, 1280),
+        ((427, 640), 152, 16, 224),  # 227.8
+        ((640, 427), 152, 16, 96),  # 101.4
+        ((1000, 10), 152, 16, 16),  # 1.5, and at least one step
+        ((10, 1000), 152, 16, 15200),
+        ((427, 640), 152, 1, 228),
+        ((100, 100), 100, 7, 98),
+    ],
+)
+def test_a_width_is_the_multiple_next_to_the_aspect(size: tuple[int, int], height: int, step: int, width: int) -> None:
+    assert nearest_width(size, height, step) == width
+
+
+def test_what_is_over_is_cut_off_on_both_sides_alike(tmp_path: Path) -> None:
+    """20 x 36 pixels at a height of 10 would be 18 wide: of width 16, two columns of the original go on each side."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 36), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    found = decode(tmp_path / "image.png", (1, 10, None), step=16)
+    means = pixels[:, 2:-2].reshape(10, 2, 16, 2).mean((1, 3))
+    assert found.shape == (1, 10, 16)
+    assert abs(found[0] - means).max() <= 1
+
+
+def test_an_upright_photograph_that_lies_in_its_file_keeps_its_upright_width(tmp_path: Path) -> None:
+    picture, exif = Image.new("L", (60, 20)), Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "lying.jpg", exif=exif)
+    assert decode(tmp_path / "lying.jpg", (1, 20, None), step=1).shape == (1, 20, 7)  # 60 high, 20 wide
+
+
+def test_nominal_shapes_follow_the_height_and_the_aspect_of_the_image_size(photos: Path) -> None:
+    data = compose(line(photos, "data.image_height=152")).data
+    assert data.image_shape == data.fragment_shape == (1, 152, 152)
+    data = compose(line(photos, "data.image_height=152", "data.image_size=[76,640]")).data
+    assert data.image_shape == data.fragment_shape == (1, 152, 1280)
+    fixed = compose(line(photos, "data.image_height=null")).data
+    assert (fixed.free_width, fixed.image_shape) == (False, (1, 64, 64))
+
+
+def test_widths_are_multiples_of_the_step_in_the_data_and_in_files_of_ones_own(config: Config, photos: Path) -> None:
+    changed = replace(config, data=replace(config.data, width_step=40))
+    data, wanted = open_data(changed), {16: 40, 32: 40, 48: 40, 96: 80}
+    assert data.store("test").widths.tolist() == [wanted[image.shape[2]] for image in truth(photos, "test")]
+    with own_data(changed, sorted((photos / "test" / "china").glob("*.png"))) as own:
+        assert own.store("test").widths.tolist() == data.store("test").widths.tolist()[:11]
+
+
+# The store -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(photos: Path, tmp_path: Path) -> Store:
+    reader = ImageFolder(photos, channels=1, image_height=32)
+    return open_or_build(reader, "photos", "train", tmp_path, progress=False)
+
+
+def test_the_store_is_one_map_of_all_pixels_with_an_index(store: Store, photos: Path) -> None:
+    images = truth(photos, "train")
+    assert len(store) == len(images) == 44
+    assert (store.folder / "images.u8").read_bytes() == b"".join(image.tobytes() for image in images)
+    assert np.load(store.folder / "widths.npy").tolist() == [image.shape[2] for image in images]
+    assert store.labels.tolist() == [0] * 22 + [1] * 22
+    assert store.manifest.shape == (1, 32, None)
+    assert store.manifest.classes == ("china", "flower")
+    assert not store.images.flags.owndata
+    assert not store.images.flags.writeable
+
+
+def test_images_of_one_width_are_read_in_the_order_asked_for(store: Store, photos: Path) -> None:
+    images = truth(photos, "train")
+    for width in np.unique(store.widths):
+        ids = np.flatnonzero(store.widths == width)[::-1]
+        np.testing.assert_array_equal(store.read(ids), np.stack([images[number] for number in ids]))
+    none = store.read(np.empty(0, np.int64))
+    assert none.shape[:3] == (0, 1, 32)
+    with pytest.raises(ValueError, match="widths 16 to 96"):
+        store.read(np.array([0, 3, 10]))
+
+
+@pytest.mark.parametrize("harm", ["cut widths", "other widths", "no widths", "cut images"])
+def test_a_damaged_store_is_refused(store: Store, harm: str) -> None:
+    path = store.folder / ("images.u8" if harm == "cut images" else "widths.npy")
+    if harm == "no widths":
+        path.unlink()
+    elif harm == "other widths":
+        np.save(path, store.widths[::-1])
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=rf"{path.name} is (truncated|missing or damaged).*delete the folder"):
+        open_store(store.folder)
+
+
+def test_height_step_and_freedom_make_other_stores(photos: Path, tmp_path: Path) -> None:
+    def folder(**how: Any) -> Path:
+        reader = ImageFolder(photos, (32, 32), 1, **how)
+        return stores.store_folder(tmp_path, "photos", reader.source("train"), reader.shape, "train")
+
+    found = [folder(), folder(image_height=32), folder(image_height=40), folder(image_height=32, width_step=8)]
+    assert len(set(found)) == 4
+    assert folder() == folder(width_step=8)
+
+
+def test_a_store_of_one_size_is_as_it_ever_was(photos: Path, tmp_path: Path) -> None:
+    store = open_or_build(ImageFolder(photos, (32, 48), 1), "photos", "train", tmp_path, progress=False)
+    assert sorted(path.name for path in store.folder.iterdir()) == ["images.u8", "labels.npy", "manifest.json"]
+    manifest = json.loads((store.folder / "manifest.json").read_text())
+    known = "format split shape count num_classes classes source labels_sha256"
+    assert sorted(manifest) == sorted(known.split())
+    assert manifest["shape"] == [1, 32, 48]
+    assert store.widths.tolist() == [48] * 44
+    np.testing.assert_array_equal(store.read(np.array([5, 3])), store.images[[5, 3]])
+
+
+# Training batches ----------------------------------------------------------------------------------------------------
+
+
+def flat(batches: list[Any]) -> list[int]:
+    return [number for batch in batches for number in batch.image_ids[:, 0].tolist()]
+
+
+def test_an_epoch_shows_each_image_once_in_batches_of_one_width(opened: Opener, photos: Path) -> None:
+    data, images = opened(), truth(photos, "train")
+    widths = data.store("train").widths[data.training_images()]
+    assert data.batches_per_epoch == sum(-(-(widths == width).sum() // 4) for width in set(widths.tolist()))
+    epoch = [data.train_batch(number) for number in range(data.batches_per_epoch)]
+    assert sorted(flat(epoch)) == data.training_images().tolist()
+    assert {batch.fragments.shape[-1] for batch in epoch} == {16, 32, 48, 96}
+    for number, batch in enumerate(epoch):
+        assert batch.fragments.shape[:4] == (len(batch), 1, 1, 32)
+        assert batch.fragment_size == (32, batch.fragments.shape[-1])
+        assert batch.step == number
+        for own, image, label in zip(batch.image_ids[:, 0], batch.fragments[:, 0], batch.labels[:, 0], strict=True):
+            np.testing.assert_array_equal(image, images[own])
+            assert label == int(own >= 22)
+    following = [data.train_batch(data.batches_per_epoch + number) for number in range(data.batches_per_epoch)]
+    assert sorted(flat(following)) == sorted(flat(epoch))
+    assert flat(following) != flat(epoch)
+
+
+def test_a_training_batch_is_a_pure_function_of_seed_and_number(opened: Opener) -> None:
+    numbers = (7, 40, 3, 7)
+    first, second = ([data.train_batch(number) for number in numbers] for data in (opened(), opened()))
+    for one, other in zip(first, second, strict=True):
+        assert_equal(one, other)
+    assert_equal(first[0], first[3])
+    assert flat([opened(seed=1).train_batch(number) for number in numbers]) != flat(first)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_a_batch_equally_and_show_some_images_twice_if_they_must(opened: Opener, world_size: int) -> None:
+    augmented = {"horizontal_flip": 0.5, "brightness": 0.3}
+    data = opened()
+    data = data.variant(augment=augmented)
+    several = 0
+    for number in range(data.batches_per_epoch):
+        whole = data.train_batch(number)
+        parts = [data.train_batch(number, rank, world_size) for rank in range(world_size)]
+        assert len({len(part) for part in parts}) == 1
+        together = torch.cat([part.fragments for part in parts])
+        assert len(together) == -(-len(whole) // world_size) * world_size
+        assert torch.equal(together[: len(whole)], whole.fragments)
+        again = flat(parts)[len(whole) :]
+        assert set(again) <= set(flat([whole]))
+        several += len(again) > 0
+    assert several  # of which there are some, so that this was tested
+
+
+def test_what_cannot_be_worn_at_some_width_is_refused_before_training(opened: Opener) -> None:
+    data = opened(wear={"share": 1.0, "rotation": 0.5})
+    with pytest.raises(ConfigError, match="32x16 pixels cannot be turned"):
+        data.check(1)
+    opened(wear={"share": 1.0, "noise": 0.5}).check(1)
+
+
+def test_worn_and_turned_a_little_images_keep_their_widths(opened: Opener) -> None:
+    data = opened(wear={"share": 1.0, "noise": 0.5}).variant(augment=PLAIN | {"rotation": 10.0})
+    for number in range(data.batches_per_epoch):
+        batch, plain = data.train_batch(number), opened().train_batch(number)
+        assert batch.fragments.shape == plain.fragments.shape
+        assert not batch.fragments.equal(plain.fragments)
+
+
+# Fixed batches -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 22, 30])
+@pytest.mark.parametrize("size", [1, 3, 50])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_all_fixed_images_are_read_once_in_batches_of_one_width_on_any_number_of_ranks(
+    opened: Opener, photos: Path, count: int, size: int, world_size: int
+) -> None:
+    found, images = opened().test_set(count), truth(photos, "test")
+    dealt = [list(found.loader(size, rank, world_size)) for rank in range(world_size)]
+    assert len({len(batches) for batches in dealt}) == 1
+    inturn = [batch for step in zip(*dealt, strict=True) for batch in step]
+    ids = flat(inturn)
+    assert len(ids) == count
+    times = np.bincount(ids, minlength=22)
+    assert times.max() - times.min() <= 1  # of 22 each is read once
+    for batch in inturn:
+        assert len(batch) <= size
+        for own, image in zip(batch.image_ids[:, 0], batch.fragments[:, 0], strict=True):
+            np.testing.assert_array_equal(image, images[own])
+    widths = [images[number].shape[2] for number in ids]
+    assert widths == sorted(widths)
+
+
+def test_a_fixed_image_has_its_place_however_it_is_batched(opened: Opener) -> None:
+    found = opened().test_set(22)
+    single = [found.read(slice(number, number + 1)) for number in range(22)]
+    for part in found.parts(4):
+        batch = found.read(part)
+        assert batch.step == part.start
+        for row, number in enumerate(range(part.start, part.stop)):
+            assert batch.image_ids[row].equal(single[number].image_ids[0])
+            assert batch.fragments[row].equal(single[number].fragments[0])
+
+
+def test_fixed_images_do_not_depend_on_the_runs_seed(opened: Opener) -> None:
+    parts = opened().test_set(9).parts(2)
+    assert_equal(opened(seed=5).test_set(9).read(parts[0]), opened().test_set(9).read(parts[0]))
+
+
+def test_images_beside_each_other_are_of_the_commonest_width(opened: Opener) -> None:
+    shown = opened().side_by_side(3).validation_set().read(slice(0, 1))
+    widths = opened().store("train").widths[opened().validation_images()]
+    common = sorted(set(widths.tolist()), key=lambda width: (-(widths == width).sum(), width))[0]
+    assert shown.fragments.shape[-1] == common
+    assert shown.images_per_puzzle == min(3, int((widths == common).sum()))
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.fragment_size=16"], r"cannot be cut.*data\.fragment_size=\$\{data\.image_size\}"),
+        (["data.images_per_puzzle=2"], r"data\.images_per_puzzle=1"),
+        (["data.images_range=[2,4]"], r"data\.images_range=null"),
+        (["evaluation=clustering"], "evaluation=reconstruction"),
+        (["data.image_height=0"], r"data\.image_height=0 should be at least 1"),
+        (["data.width_step=0"], r"data\.width_step=0 should be at least 1"),
+    ],
+)
+def test_what_free_widths_exclude_is_refused_with_a_way_out(photos: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose(line(photos, *overrides))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet64", "parquet", "synthetic"])
+def test_data_of_one_size_are_refused(photos: Path, name: str) -> None:
+    given = [f"data={name}" if text == "data=folder" else text for text in line(photos)]
+    with pytest.raises(ConfigError, match=r"data.image_height leaves the width free.*data=folder"):
+        open_data(compose(given))
+
+
+def test_own_images_may_be_of_any_width_but_not_of_another_height(config: Config) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 1, 32, 41), dtype=np.uint8)
+    with own_data(config, images) as data:
+        batch = data.test_set(5).read(slice(0, 5))
+        assert np.array_equal(batch.fragments[:, 0], images[batch.image_ids[:, 0]])
+    for wrong in (images[:, :, :31], images[:, 0], images[:, [0, 0, 0]], images.astype(np.float32)):
+        with (
+            pytest.raises(DataError, match=r"should be uint8 \('M', 1, 32, 'any'\)"),
+            own_data(config, wrong),
+        ):
+            pass
+
+
+def test_own_files_are_brought_to_their_own_widths(config: Config, photos: Path) -> None:
+    paths = sorted((photos / "test" / "flower").glob("*.png"))
+    with own_data(config, paths) as data:
+        found: list[tuple[int, Tensor]] = []
+        for batch in data.test_set(len(paths)).loader(4):
+            found += zip(batch.image_ids[:, 0].tolist(), batch.fragments[:, 0], strict=True)
+    images = truth(photos, "test")[11:]
+    assert sorted(number for number, _ in found) == list(range(11))
+    for number, image in found:
+        np.testing.assert_array_equal(image, images[number])

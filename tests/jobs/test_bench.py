@@ -1,0 +1,350 @@
+"""``mode=bench``: what is timed is what trains, and what is told of it follows from the times."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fragrecon import schema
+from fragrecon.errors import ConfigError
+from fragrecon.evaluation.timing import Timing
+from fragrecon.jobs import bench
+from fragrecon.modelling import Facts, build_model
+from fragrecon.models.conv import ConvAutoencoder
+from fragrecon.report.bench import PARTS
+from fragrecon.run import compose
+from tests.cli import Cli, job, names, one_thread, read_json, status
+
+pytestmark = pytest.mark.timeout(180)
+QUICK = ("mode=bench", "bench.seconds=0.05", "bench.warmup=1", "trainer.precision=32-true")
+# Neither do the images exist, nor do fragments of 16x16 pixels fit into one.
+SMALL = (*QUICK, "model=conv", "model.encoder_channels=[4,8]", "model.latent_dim=16", "data.image_size=[20,36]")
+
+
+def composed(*overrides: str) -> schema.Config:
+    return compose([*SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a finished bench of two sizes; only to be read."""
+    folder = tmp_path_factory.mktemp("bench") / "run"
+    job(folder, cache, *SMALL, "data=imagenet64", "data.root=nowhere", "bench.batch_sizes=[64,4,64]")
+    return folder
+
+
+def test_it_leaves_a_record_with_a_table_and_a_plot(made: Path) -> None:
+    assert names(made) == [".lock", "bench.json", "config.yaml", "figures", "figures/bench.png", *STATUS]
+    assert status(made)["status"] == "done"
+    with Image.open(made / "figures" / "bench.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+
+
+STATUS = ("overrides.yaml", "status.json")
+
+
+def test_figures_follow_from_the_time_of_a_batch(made: Path) -> None:
+    rows = read_json(made / "bench.json")["rows"]
+    assert [row["batch_size"] for row in rows] == [4, 64]
+    for row in rows:
+        for part in PARTS:
+            found = row[part]
+            low, high = found["quartiles"]
+            assert 0 < low <= found["seconds"] <= high
+            assert found["runs"] >= 1
+            assert found["images_a_second"] * found["seconds"] == pytest.approx(row["batch_size"])
+            assert found["ms_an_image"] * found["images_a_second"] == pytest.approx(1000)
+
+
+def test_training_takes_more_than_the_forward_pass_and_many_images_more_than_few(made: Path) -> None:
+    few, many = read_json(made / "bench.json")["rows"]
+    for row in (few, many):
+        assert row["training"]["seconds"] > row["forward"]["seconds"]
+        assert row["process_memory_bytes"] > row["training"]["memory_bytes"] > row["forward"]["memory_bytes"]
+    for part in PARTS:
+        assert many[part]["seconds"] > few[part]["seconds"]
+        assert many[part]["memory_bytes"] > few[part]["memory_bytes"]
+
+
+def test_memory_holds_what_is_known_to_be_there(made: Path) -> None:
+    result = read_json(made / "bench.json")
+    weights = 4 * result["model"]["parameters"]
+    for row in result["rows"]:
+        images = 4 * row["batch_size"] * 3 * 20 * 36
+        assert row["forward"]["memory_bytes"] > weights + images + images  # those decoded, too
+        assert row["training"]["memory_bytes"] > 4 * weights + images  # with gradients and both moments of Adam
+
+
+def test_the_model_is_described_as_it_is(made: Path) -> None:
+    result = read_json(made / "bench.json")
+    model = ConvAutoencoder((3, 20, 36), 16, [4, 8])
+    assert result["model"]["parameters"] == sum(weight.numel() for weight in model.parameters())
+    assert result["model"]["image_shape"] == [3, 20, 36]
+    assert result["model"]["latent_dim"] == 16
+    forward = result["model"]["forward_gflop_an_image"] * 1e9
+    assert forward == pytest.approx(multiplications(model) * 2)
+    assert 2 * forward < result["model"]["training_gflop_an_image"] * 1e9 < 3 * forward
+    assert result["machine"]["threads"] == 1
+    assert result["settings"]["precision"] == "32-true"
+    assert result["stopped"] is None
+
+
+def multiplications(model: ConvAutoencoder) -> int:
+    """Of weights and pixels in a pass of one image, layer by layer."""
+    total = 0
+
+    def count(layer: nn.Module, given: tuple[torch.Tensor], found: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Linear):
+            total += layer.in_features * layer.out_features
+        if isinstance(layer, nn.Conv2d):
+            total += layer.weight.numel() * found.shape[-2] * found.shape[-1]
+        if isinstance(layer, nn.ConvTranspose2d):
+            total += layer.weight.numel() * given[0].shape[-2] * given[0].shape[-1]
+
+    hooks = [layer.register_forward_hook(count) for layer in model.modules()]
+    with torch.no_grad():
+        model.eval().decode(model.encode(torch.zeros(1, 1, 3, 20, 36)))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+# What is timed --------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_whole_and_of_all_values() -> None:
+    batch = bench.made_up((3, 20, 36), 50, seed=0)
+    assert batch.fragments.shape == (50, 1, 3, 20, 36)
+    assert batch.fragments.dtype == torch.float32
+    levels = (batch.fragments * 255).round()
+    torch.testing.assert_close(levels / 255, batch.fragments)
+    assert set(levels.flatten().tolist()) == set(range(256))
+    assert set(batch.labels.flatten().tolist()) == set(range(bench.CLASSES))
+    assert len({image.numpy().tobytes() for image in batch.fragments}) == 50
+
+
+def plain_steps(config: schema.Config, batches: int) -> nn.Module:
+    """The model after two steps, by torch alone."""
+    model, _ = build_model(config, Facts((3, 20, 36), (1, 1), bench.CLASSES))
+    images = bench.made_up((3, 20, 36), 6, config.seed).fragments
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer["lr"])
+    for _ in range(2):
+        optimizer.zero_grad()
+        for _ in range(batches):
+            decoded = model.decode(model.encode(images))  # type: ignore[operator]
+            ((decoded - images) ** 2).mean().div(batches).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_a_training_step_is_that_of_training(batches: int) -> None:
+    config = composed(
+        "trainer.gradient_clip_val=0.01",
+        f"trainer.accumulate_grad_batches={batches}",
+        "optimizer.lr=0.01",
+        "optimizer.weight_decay=0",
+    )
+    with one_thread():
+        work = bench.Workload(config, 6)
+        before = copy.deepcopy(work.model.state_dict())
+        for _ in range(2):
+            work.step()
+        expected = plain_steps(config, batches).state_dict()
+    for name, weight in work.model.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], msg=name)
+    assert any(not torch.equal(weight, before[name]) for name, weight in work.model.state_dict().items())
+
+
+def measured(*overrides: str, images: int = 8) -> dict[str, Any]:
+    """In this process."""
+    threads = torch.get_num_threads()
+    try:
+        return bench.measure(composed("bench.seconds=0.01", *overrides), images, 1)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_what_is_timed_is_in_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[str, bool, bool]] = set()
+
+    class Watched(bench.Workload):
+        def __init__(self, config: schema.Config, images: int) -> None:
+            super().__init__(config, images)
+            encode = self.model.encode
+
+            def watched(fragments: torch.Tensor) -> torch.Tensor:
+                seen.add((self.doing, self.model.training, torch.is_grad_enabled()))
+                return encode(fragments)
+
+            monkeypatch.setattr(self.model, "encode", watched)
+
+        def forward(self) -> None:
+            self.doing = "forward"
+            super().forward()
+
+        def step(self) -> None:
+            self.doing = "step"
+            super().step()
+
+    monkeypatch.setattr(bench, "Workload", Watched)
+    measured()
+    assert seen == {("forward", False, False), ("step", True, True)}
+
+
+def test_precision_is_that_of_the_trainer() -> None:
+    whole, half = (measured(f"trainer.precision={name}", images=64) for name in ("32-true", "bf16-true"))
+    assert half["forward"]["memory_bytes"] == pytest.approx(whole["forward"]["memory_bytes"] / 2, rel=0.01)
+    mixed = measured("trainer.precision=bf16-mixed", images=64)
+    for part in PARTS:
+        assert mixed[part]["memory_bytes"] < whole[part]["memory_bytes"]
+
+
+def test_the_model_is_computed_as_in_training() -> None:
+    kept, again = (measured(f"compute.gradient_checkpointing={flag}", images=64) for flag in ("false", "true"))
+    assert again["training"]["memory_bytes"] < 0.9 * kept["training"]["memory_bytes"]
+    assert again["forward"]["memory_bytes"] == kept["forward"]["memory_bytes"]
+
+
+def test_of_a_step_of_several_batches_each_has_its_share() -> None:
+    found = measured("trainer.accumulate_grad_batches=7")
+    assert found["training"]["runs"] % 7 == 0
+    low, high = bench._a_batch(Timing(6.0, (3.0, 9.0), 5), 3).quartiles
+    assert (low, high) == (1.0, 3.0)
+    assert bench._a_batch(Timing(6.0, (3.0, 9.0), 5), 3).seconds == 2.0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=vae", "model.encoder_channels=[4]"],
+        ["model=linear", "data.channels=1"],
+        ["model=pca"],
+        ["model=supervised"],
+        ["model=resnet_vae", "model.width=2", "data.image_size=[16,24]"],
+        ["model=mae", "model.latent_dim=18", "trainer.gradient_clip_val=1", "trainer.gradient_clip_algorithm=value"],
+        ["model=energy_transformer", "model.latent_dim=16", "model.heads=2", "model.head_width=8", "model.steps=2"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_model_of_whole_images_is_served(overrides: list[str]) -> None:
+    config = compose([*QUICK, "data.image_size=[20,36]", *overrides, "bench.seconds=0.01"])
+    with one_thread():
+        described = bench.described(config, 3)
+        found = bench.measure(config, 3, 1)
+    assert described["parameters"] > 0
+    assert 0 < described["forward_gflop_an_image"] < 3 * described["training_gflop_an_image"]
+    for part in PARTS:
+        assert found[part]["seconds"] > 0
+        assert found[part]["memory_bytes"] > 0
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=mosaic"], "Mosaic is for puzzles"),
+        (["model=siamese"], "Siamese is for puzzles: it is trained by Pairs"),
+        (["model=simclr"], "SimCLR is for puzzles: it is trained by Contrastive"),
+        (["model=mosaic", "objective=cross_entropy", "objective.hidden=[]"], "sees all fragments"),
+        (["model=conv", "data.image_size=[201,201]"], "201x201 can be halved 0 times only"),
+        (
+            ["model=mae", "objective.mix=4", "bench.batch_sizes=[4,6]"],
+            r"\[4, 6\] should be multiples of objective.mix=4",
+        ),
+        (
+            ["model=resnet_ae", "model.width=2", "data.image_size=[8,8]", "bench.batch_sizes=[2,1]"],
+            "cannot be trained in batches of 1: .* set bench.batch_sizes higher",
+        ),
+        (["bench.batch_sizes=[2,0]"], "bench.batch_sizes=0 should be at least 1"),
+        (["bench.batch_sizes=[]"], "bench.batch_sizes=0 should be at least 1"),
+        (["bench.warmup=-1"], "bench.warmup=-1 should be at least 0"),
+        (["bench.seconds=0"], "bench.seconds=0.0 should be above 0"),
+        (["bench.seconds=1e999"], "bench.seconds=inf should be above 0"),
+        (["trainer=gpu"], "trainer.accelerator=gpu needs a device"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(tmp_path: Path, cache: Path, overrides: list[str], words: str) -> None:
+    if overrides == ["trainer=gpu"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=words):
+        job(tmp_path / "run", cache, *QUICK, *overrides)
+    assert status(tmp_path / "run")["status"] == "failed"
+    assert not (tmp_path / "run" / "bench.json").exists()
+
+
+def test_configs_of_before_open_and_their_hash_is_as_it_was() -> None:
+    config = composed()
+    values = config.to_dict()
+    del values["bench"]
+    assert schema.parse(values).bench == schema.BenchConfig()
+    assert schema.config_hash(schema.parse(values)) == schema.config_hash(composed("bench.batch_sizes=[3]"))
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+def starved(config: schema.Config, images: int, threads: int) -> dict[str, Any]:
+    """`bench.measure` in a process that may take 600 MB more than it has."""
+    size = int(re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (size + 600 * 10**6,) * 2)
+    return bench.measure(config, images, threads)
+
+
+def killed(config: schema.Config, images: int, threads: int) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def test_where_memory_ends_the_series_does(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "measure", starved)
+    job(tmp_path / "run", cache, *SMALL, "bench.batch_sizes=[100000,2]")
+    result = read_json(tmp_path / "run" / "bench.json")
+    assert [row["batch_size"] for row in result["rows"]] == [2]
+    assert result["stopped"].startswith("batches of 100000 need more memory than there is: can't allocate")
+    assert status(tmp_path / "run")["status"] == "done"
+    assert "stopped: batches of 100000" in capsys.readouterr().out
+
+
+def test_where_the_first_is_killed_there_is_nothing_to_tell(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "measure", killed)
+    with pytest.raises(ConfigError, match=r"batches of 2 had their process killed.*; set bench.batch_sizes lower"):
+        job(tmp_path / "run", cache, *SMALL, "bench.batch_sizes=[2,4]")
+    assert not (tmp_path / "run" / "bench.json").exists()
+
+
+def test_a_sweep_compares_ways_to_compute(cli: Cli) -> None:
+    """Of which the last is refused by the process that should take it."""
+    given = "trainer.precision=bf16-mixed,17-mixed"
+    result = cli.run(*SMALL[:3], *SMALL[4:], "-m", given, "bench.batch_sizes=[3]", "hydra.sweep.dir=sweep")
+    assert result.stdout.count("ConvAutoencoder") == 1
+    assert "Automatic Mixed Precision" not in result.stderr
+    assert "USDT" not in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "1 of the 2 jobs that ran failed" in result.stderr
+    found = {path.parent.name: status(path.parent) for path in (cli.home / "sweep").glob("*/status.json")}
+    (done,) = (name for name in found if found[name]["status"] == "done")
+    (failed,) = (name for name in found if found[name]["status"] == "failed")
+    assert read_json(cli.home / "sweep" / done / "bench.json")["settings"]["precision"] == "bf16-mixed"
+    assert "trainer: " in found[failed]["error"]
+    assert "17-mixed" in found[failed]["error"]
+    assert "Traceback" not in found[failed]["error"]
