@@ -67,7 +67,7 @@ def test_masked_images_are_filled_in_better_than_by_mean_colour_and_interpolatio
 @pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
 def test_classifiers_were_scored_on_all_test_images_beside_raw_pixels_and_components(path: Path) -> None:
     result = json.loads(path.read_text())
-    assert list(result["scores"]) == ["model", "raw_pixels", "exact_pca"]
+    assert {"model", "raw_pixels", "exact_pca"} <= set(result["scores"])
     protocol = result["protocol"]
     assert protocol["probe_test_images"] == protocol["puzzles"] == 10_000
     assert protocol["probe_training_images"] + protocol["probe_validation_images"] == 50_000

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from fragrecon.data.puzzles import FragmentBatch
@@ -55,6 +56,29 @@ def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
 
         return score
     return None
+
+
+def shrunk(latents: int) -> Score:
+    """How images are scored that are shrunk to at most as many numbers as there are latents, and enlarged again.
+
+    Shrunk by means of areas, to the shape nearest to their own, and enlarged by cubic convolution.
+    """
+
+    def score(batch: FragmentBatch) -> dict[str, Tensor]:
+        images = batch.fragments.flatten(0, 1)
+        small = functional.interpolate(images, shrunk_size(latents, images.shape), mode="area")
+        output = functional.interpolate(small, images.shape[-2:], mode="bicubic").clamp(0, 1)
+        return by_puzzle(score_reconstruction(output, images), batch)
+
+    return score
+
+
+def shrunk_size(latents: int, shape: torch.Size) -> tuple[int, int]:
+    """Rows and columns that images (M, C, H, W) can be shrunk to, at least one of each."""
+    _, channels, height, width = shape
+    pixels = max(1, latents // channels)
+    rows = min(height, pixels, max(1, round((pixels * height / width) ** 0.5)))
+    return rows, min(width, max(1, pixels // rows))
 
 
 def fill_of(model: Inpainter) -> Fill:

@@ -21,13 +21,14 @@ from fragrecon.evaluation.protocol import check_puzzle
 from fragrecon.evaluation.reconstruction import Masking
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.jobs.evaluate import open_model
-from fragrecon.models.base import Decoder, FragmentModel, Inpainter
+from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
 from fragrecon.objectives.masked import draw_mask
 from fragrecon.objectives.reconstruction import psnr
 from fragrecon.record import FIGURES, SCORES, Record
-from fragrecon.report import gallery
+from fragrecon.report import gallery, pictures
 from fragrecon.report.masked import masked_psnr
 from fragrecon.report.terminal import plain_console
+from fragrecon.report.views import view_picture
 from fragrecon.runs import Run, load_run
 from fragrecon.schema import Config, class_name
 from fragrecon.seeds import torch_generator
@@ -124,6 +125,9 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
         example = example_of(model, photographs.seen.to(device), grid, protocol)
         shown = Generated(example, interpolate(model, example, device))
     gallery.draw_generated(shown, folder, clustered=config.evaluation.clustering)
+    if isinstance(model, Viewer):
+        for name, views in model.views(shown.example.batch.fragments[:1].to(device)).items():
+            pictures.save(view_picture(views), folder / f"{name}.png")
     ratios = torch.cat([psnr((output - images).square().mean((1, 2, 3))) for images, output in shown.reconstructions])
     found = {"reconstruction_psnr": float(ratios.mean())}
     count = f"{len(ratios)} image{'s' * (len(ratios) > 1)}"

@@ -21,7 +21,7 @@ from fragrecon.evaluation.opening import methods_of, protocol_of
 from fragrecon.evaluation.perception import Perceived, composites, decoded, perceive
 from fragrecon.evaluation.probing import Probing
 from fragrecon.evaluation.protocol import evaluate
-from fragrecon.evaluation.reconstruction import Masking, reconstruction_of
+from fragrecon.evaluation.reconstruction import Masking, reconstruction_of, shrunk
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import FragmentModel, Inpainter
 from fragrecon.record import FIGURES, PROBE_FILES, Record
@@ -152,8 +152,9 @@ def reconstructed(task: Task) -> Found:
 
     elif not (task.config.evaluation.clustering or task.config.evaluation.generation):
         draw = task.draw_decoded
+    methods = {"model": score} if isinstance(model, Inpainter) else {"shrunk": shrunk(model.latent_dim), "model": score}
     with progress("scoring what the model fills in", len(task.puzzles)) as advance:
-        scores |= evaluate(task.puzzles, {"model": score}, advance=advance, **task.how)
+        scores |= evaluate(task.puzzles, methods, advance=advance, **task.how)
     perceived, protocol = Perceived(), {"mask_ratio": reconstruction.ratio}
     if reconstruction.perceptual:
         networks = Networks(reconstruction.perceptual, task.device)

@@ -424,7 +424,7 @@ class AdaptiveAutoencoder(FragmentModel):
         found = {"saliency": shown.expand(-1, 3, -1, -1) * (1 - heat) + red * heat}
         matrix = self.network.get_attention_matrix(shown[:1])
         if matrix is not None:
-            found["attention"] = matrix.unsqueeze(1) / matrix.amax()
+            found["attention_matrix"] = matrix.unsqueeze(1) / matrix.amax()
         return found
 
 

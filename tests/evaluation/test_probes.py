@@ -159,10 +159,10 @@ def test_by_one_factor_numbers_keep_their_proportions() -> None:
 
 def test_noise_and_decay_hold_an_mlp_back_from_what_chance_says() -> None:
     train, held = shuffled(TRAIN), shuffled(HELD, 1)
-    settings: dict[str, Any] = {"epochs": 120, "scaling": "all"}
+    changes: dict[str, dict[str, Any]] = {"plain": {}, "noise": {"noise": 2.0}, "decay": {"weight_decay": 30.0}}
     learned = {
-        name: fit("mlp", train, held, **settings, **changes).trials[-1]["train_accuracy"]
-        for name, changes in {"plain": {}, "noise": {"noise": 2.0}, "decay": {"weight_decay": 30.0}}.items()
+        name: fit("mlp", train, held, epochs=120, scaling="all", **change).trials[-1]["train_accuracy"]
+        for name, change in changes.items()
     }
     assert learned["plain"] > learned["noise"] + 0.1
     assert learned["plain"] > learned["decay"] + 0.1

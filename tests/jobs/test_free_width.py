@@ -23,14 +23,12 @@ from tests.data.photos import crops
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 MODEL = (
-    "model=conv",
-    "~model.encoder_channels",
-    "model._target_=fragrecon.models.cnn_v3.AdaptiveAutoencoder",
+    "model=cnn_v3_tiny",
     "model.latent_dim=16",
-    "+model.preset=tiny",
-    "+model.block_config=[resnet,resnet]",
-    "+model.channel_config=[4,8]",
-    "+model.stride_config=[2,2]",
+    "model.use_attention=true",
+    "model.block_config=[resnet,resnet]",
+    "model.channel_config=[4,8]",
+    "model.stride_config=[2,2]",
 )
 SMALL = (
     "experiment=whole_images",
@@ -170,7 +168,9 @@ def test_images_and_files_of_ones_own_are_drawn_at_all_widths(
     assert own is not None
     figures = ["curves.png", "generated.png", "interpolations.png", "reconstructions.png"]
     assert [name for name in figures if name in names(tmp_path / "drawn" / "figures")] == figures
-    assert names(tmp_path / "own" / "figures") == ["interpolations.png", "reconstructions.png"]
+    views = ["attention_matrix.png", "saliency.png"]
+    assert names(tmp_path / "own" / "figures") == sorted(["interpolations.png", "reconstructions.png", *views])
+    assert set(views) <= set(names(tmp_path / "drawn" / "figures"))
     run = load_run(whole)
     paths = sorted((photos / "test" / "china").glob("*.png"))
     images = [torch.from_numpy(decode(path, (1, 32, None), step=16))[None] / 255 for path in paths]

@@ -60,11 +60,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Run:
 
 def test_all_parts_of_the_evaluation_are_in_one_record(run: Run) -> None:
     found = run.metrics
-    assert set(found["scores"]) == set(METHODS)
+    assert set(found["scores"]) == {*METHODS, "shrunk"}
     for method in METHODS:
         for name in ("mlp", "linear", "knn"):
             assert found["scores"][method][f"probe_{name}_accuracy"]["n"] == found["data"]["images"] == 60
-    assert found["scores"]["model"]["reconstruction_psnr"]["n"] == 20
+    for method in ("shrunk", "model"):
+        assert found["scores"][method]["reconstruction_psnr"]["n"] == 20
     assert found["protocol"]["probe_embedding"] == "whole image"
     assert found["protocol"]["generated_images"] == 12
     assert set(found["dataset_wide"]["model"]) == {"generation_latent_frechet_distance", "generation_active_share"}

@@ -332,6 +332,6 @@ def test_the_model_shows_where_it_looks() -> None:
     assert isinstance(model, Viewer)
     views = model.views(fragments)
     assert views["saliency"].shape == (8, 3, 16, 16)
-    assert views["attention"].shape == (1, 1, 4, 4)
+    assert views["attention_matrix"].shape == (1, 1, 4, 4)
     assert all(0 <= float(view.min()) <= float(view.max()) <= 1 for view in views.values())
     assert set(adaptive().views(fragments)) == {"saliency"}
