@@ -86,6 +86,7 @@ def fitted(latents: Tensor, steps: int, seed: int) -> NextLatent:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in track(range(steps), "learning"):
         some = latents[torch.randint(len(latents), (32,))]
+        some = some.flip(1) if torch.rand(()) < 0.5 else some  # a crop that moves back is as likely
         loss = (network(some[:, :-1]) - some[:, 1:]).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -97,7 +98,7 @@ def fitted(latents: Tensor, steps: int, seed: int) -> NextLatent:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="of a model that decodes grey images")
-    parser.add_argument("--tracks", type=int, default=240, help="to learn from")
+    parser.add_argument("--tracks", type=int, default=800, help="to learn from")
     parser.add_argument("--length", type=int, default=10, help="crops a track")
     parser.add_argument("--steps", type=int, default=1500, help="of the LSTM's optimizer")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "figures" / "next_latent.png")

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import crops
 import pytest
 import tables
+from PIL import Image
 
 from fragrecon.report.labels import label
 from tests import layouts
@@ -342,3 +344,54 @@ def test_how_fast_models_train_is_told_in_images(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(tables, "HERE", tmp_path / "experiments")
     last = tables.filled("<!-- steps: mine -->\n<!-- end of table -->\n").splitlines()[-2]
     assert last == "| `mine` | bfloat16 | 2 | 0.500 | 128 | 10% of 640 GFLOP/s |"  # 64 images a step
+
+
+def test_crops_for_testing_are_of_photographs_that_none_for_training_is_of(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "experiments" / "crops.py"), "--train", "13", "--test", "4"]
+    for folder in ("one", "other"):
+        printed = subprocess.run(
+            [*script, str(tmp_path / folder), "40", "700"], capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+        assert "13 crops of 40x700" in printed
+    for part, count in (("train", 13), ("test", 4)):
+        files = sorted((tmp_path / "one" / part).iterdir())
+        assert len(files) == count
+        for file in files:
+            with Image.open(file) as crop:
+                assert (crop.size, crop.mode) == ((700, 40), "L")
+            assert file.read_bytes() == (tmp_path / "other" / part / file.name).read_bytes()
+    assert not set(crops.PARTS["train"]) & set(crops.PARTS["test"])
+
+
+@pytest.mark.slow
+def test_the_next_latents_of_a_moving_crop_are_predicted_and_drawn(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = [
+        "model.block_config=[resnet]",
+        "model.channel_config=[8]",
+        "model.stride_config=[4]",
+        "model.latent_dim=16",
+    ]
+    cut = [sys.executable, str(ROOT / "experiments" / "crops.py"), str(tmp_path / "crops"), "32", "32"]
+    subprocess.run([*cut, "--train", "200", "--test", "8"], capture_output=True, check=True, timeout=120)
+    train = [sys.executable, "-m", "fragrecon.run", "experiment=crops", *small, "data.image_size=[32,32]"]
+    where = [f"data.root={tmp_path / 'crops'}", f"data.cache_dir={tmp_path}", f"hydra.run.dir={run}"]
+    few = ["data.epochs=1", "evaluation.puzzles=8", "evaluation.validation_puzzles=4"]
+    subprocess.run([*train, *where, *few], capture_output=True, check=True, timeout=200, cwd=tmp_path)
+    script = [
+        sys.executable,
+        str(ROOT / "experiments" / "next_latent.py"),
+        str(run),
+        "--out",
+        str(tmp_path / "next.png"),
+    ]
+    done = subprocess.run(
+        [*script, "--tracks", "64", "--steps", "200", "--length", "6"], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert "48 tracks of 6 crops over photographs that nothing was learned from" in done.stdout
+    (ratio, low, high) = map(float, re.findall(r"of the last: ([\d.]+) \(([\d.]+) to ([\d.]+)\)", done.stdout)[0])
+    assert low <= ratio <= high
+    assert ratio < 0.9
+    with Image.open(tmp_path / "next.png") as figure:
+        assert figure.width > figure.height

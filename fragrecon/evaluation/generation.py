@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 FITTED = 10_000
 """Images whose latents a normal is fitted to at most."""
+
+MANY = 2048
+"""Latents, beyond which the eigenvectors of their covariance take too long."""
 ACTIVE = 0.01
 """Variance over images from which on a number of the latents counts as saying something of them."""
 COLUMNS, SHOWN, STEPS = 10, 20, 9
@@ -70,6 +73,13 @@ class Normal:
 
     @cached_property
     def _root(self) -> Tensor:
+        """R, of which R^T R is the covariance: the symmetric one, but of very many latents, where that takes minutes,
+        the triangular one of a covariance that is a millionth wider.
+        """
+        if len(self.mean) > MANY:
+            hair = 1e-6 * self.covariance.diagonal().mean()
+            upper: Tensor = torch.linalg.cholesky(self.covariance + hair * torch.eye(len(self.mean)), upper=True)
+            return upper
         values, directions = torch.linalg.eigh(self.covariance)
         root: Tensor = (directions * values.clamp(min=0).sqrt()) @ directions.T
         return root

@@ -76,9 +76,10 @@ def shrunk(latents: int) -> Score:
 def shrunk_size(latents: int, shape: torch.Size) -> tuple[int, int]:
     """Rows and columns that images (M, C, H, W) can be shrunk to, at least one of each."""
     _, channels, height, width = shape
-    pixels = max(1, latents // channels)
-    rows = min(height, pixels, max(1, round((pixels * height / width) ** 0.5)))
-    return rows, min(width, max(1, pixels // rows))
+    pixels, short, long = max(1, latents // channels), min(height, width), max(height, width)
+    less = min(short, pixels, max(1, round((pixels * short / long) ** 0.5)))
+    more = min(long, pixels // less)
+    return (less, more) if height <= width else (more, less)
 
 
 def fill_of(model: Inpainter) -> Fill:

@@ -161,7 +161,9 @@ def test_numbers_of_the_standard_normal_are_distributed_so() -> None:
     np.testing.assert_allclose(np.cov(drawn.T), np.eye(5), atol=0.04)
 
 
-def test_draws_have_the_mean_and_covariance_of_their_normal() -> None:
+@pytest.mark.parametrize("many", [5, 6], ids=["triangular", "symmetric"])
+def test_draws_have_the_mean_and_covariance_of_their_normal(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fragrecon.evaluation.generation.MANY", many)
     normal = some_normal()
     drawn = normal.draw(keys_of(0, "test", 0, 50_000)).double()
     torch.testing.assert_close(drawn.mean(0), normal.mean, atol=0.05, rtol=0)
