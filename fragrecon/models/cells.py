@@ -35,10 +35,13 @@ class ToCells(nn.Module):
         waves = waves_of(len(self.weight), (features.shape[2], features.shape[3]))
         down, across = waves.down.to(features), waves.across.to(features)
         with _whole_precision(features):
-            parts = features.to(down.values.dtype)[:, :, down.index][..., across.index]  # (B, F, K, h, K, w)
+            rows = features.to(down.values.dtype).index_select(2, down.index.flatten())
+            parts = rows.index_select(3, across.index.flatten())
+            parts = parts.view(*features.shape[:2], *down.index.shape, *across.index.shape)  # (B, F, K, h, K, w)
             heard = torch.einsum("bfihjw,vjw->bfihvj", parts, across.averages)
-            heard = torch.einsum("bfihvj,uih->ubfivj", heard, down.averages)
-            chosen = heard[waves.u, :, :, :, waves.v]  # (C, B, F, K, K)
+            heard = torch.einsum("bfihvj,uih->uvbfij", heard, down.averages)
+            # Unlike indexing by several tensors at once, this always adds up gradients in one order.
+            chosen = heard.flatten(0, 1).index_select(0, waves.place.to(features.device))  # (C, B, F, K, K)
             return torch.einsum("cbfij,cf->bcij", chosen, self.weight.to(chosen.dtype))
 
 
@@ -56,10 +59,10 @@ class FromCells(nn.Module):
         with _whole_precision(cells):
             shares = self.weight.to(down.values.dtype) / waves.times.to(cells.device)
             told = torch.einsum("bcij,fc->cbfij", cells.to(shares.dtype), shares)
-            laid = told.new_zeros(u * v, *told.shape[1:]).index_add(0, (waves.u * v + waves.v).to(cells.device), told)
+            laid = told.new_zeros(u * v, *told.shape[1:]).index_add(0, waves.place.to(cells.device), told)
             rows = torch.einsum("uvbfij,uih->bfvjih", laid.view(u, v, *laid.shape[1:]), down.values)
             parts = torch.einsum("bfvjih,vjw->bfihjw", rows, across.values)
-            return parts.flatten(2, 3).flatten(3)[:, :, down.valid][..., across.valid]
+            return parts.flatten(2, 3).flatten(3).index_select(2, down.valid).index_select(3, across.valid)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,11 @@ class Waves:
     times: Tensor
     down: Along
     across: Along
+
+    @property
+    def place(self) -> Tensor:
+        """Of each channel's wave among all of U x V, (C,)."""
+        return self.u * len(self.across.values) + self.v
 
 
 @lru_cache(maxsize=256)
