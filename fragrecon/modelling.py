@@ -41,10 +41,7 @@ class Facts:
 
 def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]:
     """A new model, its start keyed on the run's seed, and its objective."""
-    torch.manual_seed(seed_of(config.seed, "initial weights"))
-    model = build(config.model, "model", **vars(facts))
-    if not isinstance(model, FragmentModel):
-        raise ConfigError(f"model._target_='{config.model['_target_']}' is not a model of fragments")
+    model = _new_model(config, facts)
     if config.data.free_width and not model.any_size:
         raise ConfigError(
             f"data.image_height leaves the width of images free, but {type(model).__name__} takes images of one size; "
@@ -56,6 +53,7 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
 
 
 def _new_model(config: Config, facts: Facts) -> FragmentModel:
+    """Drawn by the run's seed, from which what is made next goes on."""
     torch.manual_seed(seed_of(config.seed, "initial weights"))
     model = build(config.model, "model", **vars(facts))
     if not isinstance(model, FragmentModel):
