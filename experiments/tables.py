@@ -13,6 +13,9 @@ models are scored by, ``elsewhere`` results on other images, ``harder`` KMeans A
 run. ``masked`` shows how well masked images are filled in, and ``steps`` how fast models train (of ``benchmarks/``).
 ``probes`` shows how well images are decoded and classified by their embeddings (and NAME.csv, the epochs of the MLP),
 ``seeds`` the same over the seeds of a training (NAME-0.json and so on), and ``published`` beside the figures of others.
+``crops`` shows how well larger images are decoded (and NAME.csv, the epochs), ``timings`` what ``mode=bench`` found, on
+a CPU and, where it was called there, on a GPU (NAME.cpu.json, NAME.cuda.json), and ``estimates`` that beside what was
+asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import adaptive
 import latents
 
 from fragrecon import files
@@ -64,6 +68,7 @@ PROBES = {
     "probe_linear_accuracy": "linear accuracy",
     "probe_knn_accuracy": "kNN accuracy",
 }
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 ABLATED = {
     "kmeans_ari": "KMeans ARI",
     "mean_clustering_score": "mean score",
@@ -287,6 +292,72 @@ def seeds(names: list[str]) -> str:
     return lines(rows)
 
 
+def crops(names: list[str]) -> str:
+    """A row a result: PSNR and SSIM beside those of shrinking to as many numbers, whose images are the same."""
+    heads = ["", "parameters", "latents", "epochs", "minutes", "shrunk: PSNR, dB", "PSNR, dB", "more than shrunk"]
+    heads += ["shrunk: SSIM", "SSIM", "more than shrunk"]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for name in names:
+        result = json.loads((HERE / "results" / f"{name}.json").read_text())
+        model, course = result["model"], files.read_csv(HERE / "results" / f"{name}.csv")
+        row = [f"`{short(name)}`", f"{model['parameters']:,}", f"{model['latent_dim']:,}"]
+        row += [f"{int(course[-1]['epoch']) + 1}", f"{result['seconds']['training'] / 60:.1f}"]
+        for metric in ("reconstruction_psnr", "reconstruction_ssim"):
+            digits = digits_of(metric)
+            row += [cell(result["scores"][method][metric], digits=digits) for method in ("shrunk", "model")]
+            row.append(cell(result["model_minus"]["shrunk"][metric], "+", digits))
+        rows.append(row)
+    return lines(rows)
+
+
+def timings(names: list[str]) -> str:
+    """A row a size of a batch that was timed: time and memory of a CPU and, if it was called there, of a GPU."""
+    heads = ["", "parameters", "GFLOP an image", "images a batch"]
+    for device in DEVICES.values():
+        heads += [f"{device}: forward, ms an image", "training, ms an image", "training, MiB"]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for name in names:
+        found = timed(name)
+        for at, row in enumerate(found["cpu"]["rows"]):
+            model = found["cpu"]["model"]
+            about = [f"`{short(name)}`", f"{model['parameters']:,}", f"{model['forward_gflop_an_image']:.2f}"]
+            cells = [*(["", "", ""] if at else about), str(row["batch_size"])]
+            for device in DEVICES:
+                cells += timing(found[device]["rows"][at]) if device in found else ["", "", ""]
+            rows.append(cells)
+    return lines(rows)
+
+
+def timing(row: dict[str, Any]) -> list[str]:
+    times = [f"{row[part]['ms_an_image']:.3g}" for part in ("forward", "training")]
+    return [*times, f"{row['training']['memory_bytes'] / 2**20:,.0f}"]
+
+
+def timed(name: str) -> dict[str, Any]:
+    """What ``mode=bench`` found, by the types of devices that it was called on."""
+    paths = {device: HERE / "results" / f"{name}.{device}.json" for device in DEVICES}
+    return {device: json.loads(path.read_text()) for device, path in paths.items() if path.is_file()}
+
+
+def estimates(names: list[str]) -> str:
+    """A row a preset and a size: parameters and memory of training in float32 as estimated, and as found."""
+    (folder,) = names
+    heads = ["", "images a batch", "parameters: estimate", "found", "GB, a GPU: estimate"]
+    heads += [f"GB, {device}: {what}" for device in DEVICES.values() for what in ("tensors", "process")]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for preset, (parameters, memory) in adaptive.ESTIMATED.items():
+        for size, (height, width) in adaptive.SIZES.items():
+            found = timed(f"{folder}/{preset}_{size}_float32")
+            cells = [f"`{preset}`, {height}x{width}", str(adaptive.BATCHES[size][preset]), parameters]
+            cells += [f"{found['cpu']['model']['parameters']:,}", memory]
+            for device in DEVICES:
+                for row in found[device]["rows"] if device in found else [None]:
+                    held = (row["training"]["memory_bytes"], row["process_memory_bytes"]) if row else None
+                    cells += [f"{amount / 1e9:.2f}" for amount in held] if held else ["", ""]
+            rows.append(cells)
+    return lines(rows)
+
+
 def digits_of(metric: str) -> int:
     return 2 if metric.endswith("psnr") else 4
 
@@ -370,6 +441,9 @@ def filled(page: str) -> str:
         "probes": probes,
         "seeds": seeds,
         "published": published,
+        "crops": crops,
+        "timings": timings,
+        "estimates": estimates,
     }
     return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
 

@@ -3,7 +3,8 @@
 A plain average over a cell forgets where in it a feature was. Here each channel of the cells hears all features by one
 cosine wave over the cell (the discrete cosine transform, type II: Ahmed et al., 1974), of which the first is flat and
 gives the plain average. The longest waves of an image are taken first, so that a wide image is divided more finely
-across. The way back lays the same waves over a map of any size.
+across. The way back lays the same waves over a map of any size; there each cell goes on beyond its seams, as the even
+waves that cosines are, and fades out while its neighbour fades in, over half of the shortest wave's half period.
 
 Shapes: B images, F features, H x W of their map, C channels of cells, K cells a side, U and V half periods a cell.
 """
@@ -61,8 +62,9 @@ class FromCells(nn.Module):
             told = torch.einsum("bcij,fc->cbfij", cells.to(shares.dtype), shares)
             laid = told.new_zeros(u * v, *told.shape[1:]).index_add(0, waves.place.to(cells.device), told)
             rows = torch.einsum("uvbfij,uih->bfvjih", laid.view(u, v, *laid.shape[1:]), down.values)
-            parts = torch.einsum("bfvjih,vjw->bfihjw", rows, across.values)
-            return parts.flatten(2, 3).flatten(3).index_select(2, down.valid).index_select(3, across.valid)
+            high = down.joined(rows.flatten(4))
+            parts = torch.einsum("bfvjh,vjw->bfhjw", high, across.values)
+            return across.joined(parts.flatten(3))
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,26 @@ class Along:
 
     Attributes:
         index: where each part lies, (K, L).
-        valid: what is no padding, of all parts in a row.
-        values: of each wave over each part, (waves, K, L); 0 at padding.
-        averages: the same over the length of the part.
+        averages: each wave over the length of each part, (waves, K, L); 0 at padding.
+        values: of each wave over each part and M beyond both its ends, as it fades, (waves, K, M + L + M).
+        laid: which of all these, in a row, each place is the sum of: one of its own part and, if parts fade at all, one
+            of the nearest neighbour, or the very first, which is 0 then; (1 or 2, side).
     """
 
     index: Tensor
-    valid: Tensor
-    values: Tensor
     averages: Tensor
+    values: Tensor
+    laid: Tensor
 
     def to(self, like: Tensor) -> Along:
         """On the device of a tensor, in its precision but no less than float32."""
         dtype = torch.promote_types(like.dtype, torch.float32)
-        places = self.index.to(like.device), self.valid.to(like.device)
-        return Along(*places, self.values.to(like.device, dtype), self.averages.to(like.device, dtype))
+        waves = self.averages.to(like.device, dtype), self.values.to(like.device, dtype)
+        return Along(self.index.to(like.device), *waves, self.laid.to(like.device))
+
+    def joined(self, parts: Tensor) -> Tensor:
+        """Parts with what is beyond their ends, (..., K (M + L + M)), laid over the side, (..., side)."""
+        return sum(parts.index_select(-1, places) for places in self.laid)
 
 
 @dataclass(frozen=True)
@@ -136,16 +143,40 @@ def _whole_precision(tensor: Tensor) -> AbstractContextManager[object]:
 def _along(side: int, waves: int) -> Along:
     starts = -(-np.arange(CELLS + 1) * side // CELLS)
     lengths = np.diff(starts)[:, None]
-    at = np.arange(max(1, lengths.max()))
-    inside = at < lengths
+    longest = max(1, lengths.max())
     periods = np.arange(waves)[:, None, None]
-    values = np.cos(np.pi * periods * (at + 0.5) / lengths.clip(1)) * np.where(periods > 0, 2**0.5, 1) * inside
+
+    def cosines(at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.cos(np.pi * periods * at / lengths.clip(1)) * np.where(periods > 0, 2**0.5, 1)
+
+    offsets = np.arange(longest)
+    averages = cosines(offsets + 0.5) * (offsets < lengths) / lengths.clip(1)
+
+    fade = side / CELLS / waves / 4  # either way of a seam
+    margin = max(0, math.ceil(fade - 0.5))
+    at = np.arange(-margin, longest + margin) + 0.5
+    into = np.where(np.arange(CELLS)[:, None] > 0, _ramp(at, fade), at > 0)
+    out = np.where(np.arange(CELLS)[:, None] < CELLS - 1, _ramp(lengths - at, fade), at < lengths)
+    values = cosines(at) * into * out
+
+    own = np.repeat(np.arange(CELLS), lengths[:, 0])
+    place = np.arange(side) - starts[own]
+    other = (own + np.where(2 * place < lengths[own, 0], -1, 1)).clip(0, CELLS - 1)
+    in_other = np.arange(side) - starts[other] + margin
+    width = longest + 2 * margin
+    reached = (other != own) & (in_other >= 0) & (in_other < width)
+    laid = np.stack([own * width + place + margin, np.where(reached, other * width + in_other, 0)])
     return Along(
-        torch.from_numpy((starts[:-1, None] + at).clip(max=side - 1)),
-        torch.from_numpy(np.flatnonzero(inside)),
+        torch.from_numpy((starts[:-1, None] + offsets).clip(max=side - 1)),
+        _float(averages),
         _float(values),
-        _float(values / lengths.clip(1)),
+        torch.from_numpy(laid if margin else laid[:1]),
     )
+
+
+def _ramp(distance: npt.NDArray[np.float64], fade: float) -> npt.NDArray[np.float64]:
+    """From 0 to 1 over a seam, by the distance to it from within."""
+    return ((distance / fade + 1) / 2).clip(0, 1)
 
 
 def _float(values: npt.NDArray[np.float64]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import scipy.fft
 import torch
@@ -56,12 +57,37 @@ def test_all_waves_of_cells_of_one_length_give_the_map_back() -> None:
 
 
 @pytest.mark.parametrize("size", [(13, 26), (19, 160), (5, 4), (51, 51)])
-def test_the_way_to_cells_and_back_is_a_projection(size: tuple[int, int]) -> None:
+def test_cells_fade_into_each_other_without_a_change_of_brightness(size: tuple[int, int]) -> None:
+    level = spread(pooled(torch.full((1, 1, *size), 0.7), 12), size)
+    torch.testing.assert_close(level, torch.full((1, 1, *size), 0.7), atol=1e-5, rtol=0)
     once = spread(pooled(noise(1, 1, *size), 12), size)
     twice = spread(pooled(once, 12), size)
-    torch.testing.assert_close(twice, once, atol=1e-5, rtol=1e-4)
-    assert once.shape[-2:] == size
+    assert (twice - once).square().mean() < 0.1 * once.square().mean()  # nearly a projection
     assert once.std() > 0.01
+
+
+def test_means_alone_change_evenly_around_each_seam() -> None:
+    cells = noise(1, 1, CELLS, CELLS)
+    found = spread(cells, (64, 64))[0, 0]
+    at, knots = np.arange(64) + 0.5, np.array([0, 12, 20, 28, 36, 44, 52, 64])  # a quarter of a cell either way
+    across = np.stack([np.interp(at, knots, row.repeat(2)) for row in cells[0, 0].numpy()])
+    both = np.stack([np.interp(at, knots, column.repeat(2)) for column in across.T]).T
+    torch.testing.assert_close(found.double(), torch.from_numpy(both), atol=1e-6, rtol=1e-5)
+
+
+def test_waves_go_on_beyond_a_seam_while_they_fade() -> None:
+    cells, size = noise(1, 2, CELLS, CELLS), (4, 48)
+    assert waves_of(2, size).v.tolist() == [0, 1]
+    found, expected = spread(cells, size)[0, 0].double(), torch.zeros(size, dtype=torch.float64)
+    for row in range(4):
+        for column in range(48):
+            for cell in range(CELLS):
+                t = (column + 0.5) / 12 - cell  # in cells, beyond 0 and 1 too
+                inwards = 1 if cell == 0 else min(1, max(0, 0.5 + t / 0.25))  # 1/8 of a cell either way
+                outwards = 1 if cell == 3 else min(1, max(0, 0.5 + (1 - t) / 0.25))
+                flat, wave = cells[0, :, row, cell].tolist()
+                expected[row, column] += inwards * outwards * (flat + wave * 2**0.5 * math.cos(math.pi * t))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 9), (1, 40)])
