@@ -48,7 +48,7 @@ TRAINED = {
     "large_201": ["data.epochs=4", SLOWER],
     "large_spatial_201": ["data.epochs=4"],
     "tiny_1280": ["data.epochs=12", *WIDE],
-    "small_1280": ["data.epochs=4", *WIDE],
+    "small_1280": ["data.epochs=8", *WIDE],
     "medium_1280": ["data.epochs=4", SLOWER, *WIDE],
     "large_spatial_1280": ["data.epochs=3", *WIDE],
 }

@@ -143,13 +143,13 @@ def main() -> None:
 
 
 def draw(pictures: dict[str, Tensor], path: Path) -> None:
-    """The last crops of the first tracks, each as it came and as it was expected."""
-    rows = min(3, len(pictures["next crop"]))
+    """The last crops of two tracks, over different photographs, each as it came and as it was expected."""
+    rows = 2
     figure = Figure(figsize=(2 * len(pictures), 2.1 * rows), dpi=120, layout="constrained")
     panels = figure.subplots(rows, len(pictures), squeeze=False)
     for column, (name, shown) in enumerate(pictures.items()):
         for row in range(rows):
-            panels[row, column].imshow(shown[row, -1, 0], cmap="gray", vmin=0, vmax=1)
+            panels[row, column].imshow(shown[-1 - row, -1, 0], cmap="gray", vmin=0, vmax=1)
             panels[row, column].set_axis_off()
         panels[0, column].set_title(name, fontsize=9)
     save(figure, path)

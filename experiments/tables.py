@@ -32,6 +32,7 @@ import latents
 
 from fragrecon import files
 from fragrecon.evaluation.statistics import paired, summary
+from fragrecon.report.bench import mebibytes, significant
 from fragrecon.report.labels import label
 from fragrecon.report.terminal import REASSEMBLY
 
@@ -329,8 +330,8 @@ def timings(names: list[str]) -> str:
 
 
 def timing(row: dict[str, Any]) -> list[str]:
-    times = [f"{row[part]['ms_an_image']:.3g}" for part in ("forward", "training")]
-    return [*times, f"{row['training']['memory_bytes'] / 2**20:,.0f}"]
+    times = [significant(row[part]["ms_an_image"]) for part in ("forward", "training")]
+    return [*times, mebibytes(row["training"]["memory_bytes"])]
 
 
 def timed(name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import adaptive
 import crops
 import pytest
 import tables
@@ -21,6 +22,8 @@ RESULTS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
 ELSEWHERE = [path for path in RESULTS if path.parent.name == "photographs"]
 MASKED = [path for path in RESULTS if path.parent.name == "masked"]
 EMBEDDED = [path for path in RESULTS if path.parent.name.startswith("embed")]
+ADAPTIVE = [path for path in RESULTS if path.parent.name == "adaptive"]
+TIMED = [path for path in RESULTS if path.parent.name == "bench"]
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
 
@@ -37,7 +40,7 @@ def test_the_readme_shows_every_model_of_the_baselines() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED]],
+    [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *ADAPTIVE, *TIMED]],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_a_result_was_scored_by_the_whole_protocol(path: Path) -> None:
@@ -76,6 +79,61 @@ def test_classifiers_were_scored_on_all_test_images_beside_raw_pixels_and_compon
     assert set(tables.PROBES) <= set(result["scores"]["model"])
     beside = json.loads((path.parent / "conv_256.json").read_text())
     assert result["scores"]["raw_pixels"] == beside["scores"]["raw_pixels"]
+
+
+@pytest.mark.parametrize("path", ADAPTIVE, ids=lambda path: path.stem)
+def test_larger_images_are_decoded_better_than_when_shrunk_to_as_many_numbers(path: Path) -> None:
+    result = json.loads(path.read_text())
+    network, _, size = path.stem.rpartition("_")
+    assert result["data"]["image_shape"] == [1, *adaptive.SIZES[size]]
+    assert result["protocol"]["puzzles"] == int(adaptive.CROPS[size][-1])
+    better = result["model_minus"]["shrunk"]["reconstruction_psnr"]["ci95"]
+    if network == "large":  # whose latents are more than its cells hold
+        assert better[1] < 0
+    else:
+        assert better[0] > 0
+
+
+def test_every_training_and_timing_of_larger_images_is_recorded() -> None:
+    assert {path.stem for path in ADAPTIVE} == set(adaptive.TRAINED)
+    for network in adaptive.NETWORKS:
+        assert f"{network}_201.cpu" in {path.stem for path in TIMED}
+    for preset in adaptive.PRESETS:
+        for size in adaptive.SIZES:
+            assert {f"{preset}_{size}.cpu", f"{preset}_{size}_float32.cpu"} <= {path.stem for path in TIMED}
+
+
+@pytest.mark.slow
+def test_the_script_of_larger_images_trains_times_and_does_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ["model.block_config=[resnet]", "model.channel_config=[8]", "model.stride_config=[4]"]
+    few = ["data.epochs=1", "evaluation.puzzles=4", "evaluation.validation_puzzles=4", f"data.cache_dir={tmp_path}"]
+    for name, value in {
+        "RUNS": tmp_path / "runs",
+        "RESULTS": tmp_path / "results",
+        "SIZES": {"201": (24, 24)},
+        "CROPS": {"201": ["--train", "60", "--test", "4"]},
+        "NETWORKS": {"tiny": ["model=cnn_v3_tiny", *small]},
+        "TRAINED": {"tiny_201": few},
+        "BATCHES": {"201": {"tiny": 2}},
+    }.items():
+        monkeypatch.setattr(adaptive, name, value)
+    for _ in range(2):
+        adaptive.train(tmp_path / "crops")
+        adaptive.bench()
+        found = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
+        monkeypatch.setattr(adaptive, "call", pytest.fail)
+    assert found
+    result = json.loads((tmp_path / "results" / "tiny_201.json").read_text())
+    assert result["data"]["image_shape"] == [1, 24, 24]
+    assert (tmp_path / "results" / "tiny_201.csv").read_text().startswith("epoch,")
+    timed = {path.name: json.loads(path.read_text()) for path in (tmp_path / "results" / "bench").iterdir()}
+    assert {name: [row["batch_size"] for row in timing["rows"]] for name, timing in timed.items()} == {
+        "tiny_201.cpu.json": [1, 2],
+        "tiny_201_float32.cpu.json": [2],
+    }
+    assert timed["tiny_201_float32.cpu.json"]["settings"]["precision"] == "32-true"
 
 
 @pytest.mark.parametrize("name", ["pca", "linear", "conv", "case_study", "supervised"])
@@ -344,6 +402,60 @@ def test_how_fast_models_train_is_told_in_images(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(tables, "HERE", tmp_path / "experiments")
     last = tables.filled("<!-- steps: mine -->\n<!-- end of table -->\n").splitlines()[-2]
     assert last == "| `mine` | bfloat16 | 2 | 0.500 | 128 | 10% of 640 GFLOP/s |"  # 64 images a step
+
+
+def test_larger_images_stand_beside_shrinking_and_say_how_long_they_were_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summary(mean: float) -> dict[str, object]:
+        return {"mean": mean, "ci95": [mean - 0.01, mean + 0.01]}
+
+    metrics = ("reconstruction_psnr", "reconstruction_ssim")
+    result = {
+        "scores": {"shrunk": dict.fromkeys(metrics, summary(19)), "model": dict.fromkeys(metrics, summary(20))},
+        "model_minus": {"shrunk": dict.fromkeys(metrics, summary(1))},
+        "model": {"parameters": 1234, "latent_dim": 2048},
+        "seconds": {"training": 90.0},
+    }
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine.json").write_text(json.dumps(result))
+    (tmp_path / "results" / "mine.csv").write_text("epoch,val/loss\n0,0.4\n1,0.7\n2,0.65\n")
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    last = tables.filled("<!-- crops: mine -->\n<!-- end of table -->\n").splitlines()[-2]
+    psnr, ssim = "19.00 ± 0.01 | 20.00 ± 0.01 | +1.00 ± 0.01", "19.0000 ± 0.0100 | 20.0000 ± 0.0100 | +1.0000 ± 0.0100"
+    assert last == f"| `mine` | 1,234 | 2,048 | 3 | 1.5 | {psnr} | {ssim} |"
+
+
+@pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cuda"]])
+def test_timings_of_a_gpu_fill_the_columns_left_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[str]
+) -> None:
+    (tmp_path / "results").mkdir()
+    rows = [
+        {
+            "batch_size": size,
+            "forward": {"ms_an_image": 2.0},
+            "training": {"ms_an_image": 1234.5, "memory_bytes": 3 * 2**30},
+            "process_memory_bytes": 4e9,
+        }
+        for size in (1, 8)
+    ]
+    found = {"model": {"parameters": 1234, "forward_gflop_an_image": 1.5}, "rows": rows}
+    for device in devices:
+        for preset in adaptive.PRESETS:
+            for size in adaptive.SIZES:
+                path = tmp_path / "results" / f"{preset}_{size}_float32.{device}.json"
+                path.write_text(json.dumps(found | {"rows": rows[:1]}))
+        (tmp_path / "results" / f"mine.{device}.json").write_text(json.dumps(found))
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    first, second = tables.filled("<!-- timings: mine -->\n<!-- end of table -->\n").splitlines()[-3:-1]
+    gpu = " 2.00 | 1,234 | 3,072 |" if "cuda" in devices else "  |  |  |"
+    assert first == f"| `mine` | 1,234 | 1.50 | 1 | 2.00 | 1,234 | 3,072 |{gpu}"
+    assert second == f"|  |  |  | 8 | 2.00 | 1,234 | 3,072 |{gpu}"
+    estimated = tables.filled("<!-- estimates: . -->\n<!-- end of table -->\n").splitlines()[3:-1]
+    gpu = " 3.22 | 4.00 |" if "cuda" in devices else "  |  |"
+    assert len(estimated) == 8
+    assert estimated[3] == f"| `small`, 152x1280 | 8 | 2M | 1,234 | 3 | 3.22 | 4.00 |{gpu}"
 
 
 def test_crops_for_testing_are_of_photographs_that_none_for_training_is_of(tmp_path: Path) -> None:

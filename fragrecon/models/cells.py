@@ -92,7 +92,8 @@ class Along:
 
     def joined(self, parts: Tensor) -> Tensor:
         """Parts with what is beyond their ends, (..., K (M + L + M)), laid over the side, (..., side)."""
-        return sum(parts.index_select(-1, places) for places in self.laid)
+        own, *fading = (parts.index_select(-1, places) for places in self.laid)
+        return sum(fading, own)
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,14 @@ def _whole_precision(tensor: Tensor) -> AbstractContextManager[object]:
 
 
 def _along(side: int, waves: int) -> Along:
-    starts = -(-np.arange(CELLS + 1) * side // CELLS)
+    starts, parts = -(-np.arange(CELLS + 1) * side // CELLS), np.arange(CELLS)[:, None]
     lengths = np.diff(starts)[:, None]
     longest = max(1, lengths.max())
     periods = np.arange(waves)[:, None, None]
 
     def cosines(at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.cos(np.pi * periods * at / lengths.clip(1)) * np.where(periods > 0, 2**0.5, 1)
+        found: npt.NDArray[np.float64] = np.cos(np.pi * periods * at / lengths.clip(1))
+        return found * np.where(periods > 0, 2**0.5, 1)
 
     offsets = np.arange(longest)
     averages = cosines(offsets + 0.5) * (offsets < lengths) / lengths.clip(1)
@@ -155,10 +157,11 @@ def _along(side: int, waves: int) -> Along:
     fade = side / CELLS / waves / 4  # either way of a seam
     margin = max(0, math.ceil(fade - 0.5))
     at = np.arange(-margin, longest + margin) + 0.5
-    into = np.where(np.arange(CELLS)[:, None] > 0, _ramp(at, fade), at > 0)
-    out = np.where(np.arange(CELLS)[:, None] < CELLS - 1, _ramp(lengths - at, fade), at < lengths)
+    into = np.where(parts > 0, _ramp(at, fade), at > 0)
+    out = np.where(parts < CELLS - 1, _ramp(lengths - at, fade), at < lengths)
     values = cosines(at) * into * out
 
+    # Where each place of the side lies among these: in its own part, and in the neighbour beyond the nearest seam.
     own = np.repeat(np.arange(CELLS), lengths[:, 0])
     place = np.arange(side) - starts[own]
     other = (own + np.where(2 * place < lengths[own, 0], -1, 1)).clip(0, CELLS - 1)
@@ -176,7 +179,8 @@ def _along(side: int, waves: int) -> Along:
 
 def _ramp(distance: npt.NDArray[np.float64], fade: float) -> npt.NDArray[np.float64]:
     """From 0 to 1 over a seam, by the distance to it from within."""
-    return ((distance / fade + 1) / 2).clip(0, 1)
+    ramp: npt.NDArray[np.float64] = np.clip((distance / fade + 1) / 2, 0, 1)
+    return ramp
 
 
 def _float(values: npt.NDArray[np.float64]) -> Tensor:
