@@ -47,14 +47,21 @@ class ToCells(nn.Module):
 
 
 class FromCells(nn.Module):
-    """(B, C, K, K) to (B, F, H, W), of any size; at first each feature is nearly the sum of all waves."""
+    """(B, C, K, K) to (B, F, H, W), of any size; at first each feature is nearly the sum of all waves.
 
-    def __init__(self, channels: int, features: int) -> None:
+    Args:
+        channels: C.
+        features: F.
+        told: how many channels a cell can differ in; by the shortest of their waves it fades.
+    """
+
+    def __init__(self, channels: int, features: int, told: int | None = None) -> None:
         super().__init__()
+        self.told = min(channels, told or channels)
         self.weight = nn.Parameter(_noise(features, channels) + 1)
 
     def forward(self, cells: Tensor, size: tuple[int, int]) -> Tensor:
-        waves = waves_of(cells.shape[1], size)
+        waves = waves_of(cells.shape[1], size, self.told)
         down, across = waves.down.to(cells), waves.across.to(cells)
         u, v = len(down.values), len(across.values)
         with _whole_precision(cells):
@@ -121,7 +128,7 @@ class Waves:
 
 
 @lru_cache(maxsize=256)
-def waves_of(channels: int, size: tuple[int, int]) -> Waves:
+def waves_of(channels: int, size: tuple[int, int], told: int | None = None) -> Waves:
     """The longest waves that a map (H, W) can tell apart within cells; all are used before any twice."""
     height, width = (max(1, side // CELLS) for side in size)
     known = sorted(
@@ -133,7 +140,10 @@ def waves_of(channels: int, size: tuple[int, int]) -> Waves:
     with torch.inference_mode(False), torch.device("cpu"):
         u, v = torch.tensor(chosen).T
         times = torch.tensor([-(-(channels - known.index(wave)) // len(known)) for wave in chosen])
-        return Waves(u, v, times, _along(size[0], int(u.max()) + 1), _along(size[1], int(v.max()) + 1))
+        down, across = (
+            _along(side, int(of.max()) + 1, int(of[:told].max()) + 1) for side, of in zip(size, (u, v), strict=True)
+        )
+        return Waves(u, v, times, down, across)
 
 
 def _whole_precision(tensor: Tensor) -> AbstractContextManager[object]:
@@ -141,7 +151,7 @@ def _whole_precision(tensor: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
-def _along(side: int, waves: int) -> Along:
+def _along(side: int, waves: int, told: int) -> Along:
     starts, parts = -(-np.arange(CELLS + 1) * side // CELLS), np.arange(CELLS)[:, None]
     lengths = np.diff(starts)[:, None]
     longest = max(1, lengths.max())
@@ -154,7 +164,7 @@ def _along(side: int, waves: int) -> Along:
     offsets = np.arange(longest)
     averages = cosines(offsets + 0.5) * (offsets < lengths) / lengths.clip(1)
 
-    fade = side / CELLS / waves / 4  # either way of a seam
+    fade = side / CELLS / told / 4  # either way of a seam
     margin = max(0, math.ceil(fade - 0.5))
     at = np.arange(-margin, longest + margin) + 0.5
     into = np.where(parts > 0, _ramp(at, fade), at > 0)
@@ -187,7 +197,7 @@ def _float(values: npt.NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _noise(outputs: int, inputs: int, share: float = 0.1) -> Tensor:
+def _noise(outputs: int, inputs: int, share: float = 0.02) -> Tensor:
     """A share of the weights that a linear layer usually begins with: enough to tell channels apart."""
     noise: Tensor = torch.empty(outputs, inputs).uniform_(-1, 1) * share / inputs**0.5
     return noise

@@ -34,7 +34,7 @@ Strategy = Literal["conv", "spatial"]
 VIEWED = 8
 """Fragments whose saliency is shown."""
 
-NOISE = 0.1
+NOISE = 0.02
 """Share of the usual random weights where layers begin as means or the identity: enough to tell channels apart."""
 
 PLACES = cells.CELLS**2
@@ -100,7 +100,8 @@ class AutoEncoderCNNV3(nn.Module):
         spatial = latent_strategy == "spatial"
         depth = max(1, round(latent_size / PLACES)) if spatial else last
         self.latent_shape: tuple[int, ...] = (depth, cells.CELLS, cells.CELLS) if spatial else (latent_size,)
-        self.to_cells, self.from_cells = cells.ToCells(last, depth), cells.FromCells(depth, last)
+        self.to_cells = cells.ToCells(last, depth)
+        self.from_cells = cells.FromCells(depth, last, told=max(1, latent_size // PLACES))
         self.to_latent: nn.Module = nn.Identity()
         self.from_latent: nn.Module = nn.Identity()
         if not spatial:
