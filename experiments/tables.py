@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import adaptive
+import cnn_v3
 import latents
 
 from fragrecon import files
@@ -346,10 +346,10 @@ def estimates(names: list[str]) -> str:
     heads = ["", "images a batch", "parameters: estimate", "found", "GB, a GPU: estimate"]
     heads += [f"GB, {device}: {what}" for device in DEVICES.values() for what in ("tensors", "process")]
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    for preset, (parameters, memory) in adaptive.ESTIMATED.items():
-        for size, (height, width) in adaptive.SIZES.items():
+    for preset, (parameters, memory) in cnn_v3.ESTIMATED.items():
+        for size, (height, width) in cnn_v3.SIZES.items():
             found = timed(f"{folder}/{preset}_{size}_float32")
-            cells = [f"`{preset}`, {height}x{width}", str(adaptive.BATCHES[size][preset]), parameters]
+            cells = [f"`{preset}`, {height}x{width}", str(cnn_v3.BATCHES[size][preset]), parameters]
             cells += [f"{found['cpu']['model']['parameters']:,}", memory]
             for device in DEVICES:
                 for row in found[device]["rows"] if device in found else [None]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import adaptive
+import cnn_v3
 import crops
 import pytest
 import tables
@@ -22,7 +22,7 @@ RESULTS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
 ELSEWHERE = [path for path in RESULTS if path.parent.name == "photographs"]
 MASKED = [path for path in RESULTS if path.parent.name == "masked"]
 EMBEDDED = [path for path in RESULTS if path.parent.name.startswith("embed")]
-ADAPTIVE = [path for path in RESULTS if path.parent.name == "adaptive"]
+LARGER = [path for path in RESULTS if path.parent.name == "cnn_v3"]
 TIMED = [path for path in RESULTS if path.parent.name == "bench"]
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
@@ -40,7 +40,7 @@ def test_the_readme_shows_every_model_of_the_baselines() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *ADAPTIVE, *TIMED]],
+    [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *LARGER, *TIMED]],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_a_result_was_scored_by_the_whole_protocol(path: Path) -> None:
@@ -81,12 +81,12 @@ def test_classifiers_were_scored_on_all_test_images_beside_raw_pixels_and_compon
     assert result["scores"]["raw_pixels"] == beside["scores"]["raw_pixels"]
 
 
-@pytest.mark.parametrize("path", ADAPTIVE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LARGER, ids=lambda path: path.stem)
 def test_larger_images_are_decoded_better_than_when_shrunk_to_as_many_numbers(path: Path) -> None:
     result = json.loads(path.read_text())
     network, _, size = path.stem.rpartition("_")
-    assert result["data"]["image_shape"] == [1, *adaptive.SIZES[size]]
-    assert result["protocol"]["puzzles"] == int(adaptive.CROPS[size][-1])
+    assert result["data"]["image_shape"] == [1, *cnn_v3.SIZES[size]]
+    assert result["protocol"]["puzzles"] == int(cnn_v3.CROPS[size][-1])
     better = result["model_minus"]["shrunk"]["reconstruction_psnr"]["ci95"]
     if network == "large":  # whose latents are more than its cells hold
         assert better[1] < 0
@@ -95,11 +95,11 @@ def test_larger_images_are_decoded_better_than_when_shrunk_to_as_many_numbers(pa
 
 
 def test_every_training_and_timing_of_larger_images_is_recorded() -> None:
-    assert {path.stem for path in ADAPTIVE} == set(adaptive.TRAINED)
-    for network in adaptive.NETWORKS:
+    assert {path.stem for path in LARGER} == set(cnn_v3.TRAINED)
+    for network in cnn_v3.NETWORKS:
         assert f"{network}_201.cpu" in {path.stem for path in TIMED}
-    for preset in adaptive.PRESETS:
-        for size in adaptive.SIZES:
+    for preset in cnn_v3.PRESETS:
+        for size in cnn_v3.SIZES:
             assert {f"{preset}_{size}.cpu", f"{preset}_{size}_float32.cpu"} <= {path.stem for path in TIMED}
 
 
@@ -118,12 +118,12 @@ def test_the_script_of_larger_images_trains_times_and_does_nothing_twice(
         "TRAINED": {"tiny_201": few},
         "BATCHES": {"201": {"tiny": 2}},
     }.items():
-        monkeypatch.setattr(adaptive, name, value)
+        monkeypatch.setattr(cnn_v3, name, value)
     for _ in range(2):
-        adaptive.train(tmp_path / "crops")
-        adaptive.bench()
+        cnn_v3.train(tmp_path / "crops")
+        cnn_v3.bench()
         found = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
-        monkeypatch.setattr(adaptive, "call", pytest.fail)
+        monkeypatch.setattr(cnn_v3, "call", pytest.fail)
     assert found
     result = json.loads((tmp_path / "results" / "tiny_201.json").read_text())
     assert result["data"]["image_shape"] == [1, 24, 24]
@@ -442,8 +442,8 @@ def test_timings_of_a_gpu_fill_the_columns_left_for_them(
     ]
     found = {"model": {"parameters": 1234, "forward_gflop_an_image": 1.5}, "rows": rows}
     for device in devices:
-        for preset in adaptive.PRESETS:
-            for size in adaptive.SIZES:
+        for preset in cnn_v3.PRESETS:
+            for size in cnn_v3.SIZES:
                 path = tmp_path / "results" / f"{preset}_{size}_float32.{device}.json"
                 path.write_text(json.dumps(found | {"rows": rows[:1]}))
         (tmp_path / "results" / f"mine.{device}.json").write_text(json.dumps(found))

@@ -1,11 +1,11 @@
 """Trains and times autoencoders of larger images, and gathers what is found.
 
-    python experiments/adaptive.py train FOLDER
-    python experiments/adaptive.py bench
+    python experiments/cnn_v3.py train FOLDER
+    python experiments/cnn_v3.py bench
 
 FOLDER gets the crops of ``experiments/crops.py``, unless it has them. Each run is one of ``python -m fragrecon.run`` in
-``multirun/adaptive/``; what is done is not run again, and what was stopped is gone on with. Metrics and timings are
-written to ``experiments/results/adaptive/``; timings bear the type of the device, so that a GPU's stand beside a CPU's.
+``multirun/cnn_v3/``; what is done is not run again, and what was stopped is gone on with. Metrics and timings are
+written to ``experiments/results/cnn_v3/``; timings bear the type of the device, so that a GPU's stand beside a CPU's.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from fragrecon import files
 
 HERE = Path(__file__).resolve().parent
-RUNS = HERE.parent / "multirun" / "adaptive"
-RESULTS = HERE / "results" / "adaptive"
+RUNS = HERE.parent / "multirun" / "cnn_v3"
+RESULTS = HERE / "results" / "cnn_v3"
 
 SIZES = {"201": (201, 201), "1280": (152, 1280)}
 """Height and width, by how names end."""
@@ -40,19 +40,19 @@ NETWORKS = {
 }
 """The tiny ones without a block in their name have the blocks of a ResNet."""
 
-WIDE = ["evaluation.puzzles=48", "evaluation.validation_puzzles=30", "data.puzzles_per_batch=4"]
+WIDE = ["data.puzzles_per_batch=4", "evaluation.puzzles=48"]
 TRAINED = {
     **{f"{name}_201": ["data.epochs=8"] for name in NETWORKS if name.startswith(("tiny", "small"))},
     "medium_201": ["data.epochs=8", SLOWER],
     "medium_spatial_201": ["data.epochs=4"],
     "large_201": ["data.epochs=4", SLOWER],
     "large_spatial_201": ["data.epochs=4"],
-    "tiny_1280": ["data.epochs=12", *WIDE],
-    "small_1280": ["data.epochs=8", *WIDE],
-    "medium_1280": ["data.epochs=4", SLOWER, *WIDE],
-    "large_spatial_1280": ["data.epochs=3", *WIDE],
+    "tiny_1280": ["data.epochs=4", "optimizer.lr=3e-4", *WIDE],
+    "small_1280": ["data.epochs=2", SLOWER, *WIDE],
+    "medium_1280": ["data.epochs=2", SLOWER, *WIDE],
+    "large_spatial_1280": ["data.epochs=1", *WIDE],
 }
-CROPS = {"201": ["--train", "1200", "--test", "96"], "1280": ["--train", "600", "--test", "48"]}
+CROPS = {"201": ["--train", "1200", "--test", "96"], "1280": ["--train", "2400", "--test", "48"]}
 BATCHES = {
     "201": {"tiny": 32, "small": 16, "medium": 8, "large": 4},
     "1280": {"tiny": 16, "small": 8, "medium": 4, "large": 2},
