@@ -23,9 +23,9 @@ def pooled(features: Tensor, channels: int) -> Tensor:
     return found
 
 
-def spread(cells: Tensor, size: tuple[int, int]) -> Tensor:
+def spread(cells: Tensor, size: tuple[int, int], told: int | None = None) -> Tensor:
     """To one feature, the sum of all waves."""
-    layer = FromCells(cells.shape[1], 1)
+    layer = FromCells(cells.shape[1], 1, told)
     nn.init.ones_(layer.weight)
     found: Tensor = layer(cells, size).detach()
     return found
@@ -75,16 +75,18 @@ def test_means_alone_change_evenly_around_each_seam() -> None:
     torch.testing.assert_close(found.double(), torch.from_numpy(both), atol=1e-6, rtol=1e-5)
 
 
-def test_waves_go_on_beyond_a_seam_while_they_fade() -> None:
+@pytest.mark.parametrize("told", [1, 2, 9])
+def test_waves_go_on_beyond_a_seam_while_they_fade(told: int) -> None:
     cells, size = noise(1, 2, CELLS, CELLS), (4, 48)
     assert waves_of(2, size).v.tolist() == [0, 1]
-    found, expected = spread(cells, size)[0, 0].double(), torch.zeros(size, dtype=torch.float64)
+    found, expected = spread(cells, size, told)[0, 0].double(), torch.zeros(size, dtype=torch.float64)
+    over = 0.5 / min(told, 2)  # of a cell; both ways
     for row in range(4):
         for column in range(48):
             for cell in range(CELLS):
                 t = (column + 0.5) / 12 - cell  # in cells, beyond 0 and 1 too
-                inwards = 1 if cell == 0 else min(1, max(0, 0.5 + t / 0.25))  # 1/8 of a cell either way
-                outwards = 1 if cell == 3 else min(1, max(0, 0.5 + (1 - t) / 0.25))
+                inwards = 1 if cell == 0 else min(1, max(0, 0.5 + t / over))
+                outwards = 1 if cell == 3 else min(1, max(0, 0.5 + (1 - t) / over))
                 flat, wave = cells[0, :, row, cell].tolist()
                 expected[row, column] += inwards * outwards * (flat + wave * 2**0.5 * math.cos(math.pi * t))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
