@@ -25,7 +25,6 @@ RESULTS = HERE / "results" / "cnn_v3"
 SIZES = {"201": (201, 201), "1280": (152, 1280)}
 """Height and width, by how names end."""
 SPATIAL = "model.latent_strategy=spatial"
-SLOWER = "optimizer.lr=2e-4"
 PRESETS = ("tiny", "small", "medium", "large")
 BLOCKS = ("resnet", "resnext", "se", "inception")
 NETWORKS = {
@@ -42,16 +41,19 @@ NETWORKS = {
 
 WIDE = ["data.puzzles_per_batch=4", "evaluation.puzzles=48"]
 TRAINED = {
-    **{f"{name}_201": ["data.epochs=8"] for name in NETWORKS if name.startswith(("tiny", "small"))},
-    "medium_201": ["data.epochs=8", SLOWER],
-    "medium_spatial_201": ["data.epochs=4"],
-    "large_201": ["data.epochs=4", SLOWER],
-    "large_spatial_201": ["data.epochs=4"],
+    **{f"{name}_201": ["data.epochs=8"] for name in NETWORKS if name.startswith("tiny")},
+    "small_201": ["data.epochs=8", "optimizer.lr=2e-4"],
+    "small_spatial_201": ["data.epochs=8", "optimizer.lr=2e-4"],
+    "medium_201": ["data.epochs=8", "optimizer.lr=5e-5"],
+    "medium_spatial_201": ["data.epochs=4", "optimizer.lr=2e-4"],
+    "large_201": ["data.epochs=4", "optimizer.lr=2e-5"],
+    "large_spatial_201": ["data.epochs=4", "optimizer.lr=2e-4"],
     "tiny_1280": ["data.epochs=4", "optimizer.lr=3e-4", *WIDE],
-    "small_1280": ["data.epochs=2", SLOWER, *WIDE],
-    "medium_1280": ["data.epochs=2", SLOWER, *WIDE],
-    "large_spatial_1280": ["data.epochs=1", *WIDE],
+    "small_1280": ["data.epochs=2", "optimizer.lr=2e-4", *WIDE],
+    "medium_1280": ["data.epochs=2", "optimizer.lr=5e-5", *WIDE],
+    "large_spatial_1280": ["data.epochs=1", "optimizer.lr=2e-4", *WIDE],
 }
+"""The wider a linear layer, the less its weights bear at once."""
 CROPS = {"201": ["--train", "1200", "--test", "96"], "1280": ["--train", "2400", "--test", "48"]}
 BATCHES = {
     "201": {"tiny": 32, "small": 16, "medium": 8, "large": 4},
