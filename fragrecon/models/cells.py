@@ -66,8 +66,8 @@ class FromCells(nn.Module):
         u, v = len(down.values), len(across.values)
         with _whole_precision(cells):
             shares = self.weight.to(down.values.dtype) / waves.times.to(cells.device)
-            told = torch.einsum("bcij,fc->cbfij", cells.to(shares.dtype), shares)
-            laid = told.new_zeros(u * v, *told.shape[1:]).index_add(0, waves.place.to(cells.device), told)
+            each = torch.einsum("bcij,fc->cbfij", cells.to(shares.dtype), shares)
+            laid = each.new_zeros(u * v, *each.shape[1:]).index_add(0, waves.place.to(cells.device), each)
             rows = torch.einsum("uvbfij,uih->bfvjih", laid.view(u, v, *laid.shape[1:]), down.values)
             high = down.joined(rows.flatten(4))
             parts = torch.einsum("bfvjh,vjw->bfhjw", high, across.values)
