@@ -33,6 +33,9 @@ PROBES = ("mlp", "linear", "knn", "logistic", "svm")
 COMPILERS = ("default", "reduce-overhead", "max-autotune")
 """Modes of ``torch.compile``."""
 
+UNTRAINABLE = ("16-true", "bf16-true", "64", "64-true", "transformer-engine", "transformer-engine-float16")
+"""Precisions of Lightning that change the weights'."""
+
 PROJECTIONS = ("pca", "tsne", "umap")
 """Ways to bring embeddings into a plane, by `fragrecon.report.projections`."""
 
@@ -564,7 +567,7 @@ def _check(config: Config) -> None:
         ("selection.patience", config.selection.patience, 0),
         ("checkpoint.every_n_steps", config.checkpoint.every_n_steps, 1),
         ("embed.images", config.embed.images, 1),
-        ("bench.batch_sizes", min(config.bench.batch_sizes, default=0), 1),
+        ("bench.batch_sizes", min(config.bench.batch_sizes, default=1), 1),
         ("bench.warmup", config.bench.warmup, 0),
     ):
         if value is not None and value < least:
@@ -627,6 +630,13 @@ def _check(config: Config) -> None:
             raise ConfigError(f"optimizer.{name}={value!r} should be a number that is not negative")
     if config.trainer.get("max_epochs") == 0 and config.mode == "train":
         raise ConfigError("trainer.max_epochs=0 leaves nothing to train")
+    if config.mode == "train" and (precision := str(config.trainer.get("precision"))) in UNTRAINABLE:
+        raise ConfigError(
+            f"trainer.precision={precision} would keep weights in another precision than float32, which training does "
+            "not; choose auto, 32-true, bf16-mixed or 16-mixed"
+        )
+    if not config.bench.batch_sizes:
+        raise ConfigError("bench.batch_sizes=[] leaves nothing to time")
     if not (config.bench.seconds > 0 and math.isfinite(config.bench.seconds)):
         raise ConfigError(f"bench.seconds={config.bench.seconds} should be above 0")
     if config.compute.compile is not None:

@@ -165,6 +165,13 @@ def test_a_missing_key_is_refused_by_name(key: str) -> None:
         parse(config)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "64"])
+def test_training_keeps_weights_in_float32(precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"trainer.precision={precision} .* choose auto, 32-true, bf16-mixed"):
+        composed(f"trainer.precision='{precision}'")
+    assert composed("mode=bench", f"trainer.precision={precision}").trainer["precision"] is not None
+
+
 def test_a_reference_to_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         parse(OmegaConf.create(changed("data.name", "${nowhere}")))

@@ -290,7 +290,7 @@ class FixedPuzzles:
     """Puzzles that are the same however they are read, in whatever batches; they take no memory until then.
 
     Where widths are free, single images come in the order of their widths, and images that go together are all of the
-    commonest width.
+    commonest width. Of single images each comes once at most.
 
     Attributes:
         data: where their images are.
@@ -303,7 +303,8 @@ class FixedPuzzles:
     def __init__(self, data: FragmentData, split: Split, available: Indices, count: int, purpose: str) -> None:
         together = data.config.images_per_puzzle > 1
         self.available = data.alike(split, available) if together else available
-        self.data, self.split, self.count, self.purpose = data, split, count, purpose
+        self.count = count if together else min(count, len(available))
+        self.data, self.split, self.purpose = data, split, purpose
 
     def __len__(self) -> int:
         return self.count

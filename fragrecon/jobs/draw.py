@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 MOST = 8
 """Images of the test split that are drawn filled in."""
 
+VIEW = 160
+"""Pixels, about, that a side of a model's view is enlarged to."""
+
 
 def main(config: Config, record: Record) -> dict[str, Any]:
     """Draw ``config.run``, or ``config.input`` as its model sees it; returns how well that is done."""
@@ -127,7 +130,7 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
     gallery.draw_generated(shown, folder, clustered=config.evaluation.clustering)
     if isinstance(model, Viewer):
         for name, views in model.views(shown.example.batch.fragments[:1].to(device)).items():
-            pictures.save(view_picture(views), folder / f"{name}.png")
+            pictures.save(view_picture(views, VIEW), folder / f"{name}.png")
     ratios = torch.cat([psnr((output - images).square().mean((1, 2, 3))) for images, output in shown.reconstructions])
     found = {"reconstruction_psnr": float(ratios.mean())}
     count = f"{len(ratios)} image{'s' * (len(ratios) > 1)}"

@@ -43,7 +43,7 @@ class ToCells(nn.Module):
             heard = torch.einsum("bfihvj,uih->uvbfij", heard, down.averages)
             # Unlike indexing by several tensors at once, this always adds up gradients in one order.
             chosen = heard.flatten(0, 1).index_select(0, waves.place.to(features.device))  # (C, B, F, K, K)
-            return torch.einsum("cbfij,cf->bcij", chosen, self.weight.to(chosen.dtype))
+            return torch.einsum("cbfij,cf->bcij", chosen, self.weight.to(chosen.dtype)).to(self.weight.dtype)
 
 
 class FromCells(nn.Module):
@@ -71,7 +71,7 @@ class FromCells(nn.Module):
             rows = torch.einsum("uvbfij,uih->bfvjih", laid.view(u, v, *laid.shape[1:]), down.values)
             high = down.joined(rows.flatten(4))
             parts = torch.einsum("bfvjh,vjw->bfhjw", high, across.values)
-            return across.joined(parts.flatten(3))
+            return across.joined(parts.flatten(3)).to(self.weight.dtype)
 
 
 @dataclass(frozen=True)

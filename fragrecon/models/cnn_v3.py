@@ -63,6 +63,7 @@ class AutoEncoderCNNV3(nn.Module):
 
     Attributes:
         latent_shape: of an image's latents, as `Embedding` gives them: (D,), or (D / 16, 4, 4) if spatial.
+        latent_size: D, which is near to what was asked for if spatial.
 
     Raises:
         ConfigError: the lists differ in length, a kind of block is not known, or a number is not positive.
@@ -84,7 +85,7 @@ class AutoEncoderCNNV3(nn.Module):
         super().__init__()
         latent_size = latent_size if embedding_dim is None else embedding_dim
         _check(latent_size, block_config, channel_config, stride_config, latent_strategy, input_size, channels)
-        self.latent_size, self.latent_strategy, self.use_attention = latent_size, latent_strategy, use_attention
+        self.latent_strategy, self.use_attention = latent_strategy, use_attention
         self.block_config, self.channel_config = tuple(block_config), tuple(channel_config)
         self.stride_config = tuple(stride_config)
         self.input_size, self.channels, self.DropOut = (input_size[0], input_size[1]), channels, DropOut
@@ -100,6 +101,7 @@ class AutoEncoderCNNV3(nn.Module):
         spatial = latent_strategy == "spatial"
         depth = max(1, round(latent_size / PLACES)) if spatial else last
         self.latent_shape: tuple[int, ...] = (depth, cells.CELLS, cells.CELLS) if spatial else (latent_size,)
+        self.latent_size = math.prod(self.latent_shape)
         self.to_cells = cells.ToCells(last, depth)
         self.from_cells = cells.FromCells(depth, last, told=max(1, latent_size // PLACES))
         self.to_latent: nn.Module = nn.Identity()
@@ -114,7 +116,7 @@ class AutoEncoderCNNV3(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) as they are decoded again, in [0, 1]."""
+        """Images (B, C, H, W) in [0, 1] as they are decoded again; in [0, 1] too, but for training."""
         return self.decode(self.encode(x), (x.shape[-2], x.shape[-1]))
 
     def Embedding(self, x: Tensor) -> Tensor:
@@ -127,12 +129,20 @@ class AutoEncoderCNNV3(nn.Module):
         return self.Embedding(x).flatten(1)
 
     def decode(self, latent: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] of latents, flat or in their own shape.
+        """Images (B, C, H, W) of latents, flat or in their own shape; in [0, 1], but for training.
 
         Args:
             latent: (B, D), or (B, D / 16, 4, 4) if spatial.
             size: (H, W), by default ``input_size``.
+
+        Raises:
+            ValueError: latents, or a size, of another shape.
         """
+        if tuple(latent.shape[1:]) not in ((self.latent_size,), self.latent_shape):
+            own = "" if len(self.latent_shape) == 1 else f" or (B, {', '.join(map(str, self.latent_shape))})"
+            raise ValueError(f"latents should be (B, {self.latent_size}){own}, not {tuple(latent.shape)}")
+        if size is not None and (not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size={size} should be (height, width), each at least 1")
         *sizes, inner = self.sizes(size or self.input_size)
         hidden = self.from_cells(self.from_latent(latent.reshape(-1, *self.latent_shape)), inner)
         for stage, (height, width) in zip(self.up, reversed(sizes), strict=True):
@@ -153,7 +163,7 @@ class AutoEncoderCNNV3(nn.Module):
         return None if self.attention is None else self.attention.matrix(self._convolved(x))
 
     def get_attention_map(self, x: Tensor) -> Tensor:
-        """Where the reconstruction hangs on the image: (B, 1, H, W), from 0 to 1 at the strongest place of each.
+        """Which pixels the error depends on: (B, 1, H, W), from 0 to 1 at the strongest place of each image.
 
         The size of the gradient, with respect to each pixel, of an image's squared error (Simonyan et al., 2014),
         summed over colours. Gradients of weights are left as they are.
@@ -212,6 +222,9 @@ class AutoEncoderCNNV3(nn.Module):
         return found
 
     def _convolved(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.channels or not x.is_floating_point():
+            given = f"{tuple(x.shape)} of {str(x.dtype).removeprefix('torch.')}"
+            raise ValueError(f"images should be (B, {self.channels}, H, W) of floats in [0, 1], not {given}")
         hidden = x - 0.5  # centred, as the decoder has it too
         for stage in self.down:
             hidden = stage(hidden)
@@ -295,8 +308,8 @@ def create_autoencoder(
     """A network by a preset: tiny (128 latents), small (512), medium (2,048) or large (8,192).
 
     By the ``conv`` strategy they have about 0.5, 2, 8 and 32 million parameters. That of large is wider than the 2,048
-    numbers that its cells hold, so that it cannot tell more than these; by the ``spatial`` strategy, the last stage has
-    as many channels as a cell has latents.
+    numbers that its cells hold, so that it cannot tell more than these. By the ``spatial`` strategy, they have no wide
+    linear layers, and far fewer parameters. Attention is on unless overridden.
 
     Args:
         preset: its name.
@@ -326,7 +339,7 @@ def visualize_attention(
     show_matrix: bool = True,
     show_heatmap: bool = True,
 ) -> Figure:
-    """A figure of images, their reconstructions, which places attend to which, and where the error hangs on.
+    """A figure of images, their reconstructions, which places attend to which, and what the error depends on.
 
     An image's panels lie in a row or, if it is wide, in a column.
 
@@ -345,7 +358,7 @@ def visualize_attention(
     heat = model.get_attention_map(x) if show_heatmap else None
     titles = ["image", "reconstruction"]
     titles += [] if matrix is None else ["attention of a row's place to a column's"]
-    titles += [] if heat is None else ["where the error hangs on"]
+    titles += [] if heat is None else ["what the error depends on"]
     height, width = x.shape[-2:]
     side_by_side = width < 2 * height
     grid = (len(x), len(titles)) if side_by_side else (len(titles), len(x))
@@ -422,7 +435,7 @@ class AdaptiveAutoencoder(FragmentModel):
         """For `fragrecon.models.base.Viewer`: saliency in red over the first fragments, and attention in the first."""
         shown = fragments[0, :VIEWED]
         heat, red = self.network.get_attention_map(shown), torch.tensor([1.0, 0, 0], device=shown.device)[:, None, None]
-        found = {"saliency": shown.expand(-1, 3, -1, -1) * (1 - heat) + red * heat}
+        found = {"saliency": shown.mean(1, keepdim=True).expand(-1, 3, -1, -1) * (1 - heat) + red * heat}
         matrix = self.network.get_attention_matrix(shown[:1])
         if matrix is not None:
             found["attention_matrix"] = matrix.unsqueeze(1) / matrix.amax()
@@ -448,10 +461,13 @@ def _check(
             raise ConfigError(
                 f"block_config: '{kind}' is not known{nearest(kind, BLOCKS)}; there are {', '.join(BLOCKS)}"
             )
+    for kind, width in zip(blocks, channels, strict=True):
+        if kind == "inception" and width < 4:
+            raise ConfigError(f"channel_config: inception has four ways side by side, and {width} channels are too few")
     if strategy not in ("conv", "spatial"):
         raise ConfigError(f"latent_strategy='{strategy}' should be conv or spatial")
-    if len(input_size) != 2:
-        raise ConfigError(f"input_size={list(input_size)} should be (height, width)")
+    if not isinstance(input_size, Sequence) or len(input_size) != 2:
+        raise ConfigError(f"input_size={input_size} should be (height, width)")
     for name, least in (
         ("latent_size", latent_size),
         ("channel_config", min(channels)),

@@ -65,6 +65,8 @@ def curves_figure(epochs: Sequence[Mapping[str, float]], monitor: str, selected:
     upper.set_ylabel("loss", fontsize=8)
     lower.set_xlabel("epoch", fontsize=8)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(epochs) == 1:
+        lower.set_xlim(epochs[0]["epoch"] - 0.5, epochs[0]["epoch"] + 0.5)
     for axes in panels:
         tidy(axes)
         if selected is not None:

@@ -166,10 +166,10 @@ def masked_picture(filling: Filling) -> Tensor:
     return sheet(list(columns), min(len(columns), COLUMNS), gap=6)
 
 
-def view_picture(views: Tensor) -> Tensor:
-    """Pictures (K, C, H, W) in 0..1, laid out in a square."""
-    shown = list(ink(views[:MOST_VIEWS], 64))
-    return sheet(shown, math.ceil(math.sqrt(len(shown))), gap=4)
+def view_picture(views: Tensor, side: int = 64) -> Tensor:
+    """Pictures (K, C, H, W) in 0..1, each enlarged to about ``side``, laid out nearly in a square."""
+    shown, (height, width) = list(ink(views[:MOST_VIEWS], side)), views.shape[2:]
+    return sheet(shown, math.ceil(math.sqrt(len(shown) * height / width)), gap=4)
 
 
 @torch.inference_mode()

@@ -269,9 +269,7 @@ def test_all_fixed_images_are_read_once_in_batches_of_one_width_on_any_number_of
     assert len({len(batches) for batches in dealt}) == 1
     inturn = [batch for step in zip(*dealt, strict=True) for batch in step]
     ids = flat(inturn)
-    assert len(ids) == count
-    times = np.bincount(ids, minlength=22)
-    assert times.max() - times.min() <= 1  # of 22 each is read once
+    assert len(ids) == len(set(ids)) == min(count, 22)  # each once
     for batch in inturn:
         assert len(batch) <= size
         for own, image in zip(batch.image_ids[:, 0], batch.fragments[:, 0], strict=True):

@@ -488,6 +488,17 @@ def test_fixed_puzzles_show_the_images_of_their_split_as_they_are(opened: Opener
     assert batch.fragments.dtype == torch.uint8
 
 
+def test_single_images_are_scored_once_however_many_puzzles_are_asked_for(config: Config) -> None:
+    alone = replace(config.data, images_per_puzzle=1)
+    data = open_data(replace(config, data=alone, evaluation=replace(config.evaluation, clustering=False)))
+    there = len(data.store("test"))
+    found = data.test_set(there + 7)
+    assert len(found) == there
+    ids = torch.cat([batch.image_ids[:, 0] for batch in found.loader(8)])
+    assert sorted(ids.tolist()) == list(range(there))
+    assert len(data.test_set(there - 1)) == there - 1
+
+
 def test_the_first_test_puzzles_stay_when_more_are_scored(opened: Opener) -> None:
     data = opened()
     assert_equal(data.test_set(100).read(slice(2, 9)), data.test_set(10).read(slice(2, 9)))

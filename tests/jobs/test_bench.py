@@ -272,7 +272,7 @@ def test_every_model_of_whole_images_is_served(overrides: list[str]) -> None:
             "cannot be trained in batches of 1: .* set bench.batch_sizes higher",
         ),
         (["bench.batch_sizes=[2,0]"], "bench.batch_sizes=0 should be at least 1"),
-        (["bench.batch_sizes=[]"], "bench.batch_sizes=0 should be at least 1"),
+        (["bench.batch_sizes=[]"], r"bench.batch_sizes=\[\] leaves nothing to time"),
         (["bench.warmup=-1"], "bench.warmup=-1 should be at least 0"),
         (["bench.seconds=0"], "bench.seconds=0.0 should be above 0"),
         (["bench.seconds=1e999"], "bench.seconds=inf should be above 0"),

@@ -177,7 +177,10 @@ def test_presets_have_about_as_many_parameters_as_they_say(preset: str, paramete
 
 @pytest.mark.parametrize(("asked", "depth"), [(128, 8), (1000, 62), (500, 31), (5, 1), (8192, 512)])
 def test_spatial_latents_are_as_near_to_those_asked_for_as_can_be(asked: int, depth: int) -> None:
-    assert network(asked, latent_strategy="spatial").latent_shape == (depth, 4, 4)
+    made = network(asked, latent_strategy="spatial")
+    assert made.latent_shape == (depth, 4, 4)
+    assert made.latent_size == 16 * depth
+    assert AutoEncoderCNNV3(**made.get_config()).latent_shape == (depth, 4, 4)
 
 
 def test_overrides_go_before_a_preset() -> None:
@@ -198,11 +201,52 @@ def test_overrides_go_before_a_preset() -> None:
         ({"latent_size": 0}, "latent_size should be at least 1"),
         ({"latent_strategy": "flat"}, "conv or spatial"),
         ({"input_size": [201]}, "height, width"),
+        ({"input_size": 201}, "input_size=201 should be .height, width"),
+        ({"block_config": ["se", "inception"], "channel_config": [8, 3]}, "inception .* 3 channels are too few"),
     ],
 )
 def test_what_makes_no_network_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         AutoEncoderCNNV3(**(SMALL | settings))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((torch.rand(2, 64), None), r"latents should be \(B, 128\), not \(2, 64\)"),
+        ((torch.rand(2, 256), None), r"latents should be \(B, 128\), not \(2, 256\)"),
+        ((torch.rand(128), None), r"latents should be \(B, 128\), not \(128,\)"),
+        ((torch.rand(2, 128), (0, 5)), r"size=\(0, 5\) should be \(height, width\)"),
+        ((torch.rand(2, 128), 50), r"size=50 should be \(height, width\)"),
+    ],
+)
+def test_what_cannot_be_decoded_is_refused(given: tuple[Tensor, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        network().decode(*given)
+    spatial = network(latent_strategy="spatial")
+    with pytest.raises(ValueError, match=r"\(B, 128\) or \(B, 8, 4, 4\), not \(2, 4, 8, 4\)"):
+        spatial.decode(torch.rand(2, 4, 8, 4))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [torch.rand(1, 20, 20), torch.rand(2, 3, 20, 20), torch.zeros(2, 1, 20, 20, dtype=torch.uint8)],
+    ids=["no batch", "colour", "bytes"],
+)
+def test_what_are_no_images_is_refused(given: Tensor) -> None:
+    for use in (network(), network().encode, network(use_attention=True).get_attention_matrix):
+        with pytest.raises(ValueError, match=r"images should be \(B, 1, H, W\) of floats in \[0, 1\], not \("):
+            use(given)
+
+
+@strategies
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@torch.no_grad()
+def test_weights_of_another_precision_give_images_of_it(strategy: str, dtype: torch.dtype) -> None:
+    made, seen = network(latent_strategy=strategy, use_attention=True), images((40, 24))
+    found = made.to(dtype)(seen.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), made.float()(seen), atol=0.05, rtol=0)
 
 
 def test_an_unknown_preset_is_refused_by_name() -> None:

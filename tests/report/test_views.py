@@ -155,6 +155,8 @@ def test_views_are_laid_out_in_a_square_and_pixels_stay_in_range(channels: int) 
     corners = [(4, 4), (4, 72), (4, 140), (72, 4), (72, 72), (72, 140)]
     assert [picture[:, y, x].tolist() for y, x in corners] == [[v] * 3 for v in (0, 0, 128, 255, 255, 255)]
     assert views.view_picture(shown.repeat(20, 1, 1, 1)).shape == (3, 8 * 68 + 4, 8 * 68 + 4)
+    assert views.view_picture(shown, 128).shape == (3, 2 * 132 + 4, 3 * 132 + 4)
+    assert views.view_picture(shown[..., :8, :]).shape == (3, 5 * 68 + 4, 512 + 8)  # wide ones one above the other
 
 
 class Plain(FragmentModel):

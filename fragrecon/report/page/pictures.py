@@ -25,7 +25,7 @@ CAPTIONS = {
     ),
     "attention": "Where the framed patch looks: the darker, the more, for all heads together and for each.",
     "attention_matrix": "How much each place of an image, a row, attends to each, a column: the lighter, the more.",
-    "saliency": "In red, the pixels that the error of the reconstruction hangs on.",
+    "saliency": "In red, the pixels that the error of the reconstruction depends on most.",
     "puzzle": "The fragments of a test puzzle: shuffled, as the images they were cut from, and grouped.",
     "confusion": "How many fragments of each image, a row, came into each group, a column.",
     "embedding": "Fragments where t-SNE puts their embeddings, and the same places by the images they are from.",
