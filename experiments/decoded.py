@@ -36,7 +36,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     for size, numbers in SHOWN.items():
         paths = [folder / size / "test" / f"{number:05}.png" for number in numbers]
-        images = torch.stack([torch.from_numpy(np.asarray(Image.open(path))) for path in paths]).unsqueeze(1) / 255
+        images = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths]).unsqueeze(1) / 255
         found = {network: both(images, cnn_v3.RUNS / f"{network}_{size}") for network in NETWORKS}
         figure = across(images, found) if images.shape[3] < 2 * images.shape[2] else down(images, found)
         save(figure, HERE / "figures" / f"cnn_v3_{size}.png")

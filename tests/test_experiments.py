@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cnn_v3
 import crops
+import decoded
 import pytest
 import tables
 from PIL import Image
@@ -135,6 +136,13 @@ def test_the_script_of_larger_images_trains_times_and_does_nothing_twice(
         "tiny_201_float32.cpu.json": [2],
     }
     assert timed["tiny_201_float32.cpu.json"]["settings"]["precision"] == "32-true"
+
+    for name, shown in {"NETWORKS": ("tiny",), "SHOWN": {"201": (1, 2)}, "HERE": tmp_path}.items():
+        monkeypatch.setattr(decoded, name, shown)
+    monkeypatch.setattr(sys, "argv", ["decoded.py", str(tmp_path / "crops")])
+    decoded.main()
+    with Image.open(tmp_path / "figures" / "cnn_v3_201.png") as figure:
+        assert figure.height > 0.7 * figure.width
 
 
 @pytest.mark.parametrize("name", ["pca", "linear", "conv", "case_study", "supervised"])
