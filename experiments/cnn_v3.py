@@ -98,7 +98,7 @@ def bench() -> None:
     for size, batches in BATCHES.items():
         for network, model in NETWORKS.items():
             preset, _, others = network.partition("_")
-            if size == "201" or others in ("", "spatial"):
+            if size == "201" or network in ("large_spatial", *PRESETS):
                 time(f"{network}_{size}", size, [1, batches[preset]], *model)
             if not others:
                 time(f"{network}_{size}_float32", size, [batches[preset]], *model, "trainer.precision=32-true")
