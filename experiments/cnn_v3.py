@@ -63,6 +63,9 @@ BATCHES = {
 ESTIMATED = {"tiny": ("500K", "2"), "small": ("2M", "3"), "medium": ("8M", "5"), "large": ("32M", "7")}
 """By the requirement that the networks follow: parameters, and GB of a GPU's memory for training in float32."""
 
+ESTIMATED_SPEEDS = {"small_201": ("5 to 8", "150", "2,000"), "small_1280": ("10 to 15", "200", "800")}
+"""Of a GPU's forward pass in mixed precision, likewise: ms an image, MB a batch, and images a second."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

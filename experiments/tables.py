@@ -14,8 +14,8 @@ run. ``masked`` shows how well masked images are filled in, and ``steps`` how fa
 ``probes`` shows how well images are decoded and classified by their embeddings (and NAME.csv, the epochs of the MLP),
 ``seeds`` the same over the seeds of a training (NAME-0.json and so on), and ``published`` beside the figures of others.
 ``crops`` shows how well larger images are decoded (and NAME.csv, the epochs), ``timings`` what ``mode=bench`` found, on
-a CPU and, where it was called there, on a GPU (NAME.cpu.json, NAME.cuda.json), and ``estimates`` that beside what was
-asked for.
+a CPU and, where it was called there, on a GPU (NAME.cpu.json, NAME.cuda.json), ``estimates`` and ``speeds`` that
+beside what the requirement estimates.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ def timings(names: list[str]) -> str:
     """A row a size of a batch that was timed: time and memory of a CPU and, if it was called there, of a GPU."""
     heads = ["", "parameters", "GFLOP an image", "images a batch"]
     for device in DEVICES.values():
-        heads += [f"{device}: forward, ms an image", "training, ms an image", "training, MiB"]
+        heads += [f"{device}: {what}" for what in ("forward, ms an image", "training, ms an image", "training, MiB")]
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for name in names:
         found = timed(name)
@@ -356,6 +356,25 @@ def estimates(names: list[str]) -> str:
                     held = (row["training"]["memory_bytes"], row["process_memory_bytes"]) if row else None
                     cells += [f"{amount / 1e9:.2f}" for amount in held] if held else ["", ""]
             rows.append(cells)
+    return lines(rows)
+
+
+def speeds(names: list[str]) -> str:
+    """A row a network and a size: time, memory and images a second of a forward pass, as estimated and as found."""
+    (folder,) = names
+    quantities = {"ms an image": "ms_an_image", "MB a batch": "memory_bytes", "images/s": "images_a_second"}
+    heads = ["", "images a batch", *(f"{name}: {of}" for name in quantities for of in ("estimate", *DEVICES.values()))]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for name, estimated in cnn_v3.ESTIMATED_SPEEDS.items():
+        found = {device: result["rows"][-1] for device, result in timed(f"{folder}/{name}").items()}
+        preset, _, size = name.partition("_")
+        height, width = cnn_v3.SIZES[size]
+        cells = [f"`{preset}`, {height}x{width}", str(found["cpu"]["batch_size"])]
+        for estimate, (unit, key) in zip(estimated, quantities.items(), strict=True):
+            times = 1e-6 if unit == "MB a batch" else 1
+            values = [found[device]["forward"][key] * times if device in found else None for device in DEVICES]
+            cells += [estimate, *("" if value is None else significant(value) for value in values)]
+        rows.append(cells)
     return lines(rows)
 
 
@@ -445,6 +464,7 @@ def filled(page: str) -> str:
         "crops": crops,
         "timings": timings,
         "estimates": estimates,
+        "speeds": speeds,
     }
     return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
 

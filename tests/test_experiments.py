@@ -443,7 +443,7 @@ def test_timings_of_a_gpu_fill_the_columns_left_for_them(
     rows = [
         {
             "batch_size": size,
-            "forward": {"ms_an_image": 2.0},
+            "forward": {"ms_an_image": 2.0, "memory_bytes": 5e8, "images_a_second": 125.0},
             "training": {"ms_an_image": 1234.5, "memory_bytes": 3 * 2**30},
             "process_memory_bytes": 4e9,
         }
@@ -464,6 +464,14 @@ def test_timings_of_a_gpu_fill_the_columns_left_for_them(
     estimated = tables.filled("<!-- estimates: . -->\n<!-- end of table -->\n").splitlines()[3:-1]
     gpu = " 3.22 | 4.00 |" if "cuda" in devices else "  |  |"
     assert len(estimated) == 8
+    for size in cnn_v3.SIZES:
+        for device in devices:
+            (tmp_path / "results" / f"small_{size}.{device}.json").write_text(json.dumps(found))
+    speeds = tables.filled("<!-- speeds: . -->\n<!-- end of table -->\n").splitlines()[3:-1]
+    ours = ("2.00", "500", "125") if "cuda" in devices else ("", "", "")
+    assert speeds[0] == (
+        f"| `small`, 201x201 | 8 | 5 to 8 | 2.00 | {ours[0]} | 150 | 500 | {ours[1]} | 2,000 | 125 | {ours[2]} |"
+    )
     assert estimated[3] == f"| `small`, 152x1280 | 8 | 2M | 1,234 | 3 | 3.22 | 4.00 |{gpu}"
 
 
