@@ -80,6 +80,11 @@ def test_a_loss_that_selects_is_drawn_once() -> None:
     assert (panel.get_xlabel(), panel.get_ylabel()) == ("epoch", "loss")
 
 
+def test_a_single_epoch_stands_in_the_middle() -> None:
+    for axes in plots.curves_figure(HISTORY[:1], MONITOR, 0).axes:
+        assert axes.get_xlim() == (-0.5, 0.5)
+
+
 @pytest.mark.parametrize("ends", [(2.0, 1.0), (1.0, 2.0), (1.0, 1.0 + 1e-6), (1.0 + 1e-6, 1.0)])
 def test_the_names_of_the_losses_do_not_lie_on_each_other(ends: tuple[float, float]) -> None:
     figure = plots.curves_figure(history(row(3, 3, 0), row(*ends, 0)), MONITOR, 0)
