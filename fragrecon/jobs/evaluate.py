@@ -85,6 +85,13 @@ def check_data(config: Config, data: FragmentData) -> None:
     """Refuse data without what is to be scored; raises `DataError` or `ConfigError`."""
     if config.evaluation.puzzles:
         data.check_test(config.evaluation.puzzles)
+        reconstruction = config.evaluation.reconstruction
+        images = len(data.test_set(config.evaluation.puzzles)) * config.data.images_per_puzzle
+        if reconstruction and reconstruction.perceptual and images < 2:
+            raise ConfigError(
+                "evaluation.reconstruction.perceptual needs at least 2 test images, as it compares distributions; "
+                "there is one"
+            )
         if config.evaluation.probe:
             probing_of(config, data, hardware.device_of(config.trainer))
 

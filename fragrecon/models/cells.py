@@ -24,6 +24,9 @@ from torch import Tensor, nn
 CELLS = 4
 """K."""
 
+NOISE = 0.02
+"""Share of the usual random weights where layers begin as means or the identity: enough to tell channels apart."""
+
 
 class ToCells(nn.Module):
     """(B, F, H, W) to (B, C, K, K); at first each channel hears nearly the mean of all features."""
@@ -129,7 +132,13 @@ class Waves:
 
 @lru_cache(maxsize=256)
 def waves_of(channels: int, size: tuple[int, int], told: int | None = None) -> Waves:
-    """The longest waves that a map (H, W) can tell apart within cells; all are used before any twice."""
+    """The longest waves that a map (H, W) can tell apart within cells; all are used before any twice.
+
+    Args:
+        channels: C.
+        size: (H, W).
+        told: of how many channels the shortest wave says how cells fade, by default of all.
+    """
     height, width = (max(1, side // CELLS) for side in size)
     known = sorted(
         ((u, v) for u in range(height) for v in range(width)),
@@ -197,7 +206,7 @@ def _float(values: npt.NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _noise(outputs: int, inputs: int, share: float = 0.02) -> Tensor:
-    """A share of the weights that a linear layer usually begins with: enough to tell channels apart."""
-    noise: Tensor = torch.empty(outputs, inputs).uniform_(-1, 1) * share / inputs**0.5
+def _noise(outputs: int, inputs: int) -> Tensor:
+    """`NOISE` of the weights that a linear layer usually begins with."""
+    noise: Tensor = torch.empty(outputs, inputs).uniform_(-1, 1) * NOISE / inputs**0.5
     return noise

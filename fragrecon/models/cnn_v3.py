@@ -34,9 +34,6 @@ Strategy = Literal["conv", "spatial"]
 VIEWED = 8
 """Fragments whose saliency is shown."""
 
-NOISE = 0.02
-"""Share of the usual random weights where layers begin as means or the identity: enough to tell channels apart."""
-
 PLACES = cells.CELLS**2
 
 
@@ -271,24 +268,16 @@ class Stages:
 
 @dataclass(frozen=True)
 class Preset:
-    """How many latents, and the stages by latent strategy."""
+    """How many latents, and the stages; those of the spatial strategy, if they are others."""
 
     latent_size: int
     conv: Stages
-    spatial: Stages
+    spatial: Stages | None = None
 
 
 PRESETS = {
-    "tiny": Preset(
-        128,
-        Stages(("resnet", "resnet"), (64, 36), (4, 2)),
-        Stages(("resnet", "resnet"), (64, 36), (4, 2)),
-    ),
-    "small": Preset(
-        512,
-        Stages(("resnet", "resnext"), (64, 96), (4, 1)),
-        Stages(("resnet", "resnext"), (64, 96), (4, 1)),
-    ),
+    "tiny": Preset(128, Stages(("resnet", "resnet"), (64, 36), (4, 2))),
+    "small": Preset(512, Stages(("resnet", "resnext"), (64, 96), (4, 1))),
     "medium": Preset(
         2048,
         Stages(("resnet", "resnext"), (64, 128), (4, 1)),
@@ -322,7 +311,8 @@ def create_autoencoder(
     if preset not in PRESETS:
         raise ConfigError(f"preset '{preset}' is not known{nearest(preset, PRESETS)}")
     chosen = PRESETS[preset]
-    stages = chosen.spatial if overrides.get("latent_strategy") == "spatial" else chosen.conv
+    spatial = overrides.get("latent_strategy") == "spatial"
+    stages = (chosen.spatial if spatial else None) or chosen.conv
     settings: dict[str, Any] = {
         "latent_size": chosen.latent_size,
         "block_config": stages.blocks,
@@ -487,7 +477,7 @@ class Shrink(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__(inputs, outputs, stride + 2, stride)
-        _begin(self, NOISE)
+        _begin(self, cells.NOISE)
         with torch.no_grad():
             self.weight[..., 1:-1, 1:-1] += 1 / (inputs * stride**2)
 
@@ -505,7 +495,7 @@ class Grow(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         layer = nn.Conv2d(inputs, outputs * stride**2, 3, padding=1, padding_mode="replicate")
-        _begin(layer, NOISE)
+        _begin(layer, cells.NOISE)
         d = (torch.arange(stride)[:, None] + 0.5) / stride - 0.5
         slope, bend = torch.tensor([-0.5, 0, 0.5]), torch.tensor([0.5, -1, 0.5])
         # A part of this width at a distance d has the mean m + slope d + bend (d^2 + (1 / stride^2 - 1) / 12).
@@ -519,7 +509,7 @@ class Grow(nn.Sequential):
 def _near_identity(inputs: int, outputs: int) -> nn.Linear:
     """Hands on its first inputs, but for some noise that keeps the others alive."""
     layer = nn.Linear(inputs, outputs)
-    _begin(layer, NOISE / 10)
+    _begin(layer, cells.NOISE / 10)
     with torch.no_grad():
         layer.weight.diagonal().add_(1)
     return layer

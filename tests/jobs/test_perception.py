@@ -38,6 +38,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+def test_a_single_test_image_is_refused_before_training(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"perceptual needs at least 2 test images.*; there is one"):
+        job(folder, cache, *MAE, "model.patch=4", *WHOLE, SEEN, "data.reader.test_images=1")
+    assert not (folder / "metrics.csv").exists()
+    job(folder.with_name("unseen"), cache, *MAE, "model.patch=4", *WHOLE, "data.reader.test_images=1")
+    assert metrics(folder.with_name("unseen"))["scores"]["model"]["masked_psnr"]["n"] == 1
+
+
 def test_composites_of_the_model_are_seen_beside_those_of_the_baselines(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -260,7 +260,7 @@ def test_an_unknown_preset_is_refused_by_name() -> None:
 def test_stages_begin_as_means_and_as_parabolas_with_these_means(
     stride: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fragrecon.models.cnn_v3.NOISE", 0.0)
+    monkeypatch.setattr("fragrecon.models.cells.NOISE", 0.0)
     down, up = Shrink(2, 3, stride), Grow(3, 2, stride)
     y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in size), indexing="ij")
     parabola = (0.3 + 0.2 * x - 0.01 * x**2 + 0.1 * y + 0.02 * y**2).expand(1, 2, -1, -1)
