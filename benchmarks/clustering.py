@@ -39,11 +39,11 @@ from fragrecon.clustering.backends import sklearn as loop
 from fragrecon.clustering.kmedoids import kmedoids
 from fragrecon.clustering.problems import MEMORY
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.evaluation.baselines import Baselines
-from fragrecon.evaluation.opening import open_data
-from fragrecon.evaluation.protocol import AGREEMENTS, FURTHER_AGREEMENTS, ClusteringProtocol
-from fragrecon.record import versions
+from fragrecon.evaluation.clustering.baselines import Baselines
+from fragrecon.evaluation.clustering.protocol import AGREEMENTS, FURTHER_AGREEMENTS, ClusteringProtocol
+from fragrecon.evaluation.setup import open_data
 from fragrecon.run import compose
+from fragrecon.runs.write import versions
 from fragrecon.seeds import keys_of
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -28,12 +28,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fragrecon import files, hardware
-from fragrecon.evaluation.opening import open_data
-from fragrecon.modelling import Facts, build_model
-from fragrecon.record import versions
+from fragrecon import files
+from fragrecon import machine as hardware
+from fragrecon.config.build import build
+from fragrecon.config.schema import Config
+from fragrecon.evaluation.setup import open_data
 from fragrecon.run import compose
-from fragrecon.schema import Config, build
+from fragrecon.runs.modules import Facts, build_model
+from fragrecon.runs.write import versions
 from fragrecon.seeds import torch_generator
 
 RESULTS = Path(__file__).resolve().parent / "results"

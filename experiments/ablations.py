@@ -18,8 +18,8 @@ from pathlib import Path
 
 from fragrecon import files
 from fragrecon.errors import ConfigError
-from fragrecon.runs import load_run
-from fragrecon.sweeps import jobs_of
+from fragrecon.report.sweep import jobs_of
+from fragrecon.runs.read import load_run
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parent / "multirun"

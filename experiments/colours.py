@@ -12,8 +12,8 @@ import sys
 
 import torch
 
-from fragrecon.evaluation.baselines import colour_histogram, raw_pixels
-from fragrecon.evaluation.opening import open_data, protocol_of
+from fragrecon.evaluation.clustering.baselines import colour_histogram, raw_pixels
+from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.run import compose
 
 LEVELS = (2, 3, 4, 6, 8, 10, 12, 16)

@@ -18,12 +18,12 @@ from torch import Tensor
 from fragrecon.clustering.count import estimate_count
 from fragrecon.clustering.kmeans import kmeans
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.evaluation.baselines import WHITENED, Baselines, colour_histogram, raw_pixels
-from fragrecon.evaluation.opening import open_data, protocol_of
-from fragrecon.evaluation.protocol import FEWEST_MEMBERS
+from fragrecon.evaluation.clustering.baselines import WHITENED, Baselines, colour_histogram, raw_pixels
+from fragrecon.evaluation.clustering.protocol import FEWEST_MEMBERS
+from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.evaluation.statistics import summary
 from fragrecon.run import compose
-from fragrecon.runs import load_run
+from fragrecon.runs.read import load_run
 from fragrecon.seeds import keys_of
 
 IMAGES = (5, 10, 20)

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from fragrecon.evaluation.reconstruction import shrunk_size
+from fragrecon.evaluation.pixels.reconstruction import shrunk_size
 from fragrecon.models.base import Decoder
-from fragrecon.report.figures import save
-from fragrecon.runs import load_run
+from fragrecon.report.figures.puzzles import save
+from fragrecon.runs.read import load_run
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = ("tiny", "small", "medium", "large_spatial")

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from fragrecon.models.base import Decoder, FragmentModel
 from fragrecon.objectives.reconstruction import psnr
-from fragrecon.report.figures import save
-from fragrecon.runs import load_run
+from fragrecon.report.figures.puzzles import save
+from fragrecon.runs.read import load_run
 
 PACE = 3.0, 12.0
 """Pixels a step, of a crop that moves."""

@@ -13,8 +13,8 @@ import sys
 
 import torch
 
-from fragrecon.evaluation.baselines import PrincipalComponents, raw_pixels, training_fragments
-from fragrecon.evaluation.opening import open_data, protocol_of
+from fragrecon.evaluation.clustering.baselines import PrincipalComponents, raw_pixels, training_fragments
+from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.run import compose
 
 COMPONENTS = (3, 6, 12, 24, 64, 128)

@@ -32,7 +32,7 @@ import latents
 
 from fragrecon import files
 from fragrecon.evaluation.statistics import paired, summary
-from fragrecon.report.bench import mebibytes, significant
+from fragrecon.report.figures.bench import mebibytes, significant
 from fragrecon.report.labels import label
 from fragrecon.report.terminal import REASSEMBLY
 

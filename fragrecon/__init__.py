@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_run"]
 
 if TYPE_CHECKING:
-    from fragrecon.runs import load_run
+    from fragrecon.runs.read import load_run
 else:  # type checkers would take any name for one that this provides
 
     def __getattr__(name: str) -> object:
         """Import `load_run` when it is asked for: its module needs the version, which must be there first."""
         if name == "load_run":
-            from fragrecon.runs import load_run
+            from fragrecon.runs.read import load_run
 
             return load_run
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

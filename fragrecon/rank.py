@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fragrecon import jobs
 from fragrecon.errors import FragreconError
-from fragrecon.record import Record
-from fragrecon.runs import load_run
+from fragrecon.runs.read import load_run
+from fragrecon.runs.write import Record
 
 
 def main() -> None:

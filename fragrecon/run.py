@@ -24,10 +24,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fragrecon import schema, sweeps
+from fragrecon.config import schema
+from fragrecon.config.saved import check_same_model, overlay
 from fragrecon.errors import ConfigError, FragreconError, RunError, nearest, typed
-from fragrecon.record import METRICS, PAGE, Record, reason
-from fragrecon.runs import load_run
+from fragrecon.runs import sweeps
+from fragrecon.runs.read import load_run
+from fragrecon.runs.write import METRICS, PAGE, Record, reason
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +198,9 @@ def run_job(
             sys.exit(130)
         finally:
             if sweep := sweeps.sweep_of(folder):
-                sweeps.gather(sweep)
+                from fragrecon.report.sweep import gather
+
+                gather(sweep)
 
 
 def job_config(composed: schema.Config, overrides: Sequence[str]) -> schema.Config:
@@ -206,12 +210,12 @@ def job_config(composed: schema.Config, overrides: Sequence[str]) -> schema.Conf
     source = composed.resume or (composed.run if composed.mode != "train" else None)
     if not source:
         return composed
-    from fragrecon.runs import load_run
+    from fragrecon.runs.read import load_run
 
-    saved = load_run(source).config
+    before = load_run(source).config
     given = [override for override in overrides if override.partition("=")[0] not in _COMMANDS]
-    merged = schema.overlay(saved, composed, given, GROUPS)
-    schema.check_same_model(saved, merged, resuming=bool(composed.resume))
+    merged = overlay(before, composed, given, GROUPS)
+    check_same_model(before, merged, resuming=bool(composed.resume))
     merged.resume = composed.resume
     if not composed.resume:
         merged.mode, merged.run = composed.mode, composed.run
@@ -283,9 +287,10 @@ def main() -> None:
 
 def close_sweep(folder: Path) -> str | None:
     """Print a sweep's leaderboard; the message on the jobs that failed, if some did."""
+    from fragrecon.report.sweep import gather
     from fragrecon.report.terminal import print_leaderboard
 
-    print_leaderboard(sweeps.gather(folder, page=True), folder)
+    print_leaderboard(gather(folder, page=True), folder)
     ended = sweeps.ended_since_start(folder)
     failed = [status for status in ended if status["status"] == "failed"]
     if not failed:

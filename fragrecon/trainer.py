@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fragrecon import jobs
-from fragrecon.record import Record
 from fragrecon.run import compose
+from fragrecon.runs.write import Record
 
 
 class FragmentAutoencoderTrainer:

@@ -22,28 +22,18 @@ ORDER = (
     "errors",
     "files",
     "seeds",
-    "schema",
-    "schedules",
-    "hardware",
+    "seams",
+    "config",
+    "machine",
     "data",
     "clustering",
-    "seams",
     "models",
-    "pretrained",
     "objectives",
     "reassembly",
     "evaluation",
-    "checkpoints",
-    "compute",
-    "modelling",
-    "learner",
-    "record",
     "runs",
     "report",
-    "callbacks",
-    "loggers",
-    "sweeps",
-    "processes",
+    "training",
     "demo",
     "jobs",
     "rank",
@@ -54,12 +44,14 @@ ORDER = (
 WITHOUT_TORCH = (
     "errors",
     "files",
-    "schema",
-    "record",
-    "runs",
+    "config.schema",
+    "config.build",
+    "config.saved",
+    "runs.write",
+    "runs.read",
+    "runs.sweeps",
     "report.leaderboard",
     "report.terminal",
-    "sweeps",
     "run",
 )
 UNPICKLER = "data.readers.pickles"
@@ -133,11 +125,11 @@ def every_module() -> pytest.MarkDecorator:
 
 def test_the_walk_finds_the_imports_that_are_there() -> None:
     assert {"errors", "models.base"} <= own_imports("models.blocks")
-    assert {"clustering.agreement", "data.puzzles"} <= own_imports("evaluation.protocol")
-    assert "modelling" in own_imports("runs")  # within a function
-    assert "schema" not in own_imports("data.module")  # for type checkers only
+    assert {"clustering.agreement", "data.puzzles"} <= own_imports("evaluation.clustering.protocol")
+    assert "runs.modules" in own_imports("runs.read")  # within a function
+    assert "config.schema" not in own_imports("data.module")  # for type checkers only
     assert "torch.Tensor" in imports("models.linear", inside_functions=False)
-    assert "fragrecon.modelling.restore" not in imports("runs", inside_functions=False)
+    assert "fragrecon.runs.modules.restore" not in imports("runs.read", inside_functions=False)
 
 
 @every_module()
@@ -167,9 +159,7 @@ def test_what_computes_does_no_more_than_that() -> None:
     pure = ("clustering", "models", "objectives", "data.puzzles", "data.augment", "evaluation.statistics")
     for name in MODULES:
         if name.startswith(pure):
-            assert not {target for target in own_imports(name) if target.startswith(("schema", "files", "record"))}, (
-                name
-            )
+            assert not {target for target in own_imports(name) if target.startswith(("config", "files", "runs"))}, name
             assert not {target for target in imports(name) if target.startswith(("omegaconf", "lightning"))}, name
 
 
@@ -184,7 +174,7 @@ def test_only_the_learner_is_a_lightning_module(name: str) -> None:
     bases = {
         ast.unparse(base) for node in ast.walk(tree(name)) if isinstance(node, ast.ClassDef) for base in node.bases
     }
-    assert any(base.endswith("LightningModule") for base in bases) == (name == "learner")
+    assert any(base.endswith("LightningModule") for base in bases) == (name == "training.learner")
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)

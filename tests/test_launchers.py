@@ -17,9 +17,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from fragrecon import run as command
-from fragrecon.record import Record
-from fragrecon.runs import load_run
-from fragrecon.sweeps import job_folder
+from fragrecon.runs.read import load_run
+from fragrecon.runs.sweeps import job_folder
+from fragrecon.runs.write import Record
 from tests.cli import SMALL, Cli, Result, rows, shared_cache, status
 
 pytestmark = pytest.mark.timeout(300)

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from fragrecon import run as command
 from fragrecon.data.readers.pickles import load_pickle
-from fragrecon.evaluation.protocol import METRICS
-from fragrecon.runs import load_run
+from fragrecon.evaluation.clustering.protocol import METRICS
+from fragrecon.runs.read import load_run
 from tests import layouts
 from tests.cli import SMALL, Cli, best, checkpoint, metrics, names, rows, shared_cache, status
 
@@ -246,7 +246,7 @@ def test_the_saved_config_is_plain_yaml_with_nothing_left_to_resolve(done: Path)
 
 def test_a_saved_config_opens_without_hydra_and_torch(cli: Cli, done: Path) -> None:
     code = (
-        "import sys; from fragrecon.runs import load_run; run = load_run(sys.argv[1])\n"
+        "import sys; from fragrecon.runs.read import load_run; run = load_run(sys.argv[1])\n"
         "print(run.config.data.name, run.metrics['model']['name'], 'hydra' in sys.modules, 'torch' in sys.modules)"
     )
     line = [sys.executable, "-c", code, str(done)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fragrecon.errors import ConfigError, DataError, RunError
-from fragrecon.runs import load_run
+from fragrecon.runs.read import load_run
 from fragrecon.trainer import FragmentAutoencoderTrainer
 from tests import layouts
 

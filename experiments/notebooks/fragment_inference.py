@@ -34,12 +34,12 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from fragrecon import load_run
-from fragrecon.evaluation.baselines import raw_pixels
+from fragrecon.evaluation.clustering.baselines import raw_pixels
+from fragrecon.evaluation.clustering.protocol import evaluate
 from fragrecon.evaluation.examples import example_of
-from fragrecon.evaluation.opening import open_data, protocol_of
-from fragrecon.evaluation.protocol import evaluate
+from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.evaluation.statistics import summary
-from fragrecon.report.figures import embedding_figure, puzzle_figure
+from fragrecon.report.figures.puzzles import embedding_figure, puzzle_figure
 from fragrecon.trainer import FragmentAutoencoderTrainer
 
 RUN = os.environ.get("FRAGRECON_RUN", "")

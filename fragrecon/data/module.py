@@ -16,15 +16,15 @@ import platformdirs
 import torch
 
 from fragrecon.data import augment, puzzles
+from fragrecon.data.corruption import Wear
 from fragrecon.data.puzzles import FragmentBatch, Indices
 from fragrecon.data.store import Reader, Split, Store, open_or_build
-from fragrecon.data.wear import Wear
 from fragrecon.data.widths import TrainingGroups, commonest, groups
 from fragrecon.errors import ConfigError, DataError, nearest
 from fragrecon.seeds import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
-    from fragrecon.schema import DataConfig
+    from fragrecon.config.schema import DataConfig
 
 LOOKAHEAD = 2
 Settings = TypeVar("Settings", augment.Augmentation, Wear)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fragrecon.demo.scratch import SCRATCH, environment
 from fragrecon.errors import ConfigError, FragreconError
-from fragrecon.report import pictures
+from fragrecon.report.figures import pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from fragrecon.demo.drawing import ACCENT, SIDE, enlarged, framed_cell, ink, ruled
-from fragrecon.evaluation.filling import Filling, fill
+from fragrecon.evaluation.pixels.filling import Filling, fill
 from fragrecon.models.base import Inpainter
 from fragrecon.objectives.masked import draw_mask
-from fragrecon.report.masked import masked_psnr, visible
+from fragrecon.report.figures.masked import masked_psnr, visible
 from fragrecon.seeds import torch_generator
 
 if TYPE_CHECKING:

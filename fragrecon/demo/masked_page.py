@@ -17,7 +17,7 @@ from fragrecon.data.readers.images import Shape, decode
 from fragrecon.demo import layout, masked
 from fragrecon.demo.drawing import drawn_size
 from fragrecon.demo.masked import Scene
-from fragrecon.evaluation.filling import Filling
+from fragrecon.evaluation.pixels.filling import Filling
 from fragrecon.models.base import Attentive, Descender, Inpainter
 
 BUTTON = 200

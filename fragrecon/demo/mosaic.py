@@ -16,12 +16,12 @@ from fragrecon.data.photographs import Photographs, check_count, cut_photographs
 from fragrecon.data.puzzles import grid_of
 from fragrecon.data.readers.images import Shape
 from fragrecon.demo.drawing import enlarged
-from fragrecon.evaluation.protocol import ClusteringProtocol
-from fragrecon.evaluation.reassembly import agreement
-from fragrecon.evaluation.solving import solve
+from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
+from fragrecon.evaluation.clustering.reassembly import agreement
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.rebuild import Placement
-from fragrecon.report.rebuilt import rebuilt_images, rebuilt_sheet, shuffled_sheet
+from fragrecon.reassembly.solve import solve
+from fragrecon.report.figures.rebuilt import rebuilt_images, rebuilt_sheet, shuffled_sheet
 
 SIDE = 1200
 """Width that sheets are enlarged to at least, in pixels."""

@@ -18,7 +18,7 @@ from fragrecon.clustering import agreement
 from fragrecon.clustering.balanced import assign
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch, in_place
-from fragrecon.evaluation.protocol import ClusteringProtocol
+from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.base import Decoder, FragmentModel, Solver
 from fragrecon.reassembly.clues import all_clues
 from fragrecon.reassembly.rebuild import Placement, group, rebuild
@@ -104,7 +104,7 @@ def first_examples(
 
 
 def arrays_of(examples: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
-    """What `fragrecon.record.Record.write_examples` keeps of examples that are alike in shape."""
+    """What `fragrecon.runs.write.Record.write_examples` keeps of examples that are alike in shape."""
 
     def stacked(tensors: Sequence[Tensor]) -> npt.NDArray[Any]:
         return torch.cat(list(tensors)).numpy()

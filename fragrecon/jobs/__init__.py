@@ -6,9 +6,9 @@ import importlib
 import pkgutil
 from typing import Any
 
+from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, nearest
-from fragrecon.record import Record
-from fragrecon.schema import Config
+from fragrecon.runs.write import Record
 
 
 def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] | None:

@@ -20,23 +20,25 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from fragrecon import files, hardware
-from fragrecon.compute import compiling, prepare
+from fragrecon import files
+from fragrecon import machine as hardware
+from fragrecon.config.build import build
+from fragrecon.config.schema import Config, class_name
 from fragrecon.data.puzzles import FragmentBatch, make_batch
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.timing import Timing, operations, peak_memory, process_memory, time_of
-from fragrecon.modelling import Facts, build_model
 from fragrecon.models.base import Decoder, FragmentModel, PairPredictor, Shape, Solver, count_parameters
 from fragrecon.objectives.base import Objective
 from fragrecon.objectives.contrastive import Contrastive
 from fragrecon.objectives.masked import Masked
 from fragrecon.objectives.pairs import Pairs
-from fragrecon.record import FIGURES, Record, versions
-from fragrecon.report.bench import bench_figure, print_bench
-from fragrecon.report.figures import save
+from fragrecon.report.figures.bench import bench_figure, print_bench
+from fragrecon.report.figures.puzzles import save
 from fragrecon.report.terminal import progress
-from fragrecon.schema import Config, build, class_name
+from fragrecon.runs.modules import Facts, build_model
+from fragrecon.runs.write import FIGURES, Record, versions
 from fragrecon.seeds import torch_generator
+from fragrecon.training.compute import compiling, prepare
 
 log = logging.getLogger(__name__)
 

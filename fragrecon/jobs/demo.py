@@ -9,18 +9,18 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fragrecon import hardware
+from fragrecon import machine as hardware
+from fragrecon.config.schema import Config, class_name
 from fragrecon.data.puzzles import grid_of
 from fragrecon.demo.scratch import scratch
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.opening import open_data, protocol_of, shape_text
+from fragrecon.evaluation.setup import open_data, protocol_of, shape_text
 from fragrecon.jobs.evaluate import open_model
 from fragrecon.models.base import FragmentModel, Inpainter, Solver
-from fragrecon.record import Record
-from fragrecon.report import pictures
+from fragrecon.report.figures import pictures
 from fragrecon.report.terminal import plain_console
-from fragrecon.runs import Run, load_run
-from fragrecon.schema import Config, class_name
+from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.write import Record
 
 if TYPE_CHECKING:
     import gradio

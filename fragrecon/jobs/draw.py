@@ -8,29 +8,29 @@ from typing import Any
 
 import torch
 
-from fragrecon import hardware
+from fragrecon import machine as hardware
 from fragrecon.clustering import agreement
+from fragrecon.config.schema import Config, class_name
 from fragrecon.data.photographs import Photographs, check_count, cut_photographs, image_files
 from fragrecon.data.puzzles import FragmentBatch, cut, grid_of, in_place
 from fragrecon.errors import ConfigError
+from fragrecon.evaluation.clustering.protocol import check_puzzle
 from fragrecon.evaluation.examples import Example, example_of, first_examples
-from fragrecon.evaluation.filling import Filling, fill, first_filled
-from fragrecon.evaluation.generation import Generated, Generation, interpolate
-from fragrecon.evaluation.opening import open_data, own_data, protocol_of
-from fragrecon.evaluation.protocol import check_puzzle
-from fragrecon.evaluation.reconstruction import Masking
+from fragrecon.evaluation.pixels.filling import Filling, fill, first_filled
+from fragrecon.evaluation.pixels.generation import Generated, Generation, interpolate
+from fragrecon.evaluation.pixels.reconstruction import Masking
+from fragrecon.evaluation.setup import open_data, own_data, protocol_of
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.jobs.evaluate import open_model
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
 from fragrecon.objectives.masked import draw_mask
 from fragrecon.objectives.reconstruction import psnr
-from fragrecon.record import FIGURES, SCORES, Record
-from fragrecon.report import gallery, pictures
-from fragrecon.report.masked import masked_psnr
+from fragrecon.report.figures import gallery, pictures
+from fragrecon.report.figures.masked import masked_psnr
+from fragrecon.report.figures.views import view_picture
 from fragrecon.report.terminal import plain_console
-from fragrecon.report.views import view_picture
-from fragrecon.runs import Run, load_run
-from fragrecon.schema import Config, class_name
+from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.write import FIGURES, SCORES, Record
 from fragrecon.seeds import torch_generator
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fragrecon import files, hardware
+from fragrecon import files
+from fragrecon import machine as hardware
+from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.data.photographs import image_files
 from fragrecon.data.puzzles import Indices, cut, draw_images, fragment_size
@@ -20,13 +22,12 @@ from fragrecon.data.store import Store
 from fragrecon.data.widths import groups
 from fragrecon.errors import ConfigError, nearest
 from fragrecon.evaluation.embedding import sees_puzzles
-from fragrecon.evaluation.opening import open_data, own_data
+from fragrecon.evaluation.setup import open_data, own_data
 from fragrecon.jobs.evaluate import open_model
 from fragrecon.models.base import FragmentModel
-from fragrecon.record import Record
 from fragrecon.report.terminal import plain_console, progress
-from fragrecon.runs import load_run
-from fragrecon.schema import Config
+from fragrecon.runs.read import load_run
+from fragrecon.runs.write import Record
 
 SPLITS = ("test", "validation", "train")
 

@@ -8,21 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fragrecon import hardware
+from fragrecon import machine as hardware
+from fragrecon.config.schema import Config, class_name
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation import robustness
-from fragrecon.evaluation.networks import Networks
-from fragrecon.evaluation.opening import open_data, protocol_of, shape_text
-from fragrecon.evaluation.protocol import METRICS
+from fragrecon.evaluation.clustering import robustness
+from fragrecon.evaluation.clustering.protocol import METRICS
+from fragrecon.evaluation.pixels.networks import Networks
+from fragrecon.evaluation.setup import open_data, protocol_of, shape_text
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.jobs.scoring import Task, joined, parts, probing_of
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, count_parameters
-from fragrecon.record import FIGURES, Record
-from fragrecon.report import figures, gallery, plots, projections
+from fragrecon.report.figures import gallery, plots, projections
+from fragrecon.report.figures import puzzles as figures
 from fragrecon.report.terminal import print_metrics, print_robustness, progress
-from fragrecon.runs import Run, load_run
-from fragrecon.schema import Config, class_name
+from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.write import FIGURES, Record
 
 log = logging.getLogger(__name__)
 

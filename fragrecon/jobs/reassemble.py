@@ -12,22 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fragrecon import files, hardware
+from fragrecon import files
+from fragrecon import machine as hardware
+from fragrecon.config.schema import Config
 from fragrecon.data.photographs import check_count, cut_photographs, image_files
 from fragrecon.data.puzzles import FragmentBatch, grid_of
 from fragrecon.data.readers.images import decode, size_of
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.opening import protocol_of, shape_text
-from fragrecon.evaluation.reassembly import agreement
-from fragrecon.evaluation.solving import solve
+from fragrecon.evaluation.clustering.reassembly import agreement
+from fragrecon.evaluation.setup import protocol_of, shape_text
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.rebuild import Placement
-from fragrecon.record import FIGURES, Record
-from fragrecon.report import pictures
-from fragrecon.report.rebuilt import groups_sheet, rebuilt_images, rebuilt_sheet, shuffled_sheet
+from fragrecon.reassembly.solve import solve
+from fragrecon.report.figures import pictures
+from fragrecon.report.figures.rebuilt import groups_sheet, rebuilt_images, rebuilt_sheet, shuffled_sheet
 from fragrecon.report.terminal import plain_console
-from fragrecon.runs import load_run
-from fragrecon.schema import Config
+from fragrecon.runs.read import load_run
+from fragrecon.runs.write import FIGURES, Record
 
 log = logging.getLogger(__name__)
 

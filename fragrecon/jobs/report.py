@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fragrecon import sweeps
+from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError
-from fragrecon.record import PAGE, Record
 from fragrecon.report import page
+from fragrecon.report.sweep import gather
 from fragrecon.report.terminal import plain_console, print_leaderboard
-from fragrecon.runs import load_run
-from fragrecon.schema import Config
+from fragrecon.runs.read import load_run
+from fragrecon.runs.write import PAGE, Record
 
 
 def main(config: Config, record: Record) -> None:
     """Report on ``config.sweep.dir`` or ``config.run``; the files lie where the sweep or the run does."""
     if config.sweep.dir:
         folder = Path(config.sweep.dir)
-        print_leaderboard(sweeps.gather(folder, page=True), folder)
+        print_leaderboard(gather(folder, page=True), folder)
     elif config.run:
         path = Path(config.run) / PAGE
         page.write_run_page(path, load_run(config.run))

@@ -10,25 +10,25 @@ from typing import Any
 
 import torch
 
+from fragrecon.config.schema import Config, class_name
 from fragrecon.data.module import FixedPuzzles, FragmentData
-from fragrecon.evaluation.baselines import Baselines
+from fragrecon.evaluation.clustering.baselines import Baselines
+from fragrecon.evaluation.clustering.protocol import evaluate
 from fragrecon.evaluation.examples import arrays_of, first_examples
-from fragrecon.evaluation.filling import first_filled
-from fragrecon.evaluation.generation import Generation
-from fragrecon.evaluation.inpainting import Fillings
-from fragrecon.evaluation.networks import Networks
-from fragrecon.evaluation.opening import methods_of, protocol_of
-from fragrecon.evaluation.perception import Perceived, composites, decoded, perceive
-from fragrecon.evaluation.probing import Probing
-from fragrecon.evaluation.protocol import evaluate
-from fragrecon.evaluation.reconstruction import Masking, reconstruction_of, shrunk
+from fragrecon.evaluation.pixels.filling import first_filled
+from fragrecon.evaluation.pixels.generation import Generation
+from fragrecon.evaluation.pixels.inpainting import Fillings
+from fragrecon.evaluation.pixels.networks import Networks
+from fragrecon.evaluation.pixels.perceptual import Perceived, composites, decoded, perceive
+from fragrecon.evaluation.pixels.reconstruction import Masking, reconstruction_of, shrunk
+from fragrecon.evaluation.probes.scoring import Probing
+from fragrecon.evaluation.setup import methods_of, protocol_of
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import FragmentModel, Inpainter
-from fragrecon.record import FIGURES, PROBE_FILES, Record
-from fragrecon.report import gallery, probes, projections
+from fragrecon.report.figures import gallery, probes, projections
 from fragrecon.report.terminal import progress
-from fragrecon.runs import Run
-from fragrecon.schema import Config, class_name
+from fragrecon.runs.read import Run
+from fragrecon.runs.write import FIGURES, PROBE_FILES, Record
 
 
 @dataclass(frozen=True)

@@ -19,25 +19,26 @@ from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
-from fragrecon import hardware
-from fragrecon.callbacks import Pictures, training_callbacks
-from fragrecon.checkpoints import AtomicCheckpointIO
-from fragrecon.compute import compiling, prepare
+from fragrecon import machine as hardware
+from fragrecon.config.build import build
+from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, nearest, typed
-from fragrecon.evaluation.opening import open_data, protocol_of
+from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.jobs.evaluate import check_data, check_parts, score
-from fragrecon.learner import Learner
-from fragrecon.loggers import ending, heeding_sigterm
-from fragrecon.modelling import Facts, build_model, check_model, load_weights
 from fragrecon.models.base import count_parameters
-from fragrecon.processes import started_from
-from fragrecon.record import Record
+from fragrecon.report.figures.views import PUZZLES, ROWS, Album, embedded
 from fragrecon.report.metrics import scores_of
-from fragrecon.report.views import PUZZLES, ROWS, Album, embedded
-from fragrecon.runs import load_run
-from fragrecon.schema import Config, build
-from fragrecon.sweeps import note, sweep_of
+from fragrecon.runs.checkpoints import AtomicCheckpointIO
+from fragrecon.runs.modules import Facts, build_model, check_model, load_weights
+from fragrecon.runs.read import load_run
+from fragrecon.runs.sweeps import note, sweep_of
+from fragrecon.runs.write import Record
+from fragrecon.training.callbacks import Pictures, training_callbacks
+from fragrecon.training.compute import compiling, prepare
+from fragrecon.training.learner import Learner
+from fragrecon.training.loggers import ending, heeding_sigterm
+from fragrecon.training.processes import started_from
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fragrecon.errors import ConfigError, nearest
-from fragrecon.pretrained import VGG16, EfficientNetLite, enlarged
+from fragrecon.models.pretrained import VGG16, EfficientNetLite, enlarged
 
 NETWORKS: dict[str, Callable[[], EfficientNetLite | VGG16]] = {"features": EfficientNetLite, "vgg16": VGG16}
 """By name: one that is installed with its weights, and one whose weights are downloaded, untested with them."""

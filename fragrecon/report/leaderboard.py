@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fragrecon import files
-from fragrecon.record import reason
+from fragrecon.config.saved import is_inert
 from fragrecon.report import metrics
 from fragrecon.report.labels import label
-from fragrecon.runs import Run
-from fragrecon.schema import is_inert
+from fragrecon.runs.read import Run
+from fragrecon.runs.write import reason
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Scores, Summary

@@ -16,13 +16,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fragrecon.record import PAGE
 from fragrecon.report import metrics as measures
 from fragrecon.report.labels import label
 from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, signed, troubles
+from fragrecon.runs.write import PAGE
 
 if TYPE_CHECKING:
-    from fragrecon.evaluation.robustness import Outcome
+    from fragrecon.evaluation.clustering.robustness import Outcome
     from fragrecon.evaluation.statistics import Scores, Summary
 
 TABLES = (

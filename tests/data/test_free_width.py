@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fragrecon.config.schema import Config
 from fragrecon.data import store as stores
 from fragrecon.data.module import FragmentData
 from fragrecon.data.readers.folder import ImageFolder
 from fragrecon.data.readers.images import decode, nearest_width
 from fragrecon.data.store import Store, open_or_build, open_store
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.opening import open_data, own_data
+from fragrecon.evaluation.setup import open_data, own_data
 from fragrecon.run import compose
-from fragrecon.schema import Config
 from tests.data.photos import crops
 from tests.data.test_module import PLAIN, assert_equal
 

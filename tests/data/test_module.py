@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from fragrecon.config.schema import Config
 from fragrecon.data import puzzles
+from fragrecon.data.corruption import Wear
 from fragrecon.data.module import LOOKAHEAD, Batches, FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.data.wear import Wear
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.opening import open_data
+from fragrecon.evaluation.setup import open_data
 from fragrecon.run import compose
-from fragrecon.schema import Config
 
 Opener = Callable[..., FragmentData]
 TENSORS = ("fragments", "source_ids", "positions", "labels", "image_ids")

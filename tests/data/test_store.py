@@ -558,7 +558,7 @@ from pathlib import Path
 import numpy as np
 from fragrecon.data.module import FragmentData
 from fragrecon.data.store import Block, Source
-from fragrecon.schema import DataConfig
+from fragrecon.config.schema import DataConfig
 
 def anonymous():
     for line in open("/proc/self/status"):

@@ -17,7 +17,7 @@ from torch import Tensor
 from fragrecon.demo import masked
 from fragrecon.demo.drawing import drawn_size
 from fragrecon.demo.masked import Scene
-from fragrecon.evaluation.filling import Filling
+from fragrecon.evaluation.pixels.filling import Filling
 from fragrecon.models.base import FragmentModel, Inpainter
 from fragrecon.models.energy_transformer import EnergyBlock, EnergyTransformer
 from fragrecon.models.mae import MaskedAutoencoder

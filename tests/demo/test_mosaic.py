@@ -18,7 +18,7 @@ from fragrecon.data.photographs import MOST
 from fragrecon.demo import mosaic
 from fragrecon.demo.mosaic import Rebuilt, Table
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.protocol import ClusteringProtocol
+from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.mosaic import Mosaic
 from fragrecon.reassembly.rebuild import Placement
 

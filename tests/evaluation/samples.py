@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fragrecon.config.schema import DataConfig
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import DataError
-from fragrecon.schema import DataConfig
 from tests import layouts
 
 CPU = torch.device("cpu")

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, DataError
+from fragrecon.evaluation.clustering.protocol import evaluate
 from fragrecon.evaluation.embedding import embed, embed_images
-from fragrecon.evaluation.generation import Generation
-from fragrecon.evaluation.networks import Networks
-from fragrecon.evaluation.opening import open_data, protocol_of
-from fragrecon.evaluation.perception import decoded, perceive
-from fragrecon.evaluation.protocol import evaluate
-from fragrecon.evaluation.reconstruction import Masking, reconstruction_of
-from fragrecon.evaluation.whole_images import PARTS, WholeImages
-from fragrecon.modelling import check_model
+from fragrecon.evaluation.pixels.generation import Generation
+from fragrecon.evaluation.pixels.networks import Networks
+from fragrecon.evaluation.pixels.perceptual import decoded, perceive
+from fragrecon.evaluation.pixels.reconstruction import Masking, reconstruction_of
+from fragrecon.evaluation.probes.embeddings import PARTS, WholeImages
+from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.models.pca import PCAAutoencoder
-from fragrecon.report.gallery import draw_generated
-from fragrecon.report.views import embedded, views_of
+from fragrecon.report.figures.gallery import draw_generated
+from fragrecon.report.figures.views import embedded, views_of
 from fragrecon.run import compose
-from fragrecon.schema import Config
+from fragrecon.runs.modules import check_model
 from tests.data.photos import Bands, bands, crops
 
 CPU = torch.device("cpu")

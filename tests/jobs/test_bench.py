@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fragrecon import schema
+from fragrecon.config import saved, schema
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.timing import Timing
 from fragrecon.jobs import bench
-from fragrecon.modelling import Facts, build_model
 from fragrecon.models.conv import ConvAutoencoder
-from fragrecon.report.bench import PARTS
+from fragrecon.report.figures.bench import PARTS
 from fragrecon.run import compose
+from fragrecon.runs.modules import Facts, build_model
 from tests.cli import Cli, job, names, one_thread, read_json, status
 
 pytestmark = pytest.mark.timeout(180)
@@ -293,7 +293,7 @@ def test_configs_of_before_open_and_their_hash_is_as_it_was() -> None:
     values = config.to_dict()
     del values["bench"]
     assert schema.parse(values).bench == schema.BenchConfig()
-    assert schema.config_hash(schema.parse(values)) == schema.config_hash(composed("bench.batch_sizes=[3]"))
+    assert saved.config_hash(schema.parse(values)) == saved.config_hash(composed("bench.batch_sizes=[3]"))
 
 
 # Processes ------------------------------------------------------------------------------------------------------------

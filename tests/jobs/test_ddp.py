@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fragrecon.processes import started_from
-from fragrecon.runs import load_run
-from fragrecon.sweeps import job_folder
+from fragrecon.runs.read import load_run
+from fragrecon.runs.sweeps import job_folder
+from fragrecon.training.processes import started_from
 from tests.cli import (
     SMALL,
     Cli,

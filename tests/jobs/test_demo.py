@@ -21,11 +21,11 @@ from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect
 from sklearn.datasets import load_sample_images
 
-from fragrecon import schema
+from fragrecon.config import schema
 from fragrecon.data.readers.images import decode
 from fragrecon.errors import ConfigError
 from fragrecon.jobs.demo import example_files
-from fragrecon.runs import load_run
+from fragrecon.runs.read import load_run
 from tests.cli import ROOT, Cli, fingerprint, finish, job, names, status, wait_until
 from tests.jobs.test_reassemble import TINY as MOSAIC
 from tests.jobs.test_reconstruction import TINY, WHOLE

@@ -20,8 +20,8 @@ from fragrecon import files
 from fragrecon.clustering.backends.batched import kmeans
 from fragrecon.data.photographs import cut_photographs
 from fragrecon.errors import ConfigError, DataError, RunError
-from fragrecon.evaluation.opening import open_data
-from fragrecon.runs import load_run
+from fragrecon.evaluation.setup import open_data
+from fragrecon.runs.read import load_run
 from fragrecon.seeds import keys_of
 from tests import layouts
 from tests.cli import SMALL, Cli, fingerprint, job, names, read_json, status

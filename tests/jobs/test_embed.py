@@ -16,12 +16,12 @@ import yaml
 from PIL import Image
 
 from fragrecon import load_run
+from fragrecon.config.saved import config_hash
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.opening import open_data
+from fragrecon.evaluation.setup import open_data
 from fragrecon.jobs.embed import Table
 from fragrecon.run import compose
-from fragrecon.schema import config_hash
 from tests import layouts
 from tests.cli import SMALL, Cli, fingerprint, job, names, status
 

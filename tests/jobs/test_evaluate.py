@@ -13,8 +13,8 @@ from sklearn.metrics import adjusted_rand_score
 from fragrecon import files
 from fragrecon.errors import ConfigError, RunError
 from fragrecon.evaluation.statistics import paired, summary
-from fragrecon.runs import load_run
-from fragrecon.sweeps import job_folder
+from fragrecon.runs.read import load_run
+from fragrecon.runs.sweeps import job_folder
 from tests import layouts
 from tests.cli import SMALL, Cli, Result, fingerprint, job, metrics, names, status
 

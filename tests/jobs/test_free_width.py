@@ -13,10 +13,10 @@ from torch import Tensor
 from fragrecon.data.readers.images import decode
 from fragrecon.data.store import Store
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.opening import open_data
+from fragrecon.evaluation.setup import open_data
 from fragrecon.files import read_arrays, read_csv
 from fragrecon.models.base import Decoder
-from fragrecon.runs import Run, load_run
+from fragrecon.runs.read import Run, load_run
 from tests.cli import Cli, assert_same_run, checkpoint, job, metrics, names, rows, shared_cache, status
 from tests.data.photos import crops
 

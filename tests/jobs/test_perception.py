@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fragrecon.errors import ConfigError
-from fragrecon.runs import load_run
+from fragrecon.runs.read import load_run
 from tests.cli import job, metrics
 
 pytestmark = pytest.mark.timeout(180)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.opening import open_data
-from fragrecon.runs import Run, load_run
+from fragrecon.evaluation.setup import open_data
+from fragrecon.runs.read import Run, load_run
 from tests import layouts
 from tests.cli import SMALL, fingerprint, job, metrics, names, rows, shared_cache
 

@@ -22,9 +22,9 @@ from fragrecon.jobs.reassemble import cut_puzzle
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.clues import all_clues
 from fragrecon.reassembly.rebuild import group
-from fragrecon.record import LOCK
-from fragrecon.report.pictures import PAPER, colours
-from fragrecon.runs import load_run
+from fragrecon.report.figures.pictures import PAPER, colours
+from fragrecon.runs.read import load_run
+from fragrecon.runs.write import LOCK
 from fragrecon.seeds import keys_of
 from tests.cli import SMALL, Cli, fingerprint, job, metrics, names, read_json, status
 from tests.reassembly.samples import slow_gain

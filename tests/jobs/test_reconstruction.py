@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_images
 
 from fragrecon.errors import ConfigError
 from fragrecon.run import compose
-from fragrecon.runs import load_run
+from fragrecon.runs.read import load_run
 from tests import layouts
 from tests.cli import SMALL, job, metrics, names, rows, status
 

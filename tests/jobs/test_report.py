@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from fragrecon import sweeps
 from fragrecon.errors import ConfigError, RunError
-from fragrecon.record import PAGE
 from fragrecon.report import leaderboard
 from fragrecon.report.labels import label
-from fragrecon.runs import load_run
+from fragrecon.report.sweep import gather
+from fragrecon.runs.read import load_run
+from fragrecon.runs.sweeps import begin
+from fragrecon.runs.write import PAGE
 from tests.cli import SMALL, Cli, fingerprint, job, status
 from tests.jobs.test_reconstruction import BASELINES, MASKED, TINY, WHOLE
 
@@ -27,12 +28,12 @@ TABLES = ("leaderboard.csv", "leaderboard.md", "leaderboard.html")
 def made(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The folder of a sweep of two finished jobs and one that was refused; only to be read."""
     folder = tmp_path_factory.mktemp("report") / "sizes"
-    sweeps.begin(folder, "sizes", 3, ["model.latent_dim=8,16,-1"])
+    begin(folder, "sizes", 3, ["model.latent_dim=8,16,-1"])
     for size in (8, 16):
         job(folder / str(size), cache, *LINE, f"model.latent_dim={size}")
     with pytest.raises(ConfigError):
         job(folder / "bad", cache, *LINE, "model.latent_dim=-1")
-    sweeps.gather(folder, page=True)
+    gather(folder, page=True)
     return folder
 
 
@@ -77,7 +78,7 @@ def test_the_page_of_a_run_lies_in_its_folder(tmp_path: Path, cache: Path, finis
 
 def test_a_sweep_of_masked_images_has_tables_and_pages_of_what_was_filled_in(tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "rates"
-    sweeps.begin(folder, "rates", 3, ["optimizer.lr=0.003,0.0001"])
+    begin(folder, "rates", 3, ["optimizer.lr=0.003,0.0001"])
     line = [*TINY["mae"], *WHOLE]
     for rate in ("0.003", "0.0001"):
         job(folder / rate, cache, *line, f"optimizer.lr={rate}")
@@ -156,7 +157,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_job_is_told_of_and_the_others_stand(sweep: Path, damage: str) -> None:
     DAMAGES[damage](sweep / "16")
     before = fingerprint(sweep / "16")
-    board = sweeps.gather(sweep, page=True)
+    board = gather(sweep, page=True)
     whole, *rest = table(sweep)
     assert (whole["rank"], whole["jobs"]) == ("1", "8")
     assert {row["rank"] for row in rest} == {""}
@@ -170,13 +171,13 @@ def test_a_damaged_job_is_told_of_and_the_others_stand(sweep: Path, damage: str)
 
 def test_damaged_examples_leave_the_figures_and_the_page(made: Path, sweep: Path) -> None:
     cut("examples.npz")(sweep / "16")
-    sweeps.gather(sweep, page=True)
+    gather(sweep, page=True)
     assert table(sweep) == table(made)
     assert "</html>" in (sweep / PAGE).read_text()
 
 
 def test_a_sweep_of_which_nothing_has_begun_is_an_empty_table(tmp_path: Path, cache: Path) -> None:
-    sweeps.begin(tmp_path / "sweep", "nothing yet", 4, [])
+    begin(tmp_path / "sweep", "nothing yet", 4, [])
     job(tmp_path / "report", cache, "mode=report", f"sweep.dir={tmp_path / 'sweep'}")
     assert table(tmp_path / "sweep") == []
     assert "nothing yet" in (tmp_path / "sweep" / PAGE).read_text()

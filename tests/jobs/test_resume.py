@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 import pytest
 
 from fragrecon import files
-from fragrecon.checkpoints import AtomicCheckpointIO
 from fragrecon.errors import ConfigError, RunError
-from fragrecon.learner import Learner
+from fragrecon.runs.checkpoints import AtomicCheckpointIO
+from fragrecon.training.learner import Learner
 from tests.cli import (
     SMALL,
     Cli,

@@ -12,7 +12,7 @@ from fragrecon.errors import ConfigError, DataError, RunError, TrainingError
 from fragrecon.models.base import Solver
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.run import compose
-from fragrecon.runs import load_run
+from fragrecon.runs.read import load_run
 from tests import layouts
 from tests.cli import (
     SMALL,

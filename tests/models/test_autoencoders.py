@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fragrecon.config.build import build
 from fragrecon.errors import ConfigError
 from fragrecon.models.autoencoder import VariationalAutoencoder
 from fragrecon.models.base import Posterior, Shape, count_parameters
@@ -16,7 +17,6 @@ from fragrecon.models.resnet_ae import ResNetAutoencoder
 from fragrecon.models.resnet_vae import ResNetVAE
 from fragrecon.models.vae import ConvVAE
 from fragrecon.run import compose
-from fragrecon.schema import build
 
 VARIATIONAL: dict[str, type[ConvVAE] | type[ResNetVAE]] = {"vae": ConvVAE, "resnet_vae": ResNetVAE}
 SHAPE: Shape = (3, 16, 8)

@@ -9,13 +9,7 @@ from torch import Tensor
 
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import Inpainter
-from fragrecon.models.energy_transformer import (
-    EnergyAttention,
-    EnergyBlock,
-    EnergyNorm,
-    EnergyTransformer,
-    Memories,
-)
+from fragrecon.models.energy_transformer import EnergyAttention, EnergyBlock, EnergyNorm, EnergyTransformer, Memories
 
 SHAPE = (3, 8, 12)
 DOUBLE = torch.float64

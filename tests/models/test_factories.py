@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from fragrecon.config.build import build
 from fragrecon.models import factories
 from fragrecon.models.base import FragmentModel
 from fragrecon.run import compose
-from fragrecon.schema import build
 
 FACTORIES: dict[str, Callable[..., FragmentModel]] = {
     "conv": factories.create_conv_autoencoder,

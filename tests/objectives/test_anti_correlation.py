@@ -8,12 +8,12 @@ import torch
 from scipy.stats import pearsonr
 from torch import Tensor
 
+from fragrecon.config.build import build
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.objectives.anti_correlation import AntiCorrelation, correlation
 from fragrecon.objectives.base import Losses
-from fragrecon.schema import build
 from tests.objectives.test_objectives import CLASSES, autoencoder, batch, losses
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from fragrecon.errors import ConfigError
-from fragrecon.modelling import Facts, build_objective
 from fragrecon.objectives.anti_correlation import AntiCorrelation
 from fragrecon.objectives.combined import Combined
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.objectives.vae import VAE
 from fragrecon.run import compose
+from fragrecon.runs.modules import Facts, build_objective
 from tests.cli import job, rows, shared_cache, weights
 from tests.objectives.test_objectives import CLASSES, GRID, autoencoder, batch, losses, mosaic, vae
 from tests.objectives.test_vae import WHOLE

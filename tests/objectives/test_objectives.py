@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
-from fragrecon.modelling import Facts, build_objective
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.factories import create_linear_autoencoder, create_supervised_classifier
 from fragrecon.models.mae import MaskedAutoencoder
@@ -25,6 +24,7 @@ from fragrecon.objectives.pairs import Pairs
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.objectives.vae import VAE
 from fragrecon.run import CONF, compose
+from fragrecon.runs.modules import Facts, build_objective
 
 CLASSES = 5
 GRID = (1, 2)

@@ -14,7 +14,7 @@ from fragrecon.objectives.base import Objective
 from fragrecon.objectives.perceptual import Perceptual, distance
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.objectives.vae import VAE
-from fragrecon.runs import load_run
+from fragrecon.runs.read import load_run
 from tests import layouts
 from tests.cli import SMALL, checkpoint, job, rows, shared_cache
 from tests.objectives.test_objectives import autoencoder, batch, losses, vae

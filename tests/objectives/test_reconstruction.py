@@ -15,16 +15,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from fragrecon import schema
+from fragrecon.config import saved, schema
 from fragrecon.errors import ConfigError
-from fragrecon.objectives.reconstruction import (
-    BEST_PSNR,
-    Reconstruction,
-    mean_psnr,
-    psnr,
-    reconstruction_error,
-    spread,
-)
+from fragrecon.objectives.reconstruction import BEST_PSNR, Reconstruction, mean_psnr, psnr, reconstruction_error, spread
 from fragrecon.objectives.vae import VAE
 from fragrecon.run import CONF, compose
 from tests.objectives.test_objectives import Fixed, autoencoder, batch, losses
@@ -206,9 +199,9 @@ def test_settings_that_came_later_leave_configs_as_they_were(name: str) -> None:
     values["data"]["cache_dir"] = now.data.cache_dir
     before = schema.parse(values)
     assert before == now
-    assert schema.config_hash(before) == schema.config_hash(now)
+    assert saved.config_hash(before) == saved.config_hash(now)
     used = compose([*line, "objective.bottleneck=0.1"])
     assert used.objective == {**now.objective, "bottleneck": 0.1}
-    assert schema.config_hash(used) != schema.config_hash(now)
+    assert saved.config_hash(used) != saved.config_hash(now)
     term = compose(["model=vae", "objective=combined"]).objective["terms"][name]
     assert term == now.objective

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from fragrecon.record import Record
+from fragrecon.config.schema import Config
 from fragrecon.report.leaderboard import (
     Job,
     Leaderboard,
@@ -35,8 +35,8 @@ from fragrecon.report.leaderboard import (
     write,
 )
 from fragrecon.run import compose
-from fragrecon.runs import load_run
-from fragrecon.schema import Config
+from fragrecon.runs.read import load_run
+from fragrecon.runs.write import Record
 
 Numbers = npt.NDArray[np.float64]
 COMPARED = "mean_clustering_score"

@@ -22,12 +22,12 @@ from torch import Tensor
 from fragrecon import files
 from fragrecon.data.puzzles import FragmentBatch, make_batch
 from fragrecon.evaluation.statistics import summary
-from fragrecon.record import Record
 from fragrecon.report.leaderboard import Failure, Leaderboard, Row, Spread
 from fragrecon.report.page import curves, write_run_page, write_sweep_page
 from fragrecon.report.page.puzzles import gallery
 from fragrecon.run import compose
-from fragrecon.runs import Run, load_run
+from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.write import Record
 from tests.cli import wait_until
 from tests.report.browser import VARIABLE, Opened, chromium, executable, opened
 

@@ -12,8 +12,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from fragrecon.evaluation.protocol import METRICS
-from fragrecon.evaluation.robustness import Condition, Outcome
+from fragrecon.evaluation.clustering.protocol import METRICS
+from fragrecon.evaluation.clustering.robustness import Condition, Outcome
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.evaluation.statistics import summary as summarised
 from fragrecon.report.labels import label

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fragrecon import files
 from fragrecon.report.leaderboard import Leaderboard
-from fragrecon.runs import Run
+from fragrecon.runs.read import Run
 
 
 def write_sweep_page(path: Path, board: Leaderboard, runs: Mapping[str, Run]) -> None:

@@ -14,7 +14,7 @@ from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, 
 from fragrecon.report.metrics import Family
 from fragrecon.report.page import curves, pictures, puzzles, tables
 from fragrecon.report.page.tables import Table
-from fragrecon.runs import Run
+from fragrecon.runs.read import Run
 
 MOST = 4
 """Configurations of a sweep whose masked images are shown."""

@@ -6,13 +6,13 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fragrecon.record import METRICS
 from fragrecon.report import metrics
 from fragrecon.report.labels import label
 from fragrecon.report.leaderboard import Leaderboard, Row
 from fragrecon.report.page import plot
 from fragrecon.report.page.plot import Axis, Line, Point
-from fragrecon.runs import Run
+from fragrecon.runs.read import Run
+from fragrecon.runs.write import METRICS
 
 VALIDATION = "validation"
 

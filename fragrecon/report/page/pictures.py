@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fragrecon.record import FIGURES
 from fragrecon.report.labels import label
 from fragrecon.report.page.puzzles import picture
-from fragrecon.runs import Run
+from fragrecon.runs.read import Run
+from fragrecon.runs.write import FIGURES
 
 FILLED = ("masked", "descent", "attention")
 """Figures of masked images."""

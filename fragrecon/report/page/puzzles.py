@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from fragrecon.errors import RunError
-from fragrecon.runs import Run
+from fragrecon.runs.read import Run
 
 Array = npt.NDArray[Any]
 

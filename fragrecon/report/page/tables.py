@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from fragrecon.record import PAGE
 from fragrecon.report import metrics
 from fragrecon.report.labels import label
 from fragrecon.report.leaderboard import Leaderboard, Row, Spread, duration, short
 from fragrecon.report.metrics import Family
-from fragrecon.runs import Run
+from fragrecon.runs.read import Run
+from fragrecon.runs.write import PAGE
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Summary

@@ -1,0 +1,1 @@
+"""Configuration: typed sections, objects built from them, and configs saved by runs."""

@@ -1,0 +1,85 @@
+"""Objects from config nodes: ``_target_`` names a class or function, the other keys are its arguments."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
+
+from fragrecon.config.schema import typed_as
+from fragrecon.errors import ConfigError, FragreconError, nearest
+
+
+def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) -> Any:
+    """Build what a node names.
+
+    Args:
+        node: its ``_target_`` must lie in fragrecon or torch; the other keys are arguments.
+        path: of the node in the config, for messages.
+        arguments: first arguments of the target.
+        facts: values known from elsewhere, such as the fragments' shape; passed on if the target takes them by that
+            name.
+
+    Raises:
+        ConfigError: unknown target, unknown or missing argument, or one that the target refuses.
+    """
+    target = _resolve(str(node.get("_target_")), path)
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    parameters = inspect.signature(target).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for key in given:
+            if key not in parameters:
+                own = set(parameters) - set(facts) - set(list(parameters)[: len(arguments)])
+                raise ConfigError(f"{path}.{key} is not known to {node['_target_']}{nearest(key, own)}")
+    _check_types(target, given, path)
+    injected = {name: value for name, value in facts.items() if name in parameters and name not in given}
+    try:
+        bound = inspect.signature(target).bind(*arguments, **injected, **given)
+    except TypeError as error:
+        raise ConfigError(f"{path}: {node['_target_']} {error}") from None
+    try:
+        return target(*bound.args, **bound.kwargs)
+    except FragreconError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _check_types(target: Any, given: Mapping[str, Any], path: str) -> None:
+    """Hold arguments to the annotations of the target, where these are plain numbers, strings or sequences of them."""
+    try:
+        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):
+        return
+    for key, value in given.items():
+        kind = hints.get(key)
+        if get_origin(kind) is Sequence:
+            kind = list[get_args(kind)[0]]  # type: ignore[misc]
+        if kind in (int, float, bool, str) or get_origin(kind) is list:
+            typed_as(kind, value, f"{path}.{key}")
+
+
+def _resolve(target: str, path: str) -> Any:
+    """The class or function named ``target``; it must be defined where a config may build from, not merely be visible
+    there.
+    """
+    module_name, _, name = target.rpartition(".")
+    allowed = ("fragrecon.", "torch.optim.", "torch.nn.")
+    if not target.startswith(allowed):
+        raise ConfigError(
+            f"{path}._target_='{target}' is refused: it should lie in {', '.join(a[:-1] for a in allowed)}"
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not target.startswith(error.name):
+            raise
+        found = None
+    except AttributeError:
+        found = None
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        raise ConfigError(f"{path}._target_='{target}' does not exist")
+    if not found.__module__.startswith(allowed):
+        raise ConfigError(f"{path}._target_='{target}' is refused: it is defined in {found.__module__}")
+    return found

@@ -1,0 +1,1 @@
+"""Clustering of puzzles: the protocol, its baselines, pair scores, reassembly and robustness."""

@@ -1,0 +1,59 @@
+"""How well a model scores pairs of fragments, and clusters by these scores: names outside of the protocol.
+
+Shapes: B puzzles of F fragments.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from fragrecon.clustering import agreement
+from fragrecon.clustering.balanced import balanced_kmeans
+from fragrecon.clustering.spectral import spectral_embedding
+from fragrecon.data.puzzles import FragmentBatch, adjacent, same_source
+from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
+from fragrecon.models.base import PairScores
+from fragrecon.seeds import keys_of
+
+SPECTRAL = {
+    "ari": agreement.adjusted_rand_index,
+    "nmi": agreement.normalized_mutual_info,
+    "accuracy": agreement.accuracy,
+}
+
+
+def score_pairs(
+    scores: PairScores, batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol
+) -> dict[str, Tensor]:
+    """Scores (B,) by metric.
+
+    ``spectral_...`` are of balanced spectral clustering of how likely two fragments are of one image, as the published
+    system does it: KMeans with clusters of equal size in the spectral embedding. ``same_auroc`` and ``adjacency_auroc``
+    tell how well the scores order the pairs of a puzzle.
+    """
+    keys = keys_of(protocol.seed, "clustering", batch.step, len(batch))
+    points = spectral_embedding(scores.same, batch.images_per_puzzle, protocol.memory)
+    labels = balanced_kmeans(points, batch.images_per_puzzle, keys, protocol.restarts, protocol.memory)
+    table = agreement.contingency(labels.cpu(), batch.source_ids.cpu())
+    found = {f"spectral_{name}": score(table) for name, score in SPECTRAL.items()}
+    upper = torch.ones_like(scores.same[0], dtype=torch.bool).triu(1)  # each pair once
+    found["same_auroc"] = auroc(scores.same[:, upper], same_source(batch.source_ids)[:, upper])
+    touching = adjacent(batch.source_ids, batch.positions, grid)
+    found["adjacency_auroc"] = auroc(scores.adjacent[:, upper], touching[:, upper])
+    return found
+
+
+def auroc(scores: Tensor, positive: Tensor) -> Tensor:
+    """Area under the curve of true over false positives (P,), of scores (P, n): by ranks, ties counting half.
+
+    The chance that a positive scores above a negative (Hanley and McNeil, 1982); 1/2 where one of them is missing.
+    """
+    ranks = torch.from_numpy(rankdata(scores.double().cpu().numpy(), axis=1))
+    marked = positive.cpu()
+    positives = marked.sum(1).double()
+    negatives = marked.shape[1] - positives
+    above = (ranks * marked).sum(1) - positives * (positives + 1) / 2
+    pairs = positives * negatives
+    return torch.where(pairs > 0, above / pairs.clamp(min=1), 0.5)

@@ -1,0 +1,1 @@
+"""Pixels: reconstruction, inpainting, perceptual distances and generation."""

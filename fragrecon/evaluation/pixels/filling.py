@@ -1,0 +1,131 @@
+"""A few images with what a model fills in, and how it came to it.
+
+Shapes: M images (C, H, W) in 0..1 of P patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fragrecon.data.module import FixedPuzzles
+from fragrecon.data.puzzles import join
+from fragrecon.evaluation.pixels.reconstruction import Masking, pixels_of
+from fragrecon.models.base import Attentive, Descender, Inpainter, PatchGrid
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a model that descends an energy fills in step by step.
+
+    Attributes:
+        output: (S + 1, M, C, H, W), before the first step and after each.
+        energies: (L, T + 1, M), as in `fragrecon.models.base.Descent`.
+    """
+
+    output: Tensor
+    energies: Tensor
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What one patch of each image attends to.
+
+    Attributes:
+        chosen: (M,), the patch.
+        weights: (M, H, rows, columns), by H heads.
+    """
+
+    chosen: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Filling:
+    """Images, and what a model fills in where they are hidden; all on the CPU.
+
+    Attributes:
+        images: (M, C, H, W).
+        hidden: (M, 1, H, W), which pixels the model did not see.
+        output: (M, C, H, W), all that the model says.
+        steps: of a model that descends.
+        attention: of a model that attends.
+    """
+
+    images: Tensor
+    hidden: Tensor
+    output: Tensor
+    steps: Steps | None = None
+    attention: Attention | None = None
+
+    @property
+    def composite(self) -> Tensor:
+        """(M, C, H, W), the output where pixels were hidden."""
+        return torch.where(self.hidden, self.output, self.images)
+
+    def joined(self, grid: tuple[int, int]) -> Filling:
+        """Of fragments (N * cells, C, h, w), the N images they are of; what patches attend to is left out."""
+        cells = grid[0] * grid[1]
+
+        def put(fragments: Tensor) -> Tensor:
+            return join(fragments.reshape(-1, cells, *fragments.shape[1:]), grid)
+
+        steps = self.steps and Steps(
+            torch.stack([put(output) for output in self.steps.output]),
+            self.steps.energies.view(*self.steps.energies.shape[:2], -1, cells).sum(-1),
+        )
+        return Filling(put(self.images), put(self.hidden), put(self.output), steps)
+
+    def first(self, count: int) -> Filling:
+        """Of the first images alone."""
+        steps = self.steps and Steps(self.steps.output[:, :count], self.steps.energies[:, :, :count])
+        attention = self.attention and Attention(self.attention.chosen[:count], self.attention.weights[:count])
+        return Filling(self.images[:count], self.hidden[:count], self.output[:count], steps, attention)
+
+
+@torch.inference_mode()
+def fill(model: Inpainter, images: Tensor, mask: Tensor, chosen: Tensor | None = None) -> Filling:
+    """What a model in eval mode fills in of images (M, C, H, W) where mask (M, P).
+
+    Args:
+        model: on the device of the images.
+        images: in 0..1.
+        mask: True where hidden.
+        chosen: the patch (M,) whose attention is looked at; by default the hidden one next to the middle.
+    """
+    grid, steps, attention = model.patches, None, None
+
+    def joined(patches: Tensor) -> Tensor:
+        return grid.join(patches.float()).clamp(0, 1).cpu()
+
+    if isinstance(model, Descender):
+        descent = model.descend(images, mask)
+        steps = Steps(torch.stack([joined(patches) for patches in descent.patches]), descent.energies.float().cpu())
+        output = steps.output[-1]
+    else:
+        output = joined(model.predict(images, mask))
+    if isinstance(model, Attentive):
+        chosen = middle(mask, grid) if chosen is None else chosen
+        weights = model.attention(images, mask, chosen).float().cpu()
+        attention = Attention(chosen.cpu(), weights.view(*weights.shape[:2], *grid.grid))
+    return Filling(images.cpu(), pixels_of(mask, grid, images.shape).cpu(), output, steps, attention)
+
+
+def middle(mask: Tensor, patches: PatchGrid) -> Tensor:
+    """The patch (M,) next to the middle of those that are hidden, or of all where none is."""
+    rows, columns = patches.grid
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    far = ((row - rows / 2) ** 2 + (column - columns / 2) ** 2).flatten().to(mask.device)
+    return (far + rows * columns * (rows + columns) * ~mask).argmin(1)
+
+
+def first_filled(
+    model: Inpainter, puzzles: FixedPuzzles, masking: Masking, device: torch.device, most: int = 8
+) -> Filling:
+    """What a model fills in of the first fragments of the test puzzles, each an image of its own."""
+    count = -(-most // puzzles.read(slice(0, 1)).source_ids.shape[1])
+    batch = puzzles.read(slice(0, count)).to(device).as_float()
+    images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, model.patches.count)
+    return fill(model, images[:most], mask[:most])

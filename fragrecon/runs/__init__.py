@@ -1,0 +1,1 @@
+"""Run folders: what a run writes, how a run is opened, and sweeps of runs."""

@@ -1,0 +1,320 @@
+"""Open a run that is there already. Reads only; needs neither Hydra nor (before a model is asked for) torch."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import OmegaConf
+
+from fragrecon import files
+from fragrecon.config import saved
+from fragrecon.config.schema import model_name
+from fragrecon.errors import ConfigError, DataError, RunError, typed
+from fragrecon.runs.write import CHECKPOINTS, CONFIG, EPOCHS, EXAMPLES, METRICS, OVERRIDES, PROBE_FILES, SCORES, STATUS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fragrecon.evaluation.statistics import Summary
+    from fragrecon.models.base import FragmentModel
+
+Scores = npt.NDArray[np.float64]
+Embeddings = npt.NDArray[np.float32]
+Pixels = npt.NDArray[Any]
+
+SHOWN = 5
+"""Jobs of a sweep that a message names."""
+
+
+class Run:
+    """A run's folder. What it holds is read when it is asked for.
+
+    Attributes:
+        folder: where it lies.
+        config: as it ran.
+        status: as last noted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        _check_folder(folder)
+        self.folder = folder
+        try:
+            self.config = saved.load(folder / CONFIG)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{folder} cannot be opened as a run: its {CONFIG} is foreign or damaged ({error})"
+            ) from None
+        self.status = _read_json(folder / STATUS, "status")
+
+    def __repr__(self) -> str:
+        return f"<run {self.folder}: {self.model_name} on {self.config.data.name}, {self.status['status']}>"
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        path = self.folder / METRICS
+        if not path.is_file():
+            raise RunError(
+                f"{self.folder} holds no metrics.json: its status is {self.status['status']}; "
+                f"{typed('resume', self.folder)} ends it"
+            )
+        return _read_json(path, "scores")
+
+    @cached_property
+    def overrides(self) -> list[str]:
+        """What the command line said when the run started, and whenever it was taken up again."""
+        path = self.folder / OVERRIDES
+        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called on the command line: the module that it is built from."""
+        return model_name(self.config.model)
+
+    @cached_property
+    def epochs(self) -> list[dict[str, float]]:
+        """Rows of ``metrics.csv``; none where nothing was trained."""
+        path = self.folder / EPOCHS
+        rows = files.read_csv(path) if path.is_file() else []
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+
+    @cached_property
+    def scores(self) -> dict[str, Scores]:
+        """Scores (puzzles,) by ``METHOD/METRIC``, puzzle by puzzle."""
+        return self._arrays(SCORES)
+
+    @cached_property
+    def examples(self) -> dict[str, npt.NDArray[Any]]:
+        """The first test puzzles and what the model made of them; see `fragrecon.runs.write.Record.write_examples`."""
+        return self._arrays(EXAMPLES)
+
+    def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        path = self.folder / name
+        if not path.is_file():
+            raise RunError(f"{self.folder} holds no {name}: its status is {self.status['status']}")
+        try:
+            return files.read_arrays(path)
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
+            raise RunError(f"{path} is not what a run writes: {error}") from None
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        path = self.folder / CHECKPOINTS / "last.ckpt"
+        return path if path.is_file() else None
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The selected checkpoint, or the last where nothing was selected.
+
+        Where a kill fell between the writing of a better one and the removal of its predecessor, the newer counts.
+        """
+        found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        best = found[-1] if found else self.last_checkpoint
+        if best is None:
+            trained = bool(self.epochs) or self.status["status"] == "done"
+            raise RunError(
+                f"{self.folder} holds no checkpoint: "
+                + ("its files are gone" if trained else "the run ended before its first epoch did")
+                + f"; {typed('resume', self.folder)} trains it" * (not trained)
+            )
+        return best
+
+    def load_model(self, checkpoint: Path | None = None) -> FragmentModel:
+        """The run's model in eval mode on the CPU, with the weights of its best checkpoint or of the given one."""
+        from fragrecon.runs.modules import restore
+
+        path = checkpoint or self.best_checkpoint
+        try:
+            return restore(self.config, path)
+        except KeyError as error:
+            raise RunError(f"{path} is not a checkpoint of a run: it holds no {error}") from error
+
+    @cached_property
+    def model(self) -> FragmentModel:
+        """In eval mode on the CPU, with the weights of the best checkpoint."""
+        return self.load_model()
+
+    def embed(self, pixels: Pixels | Tensor, *, device: str = "cpu", batch_size: int = 1024) -> Embeddings:
+        """Embed images, fragments or puzzles of the run's sizes; which they are is told by their shape.
+
+        Most models see fragments one by one. To one that sees the whole puzzle, such as mosaic, what is given together
+        is one puzzle: an embedding then depends on all other fragments beside it. Only puzzles are told apart.
+
+        Args:
+            pixels: images (M, C, H, W), fragments (M, C, h, w) or puzzles (B, F, C, h, w), as NumPy array or tensor;
+                uint8, or floats in [0, 1].
+            device: to embed on.
+            batch_size: fragments embedded at once; a puzzle is not divided where the model sees all of it.
+
+        Returns:
+            For images (M, cells, D), their fragments row by row of the grid; for fragments, and for images where a
+            fragment is a whole image, (M, D); for puzzles (B, F, D).
+
+        Raises:
+            DataError: the pixels are of another shape, type or range.
+        """
+        from fragrecon.evaluation.embedding import embed
+
+        model = self._model_on(device)
+        return embed(model, pixels, self.config.data.image_shape, device=device, batch_size=batch_size)
+
+    def classify(
+        self, images: Pixels | Tensor, probe: str = "mlp", *, device: str = "cpu", batch_size: int = 1024
+    ) -> Embeddings:
+        """How likely images are of each class, by a classifier of their embeddings that the run has trained.
+
+        Args:
+            images: (M, C, H, W) of the run's size, as NumPy array or tensor; uint8, or floats in [0, 1].
+            probe: mlp, linear or logistic.
+            device: to embed on.
+            batch_size: fragments embedded at once.
+
+        Returns:
+            Probabilities (M, classes), in the order of the data set's labels.
+
+        Raises:
+            RunError: the run has no such classifier.
+            DataError: the images are of another shape, type or range.
+        """
+        from fragrecon.evaluation.embedding import embed_images
+        from fragrecon.evaluation.probes.classifiers import load_probe
+
+        path = self.folder / PROBE_FILES / f"{probe}.pt"
+        if not path.is_file():
+            known = sorted(path.stem for path in path.parent.glob("*.pt"))
+            raise RunError(
+                f"{self.folder} holds no classifier '{probe}'"
+                + (f"; it has {', '.join(known)}" if known else "; a run with evaluation=probe trains some")
+            )
+        config = self.config.data
+        embeddings = embed_images(
+            self._model_on(device), images, config.image_shape, device=device, batch_size=batch_size
+        )
+        found: Embeddings = load_probe(path).log_probabilities(embeddings).exp().numpy()
+        return found
+
+    def evaluate(
+        self,
+        data: str | Path | Sequence[str | Path] | Pixels | Tensor | None = None,
+        puzzles: int | None = None,
+        *,
+        device: str = "cpu",
+    ) -> dict[str, Summary]:
+        """Score the model by the clustering protocol, by its reconstructions, or both, as the run's config has it.
+
+        Without arguments, and on the device that the run was scored on, these are the figures of ``metrics.json``.
+
+        Args:
+            data: a folder of images, image files, or images (M, C, H, W) uint8 of the run's size, that puzzles are
+                drawn from; by default the run's own test split, where its config says that it is.
+            puzzles: how many to score; by default as many as the run did.
+            device: to embed on.
+
+        Returns:
+            Mean, standard deviation, 95% interval and number of the scores, by metric.
+
+        Raises:
+            ConfigError: there is nothing to score.
+            DataError: there are no such images, or too few of them for a puzzle.
+        """
+        import torch
+
+        from fragrecon.evaluation import setup as opening
+        from fragrecon.evaluation.clustering.protocol import Score, evaluate
+        from fragrecon.evaluation.pixels.reconstruction import Masking, reconstruction_of
+        from fragrecon.evaluation.statistics import summary
+
+        config, evaluation = self.config, self.config.evaluation
+        count = evaluation.puzzles if puzzles is None else puzzles
+        if count < 1:
+            raise ConfigError(f"{count} puzzles leave nothing to score; say how many: puzzles=100")
+        opened = nullcontext(opening.open_data(config)) if data is None else opening.own_data(config, _own(data))
+        with opened as source:
+            try:
+                source.check_test(count)
+            except DataError as error:
+                hint = f" (as the config of {self.folder} has it; or name images: run.evaluate(FOLDER))"
+                raise DataError(f"{error}{hint if data is None else ''}") from None
+            model = self._model_on(device)
+            methods: dict[str, Score | None] = {}
+            if evaluation.clustering:
+                methods["grouped"] = opening.methods_of(model, opening.protocol_of(config), source.grid)["model"]
+            if evaluation.reconstruction:
+                masking = Masking(evaluation.reconstruction.ratio, evaluation.seed)
+                methods["reconstructed"] = reconstruction_of(model, masking)
+            known = {name: score for name, score in methods.items() if score is not None}
+            if not known:
+                raise ConfigError(
+                    f"by the config of {self.folder} nothing is grouped and nothing reconstructed, which is "
+                    f"what can be scored here; mode=evaluate {typed('run', self.folder)} scores all else"
+                )
+            how: dict[str, Any] = {"batch_size": evaluation.batch_size, "device": torch.device(device)}
+            found = evaluate(source.test_set(count), known, **how)
+        return {metric: summary(values) for scores in found.values() for metric, values in scores.items()}
+
+    def _model_on(self, device: str) -> FragmentModel:
+        return self.model if device == "cpu" else copy.deepcopy(self.model).to(device)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Open a run's folder, wherever it lies now.
+
+    Raises:
+        RunError: it is not one, or not a whole one.
+        ConfigError: its config is not one of a run.
+    """
+    return Run(Path(folder).expanduser().absolute())
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / STATUS).is_file()
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse what is no run, and name one that may be meant: of which this is a part, or that is in here."""
+    if _is_run(folder):
+        return
+    missing = next(name for name in (CONFIG, STATUS) if not (folder / name).is_file())
+    message = f"{folder} holds no {missing}" if folder.is_dir() else f"{folder} is no folder"
+    above = next((parent for parent in folder.parents if _is_run(parent)), None)
+    jobs = sorted(path.name for path in folder.iterdir() if _is_run(path)) if folder.is_dir() else []
+    if above:
+        hint = f"it is part of a run: name {above}"
+    elif jobs:
+        more = f" and {len(jobs) - SHOWN} more" if len(jobs) > SHOWN else ""
+        hint = f"it holds runs, name one of its jobs: {', '.join(map(repr, jobs[:SHOWN]))}{more}"
+    else:
+        hint = "a run's folder is one under outputs/ or multirun/ with config.yaml and status.json"
+    raise RunError(f"{message}; {hint}")
+
+
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    """A mapping that has ``key``, as a run writes it."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is not what a run writes: {error}") from None
+    if not isinstance(values, dict) or key not in values:
+        raise RunError(f"{path} is not what a run writes: it should be a mapping with '{key}'")
+    return values
+
+
+def _own(data: Any) -> Pixels | list[Path]:
+    """Images of one's own, as `fragrecon.evaluation.setup.own_data` takes them."""
+    from fragrecon.data.photographs import image_files
+
+    if isinstance(data, (str, Path)):
+        return image_files(str(data))
+    if isinstance(data, Sequence) and data and all(isinstance(item, (str, Path)) for item in data):
+        return image_files([str(item) for item in data])
+    if hasattr(data, "__array__"):
+        return np.asarray(data)
+    raise ConfigError(f"data should be a folder, image files, or an array of images, not {type(data).__name__}")

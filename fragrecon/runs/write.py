@@ -1,0 +1,235 @@
+"""What a run leaves on disk: its config, its status, its figures. Every file is whole or not there."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from fragrecon import __version__, files
+from fragrecon.config.saved import config_hash
+from fragrecon.config.schema import Config
+from fragrecon.errors import FragreconError, RunError, typed
+
+if TYPE_CHECKING:
+    from fragrecon.evaluation.statistics import Scores
+
+Stage = Literal["training", "evaluation"]
+
+CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
+ROBUSTNESS, LOCK = "robustness.csv", ".lock"
+METRICS, EPOCHS, SCORES, CHECKPOINTS, FIGURES = "metrics.json", "metrics.csv", "scores.npz", "checkpoints", "figures"
+EXAMPLES, PAGE, PROBE_FILES = "examples.npz", "report.html", "probes"
+_PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
+
+
+class Record:
+    """Writes a run's files into its folder.
+
+    Args:
+        folder: of the run.
+        writes: False on all but the first of several processes; nothing is then written.
+    """
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
+        self.status = self._read_status()
+
+    def _read_status(self) -> dict[str, Any]:
+        path = self.folder / STATUS
+        try:
+            status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            raise RunError(f"{path} is not what a run writes: {error}") from None
+        return status
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes out of the folder for the block; raises `RunError` if one is at work there.
+
+        The lock ends with the process, however that ends.
+        """
+        if not self.writes:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / LOCK, timeout=0):
+                self.status = self._read_status()
+                yield
+        except Timeout:
+            raise RunError(f"another process is at work in {self.folder}; wait for its end") from None
+
+    def check_unused(self) -> None:
+        """Refuse to begin where another run lies; raises `RunError`."""
+        if self.writes and self.status:
+            raise RunError(
+                f"{self.folder} already holds a run, whose status is {self.status['status']}; go on with it by "
+                f"{typed('resume', self.folder)}, or choose another folder (another sweep.name, for a sweep)"
+            )
+
+    def take_up(self, config: Config) -> bool:
+        """Whether a job of a sweep is left to do; what a job by another config left behind is then cleared away.
+
+        Raises:
+            RunError: another config was done here.
+        """
+        same = self.status.get("config_hash") == config_hash(config)
+        if self.status.get("status") == "done":
+            if not same:
+                raise RunError(
+                    f"{self.folder} holds a finished run of another configuration than this job's would be, as the "
+                    "files in conf/ or the code have changed; choose another sweep.name, or remove that folder"
+                )
+            scored = config.mode in ("train", "evaluate") and config.evaluation.puzzles
+            return bool(scored) and not (self.folder / METRICS).is_file()
+        if not same:
+            for name in (METRICS, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS):
+                (self.folder / name).unlink(missing_ok=True)
+            for name in (CHECKPOINTS, FIGURES, PROBE_FILES):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+        return True
+
+    def start(self, config: Config, overrides: Sequence[str]) -> None:
+        """Write config and overrides, and note that the run is under way; a run taken up again keeps its first
+        start.
+        """
+        if self.writes:
+            for left in (*self.folder.glob(".*.part"), *(self.folder / CHECKPOINTS).glob(".*.part")):
+                left.unlink()  # half a file of a run that was killed and is now taken up again
+            files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
+            self._write_overrides(overrides)
+        started, key = self.status.get("started", now()), config_hash(config)
+        # How far a run had come counts for the same config only: with more epochs, say, it has to train again.
+        stage = self.status.get("stage") if self.status.get("config_hash") == key else None
+        self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
+
+    def overrides(self) -> list[str]:
+        """What the command line said when the run started, and whenever it was taken up again."""
+        path = self.folder / OVERRIDES
+        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
+
+    def refuse(self, overrides: Sequence[str], error: Exception) -> None:
+        """Note that a new run never started, as its config was refused; a run that is there already stays as it is."""
+        if self.status.get("status") in (None, "failed"):
+            if self.writes:
+                self._write_overrides(overrides)
+            self.fail(error)
+
+    def _write_overrides(self, overrides: Sequence[str]) -> None:
+        files.write_text(self.folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+
+    def enter(self, stage: Stage) -> None:
+        self._note(stage=stage)
+
+    def finish(self) -> None:
+        self._note(status="done", finished=now())
+
+    def fail(self, error: BaseException) -> None:
+        """Note why the run ended: the message alone if a user can mend it, else with its traceback."""
+        expected = isinstance(error, FragreconError)
+        text = str(error) if expected else "".join(traceback.format_exception(error))
+        self._note(status="failed", error=text, finished=now())
+
+    def _note(self, **values: Any) -> None:
+        self.status.update(values)
+        if self.writes:
+            files.write_json(self.folder / STATUS, self.status)
+
+    def epochs(self) -> list[dict[str, str]]:
+        """Rows of ``metrics.csv`` so far."""
+        path = self.folder / EPOCHS
+        return files.read_csv(path) if path.is_file() else []
+
+    def add_epoch(self, row: Mapping[str, Any]) -> None:
+        """Add a row to ``metrics.csv``; rows of the same or later epochs, left by a run taken up again, give way."""
+        if self.writes:
+            earlier = [old for old in self.epochs() if int(old["epoch"]) < row["epoch"]]
+            files.write_csv(self.folder / EPOCHS, [*earlier, row])
+
+    def write_metrics(
+        self,
+        scores: Mapping[str, Mapping[str, Scores]],
+        *,
+        protocol: Mapping[str, Any],
+        data: Mapping[str, Any],
+        model: Mapping[str, Any],
+        seconds: Mapping[str, float],
+        dataset_wide: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> dict[str, Any]:
+        """Write ``metrics.json``, and the scores puzzle by puzzle into ``scores.npz``; returns the former.
+
+        Args:
+            scores: by method and metric, (puzzles,), in the same order for all.
+            protocol: what the scores mean.
+            data: what they were measured on.
+            model: what was measured.
+            seconds: how long each part took.
+            dataset_wide: by method and metric, what has a single value for all puzzles together.
+        """
+        from fragrecon.evaluation.statistics import paired_summaries, summary
+
+        baselines = [method for method in scores if method != "model"]
+        metrics = {
+            "protocol": dict(protocol),
+            "scores": {
+                method: {metric: summary(values) for metric, values in rows.items()} for method, rows in scores.items()
+            },
+            "model_minus": {method: paired_summaries(scores["model"], scores[method]) for method in baselines},
+            **({"dataset_wide": {method: dict(rows) for method, rows in dataset_wide.items()}} if dataset_wide else {}),
+            "model": dict(model),
+            "data": dict(data),
+            "versions": versions(),
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+        if self.writes:
+            arrays = {
+                f"{method}/{metric}": values for method, rows in scores.items() for metric, values in rows.items()
+            }
+            files.write_arrays(self.folder / SCORES, arrays)
+            files.write_json(self.folder / METRICS, metrics)
+        return metrics
+
+    def write_examples(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write ``examples.npz``: the first P test puzzles, and what the model made of them.
+
+        Args:
+            arrays: ``images`` (P, N, C, H, W) uint8, those of each puzzle; ``grid`` (2,), rows and columns of fragments
+                in an image; ``source_ids`` (P, F) and ``positions`` (P, F) of the fragments in shuffled order;
+                ``groups`` (P, F) as KMeans finds them; of models that put puzzles together also ``rebuilt_images``
+                (P, F) and ``rebuilt_cells`` (P, F), where each fragment went.
+        """
+        if self.writes:
+            files.write_arrays(self.folder / EXAMPLES, arrays, compressed=True)
+
+    def write_robustness(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``robustness.csv``: a row for each condition, method and metric."""
+        if self.writes:
+            files.write_csv(self.folder / ROBUSTNESS, rows)
+
+
+def reason(status: Mapping[str, Any]) -> str:
+    """Why a job failed, in a line: the last of a traceback, the first of a message."""
+    lines = str(status.get("error") or "no reason was noted").strip().splitlines()
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]
+
+
+def versions() -> dict[str, str]:
+    return {"fragrecon": __version__, "python": platform.python_version()} | {
+        name: metadata.version(name) for name in _PACKAGES
+    }
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

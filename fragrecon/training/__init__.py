@@ -1,0 +1,1 @@
+"""Training: the LightningModule, callbacks, loggers, schedules and compute settings."""

@@ -1,0 +1,162 @@
+"""The only LightningModule: a model, what it is trained for, and how it is scored on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
+
+from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.evaluation.clustering.protocol import METRICS, ClusteringProtocol
+from fragrecon.models.base import FragmentModel
+from fragrecon.objectives.base import Losses, Objective
+from fragrecon.runs.modules import Facts
+from fragrecon.seeds import seed_of, torch_generator
+
+SELECTION = "val_mean_clustering_score"
+
+
+def logged_name(stage: str, name: str) -> str:
+    """How a figure is called in the loggers: ``val/kmeans_ari``; the selection metric has a name of its own."""
+    return SELECTION if (stage, name) == ("val", "mean_clustering_score") else f"{stage}/{name}"
+
+
+class Learner(pl.LightningModule):
+    """Trains a model.
+
+    Args:
+        model: what is trained.
+        objective: what for.
+        facts: the model was built from; kept in its checkpoints.
+        protocol: scores the embeddings at validation, and of some training batches; None where there is no puzzle.
+        make_optimizer: from parameters to the optimizer.
+        make_scheduler: from the optimizer to a schedule of its rate, or to None.
+        monitor: what a schedule by plateau watches.
+        seed: of the run; all random numbers of a step are keyed on it, the step and the rank.
+        scored_batches: how many training batches of an epoch are scored.
+    """
+
+    def __init__(
+        self,
+        model: FragmentModel,
+        objective: Objective,
+        facts: Facts,
+        protocol: ClusteringProtocol | None,
+        make_optimizer: Callable[[Any], Optimizer],
+        make_scheduler: Callable[[Optimizer], Any],
+        *,
+        monitor: str,
+        seed: int,
+        scored_batches: int,
+    ) -> None:
+        super().__init__()
+        self.model, self.objective, self.facts, self.protocol = model, objective, facts, protocol
+        self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
+        self.monitor, self.seed, self.scored_batches = monitor, seed, scored_batches
+        self.plateau: ReduceLROnPlateau | None = None
+        self.plateau_state: dict[str, Any] | None = None
+        names = [*objective.parts, *(METRICS if protocol else ())]
+        # A mean leaves NaNs out by default, and so hides them; "disable" would drop the weights (torchmetrics 1.9).
+        self.means = nn.ModuleDict(
+            {logged_name(stage, name): MeanMetric(math.nan) for stage in ("train", "val") for name in names}
+        )
+        for mean in self.means.values():
+            cast(MeanMetric, mean).persistent(True)  # so that an epoch taken up in its middle ends with the same means
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        scheduler = self.make_scheduler(optimizer)
+        if scheduler is None:
+            return optimizer
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # Stepped here at each validation: Lightning leaves such a schedule out in an epoch that it resumes.
+            self.plateau = scheduler
+            if self.plateau_state is not None:
+                scheduler.load_state_dict(self.plateau_state)
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["facts"] = self.facts.to_dict()
+        if self.plateau is not None:
+            checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau_state = checkpoint.get("plateau")
+        # A figure that is noted only since the checkpoint was written starts anew.
+        weights, means = checkpoint["state_dict"], self.means.state_dict(prefix="means.")
+        weights.update({name: value for name, value in means.items() if name not in weights})
+
+    def training_step(self, batch: FragmentBatch, batch_idx: int) -> Tensor:
+        # Dropout draws from torch's global generator; keyed like all else, it does not depend on what ran before.
+        torch.manual_seed(seed_of(self.seed, "dropout", batch.step, self.global_rank))
+        losses = self._losses("train", batch)
+        self._log("train", {name: value.detach() for name, value in losses.items()}, len(batch))
+        return losses["loss"]
+
+    def on_train_epoch_start(self) -> None:
+        self._reset_means("train/")
+
+    def on_validation_epoch_start(self) -> None:
+        self._reset_means("val")
+
+    def on_train_batch_end(self, outputs: Any, batch: FragmentBatch, batch_idx: int) -> None:
+        if batch_idx < self.scored_batches:
+            self.model.eval()
+            self._log("train", self._scores(batch), len(batch))
+            self.model.train()
+
+    def validation_step(self, batch: FragmentBatch, batch_idx: int) -> None:
+        # Where puzzles are dealt to several ranks, the last batch of some is empty: it adds nothing, but is logged as
+        # all are.
+        empty = {name: torch.empty(0, device=self.device) for name in self.objective.parts}
+        losses = self._losses("val", batch) if len(batch) else empty
+        self._log("val", {**losses, **self._scores(batch)}, len(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        if self.plateau is not None:
+            self.plateau.step(float(cast(MeanMetric, self.means[self.monitor]).compute()))
+
+    def training_figures(self) -> dict[str, float]:
+        """Means of this epoch's training batches so far, over all ranks."""
+        means = {name: cast(MeanMetric, mean) for name, mean in self.means.items() if name.startswith("train/")}
+        return {name: float(mean.compute()) for name, mean in means.items() if mean.update_called or float(mean.weight)}
+
+    def _losses(self, stage: str, batch: FragmentBatch) -> Losses:
+        generator = torch_generator(self.seed, f"objective/{stage}", batch.step, self.global_rank, device=self.device)
+        return cast(Losses, self.objective(self.model, batch, generator))
+
+    @torch.no_grad()
+    def _scores(self, batch: FragmentBatch) -> dict[str, Tensor]:
+        """Scores (B,) of each metric, computed in float32 whatever training computes in."""
+        if self.protocol is None:
+            return {}
+        if not len(batch):
+            return {name: torch.empty(0, device=self.device) for name in METRICS}
+        with torch.autocast(self.device.type, enabled=False):
+            embeddings = self.model.encode(batch.fragments)
+        return {
+            name: score.to(self.device, torch.float32) for name, score in self.protocol.score(embeddings, batch).items()
+        }
+
+    def _log(self, stage: str, values: dict[str, Tensor], puzzles: int) -> None:
+        """Add scalars, or scores (B,) of puzzles, to the means of this epoch, which are taken over all ranks."""
+        for name, value in values.items():
+            logged = logged_name(stage, name)
+            mean = cast(MeanMetric, self.means[logged])
+            if value.numel():
+                mean.update(value, puzzles if value.ndim == 0 else 1)
+            shown = logged in ("train/loss", "val/loss", self.monitor)
+            self.log(logged, mean, on_step=False, on_epoch=True, prog_bar=shown, batch_size=max(1, puzzles))
+
+    def _reset_means(self, prefix: str) -> None:
+        for name, mean in self.means.items():
+            if name.startswith(prefix):
+                cast(MeanMetric, mean).reset()

@@ -1,0 +1,247 @@
+"""Where figures and pictures go besides the record. A function a logger, and how all of them end.
+
+What they are given besides their settings: the run's folder, its config, and the folder and name of the sweep that it
+is a job of, if it is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import yaml
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from fragrecon import files
+from fragrecon.config.schema import model_name
+from fragrecon.errors import ConfigError
+from fragrecon.report.figures.views import Embedded
+
+log = logging.getLogger(__name__)
+
+PICTURES = "pictures/"
+"""What names of pictures begin with, so that dashboards show them together."""
+
+PATIENCE = 6
+"""Seconds in which the server of Weights & Biases has to answer; going on offline takes about one more."""
+
+LAST_UPLOAD = 120
+"""Seconds that the end of a run waits for what is not sent yet; ``wandb sync`` sends what then is left."""
+
+
+def none() -> None:
+    """No logger: ``metrics.csv`` is written by the record in any case."""
+
+
+class Wandb(WandbLogger):
+    """Weights & Biases, which goes on offline where its server does not answer or there is no login.
+
+    Args:
+        pictures_every_n_epochs: how often pictures are shown.
+        settings: of ``wandb.init``.
+    """
+
+    def __init__(self, pictures_every_n_epochs: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._wandb_init.pop("anonymous", None)  # Lightning sets it, and the client complains
+        self.pictures_every_n_epochs = pictures_every_n_epochs
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run, begun at its first use."""
+        if self._experiment is None:
+            self._begin()
+        return super().experiment
+
+    def _begin(self) -> None:
+        import wandb as client
+
+        begun = set(self._folders())
+        try:
+            super().experiment  # noqa: B018 - Lightning begins the run here
+        except (client.Error, ValueError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            if self._wandb_init.get("mode") == "offline":
+                raise ConfigError(f"logger=wandb: {reason}") from error
+            client.teardown()  # the service still holds the run that did not begin
+            for left in set(self._folders()) - begun:
+                shutil.rmtree(left)
+            self._wandb_init["mode"] = "offline"
+            self._begin()
+            log.warning(
+                "Weights & Biases: %s. The run goes on offline; send it later with: wandb sync %s",
+                reason,
+                Path(self.experiment.dir).parent,
+            )
+
+    def _folders(self) -> list[Path]:
+        """Those of this run: one each time that it was begun or taken up again."""
+        return list(Path(self.save_dir or ".").glob(f"wandb/*run-*-{self._id}"))
+
+    @rank_zero_only
+    def show(self, name: str, picture: Tensor, step: int) -> None:
+        self.log_image(PICTURES + name, [picture.movedim(0, -1).numpy()], step)
+
+    @rank_zero_only
+    def show_embeddings(self, embedded: Embedded, step: int) -> None:
+        import wandb as client
+
+        columns = ["fragment", *embedded.facts, *(f"d{number}" for number in range(embedded.embeddings.shape[1]))]
+        thumbnails = [client.Image(thumbnail.movedim(0, -1).numpy()) for thumbnail in embedded.thumbnails]
+        rows = zip(thumbnails, *embedded.facts.values(), embedded.embeddings.tolist(), strict=True)
+        with _staging(Path(self.save_dir or ".") / "wandb" / "staging"):
+            self.log_table("embeddings", columns, [[*row, *numbers] for *row, numbers in rows], step=step)
+
+    def end(self, succeeded: bool) -> None:
+        """Close the run: left open, it would take in what the next job of a sweep logs."""
+        self.finalize("success" if succeeded else "failed")
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=0 if succeeded else 1)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[None]:
+    """Have the client keep what it is to send in a folder, rather than in the user's home, unless told another."""
+    told = "WANDB_DATA_DIR" in os.environ
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.absolute()))
+    try:
+        yield
+    finally:
+        if not told:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard event files.
+
+    Args:
+        folder: of the files.
+        config: shown as text.
+        pictures_every_n_epochs: how often pictures are shown.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], pictures_every_n_epochs: int) -> None:
+        super().__init__(folder.parent, name=folder.name, version="", default_hp_metric=False)
+        self.config, self.pictures_every_n_epochs = config, pictures_every_n_epochs
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The writer, which begins by writing the config."""
+        begins = self._experiment is None
+        writer = super().experiment
+        if begins:
+            text = yaml.safe_dump(self.config, sort_keys=False)
+            writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
+        return writer
+
+    @rank_zero_only
+    def show(self, name: str, picture: Tensor, step: int) -> None:
+        self.experiment.add_image(PICTURES + name, picture, step)
+
+    @rank_zero_only
+    def show_embeddings(self, embedded: Embedded, step: int) -> None:
+        self.experiment.add_embedding(
+            embedded.embeddings,
+            metadata=list(zip(*embedded.facts.values(), strict=True)),
+            label_img=embedded.thumbnails / 255,
+            global_step=step,
+            tag="embeddings",
+            metadata_header=list(embedded.facts),
+        )
+
+    def end(self, succeeded: bool) -> None:
+        self.finalize("success" if succeeded else "failed")
+
+
+def wandb(
+    folder: Path,
+    config: dict[str, Any],
+    sweep: tuple[Path, str] | None = None,
+    project: str = "fragrecon",
+    offline: bool = False,
+    name: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    pictures_every_n_epochs: int = 1,
+) -> Wandb:
+    """Weights & Biases; with ``offline`` no account is needed and ``wandb sync`` can send the run later.
+
+    All jobs of a sweep write into one folder, the sweep's own, which ``wandb leet`` shows whole.
+    """
+    import wandb as client
+
+    # The client's reports on itself hold up the end of the process for 20 seconds where the server does not answer.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    place, sweep_name = sweep or (folder, None)
+    return Wandb(
+        pictures_every_n_epochs,
+        # The name of a run's folder is its own, so a run that is taken up again goes on in the same place.
+        id=files.digest(str(folder.absolute()))[:12],
+        resume="allow",
+        name=name or folder.name,
+        save_dir=place,
+        project=project,
+        group=group or sweep_name,
+        job_type=model_name(config["model"]),
+        tags=list(tags),
+        config=config,
+        # Not Lightning's own switch, which would hold for all later jobs of the process.
+        mode="offline" if offline else None,
+        settings=client.Settings(init_timeout=PATIENCE, finish_timeout=LAST_UPLOAD, quiet=True),
+    )
+
+
+def tensorboard(folder: Path, config: dict[str, Any], pictures_every_n_epochs: int = 1) -> TensorBoard:
+    """TensorBoard event files under ``tensorboard/`` in the run's folder."""
+    try:
+        return TensorBoard(folder / "tensorboard", config, pictures_every_n_epochs)
+    except ModuleNotFoundError:
+        raise ConfigError('logger=tensorboard needs the extra: pip install "fragrecon[tensorboard]"') from None
+
+
+@contextmanager
+def ending(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Begin loggers, and close them at the end of the block, as failed if it fails."""
+    ours = [logger for logger in loggers if isinstance(logger, (Wandb, TensorBoard))]
+    succeeded = False
+    try:
+        for logger in ours:
+            logger.experiment  # noqa: B018 - so that what fails from here on is seen to fail
+        yield
+        succeeded = True
+    finally:
+        for logger in ours:
+            logger.end(succeeded)
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """Let a SIGTERM end the block as an error would, so that loggers are closed; by itself it just ends the process.
+
+    Not for training, where Lightning heeds it.
+    """
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may say what signals do
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

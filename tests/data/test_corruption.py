@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given as drawn_from
+from hypothesis import settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from fragrecon.data.corruption import CHANGES, Wear, add_noise, jitter, turn, wear_off
+from fragrecon.errors import ConfigError
+from fragrecon.seeds import keys_of, uniforms
+
+
+def keys(count: int, seed: int = 0) -> Tensor:
+    return keys_of(seed, "test", 0, count)
+
+
+def fragments(count: int = 3, each: int = 6, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0) -> Tensor:
+    return torch.rand(count, each, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def values_of(axis: str) -> float:
+    """One that changes much."""
+    return {"noise": 0.1, "rotation": 0.5, "jitter": 0.4, "gap": 2.0}[axis]
+
+
+# What all changes have in common --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("axis", CHANGES)
+def test_a_change_keeps_shape_type_and_range_and_leaves_what_it_is_given(axis: str, channels: int) -> None:
+    given = fragments(shape=(channels, 8, 8))
+    before, drawn = given.clone(), keys(3)
+    changed = CHANGES[axis](given, drawn, values_of(axis))
+    assert changed.shape == given.shape
+    assert changed.dtype == torch.float32
+    assert 0 <= changed.min() < changed.max() <= 1
+    assert torch.equal(given, before)
+    assert torch.equal(drawn, keys(3))
+    assert not torch.equal(changed, given)
+
+
+@pytest.mark.parametrize("axis", CHANGES)
+def test_a_change_follows_from_a_puzzles_key_and_not_from_its_batch(axis: str) -> None:
+    given, drawn = fragments(5), keys(5)
+    whole = CHANGES[axis](given, drawn, values_of(axis))
+    for part in (slice(0, 1), slice(1, 5), slice(3, 4)):
+        assert torch.equal(CHANGES[axis](given[part], drawn[part], values_of(axis)), whole[part])
+    again = CHANGES[axis](given, keys(5, seed=1), values_of(axis))
+    assert torch.equal(again, whole) == (axis == "gap")
+
+
+@pytest.mark.parametrize("axis", [axis for axis in CHANGES if axis != "gap"])
+def test_puzzles_and_fragments_that_are_alike_are_changed_apart(axis: str) -> None:
+    one = fragments(1, 1)
+    changed = CHANGES[axis](one.expand(40, 5, -1, -1, -1), keys(40), values_of(axis))
+    kinds = {tuple(fragment.flatten().tolist()) for fragment in changed.flatten(0, 1)}
+    assert len(kinds) == (4 if axis == "rotation" else 200)
+    rows = {tuple(puzzle.flatten().tolist()) for puzzle in changed}
+    assert len(rows) > 30
+
+
+# Noise ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.05, 0.1])
+def test_noise_is_normal_and_has_its_deviation(deviation: float) -> None:
+    grey = torch.full((4, 20, 3, 16, 16), 0.5)
+    noise = ((add_noise(grey, keys(4), deviation) - 0.5) / deviation).flatten().double().numpy()
+    assert noise.std() == pytest.approx(1, abs=4 / math.sqrt(2 * noise.size))
+    assert noise.mean() == pytest.approx(0, abs=4 / math.sqrt(noise.size))
+    within = stats.kstest(noise.clip(-4.9, 4.9), "norm").statistic
+    assert within < 1.95 / math.sqrt(noise.size)  # the bound of one in a thousand
+
+
+def test_noise_of_puzzles_fragments_and_channels_is_independent() -> None:
+    noise = (add_noise(torch.full((3, 4, 3, 32, 32), 0.5), keys(3), 0.1) - 0.5).flatten(0, 2).flatten(1)
+    together = torch.corrcoef(noise.double()) - torch.eye(36)
+    assert together.abs().max() < 4.5 / 32  # 630 pairs of samples of 1024
+
+
+def test_noise_ends_at_black_and_white() -> None:
+    given = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 40, 40)
+    changed = add_noise(given, keys(1), 0.2)
+    assert (changed.min().item(), changed.max().item()) == (0, 1)
+    for fragment, edge in zip(changed[0], (0, 1), strict=True):
+        assert (fragment == edge).float().mean().item() == pytest.approx(0.5, abs=0.06)
+        assert (fragment - edge).abs().mean().item() == pytest.approx(0.2 / math.sqrt(2 * math.pi), rel=0.15)
+
+
+def test_little_noise_stays_finite() -> None:
+    assert torch.isfinite(add_noise(fragments(20, 100), keys(20), 1e-3)).all()
+
+
+# Rotation -------------------------------------------------------------------------------------------------------------
+
+
+def quarters(given: Tensor, changed: Tensor) -> list[int]:
+    """By how many quarters each fragment was turned, told by NumPy."""
+    found = []
+    for before, after in zip(given.flatten(0, 1).numpy(), changed.flatten(0, 1).numpy(), strict=True):
+        ways = [n for n in range(4) if np.array_equal(np.rot90(before, n, (1, 2)), after)]
+        assert len(ways) == 1
+        found += ways
+    return found
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_that_share_of_the_fragments_is_turned_by_each_angle_alike(share: float) -> None:
+    given = fragments(30, 20, (2, 4, 4))
+    found = quarters(given, turn(given, keys(30), share))
+    for quarter in range(4):
+        expected = 1 - share if quarter == 0 else share / 3
+        least, most = stats.binom.interval(0.9999, len(found), expected)
+        assert least <= found.count(quarter) <= most
+
+
+def test_what_is_turned_at_a_share_is_turned_at_any_greater_one() -> None:
+    given = fragments(4, 50)
+    few, many = (quarters(given, turn(given, keys(4), share)) for share in (0.3, 0.7))
+    assert all(after == before for before, after in zip(few, many, strict=True) if before)
+
+
+def test_fragments_that_are_not_square_cannot_be_turned() -> None:
+    with pytest.raises(ConfigError, match="8x16 pixels cannot be turned"):
+        turn(fragments(shape=(3, 8, 16)), keys(3), 0.5)
+
+
+# Jitter ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_jitter_leaves_the_colours(channels: int) -> None:
+    given = fragments(shape=(channels, 8, 8))
+    torch.testing.assert_close(jitter(given, keys(3), 0.0), given, rtol=0, atol=1e-6)
+
+
+def shares(strength: float) -> Tensor:
+    """What the brightness of plain grey fragments is multiplied by."""
+    return jitter(torch.full((50, 40, 3, 2, 2), 0.4), keys(50), strength)[..., 0, 0, 0].flatten() / 0.4
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.4, 0.9])
+def test_brightness_changes_by_up_to_the_strength(strength: float) -> None:
+    found = shares(strength).double()
+    assert found.min().item() >= 1 - strength - 1e-5
+    assert found.max().item() <= 1 + strength + 1e-5
+    assert stats.kstest(found.numpy(), stats.uniform(1 - strength, 2 * strength).cdf).statistic < 1.95 / 2000**0.5
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.4])
+def test_contrast_changes_by_up_to_the_strength(strength: float) -> None:
+    plain = 0.4 + 0.1 * torch.tensor([-1.0, 1.0]).view(1, 1, 1, 1, 2).expand(50, 40, 1, 1, 2)
+    changed = jitter(plain, keys(50), strength)[:, :, 0, 0].double()
+    contrast = (changed[..., 1] - changed[..., 0]) / changed.sum(-1) * 4  # free of the brightness
+    assert contrast.min().item() >= 1 - strength - 1e-4
+    assert contrast.max().item() <= 1 + strength + 1e-4
+    found = stats.kstest(contrast.flatten().numpy(), stats.uniform(1 - strength, 2 * strength).cdf)
+    assert found.statistic < 1.95 / 2000**0.5
+
+
+def test_hue_turns_by_up_to_a_quarter_of_the_strength_and_saturation_by_all_of_it() -> None:
+    colour = torch.tensor([0.5, 0.4, 0.45]).view(1, 1, 3, 1, 1).expand(50, 40, 3, 1, 1)
+    changed = jitter(colour, keys(50), 0.4)[..., 0, 0].double()
+
+    def chroma(pixels: Tensor) -> Tensor:
+        """The plane of I and Q of NTSC as complex numbers, over the luma."""
+        red, green, blue = pixels.unbind(-1)
+        luma = 0.299 * red + 0.587 * green + 0.114 * blue
+        i, q = 0.596 * red - 0.274 * green - 0.322 * blue, 0.211 * red - 0.523 * green + 0.312 * blue
+        return torch.complex(i, q) / luma
+
+    change = chroma(changed) / chroma(colour[..., 0, 0].double())
+    angle, share = change.angle().flatten() / (2 * math.pi), change.abs().flatten()
+    assert angle.abs().max().item() <= 0.1 + 1e-3
+    assert stats.kstest(angle.numpy(), stats.uniform(-0.1, 0.2).cdf).statistic < 1.95 / 2000**0.5
+    # A plain colour has no contrast to its mean grey but that of its channels, which contrast scales as well.
+    assert 0.6 * 0.6 - 1e-3 <= share.min().item() < 0.6 < 1.4 < share.max().item() <= 1.4 * 1.4 + 1e-3
+
+
+def test_brightness_contrast_saturation_and_hue_are_drawn_apart() -> None:
+    colour = torch.tensor([[0.5, 0.4, 0.45], [0.3, 0.4, 0.25]]).T.view(1, 1, 3, 1, 2).expand(60, 40, 3, 1, 2)
+    changed = jitter(colour, keys(60), 0.2)[..., 0, :].double()
+    luma = (torch.tensor([0.299, 0.587, 0.114]).double().view(3, 1) * changed).sum(2)
+    brightness, contrast = luma.mean(-1), (luma[..., 0] - luma[..., 1]) / luma.mean(-1)
+    together = torch.corrcoef(torch.stack([brightness.flatten(), contrast.flatten()]))[0, 1]
+    assert abs(together.item()) < 4 / 2400**0.5
+
+
+# Gap ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "gap"), [((3, 8, 8), 1), ((3, 8, 8), 3), ((1, 7, 9), 2), ((3, 5, 5), 2)])
+def test_worn_edges_take_the_colour_of_the_nearest_pixel_that_is_left(shape: tuple[int, int, int], gap: int) -> None:
+    given = fragments(2, 3, shape)
+    changed = wear_off(given, keys(2), float(gap))
+    height, width = shape[1:]
+    for y in range(height):
+        for x in range(width):
+            nearest = min(max(y, gap), height - 1 - gap), min(max(x, gap), width - 1 - gap)
+            assert torch.equal(changed[..., y, x], given[..., nearest[0], nearest[1]])
+
+
+@pytest.mark.parametrize(("shape", "gap"), [((3, 8, 8), 4), ((3, 8, 8), 9), ((3, 6, 16), 3), ((3, 16, 6), 3)])
+def test_fragments_cannot_be_worn_away(shape: tuple[int, int, int], gap: int) -> None:
+    with pytest.raises(ConfigError, match=f"nothing is left of {shape[1]}x{shape[2]} pixels without {gap}"):
+        wear_off(fragments(shape=shape), keys(3), float(gap))
+
+
+# Each puzzle by its own measure ---------------------------------------------------------------------------------------
+
+MEASURES = {
+    "noise": [0.0, 0.02, 0.3, 0.1, 0.0],
+    "rotation": [0.0, 1.0, 0.3, 0.7, 0.0],
+    "jitter": [0.5, 0.0, 0.1, 1.0, 0.2],
+    "gap": [0.0, 3.0, 1.0, 1.0, 2.0],
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_how_much_may_be_a_number_for_each_puzzle(kind: str) -> None:
+    given, drawn, much = fragments(5), keys(5), MEASURES[kind]
+    for numbers in (torch.tensor(much), torch.tensor(much, dtype=torch.float64)):
+        whole = CHANGES[kind](given, drawn, numbers)
+        assert whole.shape == given.shape
+        assert whole.dtype == torch.float32
+        for place, number in enumerate(much):
+            part = slice(place, place + 1)
+            assert torch.equal(CHANGES[kind](given[part], drawn[part], number), whole[part])
+    alike = CHANGES[kind](given, drawn, torch.full((5,), values_of(kind), dtype=torch.float64))
+    assert torch.equal(alike, CHANGES[kind](given, drawn, values_of(kind)))
+
+
+@pytest.mark.parametrize("kind", ["noise", "rotation", "gap"])
+def test_nothing_of_a_kind_leaves_the_very_numbers(kind: str) -> None:
+    given = fragments(2)
+    assert torch.equal(CHANGES[kind](given, keys(2), 0.0), given)
+
+
+def test_worn_edges_differ_from_puzzle_to_puzzle() -> None:
+    given = fragments(3, 2, (1, 7, 9))
+    changed = wear_off(given, keys(3), torch.tensor([2.0, 0.0, 3.0]))
+    for puzzle, gap in enumerate([2, 0, 3]):
+        for y in range(7):
+            for x in range(9):
+                nearest = min(max(y, gap), 6 - gap), min(max(x, gap), 8 - gap)
+                assert torch.equal(changed[puzzle, ..., y, x], given[puzzle, ..., nearest[0], nearest[1]])
+    with pytest.raises(ConfigError, match="nothing is left of 7x9 pixels without 4"):
+        wear_off(given, keys(3), torch.tensor([1.0, 4.0, 0.0]))
+
+
+# Training fragments ---------------------------------------------------------------------------------------------------
+
+ALL: dict[str, float] = {"gap": 3.0, "noise": 0.2, "jitter": 0.5, "rotation": 0.8}
+
+
+def cut_bytes(count: int = 6, each: int = 4, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, each, *shape), generator=random, dtype=torch.uint8)
+
+
+def struck(wear: Wear, given: Tensor, seed: int = 0, first: int = 0) -> Tensor:
+    """Which puzzles came out otherwise than they were."""
+    return (wear.apply(given, seed, first) != given).flatten(1).any(1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"share": 1.0}, {"share": 0.0, **ALL}, {"share": 1.0, **dict.fromkeys(ALL, 0.0)}]
+)
+def test_no_share_or_no_kind_leaves_the_bytes(settings: dict[str, float]) -> None:
+    given = cut_bytes()
+    assert torch.equal(Wear(**settings).apply(given, 0, 0), cut_bytes())
+
+
+@pytest.mark.parametrize("kinds", [*([kind] for kind in ALL), list(ALL)])
+def test_wear_gives_bytes_anew_and_leaves_what_it_is_given(kinds: list[str]) -> None:
+    given, before = cut_bytes(6, 40), torch.get_rng_state()
+    wear = Wear(share=1.0, **{kind: ALL[kind] for kind in kinds})
+    worn = wear.apply(given, 0, 0)
+    assert worn.dtype == torch.uint8
+    assert worn.shape == given.shape
+    assert torch.equal(given, cut_bytes(6, 40))
+    assert (worn != given).flatten(1).any(1).all()
+    assert torch.equal(wear.apply(given, 0, 0), worn)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.7, 1.0])
+@pytest.mark.parametrize("kind", ALL)
+def test_a_kind_strikes_its_share_of_the_puzzles(kind: str, share: float) -> None:
+    given = cut_bytes(2000, 30 if kind == "rotation" else 2, (3, 7, 7))
+    found = int(struck(Wear(share=share, **{kind: 1.0}), given).sum())
+    # A share near nothing of 30 fragments turns none of them, in one puzzle of 31; a little noise rounds to none.
+    unseen = {"rotation": share / 31 * 2000, "noise": 5, "jitter": 5, "gap": 0}[kind]
+    least, most = stats.binom.interval(0.9999, 2000, share)
+    assert least - unseen - 4 * unseen**0.5 <= found <= most
+
+
+def test_each_kind_strikes_by_itself() -> None:
+    given = cut_bytes(2000, 6, (3, 8, 8))
+    hits = [struck(Wear(share=0.4, **{kind: much}), given).double() for kind, much in ALL.items()]
+    together = torch.corrcoef(torch.stack(hits)) - torch.eye(4, dtype=torch.float64)
+    assert together.abs().max().item() < 4 / 2000**0.5
+    plain = struck(Wear(share=0.4, **ALL), given)
+    assert torch.equal(plain, torch.stack(hits).any(0))
+
+
+def test_a_puzzle_that_is_not_struck_keeps_its_bytes_among_others_that_are() -> None:
+    given, wear = cut_bytes(50), Wear(share=0.5, noise=0.5, jitter=0.5)
+    hit = struck(wear, given)
+    assert 10 < hit.sum() < 48
+    assert torch.equal(wear.apply(given, 0, 0)[~hit], given[~hit])
+
+
+@settings(deadline=None, max_examples=30)
+@drawn_from(st.integers(0, 2**31), st.integers(0, 10**9), st.lists(st.integers(0, 6), min_size=1, max_size=5))
+def test_a_puzzles_wear_does_not_depend_on_the_batch_it_is_in(seed: int, first: int, counts: list[int]) -> None:
+    given, wear = cut_bytes(sum(counts), 2, (3, 7, 7)), Wear(share=0.6, **ALL)
+    whole = wear.apply(given, seed, first)
+    starts = np.cumsum([0, *counts]).tolist()
+    parts = [
+        wear.apply(given[start : start + count], seed, first + start)
+        for start, count in zip(starts, counts, strict=False)
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_seeds_and_numbers_of_puzzles_wear_differently() -> None:
+    same, wear = cut_bytes(1).expand(100, -1, -1, -1, -1), Wear(share=0.5, **ALL)
+    patterns = [struck(wear, same, seed, first) for seed, first in ((0, 0), (0, 100), (1, 0))]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(patterns[one], patterns[other])
+    worn = wear.apply(same, 0, 0)
+    rows = {tuple(puzzle.flatten().tolist()) for puzzle in worn}
+    assert len(rows) > 0.8 * struck(wear, same).sum()
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_wear_is_the_change_of_its_puzzles_one_by_one(kind: str) -> None:
+    """Puzzle by puzzle, in plain numbers; of which keys is told by hand."""
+    given, wear = cut_bytes(40, 3), Wear(share=0.5, **{kind: ALL[kind]})
+    worn = wear.apply(given, 7, 20)
+    for place in range(40):
+        key = keys_of(7, f"wear/{kind}", 20 + place, 1)
+        drawn, much = uniforms(key, 2)[0].tolist()
+        expected = given[place]
+        if drawn < 0.5:
+            measure = 1 + math.floor(3 * much) if kind == "gap" else much * ALL[kind]
+            one = CHANGES[kind](given[place : place + 1] / 255, key + 1, float(measure))
+            expected = torch.from_numpy(np.rint(one[0].numpy() * np.float32(255)).astype(np.uint8))
+        assert torch.equal(worn[place], expected), place
+
+
+def test_as_many_pixels_are_worn_off_as_others_up_to_the_most() -> None:
+    given = cut_bytes(3000, 1, (1, 8, 8))
+    worn = Wear(share=1.0, gap=3).apply(given, 0, 0)
+    counts = [0, 0, 0, 0]
+    for gap in (1, 2, 3):
+        expected = wear_off(given / 255, keys(3000), float(gap)).mul(255).round().to(torch.uint8)
+        counts[gap] = int((worn == expected).flatten(1).all(1).sum())
+    assert sum(counts) == 3000
+    assert stats.chisquare(counts[1:]).statistic < 13.8  # one in a thousand, of two degrees of freedom
+
+
+@pytest.mark.parametrize("most", [0.5, 2.5])
+def test_no_more_than_the_most_is_worn_off(most: float) -> None:
+    given = cut_bytes(300, 1, (1, 8, 8))
+    worn = Wear(share=1.0, gap=most).apply(given, 0, 0)
+    beyond = wear_off(given / 255, keys(300), math.floor(most) + 1.0).mul(255).round().to(torch.uint8)
+    assert not (worn == beyond).flatten(1).all(1).any()
+
+
+def test_noise_has_any_deviation_up_to_the_greatest() -> None:
+    grey = torch.full((1000, 2, 3, 16, 16), 128, dtype=torch.uint8)
+    worn = Wear(share=1.0, noise=0.1).apply(grey, 0, 0).double() / 255
+    deviations = (worn - 128 / 255).flatten(1).std(1)
+    # Rounding to bytes adds a twelfth of a step to each variance.
+    found = (deviations.square() - 1 / 255**2 / 12).clamp(min=0).sqrt()
+    assert stats.kstest(found.numpy(), stats.uniform(0, 0.1).cdf).statistic < 1.95 / 1000**0.5 + 0.02
+
+
+def test_what_is_turned_does_not_hang_on_what_is_struck() -> None:
+    """Were the numbers the same, the first fragments of puzzles that are struck would nearly all be turned."""
+    given = cut_bytes(4000, 2, (1, 4, 4))
+    worn = Wear(share=0.3, rotation=1.0).apply(given, 0, 0)
+    drawn = uniforms(keys_of(0, "wear/rotation", 0, 4000), 2)
+    hit = drawn[:, 0] < 0.3
+    turned = (worn != given).flatten(2).any(2)
+    assert not turned[~hit].any()
+    for place in (0, 1):
+        least, most = stats.binom.interval(0.9999, int(hit.sum()), 0.5)
+        assert least <= turned[hit, place].sum() <= most
+
+
+def test_noise_comes_on_top_of_all_else() -> None:
+    """Of a border that was worn off before, no two pixels are alike again."""
+    flat = torch.full((200, 2, 3, 8, 8), 128, dtype=torch.uint8)
+    worn = Wear(share=1.0, gap=3, noise=0.3).apply(flat, 0, 0)
+    alike = (worn[..., 0, :] == worn[..., 1, :]).float().flatten(1).mean(1)
+    assert alike.median().item() < 0.1
+    assert list(CHANGES) == ["gap", "rotation", "jitter", "noise"]
+
+
+def test_all_wear_is_off_by_default() -> None:
+    assert not any(vars(Wear()).values())
+    some: dict[str, Any] = {"share": 0.5, **ALL}
+    assert vars(Wear(**some)) == some
+
+
+@pytest.mark.parametrize(
+    ("wear", "shape", "message"),
+    [
+        (Wear(share=1.0, gap=4), (3, 8, 8), "nothing is left of 8x8 pixels"),
+        (Wear(share=1.0, rotation=0.5), (3, 8, 4), "8x4 pixels cannot be turned"),
+    ],
+)
+def test_wear_that_fragments_cannot_bear_is_refused(wear: Wear, shape: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        wear.apply(cut_bytes(20, 2, shape), 0, 0)

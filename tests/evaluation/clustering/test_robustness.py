@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from fragrecon.clustering.backends import load_backend
+from fragrecon.config.schema import RobustnessConfig
+from fragrecon.data.corruption import CHANGES
+from fragrecon.data.module import FragmentData
+from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.errors import TrainingError
+from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, evaluate
+from fragrecon.evaluation.clustering.robustness import Condition, Outcome, conditions, outcomes, table
+from fragrecon.evaluation.statistics import Scores
+from fragrecon.run import compose
+from tests.data.test_corruption import fragments, values_of
+from tests.evaluation.samples import CPU, Pictures, batch_of, data_of
+
+METHODS = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
+
+
+# Conditions -----------------------------------------------------------------------------------------------------------
+
+
+def harder(puzzles: int = 5, **axes: list[Any]) -> RobustnessConfig:
+    none: dict[str, list[Any]] = {a: [] for a in ("images", "fragment_size", "noise", "rotation", "jitter", "gap")}
+    return RobustnessConfig(puzzles=puzzles, **none | axes)
+
+
+def test_conditions_come_axis_by_axis_in_the_order_of_the_config() -> None:
+    config = harder(gap=[2, 1], images=[5, 2], noise=[0.02], jitter=[0.1], rotation=[0.25, 1.0], fragment_size=[8])
+    assert [str(condition) for condition in conditions(config)] == [
+        "images=5",
+        "images=2",
+        "fragment_size=8",
+        "noise=0.02",
+        "rotation=0.25",
+        "rotation=1",
+        "jitter=0.1",
+        "gap=2",
+        "gap=1",
+    ]
+    assert not list(conditions(harder()))
+
+
+def test_the_conditions_of_the_file_are_those_of_all_axes() -> None:
+    config = compose(["evaluation=robustness"]).evaluation.robustness
+    assert config is not None
+    found = list(conditions(config))
+    assert {condition.axis for condition in found} == {"images", "fragment_size", *CHANGES}
+    assert len({str(condition) for condition in found}) == len(found) == 20
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> FragmentData:
+    """60 test images of 32x32 pixels; puzzles of 4 images in 16 fragments each."""
+    return data_of(tmp_path_factory.mktemp("cache"))
+
+
+def test_the_usual_puzzles_are_known_as_such(data: FragmentData) -> None:
+    for condition, usual in (
+        (Condition("images", 4), True),
+        (Condition("images", 5), False),
+        (Condition("fragment_size", 8), True),
+        (Condition("fragment_size", 16), False),
+        (Condition("noise", 0.1), False),
+        (Condition("gap", 1), False),
+    ):
+        assert condition.is_usual(condition.data(data), data) == usual, condition
+
+
+def test_other_puzzles_are_of_the_same_images(data: FragmentData) -> None:
+    larger = Condition("fragment_size", 16).data(data)
+    assert (larger.config.fragment_shape, larger.config.images_per_puzzle, larger.cells) == ((3, 16, 16), 4, 4)
+    more = Condition("images", 7).data(data)
+    assert (more.config.fragment_shape, more.config.images_per_puzzle, more.cells) == ((3, 8, 8), 7, 16)
+    for other in (larger, more):
+        assert other.store("test") is data.store("test")
+        assert other.puzzle_seed == data.puzzle_seed
+    assert torch.equal(larger.test_set(3).read(slice(0, 3)).image_ids, data.test_set(3).read(slice(0, 3)).image_ids)
+    assert data.config.images_per_puzzle == 4
+    assert Condition("noise", 0.1).data(data) is data
+
+
+@pytest.mark.parametrize("axis", CHANGES)
+def test_a_condition_changes_the_fragments_and_nothing_else(axis: str) -> None:
+    batch = batch_of(fragments(3, 6), step=7)
+    before = batch.fragments.clone()
+    changed = Condition(axis, values_of(axis)).change(batch, seed=0)
+    assert torch.equal(batch.fragments, before)
+    assert not torch.equal(changed.fragments, before)
+    for name, value in vars(batch).items():
+        assert name == "fragments" or vars(changed)[name] is value
+
+
+@pytest.mark.parametrize("axis", ["images", "fragment_size"])
+def test_a_condition_of_the_cut_leaves_the_fragments(axis: str) -> None:
+    batch = batch_of(fragments())
+    assert Condition(axis, 8).change(batch, seed=0) is batch
+
+
+@pytest.mark.parametrize("axis", ["noise", "rotation", "jitter"])
+def test_a_condition_draws_by_seed_axis_value_and_number_of_the_puzzle(axis: str) -> None:
+    whole = batch_of(fragments(1, 30).expand(6, -1, -1, -1, -1))
+
+    def change(batch: FragmentBatch, value: float = 0.3, seed: int = 0) -> Tensor:
+        return Condition(axis, value).change(batch, seed).fragments
+
+    found = change(whole)
+    assert len({tuple(puzzle.flatten().tolist()) for puzzle in found}) == 6
+    late = dataclasses.replace(whole, fragments=whole.fragments[:2], step=4)
+    assert torch.equal(change(late), found[4:])
+    assert torch.equal(change(whole), found)
+    assert not torch.equal(change(whole, seed=1), found)
+    # Were the numbers those of another value, the fragments turned at 0.3 would all be turned at 0.300001 as well.
+    assert not torch.allclose(change(whole, 0.300001), found, atol=0.01)
+
+
+# Outcomes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sklearn", "batched"])
+def protocol(request: pytest.FixtureRequest) -> ClusteringProtocol:
+    return ClusteringProtocol(load_backend(request.param), restarts=2, seed=0, memory=2**24)
+
+
+class Halves:
+    """An embedding that loses much, the means of the halves of a fragment, which takes one shape only.
+
+    Attributes:
+        seen: fragments that it was shown.
+    """
+
+    def __init__(self, shape: tuple[int, int, int] = (3, 8, 8)) -> None:
+        self.shape, self.seen = shape, list[Tensor]()
+
+    def __call__(self, batch: FragmentBatch) -> Tensor:
+        assert tuple(batch.fragments.shape[2:]) == self.shape
+        self.seen.append(batch.fragments)
+        return torch.cat([half.mean((-2, -1)) for half in batch.fragments.chunk(2, dim=-1)], -1)
+
+
+def usual_scores(protocol: ClusteringProtocol, puzzles: int = 8) -> dict[str, dict[str, Scores]]:
+    """Scores that no one would compute."""
+    random = np.random.default_rng(0)
+    return {
+        method: {metric: random.random(puzzles) for metric in ("kmeans_ari", "mean_nmi")}
+        for method in (*METHODS, "model")
+    }
+
+
+def run(
+    config: RobustnessConfig,
+    data: FragmentData,
+    protocol: ClusteringProtocol,
+    embed: Callable[[FragmentBatch], Tensor],
+    cache: Path,
+    usual: dict[str, dict[str, Scores]] | None = None,
+    batch_size: int = 4,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Outcome]:
+    scores = usual or usual_scores(protocol)
+    how: dict[str, Any] = {"batch_size": batch_size, "device": CPU}
+    found: Iterator[Outcome] = outcomes(
+        config, data, scores, protocol, embed, (3, 8, 8), cache=cache, advance=advance, **how
+    )
+    return list(found)
+
+
+def test_model_and_baselines_are_scored_on_the_changed_puzzles(
+    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
+) -> None:
+    embed = Halves()
+    (found,) = run(harder(noise=[0.1]), data, protocol, embed, tmp_path)
+    condition = Condition("noise", 0.1)
+    assert (found.condition, found.not_applicable) == (condition, {})
+    assert list(found.scores) == [*METHODS, "model"]
+    batch = condition.change(data.test_set(5).read(slice(0, 5)).as_float(), protocol.seed)
+    assert torch.equal(torch.cat(embed.seen), batch.fragments)
+    assert not torch.equal(batch.fragments, data.test_set(5).read(slice(0, 5)).as_float().fragments)
+    for method, embeddings in (("model", embed(batch)), ("raw_pixels", batch.fragments.flatten(2))):
+        for metric, values in protocol.score_fully(embeddings, batch).items():
+            np.testing.assert_array_equal(found.scores[method][metric], values.numpy(), f"{method} {metric}")
+
+
+@pytest.mark.parametrize(
+    ("axes", "count", "shape"),
+    [({"images": [7]}, 7 * 16, (3, 8, 8)), ({"fragment_size": [16]}, 4 * 4, (3, 16, 16))],
+)
+def test_other_puzzles_are_scored_with_the_model_if_it_takes_their_fragments(
+    protocol: ClusteringProtocol,
+    data: FragmentData,
+    tmp_path: Path,
+    axes: dict[str, Any],
+    count: int,
+    shape: tuple[int, int, int],
+) -> None:
+    embed = Halves()
+    (found,) = run(harder(**axes), data, protocol, embed, tmp_path)
+    batch = found.condition.data(data).test_set(5).read(slice(0, 5)).as_float()
+    assert tuple(batch.fragments.shape) == (5, count, *shape)
+    for metric, values in protocol.score_fully(batch.fragments.flatten(2), batch).items():
+        np.testing.assert_array_equal(found.scores["raw_pixels"][metric], values.numpy(), metric)
+    if "images" in axes:
+        assert list(found.scores) == [*METHODS, "model"]
+        assert torch.equal(torch.cat(embed.seen), batch.fragments)
+        assert found.not_applicable == {}
+    else:
+        assert list(found.scores) == METHODS
+        assert embed.seen == []  # nothing is resized for it
+        assert found.not_applicable == {"model": "it takes fragments of 8x8 pixels, not 16x16"}
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"images": [61]}, "needs 61 images, but the test split has 60"),
+        ({"images": [1]}, "at least 2 images a puzzle"),
+        ({"fragment_size": [12]}, "12 does not divide"),
+        ({"fragment_size": [32]}, "2 fragments an image"),
+        ({"gap": [4]}, "nothing is left of 8x8 pixels"),
+    ],
+)
+def test_what_is_no_puzzle_has_a_reason_and_stops_nothing(
+    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path, axes: dict[str, Any], words: str
+) -> None:
+    config = dataclasses.replace(harder(puzzles=2, jitter=[0.2]), **axes)
+    found = run(config, data, protocol, Halves(), tmp_path)
+    by_axis = {outcome.condition.axis: outcome for outcome in found}
+    (axis,) = axes
+    assert by_axis[axis].scores == {}
+    assert list(by_axis[axis].not_applicable) == ["all"]
+    assert words in by_axis[axis].not_applicable["all"]
+    assert list(by_axis["jitter"].scores) == [*METHODS, "model"]
+
+
+def test_fewer_training_images_than_a_puzzle_has_stop_nothing(data: FragmentData, tmp_path: Path) -> None:
+    few = data_of(tmp_path, Pictures(train=20))
+    protocol = ClusteringProtocol(load_backend("batched"), 1, 0, 2**24)
+    large, worn = run(harder(puzzles=2, images=[30], gap=[1]), few, protocol, Halves(), tmp_path / "scores")
+    assert {"raw_pixels", "model"} <= set(large.scores)
+    assert list(worn.scores) == [*METHODS, "model"]
+
+
+def test_fragments_that_are_not_square_are_not_turned_but_worn(protocol: ClusteringProtocol, tmp_path: Path) -> None:
+    flat = data_of(tmp_path, fragment_size=[8, 16])
+    how: dict[str, Any] = {"cache": tmp_path, "advance": lambda count: None, "batch_size": 4, "device": CPU}
+    config, usual = harder(puzzles=2, rotation=[0.5], gap=[2]), usual_scores(protocol)
+    turned, worn = outcomes(config, flat, usual, protocol, Halves((3, 8, 16)), (3, 8, 16), **how)
+    assert "8x16 pixels cannot be turned" in turned.not_applicable["all"]
+    assert list(worn.scores) == [*METHODS, "model"]
+
+
+def test_the_usual_condition_takes_the_scores_that_are_there_bit_for_bit(
+    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
+) -> None:
+    embed, usual = Halves(), usual_scores(protocol)
+    found = run(harder(images=[4], fragment_size=[8]), data, protocol, embed, tmp_path, usual)
+    assert [str(outcome.condition) for outcome in found] == ["images=4", "fragment_size=8"]
+    for outcome in found:
+        assert list(outcome.scores) == list(usual)
+        for method, rows in usual.items():
+            for metric, values in rows.items():
+                np.testing.assert_array_equal(outcome.scores[method][metric], values[:5])
+    assert embed.seen == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_outcomes_do_not_depend_on_the_size_of_the_batches(
+    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
+) -> None:
+    config = harder(images=[3], noise=[0.1], rotation=[0.5], jitter=[0.2], gap=[1])
+    found = [run(config, data, protocol, Halves(), tmp_path / str(size), batch_size=size) for size in (1, 3, 32)]
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            assert one.condition == other.condition
+            for method, rows in one.scores.items():
+                for metric, values in rows.items():
+                    # Tables of puzzles side by side are as wide as the widest, so their sums round in another order.
+                    np.testing.assert_allclose(
+                        values, other.scores[method][metric], 0, 1e-12, err_msg=f"{method} {metric}"
+                    )
+
+
+def test_conditions_do_not_change_each_other(protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path) -> None:
+    config = harder(puzzles=3, images=[3], noise=[0.1], gap=[1])
+    together = run(config, data, protocol, Halves(), tmp_path / "together")
+    for axis, outcome in zip(("images", "noise", "gap"), together, strict=True):
+        (alone,) = run(harder(puzzles=3, **{axis: getattr(config, axis)}), data, protocol, Halves(), tmp_path / axis)
+        for method, rows in outcome.scores.items():
+            for metric, values in rows.items():
+                np.testing.assert_array_equal(values, alone.scores[method][metric])
+
+
+def test_progress_comes_to_what_was_promised_also_when_scores_are_known(data: FragmentData, tmp_path: Path) -> None:
+    protocol = ClusteringProtocol(load_backend("batched"), 1, 0, 2**24)
+    config = harder(images=[4, 3, 100], fragment_size=[16, 12], noise=[0.1], gap=[1, 9])
+    for _ in range(2):
+        told: list[int] = []
+        found = run(config, data, protocol, Halves(), tmp_path, advance=told.append)
+        assert len(found) == 8
+        assert sum(told) == 2 * 8 * 5
+        assert min(told) > 0
+
+
+def test_baselines_are_kept_for_each_condition_apart(data: FragmentData, tmp_path: Path) -> None:
+    protocol = ClusteringProtocol(load_backend("batched"), 1, 0, 2**24)
+    config = harder(puzzles=2, images=[2, 3], fragment_size=[16], noise=[0.1, 0.2], rotation=[0.1])
+    found = run(config, data, protocol, Halves(), tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(kept) == 6 * len(METHODS)
+    again = run(config, data, protocol, Halves(), tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
+    for one, other in zip(found, again, strict=True):
+        for method in (*METHODS, "model"):
+            for metric, values in one.scores.get(method, {}).items():
+                np.testing.assert_array_equal(values, other.scores[method][metric])
+
+
+def test_a_model_whose_embeddings_are_no_numbers_is_an_error(data: FragmentData, tmp_path: Path) -> None:
+    protocol = ClusteringProtocol(load_backend("batched"), 1, 0, 2**24)
+    with pytest.raises(TrainingError, match="not finite"):
+        run(harder(puzzles=1, gap=[1]), data, protocol, lambda batch: Halves()(batch) * math.nan, tmp_path)
+
+
+def test_grey_images_are_scored_under_every_condition(tmp_path: Path) -> None:
+    grey = data_of(tmp_path, Pictures((1, 16, 16)), fragment_size=4, images_per_puzzle=3)
+    protocol = ClusteringProtocol(load_backend("batched"), 1, 0, 2**24)
+    config = harder(puzzles=2, images=[2], fragment_size=[8], noise=[0.1], rotation=[1.0], jitter=[0.2], gap=[1])
+    how: dict[str, Any] = {"cache": tmp_path, "advance": lambda count: None, "batch_size": 4, "device": CPU}
+    found = list(outcomes(config, grey, usual_scores(protocol), protocol, Halves((1, 4, 4)), (1, 4, 4), **how))
+    assert [list(outcome.scores) for outcome in found if outcome.condition.axis != "fragment_size"] == [
+        [*METHODS, "model"]
+    ] * 5
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_means_intervals_and_paired_differences() -> None:
+    random = np.random.default_rng(0)
+    hardness = random.normal(0, 0.2, 9)
+    scores = {
+        method: {"ari": own + hardness + random.normal(0, 0.02, 9), "nmi": random.random(9)}
+        for method, own in (("random", 0.0), ("pixels", 0.3), ("model", 0.5))
+    }
+    del scores["random"]["nmi"]
+    rows = table([Outcome(Condition("noise", 0.1), scores, {})])
+    assert [(row["method"], row["metric"]) for row in rows] == [
+        ("random", "ari"),
+        ("pixels", "ari"),
+        ("pixels", "nmi"),
+        ("model", "ari"),
+        ("model", "nmi"),
+        ("model_minus_random", "ari"),
+        ("model_minus_pixels", "ari"),
+        ("model_minus_pixels", "nmi"),
+    ]
+    for row in rows:
+        assert list(row) == ["axis", "value", "method", "metric", "mean", "std", "low", "high", "n"]
+        assert (row["axis"], row["value"], row["n"]) == ("noise", 0.1, 9)
+        baseline = row["method"].removeprefix("model_minus_")
+        sample = scores[baseline][row["metric"]]
+        if baseline != row["method"]:
+            sample = scores["model"][row["metric"]] - sample
+        interval = stats.ttest_1samp(sample, 0).confidence_interval(0.95)
+        assert row["mean"] == pytest.approx(sample.mean(), rel=1e-12)
+        assert row["std"] == pytest.approx(np.std(sample, ddof=1), rel=1e-12)
+        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    widths = {row["method"]: row["high"] - row["low"] for row in rows if row["metric"] == "ari"}
+    assert widths["model_minus_pixels"] < widths["model"] / 3
+
+
+def test_the_table_has_a_row_for_what_cannot_be_scored() -> None:
+    pixels = {"pixels": {"ari": np.array([0.25])}}
+    rows = table(
+        [
+            Outcome(Condition("images", 100), {}, {"all": "too many"}),
+            Outcome(Condition("fragment_size", 8), pixels, {"model": "another size"}),
+        ]
+    )
+    assert rows == [
+        {"axis": "images", "value": 100, "method": "all", "not_applicable": "too many"},
+        {
+            "axis": "fragment_size",
+            "value": 8,
+            "method": "pixels",
+            "metric": "ari",
+            "mean": 0.25,
+            "std": None,
+            "low": None,
+            "high": None,
+            "n": 1,
+        },
+        {"axis": "fragment_size", "value": 8, "method": "model", "not_applicable": "another size"},
+    ]
+
+
+def test_the_table_of_nothing_is_empty() -> None:
+    assert table([]) == []
+
+
+def test_the_same_scores_are_summed_up_in_metrics_and_table(data: FragmentData, tmp_path: Path) -> None:
+    protocol = ClusteringProtocol(load_backend("batched"), 1, 0, 2**24)
+    found = evaluate(data.test_set(4), {"random": protocol.score_random}, batch_size=4, device=CPU)
+    (row,) = (row for row in table([Outcome(Condition("gap", 1), found, {})]) if row["metric"] == "kmeans_ari")
+    assert row["mean"] == found["random"]["kmeans_ari"].mean()

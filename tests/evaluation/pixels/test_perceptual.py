@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch import Tensor, distributed
+
+from fragrecon.data.module import FixedPuzzles
+from fragrecon.errors import ConfigError
+from fragrecon.evaluation.pixels.inpainting import Fillings, bilinear
+from fragrecon.evaluation.pixels.networks import Inception, Networks, in_parts
+from fragrecon.evaluation.pixels.perceptual import Output, Perceived, composites, decoded, frechet_distance, perceive
+from fragrecon.evaluation.pixels.reconstruction import Masking, filled, reconstruction_of
+from fragrecon.models.conv import ConvAutoencoder
+from fragrecon.models.mae import MaskedAutoencoder
+from fragrecon.models.pretrained import EfficientNetLite
+from tests.evaluation.samples import CPU, Pictures, data_of
+
+# The Fréchet distance -------------------------------------------------------------------------------------------------
+
+
+def drawn(count: int, seed: int = 0, dim: int = 12) -> Tensor:
+    """Features whose mean and covariance are the seed's own."""
+    random = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dim, dim, generator=random)
+    return torch.randn(count, dim, generator=random) @ mixing + torch.randn(dim, generator=random)
+
+
+def distance(real: Tensor, made: Tensor, batch: int = 1000) -> float:
+    metric = frechet_distance(real.shape[1])
+    for part in torch.split(real, batch):
+        metric.update(part, real=True)
+    for part in torch.split(made, batch):
+        metric.update(part, real=False)
+    return float(metric.compute())
+
+
+def slow_distance(real: Tensor, made: Tensor) -> float:
+    """By SciPy's square root of a matrix, of all features at once."""
+    one, other = real.double().numpy(), made.double().numpy()
+    first, second = np.cov(one.T), np.cov(other.T)
+    root: npt.NDArray[np.complex128] = sqrtm(first @ second)
+    apart = ((one.mean(0) - other.mean(0)) ** 2).sum()
+    return float(apart + np.trace(first + second - 2 * root.real))
+
+
+@pytest.mark.parametrize("count", [40, 300])
+def test_the_frechet_distance_is_that_of_the_definition(count: int) -> None:
+    real, made = drawn(count), drawn(2 * count, seed=1)
+    assert distance(real, made) == pytest.approx(slow_distance(real, made), rel=1e-5)
+    assert distance(real, made) == pytest.approx(distance(made, real), rel=1e-5)
+
+
+def test_features_may_come_in_any_order_and_in_any_parts() -> None:
+    real, made = drawn(60), drawn(60, seed=1)
+    expected = distance(real, made)
+    for batch in (1, 7):
+        assert distance(real.flip(0), made[torch.randperm(60)], batch) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_same_features_are_at_no_distance_and_noise_adds_to_it() -> None:
+    real, noise = drawn(500), torch.randn(500, 12)
+    distances = [distance(real, real + strength * noise) for strength in (0.0, 0.5, 1.0, 2.0)]
+    assert distances[0] == pytest.approx(0, abs=1e-6)
+    assert distances == sorted(distances)
+    assert distances[1] > 0.01
+    assert distance(real, real + 3.0) == pytest.approx(12 * 9, rel=1e-5)
+
+
+def of_two(rank: int, folder: Path) -> float:
+    """What one of two processes finds, that has some of the features."""
+    distributed.init_process_group("gloo", f"file://{folder}/store", timedelta(seconds=120), world_size=2, rank=rank)
+    try:
+        real, made = drawn(50), drawn(70, seed=1)
+        return distance(real[rank::2], made[:30] if rank else made[30:])
+    finally:
+        distributed.destroy_process_group()
+
+
+def second_of_two(folder: Path) -> None:
+    (folder / "found").write_text(str(of_two(1, folder)))
+
+
+def test_two_processes_that_share_the_images_come_to_the_distance_of_all(tmp_path: Path) -> None:
+    other = multiprocessing.get_context("spawn").Process(target=second_of_two, args=(tmp_path,))
+    other.start()
+    found = of_two(0, tmp_path)
+    other.join()
+    expected = distance(drawn(50), drawn(70, seed=1))
+    assert [found, float((tmp_path / "found").read_text())] == pytest.approx([expected, expected], rel=1e-6)
+
+
+# What is made of the images -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    return Networks(["features"], CPU)
+
+
+@pytest.fixture(scope="module")
+def network(networks: Networks) -> EfficientNetLite:
+    found = networks.features["frechet_feature_distance"]
+    assert isinstance(found, EfficientNetLite)
+    return found
+
+
+@pytest.fixture(scope="module")
+def puzzles(tmp_path_factory: pytest.TempPathFactory) -> FixedPuzzles:
+    """Four puzzles of two images, each a fragment of its own size."""
+    data = data_of(tmp_path_factory.mktemp("cache"), Pictures((3, 16, 16)), fragment_size=16, images_per_puzzle=2)
+    return data.test_set(4)
+
+
+def noisier(strength: float) -> Output:
+    """Images with noise that is the same however they are batched."""
+    noise = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return lambda batch: (
+        batch.fragments.flatten(0, 1) + strength * noise[2 * batch.step : 2 * (batch.step + len(batch))]
+    ).clamp(0, 1)
+
+
+OUTPUTS = {f"noise {strength}": noisier(strength) for strength in (0.0, 0.05, 0.2)}
+
+
+@pytest.fixture(scope="module")
+def perceived(puzzles: FixedPuzzles, networks: Networks) -> Perceived:
+    return perceive(puzzles, OUTPUTS, networks, prefix="composite", batch_size=4, device=CPU)
+
+
+def test_perfect_images_are_at_no_distance_and_noisier_ones_further_away(perceived: Perceived) -> None:
+    assert perceived.images == 8
+    for found in (perceived.scores, perceived.dataset_wide):
+        assert list(found) == list(OUTPUTS)
+    near = [rows["composite_feature_distance"] for rows in perceived.scores.values()]
+    np.testing.assert_allclose(near[0], 0, atol=1e-3)
+    assert (near[0] < near[1]).all()
+    assert (near[1] < near[2]).all()
+    far = [values["composite_frechet_feature_distance"] for values in perceived.dataset_wide.values()]
+    assert far[0] == pytest.approx(0, abs=1e-2)
+    assert far[1] > 1
+    assert far[2] > 1.2 * far[1]
+
+
+def test_distances_are_those_of_the_features_of_all_images(
+    perceived: Perceived, puzzles: FixedPuzzles, network: EfficientNetLite
+) -> None:
+    batch = puzzles.read(slice(0, 4)).as_float()
+    with torch.no_grad():
+        real, made = (in_parts(network, way(batch)) for way in (OUTPUTS["noise 0.0"], OUTPUTS["noise 0.2"]))
+    apart = np.sqrt(((made - real).double().numpy() ** 2).sum(1))
+    found = perceived.scores["noise 0.2"]["composite_feature_distance"]
+    np.testing.assert_allclose(found, apart.reshape(4, 2).mean(1), rtol=1e-4)
+    # SciPy's root of matrices without full rank is poor: here by the eigenvalues of a symmetric product of this rank.
+    one, other = ((x - x.mean(0)).double().numpy() / np.sqrt(7) for x in (real, made))
+    expected = float((real.double().mean(0) - made.double().mean(0)).square().sum()) + (one**2).sum() + (other**2).sum()
+    expected -= 2 * np.linalg.svd(one @ other.T, compute_uv=False).sum()
+    value = perceived.dataset_wide["noise 0.2"]["composite_frechet_feature_distance"]
+    assert value == pytest.approx(expected, rel=1e-3)
+
+
+def test_how_puzzles_are_batched_changes_nothing(
+    perceived: Perceived, puzzles: FixedPuzzles, networks: Networks
+) -> None:
+    done: list[int] = []
+    again = perceive(
+        puzzles,
+        OUTPUTS,
+        networks,
+        prefix="composite",
+        batch_size=3,
+        device=CPU,
+        advance=lambda count: done.append(count),
+    )
+    assert done == [3, 1]
+    for method in OUTPUTS:
+        for metric, values in perceived.scores[method].items():
+            np.testing.assert_allclose(again.scores[method][metric], values, atol=1e-3)
+        for metric, value in perceived.dataset_wide[method].items():
+            assert again.dataset_wide[method][metric] == pytest.approx(value, rel=1e-3, abs=1e-2)
+
+
+def test_fewer_images_than_features_are_warned_of(
+    puzzles: FixedPuzzles, networks: Networks, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        perceive(puzzles, {}, networks, prefix="composite", batch_size=4, device=CPU)
+    assert "frechet_feature_distance is of 8 images" in caplog.text
+    assert "1280 features" in caplog.text
+
+
+def test_where_no_network_looks_nothing_is_seen(puzzles: FixedPuzzles) -> None:
+    found = perceive(puzzles, OUTPUTS, Networks([], CPU), prefix="composite", batch_size=4, device=CPU)
+    assert found == Perceived({method: {} for method in OUTPUTS}, {}, 8)
+
+
+def test_composites_are_what_is_scored_by_pixels(tmp_path: Path, puzzles: FixedPuzzles) -> None:
+    model = MaskedAutoencoder((3, 16, 16), 12, patch=4, depth=1, decoder_width=6, decoder_depth=1).eval()
+    masking = Masking(0.75, 0)
+    outputs = composites(model, Fillings(puzzles.data, masking, model.patches, tmp_path))
+    assert list(outputs) == ["mean_colour", "bilinear", "linear_prediction", "model"]
+    batch = puzzles.read(slice(0, 4)).as_float()
+    score = reconstruction_of(model, masking)
+    assert score is not None
+    fill = filled(lambda images, mask: bilinear(images, mask, model.patches), masking, model.patches)
+    with torch.no_grad():
+        for method, expected in {"model": score(batch), "bilinear": fill(batch)}.items():
+            errors = (outputs[method](batch) - batch.fragments.flatten(0, 1)).square().mean((1, 2, 3))
+            torch.testing.assert_close(errors.view(4, 2).mean(1).double(), expected["composite_mse"])
+
+
+def test_what_is_decoded_is_what_is_scored_by_pixels(puzzles: FixedPuzzles) -> None:
+    model = ConvAutoencoder((3, 16, 16), 8).eval()
+    batch = puzzles.read(slice(0, 4)).as_float()
+    score = reconstruction_of(model, Masking(0.5, 0))
+    assert score is not None
+    with torch.no_grad():
+        errors = (decoded(model)["model"](batch) - batch.fragments.flatten(0, 1)).square().mean((1, 2, 3))
+        torch.testing.assert_close(errors.view(4, 2).mean(1).double(), score(batch)["reconstruction_mse"])
+
+
+@pytest.mark.parametrize("name", ["lpips", "fid"])
+def test_published_networks_where_they_can_be_had(puzzles: FixedPuzzles, name: str) -> None:
+    try:
+        networks = Networks([name], CPU)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    found = perceive(puzzles, OUTPUTS, networks, prefix="composite", batch_size=4, device=CPU)
+    if name == "lpips":
+        values = [float(rows["composite_lpips"].mean()) for rows in found.scores.values()]
+        assert not found.dataset_wide
+    else:
+        assert isinstance(networks.features["fid"], Inception)
+        values = [rows["composite_fid"] for rows in found.dataset_wide.values()]
+    assert values[0] == pytest.approx(0, abs=1e-2)
+    assert values[0] < values[1] < values[2]

@@ -1,0 +1,524 @@
+"""Sweeps: a folder a job, found again by whoever gives the same command, and one table of them all."""
+
+from __future__ import annotations
+
+import csv
+import math
+import resource
+import shlex
+import shutil
+import signal
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from fragrecon import files
+from fragrecon import run as command
+from fragrecon.config.saved import config_hash
+from fragrecon.errors import RunError
+from fragrecon.runs import sweeps
+from fragrecon.runs.sweeps import job_folder
+from tests.cli import (
+    SMALL,
+    Cli,
+    Result,
+    assert_same_run,
+    checkpoint,
+    fingerprint,
+    finish,
+    metrics,
+    names,
+    rows,
+    shared_cache,
+    status,
+    wait_until,
+)
+
+pytestmark = pytest.mark.timeout(300)
+LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4")
+GATHERED = {"sweep.json", "multirun.yaml", "leaderboard.csv", "leaderboard.md", "leaderboard.html", "report.html"}
+
+
+def jobs_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def job_of(folder: Path, **values: object) -> Path:
+    """The folder of the one job with these values of ``model.latent_dim`` and ``seed``."""
+    keys = {"size": "model.latent_dim", "seed": "seed"}
+    wanted = {f"{keys[key]}={value}" for key, value in values.items()}
+    (found,) = (path for path in jobs_in(folder) if wanted <= set(overrides(path)))
+    return found
+
+
+def overrides(folder: Path) -> list[str]:
+    return [line.removeprefix("- ").strip("'") for line in (folder / "overrides.yaml").read_text().splitlines()]
+
+
+def results(folder: Path) -> dict[str, str]:
+    """All that a job has left but for its log."""
+    return {name: value for name, value in fingerprint(folder).items() if name != "run.log"}
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "leaderboard.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Names of folders -----------------------------------------------------------------------------------------------------
+
+KEYS = st.sampled_from(["model", "model.latent_dim", "seed", "data.root", "optimizer.lr", "run", "a", "b", "a_b", "_c"])
+VALUES = st.one_of(
+    st.sampled_from(
+        ["1", "-1", "1e-3", "[1,2]", "{a: 1}", "'a b'", '"x"', "a/b", "a=b", "x_seed-1", "b-1", "1_b-2", ""]
+    ),
+    st.text("ab1_-.=,/[]'\" ü", max_size=8),
+)
+OVERRIDES = st.dictionaries(KEYS, VALUES, max_size=5)
+
+
+def given_as(values: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+@given(OVERRIDES, st.randoms(use_true_random=False))
+def test_a_folders_name_does_not_depend_on_the_order_of_overrides(values: dict[str, str], random: Any) -> None:
+    shuffled = given_as(values)
+    random.shuffle(shuffled)
+    assert job_folder(shuffled) == job_folder(given_as(values))
+    earlier = [f"{key}=other" for key in values]
+    assert job_folder([*earlier, *shuffled]) == job_folder(given_as(values)), (
+        "of a key given twice the later one counts"
+    )
+
+
+@given(OVERRIDES, OVERRIDES)
+def test_jobs_that_differ_never_share_a_name(first: dict[str, str], second: dict[str, str]) -> None:
+    assert (job_folder(given_as(first)) == job_folder(given_as(second))) == (first == second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["a=1_b-2"], ["a=1", "b=2"]),
+        (["a=1_b", "c=2"], ["a=1", "b_c=2"]),
+        (["a=1__b-2"], ["a=1_", "b=2"]),
+        (["model.channels=[32,64]"], ["model.channels=[3,264]"]),
+        (["run=a/b"], ["run=a-b"]),
+        (["data.root=/x/y"], ["data.root=/x_y"]),
+        (["~seed"], ["seed="]),
+        (["data.root=" + "x" * 200], ["data.root=" + "x" * 201]),
+    ],
+)
+def test_names_that_look_alike_are_of_the_same_job_only(first: list[str], second: list[str]) -> None:
+    assert job_folder(first) != job_folder(second)
+
+
+@given(OVERRIDES)
+def test_what_has_no_part_in_a_job_has_none_in_its_name(values: dict[str, str]) -> None:
+    inert = ["sweep.name=x", "sweep.dir=y", "logger=wandb", "logger.offline=true", "data.cache_dir=/tmp/c"]
+    hydras = ["hydra.launcher.n_jobs=4", "trainer.enable_progress_bar=false"]
+    assert job_folder([*inert, *given_as(values), *hydras]) == job_folder(given_as(values))
+
+
+@given(st.dictionaries(KEYS, st.text(max_size=80), max_size=8))
+def test_a_name_needs_no_quotes_and_is_not_long(values: dict[str, str]) -> None:
+    name = job_folder(given_as(values))
+    assert name.isascii()
+    assert 0 < len(name) <= 110
+    assert "/" not in name
+    assert not name.startswith(("-", "."))
+    assert shlex.quote(name) == name
+    path = f"multirun/2025-01-02_03-04-05/{name}"
+    assert OverridesParser.create().parse_override(f"run={path}").value() == path
+
+
+def test_a_name_begins_with_what_tells_most() -> None:
+    given = ["data.epochs=2", "seed=1", "model.latent_dim=8", "model=pca"]
+    assert job_folder(given) == "model-pca_model.latent_dim-8_seed-1_data.epochs-2"
+    assert job_folder(["trainer=ddp_cpu"]) == "trainer-ddp__cpu"
+    assert job_folder([*given, *SMALL]).startswith("model-pca_model.latent_dim-8_seed-1_")
+    assert job_folder([]) == "job"
+
+
+# How far a sweep has come ---------------------------------------------------------------------------------------------
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(timezone.utc) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
+
+
+def begun(folder: Path, jobs: int | None, seconds: float) -> None:
+    """Note that a command has begun on a sweep so long ago."""
+    sweeps.begin(folder, "name", jobs, ["seed=0,1"])
+    files.write_json(folder / "sweep.json", sweeps.note(folder) | {"started": ago(seconds)})
+
+
+def test_the_time_left_follows_from_the_jobs_that_this_command_has_run(tmp_path: Path) -> None:
+    begun(tmp_path, 10, 100)
+    assert sweeps.time_left(tmp_path, 0) is None
+    ended = {"a": ("done", 40), "b": ("failed", 10), "earlier": ("done", 5000), "under way": ("running", None)}
+    for name, (how, when) in ended.items():
+        finished = None if when is None else ago(when)
+        files.write_json(tmp_path / name / "status.json", {"status": how, "finished": finished})
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "status.json").write_text('{"sta')
+    assert [(found["name"], found["status"]) for found in sweeps.ended_since_start(tmp_path)] == [
+        ("a", "done"),
+        ("b", "failed"),
+    ]
+    # Two jobs in 100 seconds; of the ten, the two and one that was there before have been passed.
+    assert sweeps.time_left(tmp_path, 3) == pytest.approx(100 / 2 * 7, rel=0.05)
+    assert sweeps.time_left(tmp_path, 9) == pytest.approx(100 / 2, rel=0.05)
+    begun(tmp_path, None, 100)
+    assert sweeps.time_left(tmp_path, 3) is None
+
+
+def test_a_sweeps_folder_is_known_by_its_note(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"is not the folder of a sweep: .*sweep\.json cannot be read"):
+        sweeps.note(tmp_path)
+    assert sweeps.sweep_of(tmp_path / "job") is None
+    sweeps.begin(tmp_path, "name", 2, ["seed=0,1"])
+    assert sweeps.sweep_of(tmp_path / "job") == tmp_path
+    assert sweeps.sweep_of(tmp_path) is None
+    found = sweeps.note(tmp_path)
+    assert (found["name"], found["jobs"], found["overrides"]) == ("name", 2, ["seed=0,1"])
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(RunError, match="is not the folder of a sweep"):
+        sweeps.note(tmp_path)
+
+
+# A sweep with a job that cannot be done -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_cache(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweeps")
+
+
+@pytest.fixture
+def cli(tmp_path: Path, cache: Path) -> Cli:
+    return Cli(tmp_path, cache)
+
+
+@pytest.fixture(scope="module")
+def ended(home: Path, cache: Path) -> Result:
+    """How a sweep ended of which two jobs in six were refused."""
+    return Cli(home, cache).run("-m", *LINE, "model.latent_dim=8,-1,16", "seed=0,1", "sweep.name=sizes")
+
+
+@pytest.fixture(scope="module")
+def sweep(home: Path, ended: Result) -> Path:
+    """The folder of that sweep; only to be read."""
+    assert ended.code != 0
+    return home / "multirun" / "sizes"
+
+
+@pytest.fixture
+def copied(cli: Cli, sweep: Path) -> Path:
+    """That sweep under another name, to go on with."""
+    return Path(shutil.copytree(sweep, cli.home / "multirun" / "sizes"))
+
+
+def test_a_bad_value_fails_its_own_jobs_only(home: Path, sweep: Path) -> None:
+    assert names(home, "*").count("outputs") == 0
+    assert {path.name for path in sweep.iterdir() if path.is_file()} == GATHERED
+    assert len(jobs_in(sweep)) == 6
+    for size in (8, 16, -1):
+        for seed in (0, 1):
+            folder = job_of(sweep, size=size, seed=seed)
+            assert not names(folder, "*.part")
+            if size > 0:
+                assert status(folder)["status"] == "done"
+                assert metrics(folder)["model"]["latent_dim"] == size
+                assert (folder / "run.log").read_text().count("epoch 0:") == 1
+            else:
+                assert status(folder)["status"] == "failed"
+                assert status(folder)["error"] == "model.latent_dim=-1 should be at least 1"
+                assert not (folder / "checkpoints").exists()
+
+
+def test_the_command_ends_with_an_error_that_names_what_failed(sweep: Path, ended: Result) -> None:
+    assert ended.code == 1
+    text = ended.stderr[ended.stderr.index("error: ") :].splitlines()
+    assert text[0] == "error: 2 of the 6 jobs that ran failed; the same command tries them again:"
+    failed = [job_of(sweep, size=-1, seed=seed).name for seed in (0, 1)]
+    assert sorted(text[1:]) == sorted(f"  {name}: model.latent_dim=-1 should be at least 1" for name in failed)
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_the_sweep_tells_how_far_it_has_come(ended: Result) -> None:
+    shown = [line for line in ended.stdout.splitlines() if line.startswith("job ")]
+    assert [line.split("  ")[0] for line in shown] == [f"job {number} of 6" for number in range(1, 7)]
+    assert "left" not in shown[0]
+    assert all("left" in line for line in shown[1:])
+    assert all(len(line) <= 80 for line in shown)
+
+
+def test_the_table_holds_means_and_deviations_over_seeds(sweep: Path) -> None:
+    found = {row["model.latent_dim"]: row for row in table(sweep) if row["rank"]}
+    assert found.keys() == {"8", "16"}
+    for size, row in found.items():
+        folders = [job_of(sweep, size=size, seed=seed) for seed in (0, 1)]
+        assert row["seeds"] == "0 1"
+        assert row["jobs"].split() == [folder.name for folder in folders]
+        scores = [metrics(folder)["scores"]["model"] for folder in folders]
+        assert set(scores[0]) <= row.keys()
+        for name in scores[0]:
+            first, second = (seed[name]["mean"] for seed in scores)
+            assert float(row[name]) == pytest.approx((first + second) / 2, abs=1e-12), name
+            assert float(row[f"{name}_std"]) == pytest.approx(abs(first - second) / math.sqrt(2), abs=1e-12), name
+        best = [max(float(epoch["val_mean_clustering_score"]) for epoch in rows(folder)) for folder in folders]
+        assert float(row["validation"]) == pytest.approx(sum(best) / 2)
+        assert float(row["validation_std"]) == pytest.approx(abs(best[0] - best[1]) / math.sqrt(2))
+        assert int(row["parameters"]) == metrics(folders[0])["model"]["parameters"]
+        seconds = [metrics(folder)["seconds"] for folder in folders]
+        assert float(row["seconds"]) == pytest.approx(sum(s["training"] + s["evaluation"] for s in seconds) / 2)
+
+
+def test_rows_stand_in_the_order_of_validation_and_failed_ones_last(sweep: Path) -> None:
+    found = table(sweep)
+    assert [row["rank"] for row in found] == ["1", "2", ""]
+    order = [float(row["validation"]) for row in found if row["rank"]]
+    assert order == sorted(order, reverse=True)
+    assert found[-1]["model.latent_dim"] == "-1"
+    assert found[-1]["failures"].count("model.latent_dim=-1 should be at least 1") == 2
+    assert not any(row["failures"] for row in found[:-1])
+
+
+def test_rows_are_compared_with_the_best_puzzle_by_puzzle(sweep: Path) -> None:
+    best, other, _ = table(sweep)
+    per_puzzle = []
+    for row in (best, other):
+        arrays = [np.load(sweep / name / "scores.npz", allow_pickle=False) for name in row["jobs"].split()]
+        per_puzzle.append(np.mean([array["model/kmeans_ari"] for array in arrays], axis=0))
+    minus = per_puzzle[1] - per_puzzle[0]
+    low, high = stats.ttest_1samp(minus, 0.0).confidence_interval(0.95)
+    assert float(other["kmeans_ari_minus_best"]) == pytest.approx(minus.mean())
+    assert float(other["kmeans_ari_minus_best_low"]) == pytest.approx(low)
+    assert float(other["kmeans_ari_minus_best_high"]) == pytest.approx(high)
+    assert best["kmeans_ari_minus_best"] == ""
+
+
+@pytest.mark.parametrize("name", ["leaderboard.md", "leaderboard.html"])
+def test_people_are_shown_the_same_in_short(sweep: Path, name: str) -> None:
+    text = (sweep / name).read_text()
+    for row in table(sweep):
+        assert row["model.latent_dim"] in text
+        if row["rank"]:
+            assert f"{float(row['kmeans_ari']):.4f} ± {float(row['kmeans_ari_std']):.4f}" in text
+            assert f"{float(row['validation']):.4f} ± {float(row['validation_std']):.4f}" in text
+            assert f"{int(row['parameters']):,}" in text
+    assert text.count("model.latent_dim=-1 should be at least 1") == 2
+    assert "ordered by val_mean_clustering_score on validation puzzles" in text
+
+
+# The same command again -----------------------------------------------------------------------------------------------
+
+
+def test_the_same_command_again_tries_what_failed_and_leaves_the_rest(cli: Cli, copied: Path) -> None:
+    before = {folder.name: results(folder) for folder in jobs_in(copied)}
+    result = cli.run("-m", *LINE, "model.latent_dim=8,-1,16", "seed=0,1", "sweep.name=sizes")
+    assert result.code == 1
+    assert "error: 2 of the 2 jobs that ran failed" in result.stderr
+    assert result.stdout.count("is done already") == 4
+    assert [folder.name for folder in jobs_in(copied)] == list(before)
+    for folder in jobs_in(copied):
+        if status(folder)["status"] == "done":
+            assert results(folder) == before[folder.name]
+    failed = job_of(copied, size=-1, seed=0)
+    assert (failed / "run.log").read_text().count("should be at least 1") == 2
+
+
+def test_a_grown_grid_runs_only_what_is_new(cli: Cli, copied: Path) -> None:
+    before = {folder.name: results(folder) for folder in jobs_in(copied)}
+    cli.run("-m", "seed=2,1,0", *LINE, "model.latent_dim=8", "sweep.name=sizes").ok()
+    assert len(jobs_in(copied)) == 7
+    for name, found in before.items():
+        assert results(copied / name) == found
+    assert status(job_of(copied, size=8, seed=2))["status"] == "done"
+    assert {row["model.latent_dim"]: row["seeds"] for row in table(copied)} == {"8": "0 1 2", "16": "0 1", "-1": ""}
+
+
+def test_what_is_done_is_passed_over_quickly(cli: Cli, copied: Path) -> None:
+    """Copies of a finished job under the names and hashes of other seeds; in seconds of a processor's time, against
+    those of a sweep of one.
+    """
+    done = job_of(copied, size=8, seed=0)
+    seeds = range(100, 113)
+    for seed in seeds:
+        line = [*LINE, "model.latent_dim=8", f"seed={seed}"]
+        folder = Path(shutil.copytree(done, copied / job_folder(line)))
+        files.write_json(folder / "status.json", status(done) | {"config_hash": config_hash(command.compose(line))})
+
+    def seconds(jobs: int) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        values = ",".join(map(str, seeds[:jobs]))
+        result = cli.run("-m", *LINE, "model.latent_dim=8", f"seed={values}", "sweep.name=sizes").ok()
+        assert result.stdout.count("is done already") == jobs
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    one = seconds(1)
+    assert (seconds(13) - one) / 12 < one / 6
+
+
+def test_a_job_done_by_another_configuration_is_left_alone_and_the_others_go_on(cli: Cli, copied: Path) -> None:
+    foreign, stale = job_of(copied, size=8, seed=0), job_of(copied, size=8, seed=1)
+    files.write_json(foreign / "status.json", status(foreign) | {"config_hash": "0" * 16})
+    files.write_json(stale / "status.json", status(stale) | {"config_hash": "0" * 16, "status": "failed"})
+    (stale / "checkpoints" / "left.ckpt").touch()
+    before, twin = results(foreign), {"rows": rows(stale), "scores": metrics(stale)["scores"]}
+    result = cli.run("-m", *LINE, "model.latent_dim=8", "seed=0,1", "sweep.name=sizes")
+    assert result.code == 1
+    message = result.stderr[result.stderr.index("error: ") :]
+    assert foreign.name in message
+    assert "finished run of another configuration" in message
+    assert "choose another sweep.name, or remove that folder" in message
+    assert results(foreign) == before
+    assert status(stale)["status"] == "done"
+    assert not (stale / "checkpoints" / "left.ckpt").exists(), "what another configuration left is cleared away"
+    assert {"rows": rows(stale), "scores": metrics(stale)["scores"]} == twin
+
+
+def test_an_error_that_nobody_foresaw_fails_its_own_job_only(cli: Cli) -> None:
+    folder = cli.home / "multirun" / "odd"
+    bad, good = (folder / job_folder([*LINE, "evaluation.puzzles=0", f"seed={seed}"]) for seed in (0, 1))
+    bad.mkdir(parents=True)
+    (bad / "checkpoints").touch()  # where a folder has to be
+    result = cli.run("-m", *LINE, "evaluation.puzzles=0", "seed=0,1", "sweep.name=odd")
+    assert result.code == 1
+    assert status(good)["status"] == "done"
+    assert status(bad)["status"] == "failed"
+    assert status(bad)["error"].startswith("Traceback")
+    why = status(bad)["error"].strip().splitlines()[-1]
+    assert result.stderr.endswith(f"{bad.name}: {why}\n")
+    assert "Traceback" not in result.stderr
+    assert "Traceback" in (bad / "run.log").read_text(), "what a developer needs is in the log"
+    (row,) = table(folder)
+    assert (row["seeds"], row["failures"]) == ("1", f"{bad.name}: {why}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mdoel=conv,pca"], "unknown key mdoel; did you mean 'model'?"),
+        (["model=conv,transformer"], "model='transformer' is not known"),
+        (["hydra/launcher=nope", "seed=0,1"], "hydra/launcher='nope' is not known"),
+    ],
+)
+def test_a_sweep_that_cannot_be_composed_is_refused_before_its_first_job(
+    cli: Cli, arguments: list[str], words: str
+) -> None:
+    result = cli.run("-m", *arguments, "sweep.name=wrong")
+    assert words in result.refusal()
+    assert result.stdout == ""
+    assert not (cli.home / "multirun").exists() or not jobs_in(cli.home / "multirun" / "wrong")
+
+
+def test_a_sweep_resumes_no_single_runs(cli: Cli, sweep: Path) -> None:
+    done = job_of(sweep, size=8, seed=0)
+    before = fingerprint(done)
+    result = cli.run("-m", f"resume={done}", "data.epochs=2,3", "sweep.name=on")
+    assert result.code == 1
+    assert f"error: resume={done} goes on with one run" in result.stderr
+    assert "without -m" in result.stderr
+    assert fingerprint(done) == before
+    assert not names(cli.home, "metrics.csv")
+
+
+def test_values_of_the_wrong_kind_fail_their_own_jobs(cli: Cli) -> None:
+    line = ["model=pca", "data.epochs=0", "sweep.name=kinds"]
+    result = cli.run("-m", *line, "seed=abc,1.5,-1,0")
+    assert result.code == 1
+    assert "4 of the 4 jobs that ran failed" in result.stderr
+    found = {row["failures"].partition(": ")[2] for row in table(cli.home / "multirun" / "kinds")}
+    found = {why for row in found for why in row.split("; ")}
+    assert any("seed='abc' should be of type int" in why for why in found)
+    assert any("seed=1.5 should be of type int" in why for why in found)
+    assert any("seed=-1 should be at least 0" in why for why in found)
+    assert any("leaves nothing to train" in why for why in found)
+
+
+# Stopped half-way -----------------------------------------------------------------------------------------------------
+
+# Nothing is scored at the end, so that nearly all of the time is training.
+LONG = (*LINE, "data.batches_per_epoch=30", "checkpoint.every_n_steps=5", "evaluation.puzzles=0")
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path, cache: Path) -> Path:
+    """A sweep that nothing has stopped."""
+    Cli(home, cache).run("-m", *LONG, "seed=0,1,2", "sweep.name=whole").ok()
+    return home / "multirun" / "whole"
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_stopped_and_killed_goes_on_where_it_was(cli: Cli, whole: Path) -> None:
+    folder, line = cli.home / "multirun" / "cut", ["-m", *LONG, "seed=0,1,2", "sweep.name=cut"]
+    first, second = (folder / job_folder([*LONG, f"seed={seed}"]) for seed in (0, 1))
+
+    def is_in_second_job() -> bool:
+        return (second / "checkpoints" / "last.ckpt").exists()
+
+    stopped = cli.stopped(is_in_second_job, signal.SIGINT, *line)
+    assert stopped.code == 130
+    assert "stopped from the keyboard; go on with: the same command" in stopped.stdout
+    assert "Traceback" not in stopped.stderr
+    assert [status(job)["status"] for job in jobs_in(folder)] == ["done", "running"], "nothing has failed"
+    (row,) = table(folder)
+    assert (row["seeds"], row["unfinished"]) == ("0", second.name)
+    before, step = results(first), int(checkpoint(second)["global_step"])
+
+    def has_gone_on() -> bool:
+        return int(checkpoint(second)["global_step"]) > step
+
+    assert cli.stopped(has_gone_on, signal.SIGKILL, *line).code == -signal.SIGKILL
+    assert [status(job)["status"] for job in jobs_in(folder)] == ["done", "running"]
+    cli.run(*line).ok()
+    assert results(first) == before
+    log = (second / "run.log").read_text()
+    assert log.count(f"going on from {second / 'checkpoints' / 'last.ckpt'}") == 2
+    assert [path.name for path in jobs_in(folder)] == [path.name for path in jobs_in(whole)]
+    for one, other in zip(jobs_in(whole), jobs_in(folder), strict=True):
+        assert_same_run(one, other)
+    assert [row["validation"] for row in table(folder)] == [row["validation"] for row in table(whole)]
+    assert table(folder)[0]["seeds"] == "0 1 2"
+
+
+@pytest.mark.slow
+def test_two_processes_never_work_in_one_folder(cli: Cli) -> None:
+    folder = cli.home / "multirun" / "twice"
+    line = ["-m", *LONG, "data.epochs=100", "sweep.name=twice", "seed=0,1"]
+    lying = folder / job_folder([*LONG, "data.epochs=100", "seed=0"])
+    first = cli.start(*line)
+    try:
+        wait_until(lambda: (lying / "checkpoints" / "last.ckpt").exists() or first.poll() is not None)
+        second = cli.run(*line[:-1], "seed=0")
+        assert second.code == 1
+        assert f"error: another process is at work in {lying}" in second.stderr
+        assert status(lying)["status"] == "running"
+        assert first.poll() is None
+    finally:
+        first.kill()
+        finish(first)
+    again = cli.start(*line)
+    try:  # a lock ends with its process, however that ended
+        wait_until(lambda: "going on from" in (lying / "run.log").read_text() or again.poll() is not None)
+        assert again.poll() is None
+    finally:
+        again.kill()
+        finish(again)
