@@ -117,7 +117,7 @@ def test_any_other_failure_is_noted_with_its_traceback(config: Config, tmp_path:
     found = status(tmp_path)["error"]
     assert found.startswith("Traceback")
     assert "ZeroDivisionError" in found
-    assert "test_record.py" in found
+    assert "test_write.py" in found
 
 
 def test_a_failure_before_the_start_is_noted_too(tmp_path: Path) -> None:
