@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+WORKERS ?= auto
 DATA ?=
 
 .DEFAULT_GOAL := help
@@ -28,10 +29,10 @@ run: $(VENV)/.installed  ## the main job on the embedded images; ARGS="model=pca
 	$(BIN)/python -m fragrecon.run $(ARGS)
 
 test: $(VENV)/.installed-dev  ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.installed-dev  ## the tests that take no more than a few seconds each
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m 'not slow' $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -19,13 +19,14 @@ from typing import Any
 import hydra
 import pytest
 import torch
+from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 
 import fragrecon
 from fragrecon import run as command
 
 ROOT = Path(fragrecon.__file__).parents[1]
-TIMEOUT = 120.0
+TIMEOUT = 600.0
 SMALL = (
     "data.reader.train_images=300",
     "data.reader.test_images=60",
@@ -92,6 +93,8 @@ class Cli:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A shell that started the tests in the background has processes ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
         )
 
     def run(self, *arguments: object, **changes: str) -> Result:
@@ -129,8 +132,25 @@ def wait_until(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
 
 
 def shared_cache(factory: pytest.TempPathFactory) -> Path:
-    """A cache folder for all tests of a session, so that each data set is converted once."""
-    return factory.getbasetemp() / "cache"
+    """A cache folder for all tests, also of other workers, so that each data set is converted once."""
+    return shared_folder(factory) / "cache"
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of a test run have in common."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def shared_run(factory: pytest.TempPathFactory, name: str, *overrides: object) -> Path:
+    """The folder of a finished run, made by the first test of any worker that asks for it; only to be read."""
+    folder = shared_folder(factory) / "runs" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "finished").exists():
+            job(folder / "run", shared_cache(factory), *overrides)
+            (folder / "finished").touch()
+    return folder / "run"
 
 
 def job(folder: Path, cache: Path, *overrides: object) -> dict[str, Any] | None:

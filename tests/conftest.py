@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread a process, set before torch reads it: tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import SMALL, Cli, job, shared_cache
+from tests.cli import SMALL, Cli, shared_cache, shared_run
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +20,6 @@ def cli(tmp_path: Path, cache: Path) -> Cli:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small finished run of the conv model; only to be read."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    job(folder, cache, *SMALL, "model=conv")
-    return folder
+    return shared_run(tmp_path_factory, "conv", *SMALL, "model=conv")

@@ -26,7 +26,7 @@ from fragrecon.data.readers.images import decode
 from fragrecon.errors import ConfigError
 from fragrecon.jobs.demo import example_files
 from fragrecon.runs.read import load_run
-from tests.cli import ROOT, Cli, fingerprint, finish, job, names, status, wait_until
+from tests.cli import ROOT, Cli, fingerprint, finish, job, names, shared_run, status, wait_until
 from tests.jobs.test_reassemble import TINY as MOSAIC
 from tests.jobs.test_reconstruction import TINY, WHOLE
 from tests.report.browser import chromium
@@ -233,13 +233,11 @@ def check_pictures(visit: Visit) -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small finished runs by model; only to be read."""
-    found = {}
-    for name in ("energy_transformer", "mae"):
-        found[name] = tmp_path_factory.mktemp(name) / "run"
-        job(found[name], cache, *TINY[name], *WHOLE, "data.epochs=1", "evaluation.puzzles=0")
-    return found
+    short = (*WHOLE, "data.epochs=1", "evaluation.puzzles=0")
+    found = {name: shared_run(tmp_path_factory, name, *TINY[name], *short) for name in ("energy_transformer", "mae")}
+    return found | {"mosaic": shared_run(tmp_path_factory, "mosaic", *MOSAIC)}
 
 
 @pytest.fixture(scope="module")
@@ -394,11 +392,9 @@ def cut(image: Pixels) -> Counter[bytes]:
 
 
 def test_images_are_picked_shuffled_and_rebuilt(
-    browser: Browser, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path
+    browser: Browser, tmp_path: Path, cache: Path, runs: dict[str, Path]
 ) -> None:
-    run = tmp_path / "run"
-    job(run, cache, *MOSAIC)
-    with serving(tmp_path / "home", cache, run) as server, visiting(browser, server) as visit:
+    with serving(tmp_path / "home", cache, runs["mosaic"]) as server, visiting(browser, server) as visit:
         examples, chosen = (visit.page.locator(f"#{name} img") for name in ("examples", "chosen"))
         visit.facts(re.compile(r"in their place \d+ of 64 fragments.*without a fault \d of 4 images"))
         assert (examples.count(), chosen.count()) == (12, 4)
@@ -468,10 +464,11 @@ def test_a_model_without_a_page_and_no_run_are_refused(tmp_path: Path, cache: Pa
     assert status(tmp_path / "conv")["status"] == "failed"
 
 
-def test_a_mosaic_of_another_grid_and_normalised_patches_are_refused(tmp_path: Path, cache: Path) -> None:
-    job(tmp_path / "mosaic", cache, *MOSAIC, "evaluation.puzzles=0")
+def test_a_mosaic_of_another_grid_and_normalised_patches_are_refused(
+    tmp_path: Path, cache: Path, runs: dict[str, Path]
+) -> None:
     with pytest.raises(ConfigError, match="puts images of 4x4 fragments together, not of 2x4"):
-        job(tmp_path / "grid", cache, "mode=demo", f"run={tmp_path / 'mosaic'}", "data.image_size=[32,64]")
+        job(tmp_path / "grid", cache, "mode=demo", f"run={runs['mosaic']}", "data.image_size=[32,64]")
     line = [*TINY["mae"], *WHOLE, "evaluation.reconstruction=null", "objective.normalize=true", "evaluation.puzzles=0"]
     job(tmp_path / "mae", cache, *line)
     with pytest.raises(ConfigError, match=r"objective\.normalize=true: there are no pixels to show"):

@@ -23,19 +23,17 @@ from fragrecon.evaluation.setup import open_data
 from fragrecon.jobs.embed import Table
 from fragrecon.run import compose
 from tests import layouts
-from tests.cli import SMALL, Cli, fingerprint, job, names, status
+from tests.cli import Cli, fingerprint, job, names, shared_run, status
+from tests.jobs.test_reassemble import TINY
 
 pytestmark = pytest.mark.timeout(180)
 Columns = dict[str, npt.NDArray[Any]]
-TINY = (*SMALL, "model=mosaic", "model.width=32", "model.depth=1", "model.heads=2", "data.batches_per_epoch=4")
 
 
 @pytest.fixture(scope="module")
-def mosaic(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def mosaic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose model sees whole puzzles."""
-    folder = tmp_path_factory.mktemp("mosaic") / "run"
-    job(folder, cache, *TINY, "data.epochs=1", "evaluation.puzzles=1")
-    return folder
+    return shared_run(tmp_path_factory, "mosaic", *TINY)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from fragrecon.report.figures.pictures import PAPER, colours
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import LOCK
 from fragrecon.seeds import keys_of
-from tests.cli import SMALL, Cli, fingerprint, job, metrics, names, read_json, status
+from tests.cli import SMALL, Cli, fingerprint, job, metrics, names, read_json, shared_run, status
 from tests.reassembly.samples import slow_gain
 
 pytestmark = pytest.mark.timeout(180)
@@ -47,11 +47,9 @@ ORIENTATION = 0x0112
 
 
 @pytest.fixture(scope="module")
-def mosaic(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def mosaic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run of a small mosaic; only to be read."""
-    folder = tmp_path_factory.mktemp("mosaic") / "run"
-    job(folder, cache, *TINY)
-    return folder
+    return shared_run(tmp_path_factory, "mosaic", *TINY)
 
 
 @pytest.fixture(scope="module")
