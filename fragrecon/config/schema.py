@@ -58,7 +58,7 @@ class DataConfig:
     download: bool
     cache_dir: str | None
     augment: dict[str, float]
-    wear: dict[str, float] | None = None
+    corruption: dict[str, float] | None = None
     images_range: list[int] | None = None
     image_height: int | None = None
     width_step: int = 16
@@ -422,11 +422,11 @@ def _check(config: Config) -> None:
                 f"evaluation.robustness.puzzles={harder.puzzles} should be at most "
                 f"evaluation.puzzles={evaluation.puzzles}, of which they are the first"
             )
-    for group in ("augment", "wear"):
+    for group in ("augment", "corruption"):
         for key, strength in (getattr(data, group) or {}).items():
             if strength < 0:
                 raise ConfigError(f"data.{group}.{key}={strength} should not be negative; 0 switches it off")
-            most = 1.0 if group == "wear" and key in ("share", "rotation", "jitter") else math.inf
+            most = 1.0 if group == "corruption" and key in ("share", "rotation", "jitter") else math.inf
             if not (strength <= most and math.isfinite(strength)):
                 limit = f"at most {most:g}" if most < math.inf else "a finite number"
                 raise ConfigError(f"data.{group}.{key}={strength} should be {limit}")

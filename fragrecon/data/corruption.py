@@ -1,6 +1,7 @@
-"""What time does to fragments: noise, turns, changed colours, worn borders. Pure functions of keys, a key a puzzle.
+"""Corruptions of fragments: noise, rotation, colour jitter, eroded borders.
 
-Shapes: B puzzles of F fragments (C, h, w), floats in 0..1. How much is one number, or one for each puzzle (B,).
+Each corruption is a pure function of the fragments of B puzzles, (B, F, C, h, w) floats in [0, 1], of a random key for
+each puzzle, (B,) int64, and of a strength, which is one number or one for each puzzle, (B,).
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from fragrecon.data import augment
 from fragrecon.errors import ConfigError
 from fragrecon.seeds import keys_of, uniforms
 
-Much = float | Tensor
+Strength = float | Tensor
 
 
 @dataclass(frozen=True)
-class Wear:
-    """How training fragments are worn; each kind strikes a puzzle by itself.
+class Corruption:
+    """Corruptions of training fragments; each kind is applied to a puzzle independently of the others.
 
     Attributes:
-        share: of the puzzles that a kind strikes.
-        gap: most pixels worn off every side.
-        noise: greatest standard deviation.
-        jitter: greatest strength of a change of colours.
-        rotation: greatest share of fragments turned.
+        share: probability that a kind is applied to a puzzle, in [0, 1].
+        gap: maximum number of pixels eroded from every side.
+        noise: maximum standard deviation of the noise, for pixels in [0, 1].
+        jitter: maximum strength of the colour jitter, in [0, 1].
+        rotation: maximum share of the fragments that are rotated, in [0, 1].
     """
 
     share: float = 0.0
@@ -39,49 +40,82 @@ class Wear:
     rotation: float = 0.0
 
     def check(self, fragment_shape: tuple[int, int, int]) -> None:
-        """Refuse what fragments (C, h, w) cannot bear; raises `ConfigError`."""
+        """Check that the corruptions can be applied to fragments of one shape.
+
+        Args:
+            fragment_shape: (C, h, w).
+
+        Raises:
+            ConfigError: a corruption cannot be applied to fragments of this shape.
+        """
         for kind, change in CHANGES.items():
             most = getattr(self, kind)
             if self.share and most:
                 try:
                     change(torch.zeros(1, 1, *fragment_shape), torch.zeros(1, dtype=torch.int64), most)
                 except ConfigError as error:
-                    raise ConfigError(f"data.wear.{kind}={most:g}: {error}") from None
+                    raise ConfigError(f"data.corruption.{kind}={most:g}: {error}") from None
 
     def apply(self, fragments: Tensor, seed: int, first: int) -> Tensor:
-        """Puzzles ``first .. first + B - 1`` of training, (B, F, C, h, w) uint8, worn; uint8 again."""
-        worn = fragments
+        """Corrupt training puzzles.
+
+        Args:
+            fragments: (B, F, C, h, w) uint8.
+            seed: seed of the run.
+            first: number of the first of the B puzzles, counted from the start of training.
+
+        Returns:
+            The corrupted fragments, (B, F, C, h, w) uint8.
+        """
+        corrupted = fragments
         for kind, change in CHANGES.items():
             most = math.floor(self.gap) if kind == "gap" else getattr(self, kind)
             if not self.share or not most:
                 continue
             keys = keys_of(seed, f"wear/{kind}", first, len(fragments))
-            drawn, much = uniforms(keys, 2).unbind(1)
-            struck = torch.nonzero(drawn < self.share).flatten()
-            much = 1 + (much * most).floor() if kind == "gap" else much * most
-            if len(struck):
-                # Another key for the change itself, whose numbers would else begin with the two above.
-                changed = change(worn[struck].float() / 255, keys[struck] + 1, much[struck])
-                worn = worn.index_copy(0, struck, (changed * 255).round().to(torch.uint8))
-        return worn
+            drawn, strength = uniforms(keys, 2).unbind(1)
+            chosen = torch.nonzero(drawn < self.share).flatten()
+            strength = 1 + (strength * most).floor() if kind == "gap" else strength * most
+            if len(chosen):
+                # With the same key the corruption would draw the two numbers above again.
+                changed = change(corrupted[chosen].float() / 255, keys[chosen] + 1, strength[chosen])
+                corrupted = corrupted.index_copy(0, chosen, (changed * 255).round().to(torch.uint8))
+        return corrupted
 
 
-def add_noise(fragments: Tensor, keys: Tensor, deviation: Much) -> Tensor:
-    """Fragments with Gaussian noise of that standard deviation, on the scale of 0 to 1."""
+def add_noise(fragments: Tensor, keys: Tensor, deviation: Strength) -> Tensor:
+    """Add Gaussian noise.
+
+    Args:
+        fragments: (B, F, C, h, w) in [0, 1].
+        keys: random keys of the puzzles, (B,).
+        deviation: standard deviation of the noise.
+
+    Returns:
+        Noisy fragments, (B, F, C, h, w), clamped to [0, 1].
+    """
     numbers = uniforms(keys, fragments[0].numel()).clamp_(min=2.0**-54)
     noise: Tensor = torch.special.ndtri(numbers).to(fragments.dtype).view_as(fragments)
     return (fragments + _each(deviation, fragments) * noise).clamp_(0, 1)
 
 
-def turn(fragments: Tensor, keys: Tensor, share: Much) -> Tensor:
-    """Fragments of which that share, at random, is turned by 90, 180 or 270 degrees.
+def rotate(fragments: Tensor, keys: Tensor, share: Strength) -> Tensor:
+    """Rotate randomly chosen fragments by 90, 180 or 270 degrees.
+
+    Args:
+        fragments: (B, F, C, h, w), h == w.
+        keys: random keys of the puzzles, (B,).
+        share: expected share of the fragments that are rotated, in [0, 1].
+
+    Returns:
+        Fragments, (B, F, C, h, w).
 
     Raises:
         ConfigError: the fragments are not square.
     """
     count, height, width = fragments.shape[1], *fragments.shape[-2:]
     if height != width:
-        raise ConfigError(f"fragments of {height}x{width} pixels cannot be turned by 90 degrees")
+        raise ConfigError(f"fragments of {height}x{width} pixels cannot be rotated by 90 degrees; only square ones can")
     chosen, angle = (numbers.view(-1, count, 1, 1, 1) for numbers in torch.split(uniforms(keys, 2 * count), count, 1))
     quarters = torch.where(chosen < _each(share, chosen), 1 + (angle * 3).long(), 0)
     result = fragments
@@ -90,10 +124,17 @@ def turn(fragments: Tensor, keys: Tensor, share: Much) -> Tensor:
     return result
 
 
-def jitter(fragments: Tensor, keys: Tensor, strength: Much) -> Tensor:
-    """Fragments with brightness, contrast and saturation changed by up to that share each, and hue by a quarter of it.
+def jitter(fragments: Tensor, keys: Tensor, strength: Strength) -> Tensor:
+    """Change brightness, contrast, saturation and hue of every fragment independently.
 
-    Every fragment is changed apart from the others of its image.
+    Args:
+        fragments: (B, F, C, h, w) in [0, 1].
+        keys: random keys of the puzzles, (B,).
+        strength: the factors of brightness, contrast and saturation are drawn from ``[1 - strength, 1 + strength]``,
+            the change of hue from ``[-strength / 4, strength / 4]`` of the colour circle.
+
+    Returns:
+        Fragments, (B, F, C, h, w), clamped to [0, 1].
     """
     puzzles, count = fragments.shape[:2]
     signed = uniforms(keys, 4 * count).view(puzzles, 4, count).to(fragments.dtype) * 2 - 1
@@ -104,34 +145,42 @@ def jitter(fragments: Tensor, keys: Tensor, strength: Much) -> Tensor:
     return augment.colour_jitter(fragments.flatten(0, 1), draws).view_as(fragments).clamp_(0, 1)
 
 
-def wear_off(fragments: Tensor, keys: Tensor, gap: Much) -> Tensor:
-    """Fragments that lost ``gap`` pixels on every side, filled back to size by the colours of the edge that is left.
+def erode(fragments: Tensor, keys: Tensor, gap: Strength) -> Tensor:
+    """Erode the border of every fragment and refill it by replicating the pixels of the remaining edge.
 
-    Nothing in it is random.
+    Args:
+        fragments: (B, F, C, h, w) in [0, 1].
+        keys: unused; erosion is not random.
+        gap: number of pixels eroded from every side.
+
+    Returns:
+        Fragments, (B, F, C, h, w).
 
     Raises:
-        ConfigError: nothing would be left.
+        ConfigError: no pixel would remain.
     """
     height, width = fragments.shape[-2:]
     gaps, result = _each(gap, fragments).long(), fragments
     for lost in torch.unique(gaps).tolist():
         if 2 * lost >= min(height, width):
-            raise ConfigError(f"nothing is left of {height}x{width} pixels without {lost} on every side")
+            raise ConfigError(f"a gap of {lost} pixels on every side leaves nothing of {height}x{width} pixels")
         left = fragments[..., lost : height - lost, lost : width - lost].flatten(0, 1)
         result = torch.where(gaps == lost, F.pad(left, (lost,) * 4, mode="replicate").view_as(fragments), result)
     return result
 
 
-CHANGES: dict[str, Callable[[Tensor, Tensor, Much], Tensor]] = {
-    "gap": wear_off,
-    "rotation": turn,
+CHANGES: dict[str, Callable[[Tensor, Tensor, Strength], Tensor]] = {
+    "gap": erode,
+    "rotation": rotate,
     "jitter": jitter,
     "noise": add_noise,
 }
-"""By kind: from fragments (B, F, C, h, w) in 0..1, keys (B,) and how much to fragments in 0..1."""
+"""Corruption functions by kind, in the order in which `Corruption.apply` applies them."""
 
 
-def _each(much: Much, like: Tensor) -> Tensor:
-    """How much for each puzzle, to be multiplied with a tensor (B, ...)."""
-    numbers = torch.as_tensor(much, dtype=torch.float64).to(like.dtype if like.is_floating_point() else torch.float32)
+def _each(strength: Strength, like: Tensor) -> Tensor:
+    """Reshape strengths (B,) so that they broadcast with a tensor (B, ...)."""
+    numbers = torch.as_tensor(strength, dtype=torch.float64).to(
+        like.dtype if like.is_floating_point() else torch.float32
+    )
     return numbers.to(like.device).view(-1, *(1,) * (like.ndim - 1))

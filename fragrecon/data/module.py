@@ -16,7 +16,7 @@ import platformdirs
 import torch
 
 from fragrecon.data import augment, puzzles
-from fragrecon.data.corruption import Wear
+from fragrecon.data.corruption import Corruption
 from fragrecon.data.puzzles import FragmentBatch, Indices
 from fragrecon.data.store import Reader, Split, Store, open_or_build
 from fragrecon.data.widths import TrainingGroups, commonest, groups
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fragrecon.config.schema import DataConfig
 
 LOOKAHEAD = 2
-Settings = TypeVar("Settings", augment.Augmentation, Wear)
+Settings = TypeVar("Settings", augment.Augmentation, Corruption)
 
 
 class Batches:
@@ -79,7 +79,7 @@ class FragmentData(pl.LightningDataModule):
         self.puzzle_seed, self.validation_puzzles = puzzle_seed, validation_puzzles
         self.grid = puzzles.grid_of(config.image_shape[1:], config.fragment_shape[1:])
         self.strength = _settings(augment.Augmentation, config.augment, "data.augment")
-        self.wear = _settings(Wear, config.wear or {}, "data.wear")
+        self.corruption = _settings(Corruption, config.corruption or {}, "data.corruption")
         self._stores: dict[Split, Store] = {}
 
     @property
@@ -127,12 +127,12 @@ class FragmentData(pl.LightningDataModule):
 
         Raises:
             DataError: a split is missing, malformed or has fewer images than one puzzle needs.
-            ConfigError: an epoch would hold no batch, or fragments cannot be worn as asked.
+            ConfigError: an epoch would hold no batch, or the corruptions cannot be applied to the fragments.
         """
         per_puzzle = self.config.images_per_puzzle
         channels, height, nominal = self.config.fragment_shape
         for width in np.unique(self.store("train").widths).tolist() if self.config.free_width else [nominal]:
-            self.wear.check((channels, height, width))
+            self.corruption.check((channels, height, width))
         self.check_test(test_puzzles)
         puzzles.draw_images(self.validation_images(), per_puzzle, 0, 1, 0, "validation")
         puzzles.draw_images(self.training_images(), per_puzzle, 0, 1, 0, "train")
@@ -202,7 +202,7 @@ class FragmentData(pl.LightningDataModule):
         varied = augment.apply(pixels.flatten(0, 1), drawn, self.strength).view_as(pixels)
         size = puzzles.fragment_size(varied, self.grid)
         batch = puzzles.make_batch(varied, labels, torch.from_numpy(ids), torch.from_numpy(orders[own]), size, number)
-        batch.fragments = self.wear.apply(batch.fragments, self.seed, number * most + own.start)
+        batch.fragments = self.corruption.apply(batch.fragments, self.seed, number * most + own.start)
         return batch
 
     def _drawn(self, number: int, world_size: int) -> Indices:

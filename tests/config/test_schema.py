@@ -20,7 +20,7 @@ from fragrecon.config import saved, schema
 from fragrecon.config.build import _resolve, build
 from fragrecon.config.saved import _decisive, config_hash, overlay
 from fragrecon.config.schema import Config, DataConfig, EvaluationConfig, RobustnessConfig, parse
-from fragrecon.data.corruption import Wear
+from fragrecon.data.corruption import Corruption
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.conv import ConvAutoencoder
@@ -94,8 +94,8 @@ def test_the_default_config_parses_to_what_its_files_say() -> None:
         ("data.image_size", 64, r"data\.image_size=64 should be of type list\[int\]"),
         ("data.image_size", [64, "64"], r"data\.image_size\[1\]='64' should be of type int"),
         ("data.augment", [1.0], r"data\.augment=\[1\.0\] should be of type dict\[str, float\]"),
-        ("data.wear.share", "half", r"data\.wear\.share='half' should be of type float"),
-        ("data.wear", 0.5, r"data\.wear=0\.5 should be of type dict\[str, float\]"),
+        ("data.corruption.share", "half", r"data\.corruption\.share='half' should be of type float"),
+        ("data.corruption", 0.5, r"data\.corruption=0\.5 should be of type dict\[str, float\]"),
         ("data.images_range", 4, r"data\.images_range=4 should be of type list\[int\]"),
         ("data.images_range", [2.0, 4], r"data\.images_range\[0\]=2\.0 should be of type int"),
         ("data.augment.hue", "strong", r"data\.augment\.hue='strong' should be of type float"),
@@ -207,7 +207,7 @@ def test_a_number_below_its_least_is_refused_by_name(key: str, least: int) -> No
             parse(changed(key, value))
 
 
-WEAR = ("share", "gap", "noise", "jitter", "rotation")
+CORRUPTION = ("share", "gap", "noise", "jitter", "rotation")
 RANGE = (
     r"should be \[least,most\], from 2 up to the 80 images of a batch "
     r"\(data\.images_per_puzzle \* data\.puzzles_per_batch\)"
@@ -232,10 +232,13 @@ NO_RANGES: list[list[int]] = [[], [4], [4, 8, 16], [8, 4], [1, 4], [0, 0], [-3, 
         ("data.channels", 2, r"data\.channels=2 should be 1 \(grey\) or 3 \(colour\)"),
         ("data.channels", 0, r"data\.channels=0"),
         ("data.augment.hue", -0.1, r"data\.augment\.hue=-0\.1 should not be negative"),
-        *((f"data.wear.{key}", -0.1, rf"data\.wear\.{key}=-0\.1 should not be negative; 0 switches") for key in WEAR),
-        ("data.wear.share", 1.5, r"data\.wear\.share=1\.5"),
-        ("data.wear.rotation", 1.5, r"data\.wear\.rotation=1\.5"),
-        ("data.wear.noise", float("nan"), r"data\.wear\.noise=nan"),
+        *(
+            (f"data.corruption.{key}", -0.1, rf"data\.corruption\.{key}=-0\.1 should not be negative; 0 switches")
+            for key in CORRUPTION
+        ),
+        ("data.corruption.share", 1.5, r"data\.corruption\.share=1\.5"),
+        ("data.corruption.rotation", 1.5, r"data\.corruption\.rotation=1\.5"),
+        ("data.corruption.noise", float("nan"), r"data\.corruption\.noise=nan"),
         *(("data.images_range", value, rf"data\.images_range={re.escape(str(value))} {RANGE}") for value in NO_RANGES),
         ("selection.mode", "most", r"selection\.mode='most' should be min or max"),
     ],
@@ -260,19 +263,19 @@ def test_a_batch_has_as_many_images_as_its_puzzles_together(images: int, puzzles
         parse(config)
 
 
-def test_wear_is_kept_as_it_is_given() -> None:
+def test_corruption_is_kept_as_it_is_given() -> None:
     given = {"share": 1.0, "gap": 3, "noise": 0.12, "jitter": 0.0, "rotation": 1.0}
-    found = parse(changed("data.wear", given)).data.wear
+    found = parse(changed("data.corruption", given)).data.corruption
     assert found == given
     assert {type(value) for value in found.values()} == {float}
-    assert parse(changed("data.wear", None)).data.wear is None
+    assert parse(changed("data.corruption", None)).data.corruption is None
 
 
-def test_the_file_names_all_kinds_of_wear_and_switches_them_off() -> None:
-    wear = composed().data.wear
-    assert wear is not None
-    assert tuple(wear) == WEAR
-    assert Wear(**wear) == Wear()
+def test_the_file_names_all_kinds_of_corruption_and_switches_them_off() -> None:
+    corruption = composed().data.corruption
+    assert corruption is not None
+    assert tuple(corruption) == CORRUPTION
+    assert Corruption(**corruption) == Corruption()
     assert composed().data.images_range is None
 
 
@@ -330,7 +333,7 @@ def test_conditions_are_kept_as_they_are_given_and_whole() -> None:
         ("data.name", "other"),
         ("data.fragment_size", 8),
         ("data.augment.hue", 0.1),
-        ("data.wear.noise", 0.1),
+        ("data.corruption.noise", 0.1),
         ("data.images_range", [2, 4]),
         ("model.latent_dim", 64),
         ("objective._target_", "fragrecon.objectives.cross_entropy.CrossEntropy"),
@@ -463,11 +466,11 @@ def test_numbers_are_saved_without_loss(tmp_path: Path) -> None:
 
 ADDED: dict[str, Any] = {
     "data.images_range": DataConfig.images_range,
-    "data.wear": DataConfig.wear,
+    "data.corruption": DataConfig.corruption,
     "evaluation.memory_mb": EvaluationConfig.memory_mb,
     "evaluation.robustness": EvaluationConfig.robustness,
 }
-LATER = ("evaluation=robustness", "evaluation.memory_mb=7", "data.wear.share=0.5", "data.images_range=[2,5]")
+LATER = ("evaluation=robustness", "evaluation.memory_mb=7", "data.corruption.share=0.5", "data.images_range=[2,5]")
 
 
 @pytest.mark.parametrize("key", ADDED)
@@ -486,9 +489,9 @@ def test_a_config_that_was_saved_before_a_key_existed_opens_with_what_it_meant(k
 
 def test_what_came_later_means_what_the_files_say() -> None:
     for key, value in ADDED.items():
-        if key != "data.wear":  # of which the files say all that is off
+        if key != "data.corruption":  # of which the files say all that is off
             assert OmegaConf.select(OmegaConf.create(values()), key) == value
-    assert Wear(**(DataConfig.wear or {})) == Wear(**values()["data"]["wear"])
+    assert Corruption(**(DataConfig.corruption or {})) == Corruption(**values()["data"]["corruption"])
 
 
 def test_a_reconstruction_that_was_scored_before_networks_looked_at_it_is_the_same_run() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fragrecon.config.schema import Config
 from fragrecon.data import puzzles
-from fragrecon.data.corruption import Wear
+from fragrecon.data.corruption import Corruption
 from fragrecon.data.module import LOOKAHEAD, Batches, FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, DataError
@@ -88,7 +88,9 @@ def pixels(images: Tensor) -> list[bytes]:
 # Training batches -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, {"images_range": [2, 20], "wear": {"share": 0.5, "gap": 2.0, "noise": 0.1}}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"images_range": [2, 20], "corruption": {"share": 0.5, "gap": 2.0, "noise": 0.1}}]
+)
 def test_a_training_batch_is_a_pure_function_of_seed_number_and_rank(opened: Opener, changes: dict[str, Any]) -> None:
     data = opened(seed=3, **changes)
     keys = [(number, rank, world) for number in (0, 1, 2, 7, 40) for rank, world in ((0, 1), (1, 2), (3, 4))]
@@ -324,7 +326,7 @@ def test_ranks_have_puzzles_of_as_many_images_each_of_their_own(opened: Opener, 
 
 
 def test_where_nothing_is_left_over_ranks_have_the_batch_of_a_single_process(opened: Opener) -> None:
-    data = opened(images_range=[5, 5], wear=WORN)
+    data = opened(images_range=[5, 5], corruption=CORRUPTED)
     for world_size in (1, 2, 4, 8):
         shares = [data.train_batch(2, rank, world_size) for rank in range(world_size)]
         assert_equal(together(shares), data.train_batch(2))
@@ -338,7 +340,7 @@ def test_a_range_too_large_for_the_images_of_a_rank_is_refused(opened: Opener) -
 
 
 def test_a_range_leaves_validation_and_test_as_they_are(opened: Opener) -> None:
-    plain, ranged = opened(), opened(images_range=[2, 40], wear=WORN)
+    plain, ranged = opened(), opened(images_range=[2, 40], corruption=CORRUPTED)
     for split in ("validation", "test"):
         assert_equal(fixed(ranged, split).read(slice(0, 5)), fixed(plain, split).read(slice(0, 5)))
     assert ranged.batches_per_epoch == plain.batches_per_epoch
@@ -352,27 +354,29 @@ def test_a_range_needs_as_many_training_images_as_a_batch(opened: Opener) -> Non
     opened(puzzles_per_batch=20, **enough).check(0)
 
 
-# Wear -----------------------------------------------------------------------------------------------------------------
+# Corruption -------------------------------------------------------------------------------------------------------
 
-WORN = {"share": 0.6, "gap": 2.0, "noise": 0.1, "jitter": 0.3, "rotation": 0.5}
+CORRUPTED = {"share": 0.6, "gap": 2.0, "noise": 0.1, "jitter": 0.3, "rotation": 0.5}
 
 
 def test_training_fragments_are_worn_and_nothing_else_of_them(opened: Opener) -> None:
-    plain, worn = opened(seed=3), opened(seed=3, wear=WORN)
+    plain, worn = opened(seed=3), opened(seed=3, corruption=CORRUPTED)
     for number in (0, 1, 7):
         before, after = plain.train_batch(number), worn.train_batch(number)
         for name in TENSORS[1:]:
             assert getattr(before, name).equal(getattr(after, name))
-        assert after.fragments.equal(Wear(**WORN).apply(before.fragments, 3, number * 80))
+        assert after.fragments.equal(Corruption(**CORRUPTED).apply(before.fragments, 3, number * 80))
         assert 0.5 < (before.fragments != after.fragments).flatten(1).any(1).float().mean() <= 1
-        assert not worn.train_batch(number).fragments.equal(opened(seed=4, wear=WORN).train_batch(number).fragments)
+        assert not worn.train_batch(number).fragments.equal(
+            opened(seed=4, corruption=CORRUPTED).train_batch(number).fragments
+        )
 
 
-def test_without_wear_there_is_none(opened: Opener) -> None:
-    expected = opened(wear=None).train_batch(1)
-    off = {**WORN, "share": 0.0}
-    for wear in ({}, off, {"share": 1.0}, opened().config.wear):
-        assert_equal(opened(wear=wear).train_batch(1), expected)
+def test_without_corruption_there_is_none(opened: Opener) -> None:
+    expected = opened(corruption=None).train_batch(1)
+    off = {**CORRUPTED, "share": 0.0}
+    for corruption in ({}, off, {"share": 1.0}, opened().config.corruption):
+        assert_equal(opened(corruption=corruption).train_batch(1), expected)
 
 
 @pytest.mark.parametrize("images_range", [None, [2, 80]])
@@ -380,7 +384,9 @@ def test_no_two_puzzles_of_training_are_worn_by_the_same_numbers(
     opened: Opener, images_range: list[int] | None
 ) -> None:
     """By which pixels of their first fragments noise makes lighter and which darker."""
-    clean, noisy = (opened(images_range=images_range, wear=wear) for wear in (None, {"share": 1.0, "noise": 0.5}))
+    clean, noisy = (
+        opened(images_range=images_range, corruption=corruption) for corruption in (None, {"share": 1.0, "noise": 0.5})
+    )
     signs = []
     for number in range(12):
         before, after = (data.train_batch(number).fragments[:, 0].flatten(1).int() for data in (clean, noisy))
@@ -392,16 +398,18 @@ def test_no_two_puzzles_of_training_are_worn_by_the_same_numbers(
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_wear_of_a_puzzle_does_not_hang_on_the_ranks(opened: Opener, world_size: int) -> None:
-    data = opened(wear=WORN)
+def test_corruption_of_a_puzzle_does_not_hang_on_the_ranks(opened: Opener, world_size: int) -> None:
+    data = opened(corruption=CORRUPTED)
     for number in (0, 3):
         shares = [data.train_batch(number, rank, world_size) for rank in range(world_size)]
         assert_equal(together(shares), data.train_batch(number))
     # With a range ranks have other puzzles, but each rank's are worn by numbers of its own.
-    ranged, plain = (opened(images_range=[7, 7], wear=wear) for wear in (WORN, None))
+    ranged, plain = (opened(images_range=[7, 7], corruption=corruption) for corruption in (CORRUPTED, None))
     rows = 80 // world_size // 7
     for rank in range(world_size):
-        expected = Wear(**WORN).apply(plain.train_batch(3, rank, world_size).fragments, 0, 3 * 80 + rank * rows)
+        expected = Corruption(**CORRUPTED).apply(
+            plain.train_batch(3, rank, world_size).fragments, 0, 3 * 80 + rank * rows
+        )
         assert ranged.train_batch(3, rank, world_size).fragments.equal(expected)
 
 

@@ -156,8 +156,8 @@ SOLVING = (
     *(line for line in SHORT if line != "model=linear"),
     UNSCORED,
     *("model=mosaic", "model.width=16", "model.depth=1", "model.heads=2", "model.latent_dim=8"),
-    *("data.images_range=[2,8]", "data.wear.share=0.5", "data.wear.gap=3", "data.wear.noise=0.2"),
-    *("data.wear.jitter=0.3", "data.wear.rotation=0.5", "evaluation.validation_puzzles=2"),
+    *("data.images_range=[2,8]", "data.corruption.share=0.5", "data.corruption.gap=3", "data.corruption.noise=0.2"),
+    *("data.corruption.jitter=0.3", "data.corruption.rotation=0.5", "evaluation.validation_puzzles=2"),
     "scheduler=cosine",
 )
 PAIRING = (

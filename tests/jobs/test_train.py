@@ -53,8 +53,14 @@ def test_every_model_trains_and_is_scored(tmp_path: Path, cache: Path, model: st
 
 
 TINY = ("model=mosaic", "model.width=32", "model.depth=2", "model.heads=2", "model.latent_dim=16")
-WEAR = ("share=0.5", "gap=3", "noise=0.1", "jitter=0.3", "rotation=0.5")
-ANY = (*SMALL, *TINY, "data.images_range=[2,20]", *(f"data.wear.{kind}" for kind in WEAR), "data.batches_per_epoch=6")
+CORRUPTION = ("share=0.5", "gap=3", "noise=0.1", "jitter=0.3", "rotation=0.5")
+ANY = (
+    *SMALL,
+    *TINY,
+    "data.images_range=[2,20]",
+    *(f"data.corruption.{kind}" for kind in CORRUPTION),
+    "data.batches_per_epoch=6",
+)
 
 
 def test_a_model_of_worn_puzzles_of_any_size_trains_from_the_command_line(
@@ -72,7 +78,7 @@ def test_a_model_of_worn_puzzles_of_any_size_trains_from_the_command_line(
             assert all(0 <= float(row[f"{stage}/{name}_accuracy"]) <= 1 for name in ("cell", "side"))
     config = load_run(folder).config
     assert config.data.images_range == [2, 20]
-    assert config.data.wear == {"share": 0.5, "gap": 3.0, "noise": 0.1, "jitter": 0.3, "rotation": 0.5}
+    assert config.data.corruption == {"share": 0.5, "gap": 3.0, "noise": 0.1, "jitter": 0.3, "rotation": 0.5}
     found = metrics(folder)
     assert found["protocol"]["images_per_puzzle"] == 10, "what is scored is as usual"
     model = load_run(folder).load_model()
@@ -87,7 +93,7 @@ def test_validation_is_the_same_whatever_training_puzzles_are_like(tmp_path: Pat
     """Of a model that learns nothing, all figures of validation stay, and those of training do not."""
     still = (*ANY, "data.epochs=1", "optimizer.lr=0", "optimizer.weight_decay=0", "evaluation.puzzles=0")
     job(tmp_path / "any", cache, *still)
-    job(tmp_path / "usual", cache, *still, "data.images_range=null", "data.wear.share=0")
+    job(tmp_path / "usual", cache, *still, "data.images_range=null", "data.corruption.share=0")
     (found,), (usual,) = (rows(tmp_path / name) for name in ("any", "usual"))
     for name in usual:
         if name.startswith("val"):
@@ -96,16 +102,18 @@ def test_validation_is_the_same_whatever_training_puzzles_are_like(tmp_path: Pat
 
 
 TOO_MUCH: dict[str, tuple[str, ...]] = {
-    "gap": ("data.wear.gap=8",),
-    "turned fragments that are not square": ("data.wear.rotation=0.5", "data.fragment_size=[16,32]"),
-    "unknown kind": ("+data.wear.blur=0.1",),
+    "gap": ("data.corruption.gap=8",),
+    "turned fragments that are not square": ("data.corruption.rotation=0.5", "data.fragment_size=[16,32]"),
+    "unknown kind": ("+data.corruption.blur=0.1",),
 }
 
 
 @pytest.mark.parametrize("case", TOO_MUCH)
-def test_wear_that_fragments_cannot_bear_is_refused_before_training(tmp_path: Path, cache: Path, case: str) -> None:
+def test_corruption_that_fragments_cannot_bear_is_refused_before_training(
+    tmp_path: Path, cache: Path, case: str
+) -> None:
     with pytest.raises(ConfigError):
-        job(tmp_path / "run", cache, *QUICK, "data.wear.share=1", *TOO_MUCH[case])
+        job(tmp_path / "run", cache, *QUICK, "data.corruption.share=1", *TOO_MUCH[case])
     assert status(tmp_path / "run")["stage"] != "training"
 
 

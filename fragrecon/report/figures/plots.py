@@ -22,9 +22,9 @@ AXES = {
     "images": "images a puzzle",
     "fragment_size": "side of a fragment, pixels",
     "noise": "standard deviation of the noise",
-    "rotation": "share of fragments turned",
+    "rotation": "share of fragments rotated",
     "jitter": "strength of the colour jitter",
-    "gap": "pixels worn off every side",
+    "gap": "pixels eroded from every side",
 }
 LOSSES = {"train/loss": ("training", "0.5", "--"), "val/loss": ("validation", "black", "-")}
 """How each is called and drawn."""
