@@ -184,7 +184,7 @@ def run_job(
             if record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:
                 log.info("%s is finished already; nothing is left to do", folder)
                 return None
-            overrides = [*record.overrides(), *(o for o in overrides if not o.startswith("resume="))]
+            overrides = [*record.overrides, *(o for o in overrides if not o.startswith("resume="))]
         elif multirun and record.status and not record.take_up(config):
             log.info("%s is done already", folder.name)
             return None

@@ -36,7 +36,6 @@ ORDER = (
     "training",
     "demo",
     "jobs",
-    "rank",
     "run",
     "trainer",
     "__main__",

@@ -134,7 +134,7 @@ def test_a_search_is_kept_and_gone_on_with(cli: Cli) -> None:
     jobs = [path for path in folder.iterdir() if (path / "metrics.csv").is_file()]
     found = {}
     for job in jobs:
-        given = dict(text.partition("=")[::2] for text in Record(job).overrides())
+        given = dict(text.partition("=")[::2] for text in Record(job).overrides)
         best = max(float(row["val_mean_clustering_score"]) for row in rows(job))
         found[given["optimizer.lr"], given["optimizer.weight_decay"]] = (given["model.latent_dim"], best)
     assert len(found) == 4

@@ -22,7 +22,7 @@ def _job(folder: Path) -> Job:
     given: dict[str, str] = {}
     try:
         record = Record(folder, writes=False)
-        given = by_key(record.overrides())
+        given = by_key(record.overrides)
         run = load_run(folder) if (folder / CONFIG).is_file() else None  # a job that was refused has none
         job = Job(folder.name, given, record.status, run)
         leaderboard("", [job])

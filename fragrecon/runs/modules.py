@@ -74,10 +74,21 @@ def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> O
     return objective
 
 
-def check_model(config: Config, grid: tuple[int, int]) -> FragmentModel:
-    """Refuse what `build_model` would refuse, before any data is read: builds without memory, for a single class."""
+def check_model(config: Config, grid: tuple[int, int]) -> tuple[FragmentModel, Objective]:
+    """Build model and objective on the meta device, to refuse a config before any data is read.
+
+    Args:
+        config: of the run.
+        grid: rows and columns of fragments in an image.
+
+    Returns:
+        The model and the objective, for a single class and without weights.
+
+    Raises:
+        ConfigError: `build_model` would refuse the config.
+    """
     with torch.device("meta"):
-        return build_model(config, Facts(config.data.fragment_shape, grid, num_classes=1))[0]
+        return build_model(config, Facts(config.data.fragment_shape, grid, num_classes=1))
 
 
 def restore(config: Config, checkpoint: Path) -> FragmentModel:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +12,22 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import OmegaConf
 
 from fragrecon import files
 from fragrecon.config import saved
-from fragrecon.config.schema import model_name
+from fragrecon.config.schema import Config, model_name
 from fragrecon.errors import ConfigError, DataError, RunError, typed
-from fragrecon.runs.write import CHECKPOINTS, CONFIG, EPOCHS, EXAMPLES, METRICS, OVERRIDES, PROBE_FILES, SCORES, STATUS
+from fragrecon.runs.write import (
+    CHECKPOINTS,
+    CONFIG,
+    EXAMPLES,
+    METRICS,
+    PROBE_FILES,
+    SCORES,
+    STATUS,
+    RunFolder,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,25 +43,18 @@ SHOWN = 5
 """Jobs of a sweep that a message names."""
 
 
-class Run:
-    """A run's folder. What it holds is read when it is asked for.
+class Run(RunFolder):
+    """A run that has been started; `load_run` opens one. Its files are read when they are first needed.
 
-    Attributes:
-        folder: where it lies.
-        config: as it ran.
-        status: as last noted.
+    Args:
+        folder: of the run.
+        config: that the run was started or last resumed with.
+        status: contents of ``status.json``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        _check_folder(folder)
-        self.folder = folder
-        try:
-            self.config = saved.load(folder / CONFIG)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{folder} cannot be opened as a run: its {CONFIG} is foreign or damaged ({error})"
-            ) from None
-        self.status = _read_json(folder / STATUS, "status")
+    def __init__(self, folder: Path, config: Config, status: Mapping[str, Any]) -> None:
+        super().__init__(folder)
+        self.config, self.status = config, status
 
     def __repr__(self) -> str:
         return f"<run {self.folder}: {self.model_name} on {self.config.data.name}, {self.status['status']}>"
@@ -66,25 +67,12 @@ class Run:
                 f"{self.folder} holds no metrics.json: its status is {self.status['status']}; "
                 f"{typed('resume', self.folder)} ends it"
             )
-        return _read_json(path, "scores")
-
-    @cached_property
-    def overrides(self) -> list[str]:
-        """What the command line said when the run started, and whenever it was taken up again."""
-        path = self.folder / OVERRIDES
-        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
+        return read_json(path, "scores")
 
     @property
     def model_name(self) -> str:
         """What the model is called on the command line: the module that it is built from."""
         return model_name(self.config.model)
-
-    @cached_property
-    def epochs(self) -> list[dict[str, float]]:
-        """Rows of ``metrics.csv``; none where nothing was trained."""
-        path = self.folder / EPOCHS
-        rows = files.read_csv(path) if path.is_file() else []
-        return [{name: float(value) for name, value in row.items()} for row in rows]
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
@@ -265,13 +253,25 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Open a run's folder, wherever it lies now.
+    """Open a run's folder, wherever it is now.
+
+    Args:
+        folder: of the run; ``~`` is the home folder.
+
+    Returns:
+        The run. Its config and status are read at once, all else when it is first needed.
 
     Raises:
-        RunError: it is not one, or not a whole one.
-        ConfigError: its config is not one of a run.
+        RunError: the folder is not that of a run, or its status is damaged.
+        ConfigError: its config is damaged, or not that of a run.
     """
-    return Run(Path(folder).expanduser().absolute())
+    folder = Path(folder).expanduser().absolute()
+    _check_folder(folder)
+    try:
+        config = saved.load(folder / CONFIG)
+    except ConfigError as error:
+        raise ConfigError(f"{folder} cannot be opened as a run: its {CONFIG} is foreign or damaged ({error})") from None
+    return Run(folder, config, read_json(folder / STATUS, "status"))
 
 
 def _is_run(folder: Path) -> bool:
@@ -294,17 +294,6 @@ def _check_folder(folder: Path) -> None:
     else:
         hint = "a run's folder is one under outputs/ or multirun/ with config.yaml and status.json"
     raise RunError(f"{message}; {hint}")
-
-
-def _read_json(path: Path, key: str) -> dict[str, Any]:
-    """A mapping that has ``key``, as a run writes it."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not what a run writes: {error}") from None
-    if not isinstance(values, dict) or key not in values:
-        raise RunError(f"{path} is not what a run writes: it should be a mapping with '{key}'")
-    return values
 
 
 def _own(data: Any) -> Pixels | list[Path]:

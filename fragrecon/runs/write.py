@@ -34,25 +34,51 @@ EXAMPLES, PAGE, PROBE_FILES = "examples.npz", "report.html", "probes"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
 
 
-class Record:
+class RunFolder:
+    """What a run's folder holds, for its writer (`Record`) and its reader (`Run`).
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def overrides(self) -> list[str]:
+        """Overrides of the command line that started the run, and of those that resumed it."""
+        path = self.folder / OVERRIDES
+        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
+
+    @property
+    def epochs(self) -> list[dict[str, float]]:
+        """Rows of ``metrics.csv``; empty if no epoch has ended."""
+        return [{name: float(value) for name, value in row.items()} for row in self._rows()]
+
+    def _rows(self) -> list[dict[str, str]]:
+        path = self.folder / EPOCHS
+        return files.read_csv(path) if path.is_file() else []
+
+
+class Record(RunFolder):
     """Writes a run's files into its folder.
 
     Args:
         folder: of the run.
-        writes: False on all but the first of several processes; nothing is then written.
+        writes: False for all but the first of several processes; nothing is written then.
+
+    Attributes:
+        status: contents of ``status.json``; empty if there is none yet.
     """
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
-        self.folder, self.writes = folder, writes
+        super().__init__(folder)
+        self.writes = writes
         self.status = self._read_status()
 
     def _read_status(self) -> dict[str, Any]:
         path = self.folder / STATUS
-        try:
-            status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        except ValueError as error:
-            raise RunError(f"{path} is not what a run writes: {error}") from None
-        return status
+        return read_json(path, "status") if path.is_file() else {}
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -115,11 +141,6 @@ class Record:
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
         self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
 
-    def overrides(self) -> list[str]:
-        """What the command line said when the run started, and whenever it was taken up again."""
-        path = self.folder / OVERRIDES
-        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
-
     def refuse(self, overrides: Sequence[str], error: Exception) -> None:
         """Note that a new run never started, as its config was refused; a run that is there already stays as it is."""
         if self.status.get("status") in (None, "failed"):
@@ -147,15 +168,10 @@ class Record:
         if self.writes:
             files.write_json(self.folder / STATUS, self.status)
 
-    def epochs(self) -> list[dict[str, str]]:
-        """Rows of ``metrics.csv`` so far."""
-        path = self.folder / EPOCHS
-        return files.read_csv(path) if path.is_file() else []
-
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a row to ``metrics.csv``; rows of the same or later epochs, left by a run taken up again, give way."""
         if self.writes:
-            earlier = [old for old in self.epochs() if int(old["epoch"]) < row["epoch"]]
+            earlier = [old for old in self._rows() if int(old["epoch"]) < row["epoch"]]
             files.write_csv(self.folder / EPOCHS, [*earlier, row])
 
     def write_metrics(
@@ -217,6 +233,25 @@ class Record:
         """Write ``robustness.csv``: a row for each condition, method and metric."""
         if self.writes:
             files.write_csv(self.folder / ROBUSTNESS, rows)
+
+
+def read_json(path: Path, key: str) -> dict[str, Any]:
+    """Read a JSON file of a run.
+
+    Args:
+        path: of the file.
+        key: that its mapping must have.
+
+    Raises:
+        RunError: the file is damaged, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is not what a run writes: {error}") from None
+    if not isinstance(values, dict) or key not in values:
+        raise RunError(f"{path} is not what a run writes: it should be a mapping with '{key}'")
+    return values
 
 
 def reason(status: Mapping[str, Any]) -> str:

@@ -155,8 +155,8 @@ class EpochRows(Callback):
         self.started = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        rows = [row for row in self.record.epochs() if int(row["step"]) <= trainer.global_step]
-        self.started = time.monotonic() - (float(rows[-1]["seconds"]) if rows else 0.0)
+        rows = [row for row in self.record.epochs if row["step"] <= trainer.global_step]
+        self.started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # All ranks ask for the figures, as their means are taken over all ranks. Lightning reports no training means

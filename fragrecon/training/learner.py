@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -13,12 +16,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
+from fragrecon.config.build import build
+from fragrecon.config.schema import Config, class_name
+from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.errors import ConfigError, nearest
 from fragrecon.evaluation.clustering.protocol import METRICS, ClusteringProtocol
-from fragrecon.models.base import FragmentModel
+from fragrecon.evaluation.setup import protocol_of
+from fragrecon.models.base import FragmentModel, count_parameters
 from fragrecon.objectives.base import Losses, Objective
-from fragrecon.runs.modules import Facts
+from fragrecon.runs.modules import Facts, build_model, load_weights
 from fragrecon.seeds import seed_of, torch_generator
+from fragrecon.training.compute import prepare
+from fragrecon.training.schedules import make_scheduler
+
+log = logging.getLogger(__name__)
 
 SELECTION = "val_mean_clustering_score"
 
@@ -26,6 +38,19 @@ SELECTION = "val_mean_clustering_score"
 def logged_name(stage: str, name: str) -> str:
     """How a figure is called in the loggers: ``val/kmeans_ari``; the selection metric has a name of its own."""
     return SELECTION if (stage, name) == ("val", "mean_clustering_score") else f"{stage}/{name}"
+
+
+def logged_names(objective: Objective, *, clustering: bool) -> list[str]:
+    """Names of all logged figures: loss terms and, if puzzles are clustered, scores, of training and validation."""
+    names = [*objective.parts, *(METRICS if clustering else ())]
+    return [logged_name(stage, name) for stage in ("train", "val") for name in names]
+
+
+def check_monitor(config: Config, objective: Objective) -> None:
+    """Raise `ConfigError` unless ``selection.monitor`` is the name of a logged figure."""
+    names, monitor = logged_names(objective, clustering=config.evaluation.clustering), config.selection.monitor
+    if monitor not in names:
+        raise ConfigError(f"selection.monitor='{monitor}' is not logged{nearest(monitor, names)}")
 
 
 class Learner(pl.LightningModule):
@@ -62,11 +87,9 @@ class Learner(pl.LightningModule):
         self.monitor, self.seed, self.scored_batches = monitor, seed, scored_batches
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
-        names = [*objective.parts, *(METRICS if protocol else ())]
-        # A mean leaves NaNs out by default, and so hides them; "disable" would drop the weights (torchmetrics 1.9).
-        self.means = nn.ModuleDict(
-            {logged_name(stage, name): MeanMetric(math.nan) for stage in ("train", "val") for name in names}
-        )
+        # By default a mean skips NaNs, and so hides them; "disable" would drop the weights (torchmetrics 1.9).
+        names = logged_names(objective, clustering=protocol is not None)
+        self.means = nn.ModuleDict({name: MeanMetric(math.nan) for name in names})
         for mean in self.means.values():
             cast(MeanMetric, mean).persistent(True)  # so that an epoch taken up in its middle ends with the same means
 
@@ -160,3 +183,43 @@ class Learner(pl.LightningModule):
         for name, mean in self.means.items():
             if name.startswith(prefix):
                 cast(MeanMetric, mean).reset()
+
+
+def make_learner(config: Config, data: FragmentData, initial: Path | None) -> Learner:
+    """Build a model and its objective, ready to be trained.
+
+    Args:
+        config: of the run.
+        data: to train on.
+        initial: a checkpoint to initialise the weights from.
+
+    Raises:
+        ConfigError: model and objective do not fit each other or the data.
+        RunError: the weights in ``initial`` do not fit the model.
+    """
+    facts = Facts(config.data.fragment_shape, data.grid, data.store("train").manifest.num_classes)
+    model, objective = build_model(config, facts)
+    if initial:
+        load_weights(model, initial)
+        log.info("starting from the weights in %s", initial)
+    prepare(model, config.compute)
+    batches = data.epoch_length(config.trainer["limit_train_batches"])
+    log.info(
+        "%s: %s parameters, %s training and %s validation images, %d batches an epoch",
+        class_name(config),
+        f"{count_parameters(model):,}",
+        f"{len(data.training_images()):,}",
+        f"{len(data.validation_images()):,}",
+        batches,
+    )
+    return Learner(
+        model,
+        objective,
+        facts,
+        protocol_of(config) if config.evaluation.clustering else None,
+        partial(build, config.optimizer, "optimizer"),
+        partial(make_scheduler, config, batches),
+        monitor=config.selection.monitor,
+        seed=config.seed,
+        scored_batches=-(-config.evaluation.train_puzzles // config.data.puzzles_per_batch),
+    )

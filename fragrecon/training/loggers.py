@@ -228,7 +228,7 @@ def ending(loggers: Sequence[Logger]) -> Iterator[None]:
 
 
 @contextmanager
-def heeding_sigterm() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """Let a SIGTERM end the block as an error would, so that loggers are closed; by itself it just ends the process.
 
     Not for training, where Lightning heeds it.

@@ -1,4 +1,4 @@
-"""How the further processes of a training on several devices are started."""
+"""Training on several devices: the batch is shared equally, and further processes are started from the run's folder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,50 @@ from pathlib import Path
 
 from lightning.pytorch.strategies.launchers import subprocess_script
 
+from fragrecon.config.schema import DataConfig
+from fragrecon.errors import ConfigError
+
 _WATCH = "_launch_process_observer"
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def check_share(data: DataConfig, processes: int) -> None:
+    """Refuse a batch that cannot be shared equally, before any process is started.
+
+    Args:
+        data: settings of the data.
+        processes: that share a batch.
+
+    Raises:
+        ConfigError: the number of puzzles is no multiple of ``processes``, or leaves a process too few images.
+    """
+    per_batch = data.puzzles_per_batch
+    if per_batch % processes:
+        raise ConfigError(
+            f"data.puzzles_per_batch={per_batch} cannot be shared equally by {processes} processes; "
+            f"use a multiple of {processes}"
+        )
+    images = per_batch // processes * data.images_per_puzzle
+    if data.images_range and data.images_range[1] > images:
+        raise ConfigError(
+            f"data.images_range={data.images_range} needs more than the {images} images a batch that each of "
+            f"{processes} processes has; increase data.puzzles_per_batch"
+        )
+
+
 @contextmanager
 def started_from(folder: Path) -> Iterator[None]:
-    """Let further processes be started from a run's folder in the block.
+    """Start further processes by ``python -m fragrecon.jobs.train FOLDER`` within the block.
 
-    Lightning starts them by the command line of this process, which may be that of a whole sweep. What it leaves in the
-    environment would make the next job of a sweep take itself for such a process. And the thread by which it watches
-    over them would kill this process, and with it the sweep, within seconds of a failure; none is needed, as the end of
-    one process is an error to all that wait for it.
+    By default Lightning repeats the command line of this process, which may be that of a whole sweep; the config saved
+    in the run's folder is the same whatever command, launcher or notebook started the first process. Environment
+    variables that Lightning sets are removed at the end, as they would make the next job of a sweep believe that it is
+    a further process. Lightning's watching thread is disabled: it would kill this process, and with it the sweep,
+    after a failure. It is not needed, because the end of one process is an error in all that wait for it.
     """
     main, arguments = sys.modules["__main__"], sys.argv
     module, variables = getattr(main, "__spec__", None), dict(os.environ)
-    main.__spec__, sys.argv = find_spec("fragrecon.rank"), [arguments[0], str(folder.absolute())]
+    main.__spec__, sys.argv = find_spec("fragrecon.jobs.train"), [arguments[0], str(folder.absolute())]
     watch = getattr(subprocess_script, _WATCH)
     setattr(subprocess_script, _WATCH, lambda processes: None)
     try:

@@ -1,13 +1,34 @@
-"""Learning-rate schedules that torch does not have in one piece."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from fragrecon.config.build import build
+from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError
+
+
+def make_scheduler(config: Config, batches: int, optimizer: Optimizer) -> Any:
+    """Build the learning-rate schedule of the whole training; None if the config has none.
+
+    Args:
+        config: of the run.
+        batches: of an epoch.
+        optimizer: whose rate the schedule sets.
+    """
+    if config.scheduler["_target_"] is None:
+        return None
+    trainer = config.trainer
+    # The last batch of an epoch ends an optimizer step, however many gradients are accumulated by then.
+    steps = -(-batches // trainer["accumulate_grad_batches"]) * trainer["max_epochs"]
+    if trainer["max_steps"] >= 0:
+        steps = min(steps, trainer["max_steps"]) if steps > 0 else trainer["max_steps"]
+    return build(config.scheduler, "scheduler", optimizer, total_steps=steps, mode=config.selection.mode)
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, floor: float = 0.0) -> LambdaLR:

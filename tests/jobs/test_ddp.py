@@ -216,7 +216,7 @@ def test_what_lightning_leaves_in_the_environment_is_cleared_away(
     before, arguments = main.__spec__, sys.argv
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), started_from(Path("run")):
         assert main.__spec__ is not None
-        assert (main.__spec__.name, sys.argv[1:]) == ("fragrecon.rank", [str(tmp_path / "run")])
+        assert (main.__spec__.name, sys.argv[1:]) == ("fragrecon.jobs.train", [str(tmp_path / "run")])
         for name in names:
             os.environ[name] = "left"
         _ = 1 // (not fails)

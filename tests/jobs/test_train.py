@@ -118,12 +118,12 @@ def test_corruption_that_fragments_cannot_bear_is_refused_before_training(
 
 
 def test_a_range_too_large_for_a_process_is_refused_before_they_are_started() -> None:
-    from fragrecon.jobs.train import check_share
+    from fragrecon.training.processes import check_share
 
-    config = compose(["data.puzzles_per_batch=4", "data.images_range=[2,30]"])
-    check_share(config, 1)
+    data = compose(["data.puzzles_per_batch=4", "data.images_range=[2,30]"]).data
+    check_share(data, 1)
     with pytest.raises(ConfigError, match=r"data\.images_range"):
-        check_share(config, 2)
+        check_share(data, 2)
 
 
 @pytest.mark.parametrize(

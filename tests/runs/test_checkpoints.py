@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import subprocess
 import sys
 import textwrap
@@ -284,7 +283,7 @@ def test_the_best_checkpoint_gives_the_model_back(run: Path) -> None:
 
 
 def test_every_epoch_has_its_row(run: Path, config: Config) -> None:
-    rows = Record(run).epochs()
-    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "3"), ("1", "6"), ("2", "9")]
-    assert [float(row["val_mean_clustering_score"]) for row in rows] == pytest.approx([0.1, 0.3, 0.2])
-    assert all(re.fullmatch(r"\d+\.\d+", row["train/loss"]) for row in rows)
+    rows = Record(run).epochs
+    assert [(row["epoch"], row["step"]) for row in rows] == [(0, 3), (1, 6), (2, 9)]
+    assert [row["val_mean_clustering_score"] for row in rows] == pytest.approx([0.1, 0.3, 0.2])
+    assert all(row["train/loss"] > 0 for row in rows)

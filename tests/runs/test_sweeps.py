@@ -491,7 +491,7 @@ def test_a_sweep_that_was_stopped_and_killed_goes_on_where_it_was(cli: Cli, whol
     cli.run(*line).ok()
     assert results(first) == before
     log = (second / "run.log").read_text()
-    assert log.count(f"going on from {second / 'checkpoints' / 'last.ckpt'}") == 2
+    assert log.count(f"resuming from {second / 'checkpoints' / 'last.ckpt'}") == 2
     assert [path.name for path in jobs_in(folder)] == [path.name for path in jobs_in(whole)]
     for one, other in zip(jobs_in(whole), jobs_in(folder), strict=True):
         assert_same_run(one, other)
@@ -517,7 +517,7 @@ def test_two_processes_never_work_in_one_folder(cli: Cli) -> None:
         finish(first)
     again = cli.start(*line)
     try:  # a lock ends with its process, however that ended
-        wait_until(lambda: "going on from" in (lying / "run.log").read_text() or again.poll() is not None)
+        wait_until(lambda: "resuming from" in (lying / "run.log").read_text() or again.poll() is not None)
         assert again.poll() is None
     finally:
         again.kill()

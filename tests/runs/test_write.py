@@ -260,13 +260,13 @@ def test_a_refusal_is_noted_where_no_run_lies_and_nowhere_else(config: Config, t
     assert names(tmp_path / "new") == {"overrides.yaml", "status.json"}
     Record(tmp_path / "new").refuse(["seed=1.5"], ConfigError("worse"))
     assert status(tmp_path / "new")["error"] == "worse"
-    assert Record(tmp_path / "new").overrides() == ["seed=1.5"]
+    assert Record(tmp_path / "new").overrides == ["seed=1.5"]
     for ended in ("done", "running"):
         record = left_behind(config, tmp_path / ended, ended)
         before = status(tmp_path / ended)
         record.refuse(["seed=true"], ConfigError("bad"))
         assert status(tmp_path / ended) == before
-        assert record.overrides() == []
+        assert record.overrides == []
 
 
 @pytest.mark.parametrize(
@@ -288,12 +288,12 @@ def test_the_reason_of_a_failure_is_one_line(error: str | None, line: str) -> No
 
 def test_epochs_are_read_as_they_were_added(tmp_path: Path) -> None:
     record = Record(tmp_path)
-    assert record.epochs() == []
+    assert record.epochs == []
     record.add_epoch({"epoch": 0, "step": 3, "train/loss": 0.25})
     record.add_epoch({"epoch": 1, "step": 6, "train/loss": 1 / 3, "val/loss": 0.5})
-    assert Record(tmp_path).epochs() == [
-        {"epoch": "0", "step": "3", "train/loss": "0.25"},
-        {"epoch": "1", "step": "6", "train/loss": str(1 / 3), "val/loss": "0.5"},
+    assert Record(tmp_path).epochs == [
+        {"epoch": 0, "step": 3, "train/loss": 0.25},
+        {"epoch": 1, "step": 6, "train/loss": 1 / 3, "val/loss": 0.5},
     ]
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[:2] == ["epoch,step,train/loss,val/loss", "0,3,0.25,"]
@@ -304,7 +304,7 @@ def test_rows_of_a_run_taken_up_again_replace_those_after_them(tmp_path: Path) -
     for epoch in range(12):
         record.add_epoch({"epoch": epoch, "loss": epoch})
     Record(tmp_path).add_epoch({"epoch": 9, "loss": -1})
-    rows = record.epochs()
+    rows = record.epochs
     assert [int(row["epoch"]) for row in rows] == list(range(10))
     assert [int(row["loss"]) for row in rows] == [*range(9), -1]
 

@@ -1,0 +1,124 @@
+"""Lightning's Trainer: built from the config, and run from the last checkpoint if there is one."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import signal
+import sys
+import warnings
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from fragrecon import machine as hardware
+from fragrecon.config.build import build
+from fragrecon.config.schema import Config
+from fragrecon.data.module import FragmentData
+from fragrecon.errors import ConfigError, nearest, typed
+from fragrecon.report.figures.views import Album
+from fragrecon.runs.checkpoints import AtomicCheckpointIO
+from fragrecon.runs.sweeps import note, sweep_of
+from fragrecon.runs.write import CHECKPOINTS, Record
+from fragrecon.training.callbacks import LAST, Pictures, training_callbacks
+from fragrecon.training.learner import Learner
+from fragrecon.training.processes import started_from
+
+log = logging.getLogger(__name__)
+
+EXPECTED_WARNINGS = (
+    # A resumed run finds its checkpoint folder, continues within an epoch, and keeps its means.
+    "Checkpoint directory",
+    "You're resuming from a checkpoint that ended",
+    "The ``compute`` method of",
+    # Figures are logged once an epoch, so the logging interval does not matter.
+    "The number of training batches",
+)
+
+
+def make_trainer(config: Config, record: Record) -> pl.Trainer:
+    """Build Lightning's Trainer with the run's logger and callbacks.
+
+    Args:
+        config: of the run.
+        record: of the run.
+
+    Returns:
+        The trainer; its loggers have not started yet.
+
+    Raises:
+        ConfigError: Lightning or the logger refuses a setting.
+    """
+    known = inspect.signature(pl.Trainer).parameters
+    for key in config.trainer:
+        if key not in known:
+            raise ConfigError(f"unknown key trainer.{key}{nearest(key, known)}")
+    _quieten()
+    sweep = sweep_of(record.folder)
+    logger = build(
+        config.logger,
+        "logger",
+        folder=record.folder,
+        config=config.to_dict(),
+        sweep=(sweep, note(sweep)["name"]) if sweep else None,
+    )
+    callbacks = training_callbacks(config, record)
+    if isinstance(logger, Album):
+        callbacks.append(Pictures(logger))
+    interactive = config.trainer["enable_progress_bar"]
+    if interactive is None:
+        interactive = sys.stdout.isatty()
+    if interactive:
+        callbacks += [RichProgressBar(), RichModelSummary()]
+    settings = config.trainer | {
+        "precision": hardware.precision_of(config.trainer),
+        "enable_progress_bar": interactive,
+        "enable_model_summary": interactive,
+    }
+    try:
+        return pl.Trainer(
+            **settings,
+            logger=logger or False,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=record.folder,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def _quieten() -> None:
+    """Silence Lightning's banner and the warnings that are expected here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")  # about names in torch
+    for text in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=text)
+
+
+def fit(trainer: pl.Trainer, learner: Learner, data: FragmentData, record: Record) -> None:
+    """Train, from the last checkpoint in the run's folder if there is one.
+
+    Raises:
+        SystemExit: training was stopped by SIGTERM.
+        KeyboardInterrupt: training was stopped by Ctrl-C.
+    """
+    last = record.folder / CHECKPOINTS / LAST
+    if last.is_file():
+        log.info("resuming from %s", last)
+    try:
+        with started_from(record.folder):
+            trainer.fit(learner, data, ckpt_path=last if last.is_file() else None)
+    except SIGTERMException as stop:
+        log.warning("stopped by SIGTERM; resume with: python -m fragrecon.run %s", typed("resume", record.folder))
+        raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own exit code would be 0
+    except SystemExit as stop:
+        if trainer.interrupted:  # how Lightning ends on Ctrl-C
+            raise KeyboardInterrupt from stop
+        raise
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
