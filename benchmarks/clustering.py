@@ -39,7 +39,7 @@ from fragrecon.clustering.backends import sklearn as loop
 from fragrecon.clustering.kmedoids import kmedoids
 from fragrecon.clustering.problems import MEMORY
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.evaluation.clustering.baselines import Baselines
+from fragrecon.evaluation.clustering.baselines import COMPONENTS, Baselines, raw_pixels
 from fragrecon.evaluation.clustering.protocol import AGREEMENTS, FURTHER_AGREEMENTS, ClusteringProtocol
 from fragrecon.evaluation.setup import open_data
 from fragrecon.run import compose
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str]) -> None:
     data = open_data(compose(overrides))
     batch = data.test_set(options.puzzles).read(slice(0, options.puzzles)).as_float()
     protocol = ClusteringProtocol(batched, RESTARTS, 0, MEMORY)
-    points = Baselines(data, protocol, data.cache / "scores").components(batch)
+    points = Baselines(data, protocol, data.cache / "scores").components(raw_pixels(batch), COMPONENTS)
     k = batch.images_per_puzzle
 
     with threadpool_limits(1):

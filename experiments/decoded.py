@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from fragrecon.evaluation.pixels.reconstruction import shrunk_size
+from fragrecon.evaluation.pixels.reconstruction import downsampled_size
 from fragrecon.models.base import Decoder
 from fragrecon.report.figures.puzzles import save
 from fragrecon.runs.read import load_run
@@ -48,7 +48,7 @@ def both(images: Tensor, folder: Path) -> tuple[int, Tensor, Tensor]:
     model = load_run(folder).load_model()
     assert isinstance(model, Decoder)
     size = (images.shape[2], images.shape[3])
-    small = functional.interpolate(images, shrunk_size(model.latent_dim, images.shape), mode="area")
+    small = functional.interpolate(images, downsampled_size(model.latent_dim, images.shape), mode="area")
     shrunk = functional.interpolate(small, size, mode="bicubic")
     return model.latent_dim, shrunk, model.decode(model.encode(images.unsqueeze(1)), size).squeeze(1)
 

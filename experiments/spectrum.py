@@ -13,7 +13,8 @@ import sys
 
 import torch
 
-from fragrecon.evaluation.clustering.baselines import PrincipalComponents, raw_pixels, training_fragments
+from fragrecon.evaluation.clustering.baselines import raw_pixels, training_fragments
+from fragrecon.evaluation.components import PrincipalComponents
 from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.run import compose
 
@@ -26,7 +27,7 @@ LEADING = 3
 def main(overrides: list[str]) -> None:
     config = compose(overrides)
     data, protocol = open_data(config), protocol_of(config)
-    fitted = PrincipalComponents(training_fragments(data), most=10**9)
+    fitted = PrincipalComponents(training_fragments(data).flatten(1), most=10**9)
     deviations, directions = fitted.deviations, fitted.directions
     puzzles = data.validation_set().read(slice(None)).as_float()
 
@@ -50,7 +51,7 @@ def main(overrides: list[str]) -> None:
     print("| ---: | ---: |" + " ---: |" * len(POWERS))
     for count in COMPONENTS:
         share = float(deviations[:count].square().sum() / deviations.square().sum())
-        cells = [scores(fitted(puzzles, count, whitening=power)) for power in POWERS]
+        cells = [scores(fitted(raw_pixels(puzzles), count, whitening=power)) for power in POWERS]
         print(f"| {count} | {share:.3f} | " + " | ".join(cells) + " |", flush=True)
 
 

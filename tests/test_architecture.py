@@ -25,6 +25,7 @@ ORDER = (
     "seams",
     "config",
     "machine",
+    "progress",
     "data",
     "clustering",
     "models",
@@ -142,6 +143,12 @@ def test_imports_run_one_way(name: str) -> None:
     for target in own_imports(name):
         other = target.partition(".")[0]
         assert other == own or ORDER.index(other) < ORDER.index(own), f"{name} imports {target}"
+
+
+@every_module()
+def test_no_mode_imports_another(name: str) -> None:
+    if name.startswith("jobs."):
+        assert not {target for target in own_imports(name) if target.startswith("jobs")}
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:

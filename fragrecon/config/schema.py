@@ -21,7 +21,7 @@ Node = dict[str, Any]
 
 
 PERCEPTUAL = ("features", "lpips", "fid")
-"""What networks can tell of reconstructions, by `fragrecon.evaluation.pixels.networks`."""
+"""What networks can tell of reconstructions, by `fragrecon.evaluation.pixels.perceptual`."""
 
 PROBES = ("mlp", "linear", "knn", "logistic", "svm")
 """Classifiers of embeddings, by `fragrecon.evaluation.probes.classifiers`."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fragrecon.demo.drawing import ACCENT, SIDE, enlarged, framed_cell, ink, ruled
-from fragrecon.evaluation.pixels.filling import Filling, fill
+from fragrecon.evaluation.pixels.inpainting_examples import Inpainted, inpaint
 from fragrecon.models.base import Inpainter
 from fragrecon.objectives.masked import draw_mask
 from fragrecon.report.figures.masked import masked_psnr, visible
@@ -44,10 +44,10 @@ class Scene:
     chosen: int | None = None
 
 
-def answer(model: Inpainter, scene: Scene, device: torch.device) -> Filling:
+def answer(model: Inpainter, scene: Scene, device: torch.device) -> Inpainted:
     """What a model on this device fills in of the scene's one image."""
     chosen = None if scene.chosen is None else torch.tensor([scene.chosen], device=device)
-    return fill(model, scene.image.unsqueeze(0).to(device), scene.mask.unsqueeze(0).to(device), chosen)
+    return inpaint(model, scene.image.unsqueeze(0).to(device), scene.mask.unsqueeze(0).to(device), chosen)
 
 
 def random_mask(patches: int, ratio: float, draw: int) -> Tensor:
@@ -83,23 +83,23 @@ def patch_at(point: tuple[float, float], size: tuple[int, int], grid: tuple[int,
     return row * grid[1] + column
 
 
-def steps_of(filling: Filling) -> int:
+def steps_of(filling: Inpainted) -> int:
     """S, steps of the descent; 0 of a model that does not descend."""
     return len(filling.steps.output) - 1 if filling.steps else 0
 
 
-def at_step(filling: Filling, step: int) -> Filling:
+def at_step(filling: Inpainted, step: int) -> Inpainted:
     """With the output after that many steps of the descent."""
     return replace(filling, output=filling.steps.output[step]) if filling.steps else filling
 
 
-def ratios_of(filling: Filling) -> Tensor:
+def ratios_of(filling: Inpainted) -> Tensor:
     """The masked PSNR (S + 1,) of the one image before the first step and after each, in dB."""
     outputs = [at_step(filling, step).output for step in range(steps_of(filling) + 1)]
     return torch.cat([masked_psnr(filling, output) for output in outputs])
 
 
-def facts_of(filling: Filling, patches: int) -> dict[str, str]:
+def facts_of(filling: Inpainted, patches: int) -> dict[str, str]:
     """How much of the one image was hidden, and how well it is filled in."""
     hidden = round(float(filling.hidden.float().mean()) * patches)
     return {
@@ -108,7 +108,7 @@ def facts_of(filling: Filling, patches: int) -> dict[str, str]:
     }
 
 
-def question_pictures(filling: Filling, grid: tuple[int, int]) -> dict[str, Tensor]:
+def question_pictures(filling: Inpainted, grid: tuple[int, int]) -> dict[str, Tensor]:
     """The one image, and what was visible of it, ruled into its patches."""
     return {
         "image": enlarged(ink(filling.images[0])),
@@ -116,18 +116,18 @@ def question_pictures(filling: Filling, grid: tuple[int, int]) -> dict[str, Tens
     }
 
 
-def answer_pictures(filling: Filling) -> dict[str, Tensor]:
+def answer_pictures(filling: Inpainted) -> dict[str, Tensor]:
     """All that the model says, and that only where nothing was visible."""
     return {"output": enlarged(ink(filling.output[0])), "composite": enlarged(ink(filling.composite[0]))}
 
 
-def mean_picture(filling: Filling) -> Tensor:
+def mean_picture(filling: Inpainted) -> Tensor:
     """Where the chosen patch attends by the mean of all heads, as `attended` draws it on the composite."""
     assert filling.attention is not None
     return attended(filling.composite[0], filling.attention.weights[0].mean(0), int(filling.attention.chosen[0]))
 
 
-def head_pictures(filling: Filling) -> dict[str, Tensor]:
+def head_pictures(filling: Inpainted) -> dict[str, Tensor]:
     """The same for each head, by its number and the share that goes where most does."""
     assert filling.attention is not None
     chosen = int(filling.attention.chosen[0])
@@ -150,13 +150,13 @@ def attended(image: Tensor, weights: Tensor, chosen: int, side: int = SIDE) -> T
     return framed_cell(enlarged(ink(grey * (1 - cover) + colour * cover), side), chosen, grid)
 
 
-def chosen_picture(filling: Filling, grid: tuple[int, int]) -> Tensor:
+def chosen_picture(filling: Inpainted, grid: tuple[int, int]) -> Tensor:
     """The composite, ruled into patches, the one whose attention is looked at framed."""
     assert filling.attention is not None
     return framed_cell(ruled(enlarged(ink(filling.composite[0])), grid), int(filling.attention.chosen[0]), grid)
 
 
-def descent_figure(filling: Filling, step: int) -> Figure:
+def descent_figure(filling: Inpainted, step: int) -> Figure:
     """The energy and the masked PSNR before the first step and after each, with ``step`` marked.
 
     Each block of weights has an energy of its own.

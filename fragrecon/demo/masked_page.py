@@ -17,7 +17,7 @@ from fragrecon.data.readers.images import Shape, decode
 from fragrecon.demo import layout, masked
 from fragrecon.demo.drawing import drawn_size
 from fragrecon.demo.masked import Scene
-from fragrecon.evaluation.pixels.filling import Filling
+from fragrecon.evaluation.pixels.inpainting_examples import Inpainted
 from fragrecon.models.base import Attentive, Descender, Inpainter
 
 BUTTON = 200
@@ -26,7 +26,7 @@ BUTTON = 200
 PAUSE = 0.25
 """Seconds that a step of the descent is shown for."""
 
-Sight = tuple[Scene, Filling]
+Sight = tuple[Scene, Inpainted]
 """What is looked at: what the model was asked, and what it answered."""
 
 Shown = dict[Any, Any]
@@ -200,7 +200,7 @@ class MaskedPage:
             shown[self.heads] = layout.figures_html(masked.head_pictures(filling))
         return shown
 
-    def _at_step(self, filling: Filling, step: int) -> Shown:
+    def _at_step(self, filling: Inpainted, step: int) -> Shown:
         now = masked.at_step(filling, step)
         shown: Shown = {
             self.places[name]: layout.kept(picture) for name, picture in masked.answer_pictures(now).items()

@@ -60,7 +60,15 @@ class Table:
         return cut_photographs(paths, self.image_shape, self.fragment_size, shuffle)
 
     def solve(self, puzzle: Photographs) -> Rebuilt:
-        placement, k = solve(self.model, puzzle.seen.fragments.to(self.device), self.grid, self.protocol)
+        fragments, protocol = puzzle.seen.fragments.to(self.device), self.protocol
+        placement, k = solve(
+            self.model,
+            fragments,
+            self.grid,
+            seed=protocol.seed,
+            restarts=protocol.restarts,
+            memory=protocol.memory,
+        )
         return Rebuilt(puzzle, placement, k, self.grid)
 
 

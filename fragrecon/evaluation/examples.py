@@ -1,4 +1,4 @@
-"""What a model makes of single puzzles, kept for people to look at.
+"""Example puzzles with the model's predictions, saved for the report.
 
 Shapes: one puzzle of F fragments from N images, a leading 1 where batches have B.
 """
@@ -20,25 +20,24 @@ from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.base import Decoder, FragmentModel, Solver
-from fragrecon.reassembly.clues import all_clues
-from fragrecon.reassembly.rebuild import Placement, group, rebuild
-from fragrecon.seeds import keys_of
+from fragrecon.reassembly.rebuild import Placement, rebuild
+from fragrecon.reassembly.solve import clues_and_groups
 
 COUNT = 8
-"""Puzzles that a scored run keeps."""
+"""Number of example puzzles of a run."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A puzzle and what a model made of it, on the CPU.
+    """A puzzle with a model's predictions, on the CPU.
 
     Attributes:
-        batch: of this puzzle alone.
+        batch: batch of this puzzle alone.
         grid: rows and columns of fragments in an image.
-        embeddings: (1, F, D).
-        groups: (1, F), as KMeans finds them in the embeddings.
-        decoded: (1, F, C, h, w) in 0..1, what the model makes of its embeddings, if it decodes.
-        placement: where each fragment went, if the model puts such puzzles together.
+        embeddings: embeddings (1, F, D).
+        groups: clusters (1, F) of the embeddings by KMeans.
+        decoded: decoded embeddings (1, F, C, h, w) in 0..1, if the model decodes.
+        placement: image and cell of each fragment, if the model reassembles such puzzles.
     """
 
     batch: FragmentBatch
@@ -50,18 +49,18 @@ class Example:
 
     @property
     def images(self) -> Tensor:
-        """The images (N, C, H, W) that the fragments were cut from."""
+        """Images (N, C, H, W) that the fragments were cut from."""
         return self.in_place(self.batch.fragments)
 
     def in_place(self, fragments: Tensor) -> Tensor:
-        """Images (N, C, H, W) of fragments (1, F, C, h, w), each where the puzzle's own was cut from."""
+        """Assemble fragments (1, F, C, h, w) to images (N, C, H, W), each where the puzzle's own was cut from."""
         return in_place(fragments, self.batch, self.grid)
 
     @property
     def confusion(self) -> Tensor:
-        """Counts (N, N) of the fragments of image i in the group that is given to image j.
+        """Counts (N, N) of the fragments of image i in the group assigned to image j.
 
-        Groups are given to images one to one, so that as many fragments as can be are on the diagonal.
+        Groups are assigned to images one to one, so that the sum of the diagonal is greatest.
         """
         n = self.batch.images_per_puzzle
         found = agreement.contingency(self.groups, self.batch.source_ids)[0]  # group, image
@@ -75,17 +74,25 @@ class Example:
 def example_of(
     model: FragmentModel, batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol
 ) -> Example:
-    """What a model in eval mode makes of a batch of one puzzle, with fragments as float, on the model's device."""
+    """Apply a model in eval mode to a batch of one puzzle with float fragments on the model's device.
+
+    Args:
+        model: model in eval mode.
+        batch: batch of one puzzle.
+        grid: rows and columns of fragments in an image.
+        protocol: clustering protocol.
+
+    Returns:
+        The puzzle with the predictions, on the CPU.
+    """
     solution = model.solve(batch.fragments) if isinstance(model, Solver) and model.grid == grid else None
     embeddings = model.encode(batch.fragments) if solution is None else solution.embeddings
     decoded = model.decode(embeddings, batch.fragment_size).cpu() if isinstance(model, Decoder) else None
     placement = None
     if solution is not None:
-        keys = keys_of(protocol.seed, "clustering", batch.step, len(batch))
-        cells = grid[0] * grid[1]
-        images = group(embeddings, batch.images_per_puzzle, cells, keys, protocol.restarts, protocol.memory)
-        clues = all_clues(solution, batch.fragments, grid).cpu()
-        placement = rebuild(clues, images.cpu(), grid, regroup=True, memory=protocol.memory)
+        keys, k, memory = protocol.keys(batch), batch.images_per_puzzle, protocol.memory
+        clues, groups = clues_and_groups(solution, batch.fragments, grid, k, keys, protocol.restarts, memory)
+        placement = rebuild(clues, groups, grid, regroup=True, memory=memory)
     batch, embeddings = batch.to("cpu"), embeddings.float().cpu()
     return Example(batch, grid, embeddings, protocol.cluster(embeddings, batch)["kmeans"], decoded, placement)
 
@@ -98,13 +105,13 @@ def first_examples(
     device: torch.device,
     most: int = COUNT,
 ) -> list[Example]:
-    """`example_of` each of the first puzzles, up to ``most``; one after the other, so that each is always the same."""
+    """Return `example_of` each of the first puzzles, up to ``most``, one by one, so that none depends on the others."""
     parts = (slice(number, number + 1) for number in range(min(most, len(puzzles))))
     return [example_of(model, puzzles.read(part).to(device).as_float(), grid, protocol) for part in parts]
 
 
 def arrays_of(examples: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
-    """What `fragrecon.runs.write.Record.write_examples` keeps of examples that are alike in shape."""
+    """Return the arrays that ``Record.write_examples`` saves, of examples of one shape."""
 
     def stacked(tensors: Sequence[Tensor]) -> npt.NDArray[Any]:
         return torch.cat(list(tensors)).numpy()

@@ -1,13 +1,18 @@
-"""From a run's configuration to what it is scored with: its data, its protocol, and all that its model can do."""
+"""What a run is scored with, from its configuration: its data, its clustering protocol, and its model.
+
+`Scoring` is what each part of the evaluation takes, `PartResult` is what it returns.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +20,123 @@ import torch
 
 from fragrecon.clustering.backends import load_backend
 from fragrecon.config.build import build
-from fragrecon.config.schema import Config
-from fragrecon.data.module import FragmentData
-from fragrecon.data.puzzles import FragmentBatch, batches
+from fragrecon.config.schema import Config, class_name
+from fragrecon.data.module import FixedPuzzles, FragmentData
+from fragrecon.data.puzzles import batches
 from fragrecon.data.readers.images import FreeShape, block_length, decode_blocks
 from fragrecon.data.store import Block, Reader, Source, Split
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.clustering.pairs import score_pairs
-from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, Score, check_puzzle
-from fragrecon.evaluation.clustering.reassembly import score_gradients, score_solution
-from fragrecon.models.base import FragmentModel, PairScorer, Solver
+from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, check_puzzle
+from fragrecon.evaluation.statistics import Scores
+from fragrecon.models.base import FragmentModel
+
+if TYPE_CHECKING:
+    from fragrecon.evaluation.examples import Example
+    from fragrecon.evaluation.pixels.generation import Generated
+    from fragrecon.evaluation.pixels.inpainting_examples import Inpainted
+    from fragrecon.evaluation.probes.scoring import ProbeResults
 
 Images = npt.NDArray[Any] | Sequence[Path]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """A model and the data to score it on.
+
+    Attributes:
+        config: configuration of the job.
+        model: model in eval mode, on ``device``.
+        checkpoint: file of its weights.
+        data: data whose test split is scored.
+        device: device to score on.
+        probe_folders: folder for trained probes, and folders where the model's probes may already lie.
+    """
+
+    config: Config
+    model: FragmentModel
+    checkpoint: Path
+    data: FragmentData
+    device: torch.device
+    probe_folders: Sequence[Path]
+
+    @property
+    def name(self) -> str:
+        """Name of the model in tables and figures."""
+        return class_name(self.config)
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the cached scores of baselines."""
+        return self.data.cache / "scores"
+
+    @cached_property
+    def puzzles(self) -> FixedPuzzles:
+        """Test puzzles."""
+        return self.data.test_set(self.config.evaluation.puzzles)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Batch size and device, as arguments of `evaluate` and the like."""
+        return {"batch_size": self.config.evaluation.batch_size, "device": self.device}
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a part of the evaluation found, and what it saw, to be drawn.
+
+    Attributes:
+        scores: scores by method and metric; those of one metric are paired between methods.
+        dataset_wide: by method and metric, values that exist once for the whole data set.
+        protocol: settings that the scores depend on, for the record.
+        examples: the first puzzles with the model's predictions.
+        inpainted: masked images as the model inpaints them.
+        generated: images that the model decodes.
+        probes: trained probes with their predictions.
+    """
+
+    scores: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
+    dataset_wide: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    examples: Sequence[Example] = ()
+    inpainted: Inpainted | None = None
+    generated: Generated | None = None
+    probes: ProbeResults | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[PartResult]) -> PartResult:
+        """Return the results of several parts as one."""
+        return cls(
+            _joined(part.scores for part in parts),
+            _joined(part.dataset_wide for part in parts),
+            {key: value for part in parts for key, value in part.protocol.items()},
+            next((part.examples for part in parts if part.examples), ()),
+            next((part.inpainted for part in parts if part.inpainted), None),
+            next((part.generated for part in parts if part.generated), None),
+            next((part.probes for part in parts if part.probes), None),
+        )
+
+
+def _joined(found: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Join values by method and metric."""
+    whole: dict[str, dict[str, Any]] = {}
+    for part in found:
+        for method, values in part.items():
+            whole[method] = whole.get(method, {}) | dict(values)
+    return whole
+
+
 def open_data(config: Config) -> FragmentData:
-    """The data module of a job, with what the configuration alone can tell already checked."""
+    """Open the data of a job, and check all that the configuration alone can tell.
+
+    Args:
+        config: configuration of the job.
+
+    Returns:
+        The data module.
+
+    Raises:
+        ConfigError: the reader, the image size and the protocol do not go together.
+    """
     known = ("root", "image_size", "channels", "download", "image_height", "width_step")
     facts = {name: getattr(config.data, name) for name in known}
     reader = build(config.data.reader, "data.reader", **facts)
@@ -49,12 +155,15 @@ def open_data(config: Config) -> FragmentData:
 
 @contextmanager
 def own_data(config: Config, images: Images) -> Iterator[FragmentData]:
-    """The data module of a job on images of one's own, all of them its test split; gone after the block.
+    """Open user-supplied images as the test split of a job; the data is deleted after the block.
 
     Args:
-        config: of the run.
-        images: (M, C, H, W) of the run's image size, or files, which are brought to it; W may be another where the
-            run's widths are free.
+        config: configuration of the run.
+        images: (M, C, H, W) uint8 of the run's image size, or files, which are resized to it; W may differ if the
+            run has variable widths.
+
+    Yields:
+        The data module.
 
     Raises:
         DataError: the images are of another type or size.
@@ -86,7 +195,7 @@ def _data(config: Config, reader: Reader) -> FragmentData:
 
 
 class _Images:
-    """Reader of images that are no data set: without labels, in the given order."""
+    """Reader of user-supplied images: without labels, in the given order."""
 
     def __init__(self, images: Images, shape: FreeShape, width_step: int) -> None:
         self.images, self.shape, self.width_step = images, shape, width_step
@@ -106,35 +215,13 @@ class _Images:
 
 
 def protocol_of(config: Config) -> ClusteringProtocol:
+    """Return the clustering protocol of a configuration."""
     evaluation = config.evaluation
     backend = load_backend(evaluation.backend)
     return ClusteringProtocol(backend, evaluation.restarts, evaluation.seed, evaluation.memory_mb * 2**20)
 
 
-def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[int, int]) -> dict[str, Score]:
-    """How the model scores a batch, by all that it can do; and what pixels alone do, if it puts puzzles together.
-
-    It can only put images together that are cut as those it was trained on.
-    """
-    puts_together = isinstance(model, Solver) and model.grid == grid
-
-    def score(batch: FragmentBatch) -> dict[str, torch.Tensor]:
-        solution = model.solve(batch.fragments) if isinstance(model, Solver) else None
-        embeddings = model.encode(batch.fragments) if solution is None else solution.embeddings
-        scores = protocol.score_fully(embeddings, batch)
-        if solution is not None:
-            scores |= score_pairs(solution.pair_scores(), batch, grid, protocol)
-            scores |= score_solution(solution, batch, grid, protocol) if puts_together else {}
-        elif isinstance(model, PairScorer):
-            scores |= score_pairs(model.pair_scores(batch.fragments), batch, grid, protocol)
-        return scores
-
-    methods: dict[str, Score] = {"model": score}
-    if puts_together:
-        methods["seam_gradients"] = lambda batch: score_gradients(batch, grid, protocol)
-    return methods
-
-
 def shape_text(shape: FreeShape) -> str:
+    """Return a shape (C, H, W) in words, W None for any width."""
     channels, height, width = shape
     return f"{height}x{'any' if width is None else width} pixels, {channels} channel{'s' if channels > 1 else ''}"

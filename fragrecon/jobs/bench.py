@@ -32,9 +32,9 @@ from fragrecon.objectives.base import Objective
 from fragrecon.objectives.contrastive import Contrastive
 from fragrecon.objectives.masked import Masked
 from fragrecon.objectives.pairs import Pairs
+from fragrecon.progress import progress
 from fragrecon.report.figures.bench import bench_figure, print_bench
 from fragrecon.report.figures.puzzles import save
-from fragrecon.report.terminal import progress
 from fragrecon.runs.modules import Facts, build_model
 from fragrecon.runs.write import FIGURES, Record, versions
 from fragrecon.seeds import torch_generator

@@ -15,9 +15,9 @@ from fragrecon.data.puzzles import grid_of
 from fragrecon.demo.scratch import scratch
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data, protocol_of, shape_text
-from fragrecon.jobs.evaluate import open_model
 from fragrecon.models.base import FragmentModel, Inpainter, Solver
 from fragrecon.report.figures import pictures
+from fragrecon.report.scoring import open_model
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import Run, load_run
 from fragrecon.runs.write import Record

@@ -16,18 +16,18 @@ from fragrecon.data.puzzles import FragmentBatch, cut, grid_of, in_place
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.clustering.protocol import check_puzzle
 from fragrecon.evaluation.examples import Example, example_of, first_examples
-from fragrecon.evaluation.pixels.filling import Filling, fill, first_filled
 from fragrecon.evaluation.pixels.generation import Generated, Generation, interpolate
+from fragrecon.evaluation.pixels.inpainting_examples import Inpainted, first_inpainted, inpaint
 from fragrecon.evaluation.pixels.reconstruction import Masking
 from fragrecon.evaluation.setup import open_data, own_data, protocol_of
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.jobs.evaluate import open_model
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
 from fragrecon.objectives.masked import draw_mask
 from fragrecon.objectives.reconstruction import psnr
 from fragrecon.report.figures import gallery, pictures
 from fragrecon.report.figures.masked import masked_psnr
 from fragrecon.report.figures.views import view_picture
+from fragrecon.report.scoring import open_model
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import Run, load_run
 from fragrecon.runs.write import FIGURES, SCORES, Record
@@ -98,7 +98,7 @@ def draw_masked(config: Config, model: Inpainter, folder: Path) -> dict[str, flo
     if config.input is None:
         data = open_data(config)
         data.check_test(1)
-        filling = first_filled(model, data.test_set(MOST), masking, device, MOST)
+        filling = first_inpainted(model, data.test_set(MOST), masking, device, MOST)
     else:
         filling = fill_photographs(config, model, masking)
     gallery.draw_filling(filling, folder)
@@ -140,7 +140,7 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
     return found
 
 
-def fill_photographs(config: Config, model: Inpainter, masking: Masking) -> Filling:
+def fill_photographs(config: Config, model: Inpainter, masking: Masking) -> Inpainted:
     """``config.input`` filled in, each fragment by itself; where fragments are not whole images, they are joined."""
     photographs, grid = cut_input(config)
     seen = photographs.seen
@@ -149,7 +149,7 @@ def fill_photographs(config: Config, model: Inpainter, masking: Masking) -> Fill
         len(fragments), model.patches.count, masking.ratio, torch_generator(masking.seed, "masks of input")
     )
     device = hardware.device_of(config.trainer)
-    filling = fill(model, fragments.to(device), mask.to(device))
+    filling = inpaint(model, fragments.to(device), mask.to(device))
     return filling if grid == (1, 1) else filling.joined(grid)
 
 

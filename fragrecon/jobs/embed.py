@@ -23,9 +23,10 @@ from fragrecon.data.widths import groups
 from fragrecon.errors import ConfigError, nearest
 from fragrecon.evaluation.embedding import sees_puzzles
 from fragrecon.evaluation.setup import open_data, own_data
-from fragrecon.jobs.evaluate import open_model
 from fragrecon.models.base import FragmentModel
-from fragrecon.report.terminal import plain_console, progress
+from fragrecon.progress import progress
+from fragrecon.report.scoring import open_model
+from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import Record
 

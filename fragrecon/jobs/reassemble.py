@@ -20,7 +20,7 @@ from fragrecon.data.puzzles import FragmentBatch, grid_of
 from fragrecon.data.readers.images import decode, size_of
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.reassembly import agreement
-from fragrecon.evaluation.setup import protocol_of, shape_text
+from fragrecon.evaluation.setup import shape_text
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.rebuild import Placement
 from fragrecon.reassembly.solve import solve
@@ -74,7 +74,15 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         hint = "" if len(set(sizes)) > 1 else " (loose=true: the files are fragments)"
         log.info("%d images are cut into %d fragments%s", len(paths), fragments, hint)
     device = hardware.device_of(config.trainer)
-    placement, k = solve(model.to(device), puzzle.seen.to(device), grid, protocol_of(config))
+    evaluation = config.evaluation
+    placement, k = solve(
+        model.to(device),
+        puzzle.seen.to(device),
+        grid,
+        seed=evaluation.seed,
+        restarts=evaluation.restarts,
+        memory=evaluation.memory_mb * 2**20,
+    )
     result = describe(puzzle, placement, k, grid)
     draw(puzzle, placement, k, grid, record.folder)
     files.write_json(record.folder / "placement.json", result)

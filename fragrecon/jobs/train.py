@@ -20,9 +20,11 @@ from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, FragreconError
 from fragrecon.evaluation.setup import open_data
-from fragrecon.jobs.evaluate import check_data, check_parts, score
+from fragrecon.evaluation.suite import check_data
 from fragrecon.report.figures.views import PUZZLES, ROWS, Album, embedded
 from fragrecon.report.metrics import scores_of
+from fragrecon.report.scoring import check_model as check_scorable
+from fragrecon.report.scoring import score
 from fragrecon.runs.modules import check_model
 from fragrecon.runs.read import Run, load_run
 from fragrecon.runs.write import Record
@@ -87,7 +89,7 @@ def check_settings(config: Config, data: FragmentData) -> Path | None:
             "and init_from= starts a new one from its weights"
         )
     model, objective = check_model(config, data.grid)
-    check_parts(config, model)
+    check_scorable(config, model)
     check_monitor(config, objective)
     build(config.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
     return load_run(config.init_from).best_checkpoint if config.init_from else None

@@ -1,36 +1,59 @@
-"""A puzzle put together by a model that is told nothing of it."""
+"""Solve a puzzle with a model: count its images, group the fragments, and place those of each group.
+
+Shapes: B puzzles of F fragments (C, h, w).
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fragrecon.models.base import Solver
-from fragrecon.reassembly.clues import all_clues
+from fragrecon.models.base import Solution, Solver
+from fragrecon.reassembly.clues import Clues, all_clues
 from fragrecon.reassembly.rebuild import Placement, count_images, group, rebuild
 from fragrecon.seeds import keys_of
 
-if TYPE_CHECKING:
-    from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
+
+def clues_and_groups(
+    solution: Solution, fragments: Tensor, grid: tuple[int, int], k: int, keys: Tensor, restarts: int, memory: int
+) -> tuple[Clues, Tensor]:
+    """Return what placing starts from: the clues, and the image of each fragment.
+
+    Args:
+        solution: the model's predictions for the puzzles.
+        fragments: fragments (B, F, C, h, w) in 0..1.
+        grid: rows and columns of fragments in an image.
+        k: number of images.
+        keys: keys (B,) of the random numbers of each puzzle.
+        restarts: restarts of KMeans.
+        memory: bytes that clustering may use at once.
+
+    Returns:
+        Clues, and groups (B, F) in 0..k-1, both on the CPU.
+    """
+    groups = group(solution.embeddings, k, grid[0] * grid[1], keys, restarts, memory)
+    return all_clues(solution, fragments, grid).cpu(), groups.cpu()
 
 
 @torch.inference_mode()
 def solve(
-    model: Solver, fragments: Tensor, grid: tuple[int, int], protocol: ClusteringProtocol
+    model: Solver, fragments: Tensor, grid: tuple[int, int], *, seed: int, restarts: int, memory: int
 ) -> tuple[Placement, int]:
-    """Where each fragment of one puzzle goes, and how many images there are.
+    """Solve one puzzle of an unknown number of images.
 
     Args:
-        model: in eval mode, on the device of the fragments.
-        fragments: (1, F, C, h, w) in 0..1.
-        grid: rows and columns of an image.
-        protocol: for its seed, restarts and memory.
+        model: model in eval mode, on the device of the fragments.
+        fragments: fragments (1, F, C, h, w) in 0..1.
+        grid: rows and columns of fragments in an image.
+        seed: seed of the clustering.
+        restarts: restarts of KMeans.
+        memory: bytes that clustering may use at once.
+
+    Returns:
+        The image and the cell of each fragment, and the number of images.
     """
-    solution, cells = model.solve(fragments), grid[0] * grid[1]
-    k = count_images(solution.embeddings, cells, protocol.memory)
-    keys = keys_of(protocol.seed, "reassemble", 0, 1)
-    images = group(solution.embeddings, k, cells, keys, protocol.restarts, protocol.memory).cpu()
-    clues = all_clues(solution, fragments, grid).cpu()
-    return rebuild(clues, images, grid, regroup=True, memory=protocol.memory), k
+    solution = model.solve(fragments)
+    k = count_images(solution.embeddings, grid[0] * grid[1], memory)
+    keys = keys_of(seed, "reassemble", 0, 1)
+    clues, groups = clues_and_groups(solution, fragments, grid, k, keys, restarts, memory)
+    return rebuild(clues, groups, grid, regroup=True, memory=memory), k

@@ -173,7 +173,7 @@ class Run(RunFolder):
             DataError: the images are of another shape, type or range.
         """
         from fragrecon.evaluation.embedding import embed_images
-        from fragrecon.evaluation.probes.classifiers import load_probe
+        from fragrecon.evaluation.probes.network import load_probe
 
         path = self.folder / PROBE_FILES / f"{probe}.pt"
         if not path.is_file():
@@ -217,6 +217,7 @@ class Run(RunFolder):
 
         from fragrecon.evaluation import setup as opening
         from fragrecon.evaluation.clustering.protocol import Score, evaluate
+        from fragrecon.evaluation.clustering.scoring import methods_of
         from fragrecon.evaluation.pixels.reconstruction import Masking, reconstruction_of
         from fragrecon.evaluation.statistics import summary
 
@@ -234,7 +235,7 @@ class Run(RunFolder):
             model = self._model_on(device)
             methods: dict[str, Score | None] = {}
             if evaluation.clustering:
-                methods["grouped"] = opening.methods_of(model, opening.protocol_of(config), source.grid)["model"]
+                methods["grouped"] = methods_of(model, opening.protocol_of(config), source.grid)["model"]
             if evaluation.reconstruction:
                 masking = Masking(evaluation.reconstruction.ratio, evaluation.seed)
                 methods["reconstructed"] = reconstruction_of(model, masking)

@@ -17,7 +17,7 @@ from torch import Tensor
 from fragrecon.demo import masked
 from fragrecon.demo.drawing import drawn_size
 from fragrecon.demo.masked import Scene
-from fragrecon.evaluation.pixels.filling import Filling
+from fragrecon.evaluation.pixels.inpainting_examples import Inpainted
 from fragrecon.models.base import FragmentModel, Inpainter
 from fragrecon.models.energy_transformer import EnergyBlock, EnergyTransformer
 from fragrecon.models.mae import MaskedAutoencoder
@@ -244,7 +244,7 @@ def test_the_plot_shows_each_energy_and_marks_the_step() -> None:
 
 def test_grey_images_are_drawn_in_three_channels() -> None:
     shape = (1, 12, 20)
-    filling: Filling = masked.answer(transformer(shape), Scene(image(shape), mask_with(1, 2)), CPU)
+    filling: Inpainted = masked.answer(transformer(shape), Scene(image(shape), mask_with(1, 2)), CPU)
     drawn = [*masked.question_pictures(filling, GRID).values(), *masked.answer_pictures(filling).values()]
     drawn += [masked.mean_picture(filling), masked.chosen_picture(filling, GRID)]
     height, width = drawn_size(image(shape))

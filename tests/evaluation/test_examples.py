@@ -16,8 +16,8 @@ from fragrecon.clustering.backends import load_backend
 from fragrecon.data.puzzles import cut
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, evaluate
 from fragrecon.evaluation.clustering.reassembly import agreement
+from fragrecon.evaluation.clustering.scoring import methods_of
 from fragrecon.evaluation.examples import Example, arrays_of, example_of, first_examples
-from fragrecon.evaluation.setup import methods_of
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.mosaic import Mosaic

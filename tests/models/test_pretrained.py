@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fragrecon.data.readers.imagenet64 import ImageNet64
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.pixels.networks import in_parts
+from fragrecon.evaluation.pixels.perceptual import in_parts
 from fragrecon.models.pretrained import VGG16, EfficientNetLite, enlarged, have_weights
 from tests import layouts
 

@@ -1,4 +1,4 @@
-"""How well a model scores pairs of fragments, and clusters by these scores: names outside of the protocol.
+"""Scores of a model's predictions for pairs of fragments, outside of the clustering protocol.
 
 Shapes: B puzzles of F fragments.
 """
@@ -15,7 +15,6 @@ from fragrecon.clustering.spectral import spectral_embedding
 from fragrecon.data.puzzles import FragmentBatch, adjacent, same_source
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.base import PairScores
-from fragrecon.seeds import keys_of
 
 SPECTRAL = {
     "ari": agreement.adjusted_rand_index,
@@ -27,13 +26,20 @@ SPECTRAL = {
 def score_pairs(
     scores: PairScores, batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol
 ) -> dict[str, Tensor]:
-    """Scores (B,) by metric.
+    """Score a model's predictions for pairs of fragments.
 
-    ``spectral_...`` are of balanced spectral clustering of how likely two fragments are of one image, as the published
-    system does it: KMeans with clusters of equal size in the spectral embedding. ``same_auroc`` and ``adjacency_auroc``
-    tell how well the scores order the pairs of a puzzle.
+    Args:
+        scores: predictions that two fragments are of one image, and that they are adjacent.
+        batch: the puzzles.
+        grid: rows and columns of fragments in an image.
+        protocol: clustering protocol.
+
+    Returns:
+        Scores (B,) by metric: ``spectral_...`` of balanced spectral clustering of the predictions, that is KMeans with
+        clusters of equal size in the spectral embedding; ``same_auroc`` and ``adjacency_auroc`` of the order in which
+        the predictions put the pairs of a puzzle.
     """
-    keys = keys_of(protocol.seed, "clustering", batch.step, len(batch))
+    keys = protocol.keys(batch)
     points = spectral_embedding(scores.same, batch.images_per_puzzle, protocol.memory)
     labels = balanced_kmeans(points, batch.images_per_puzzle, keys, protocol.restarts, protocol.memory)
     table = agreement.contingency(labels.cpu(), batch.source_ids.cpu())
@@ -46,9 +52,16 @@ def score_pairs(
 
 
 def auroc(scores: Tensor, positive: Tensor) -> Tensor:
-    """Area under the curve of true over false positives (P,), of scores (P, n): by ranks, ties counting half.
+    """Compute the area under the ROC curve by ranks, ties counting half.
 
-    The chance that a positive scores above a negative (Hanley and McNeil, 1982); 1/2 where one of them is missing.
+    It is the probability that a positive scores above a negative (Hanley and McNeil, 1982).
+
+    Args:
+        scores: scores (P, n).
+        positive: which of them are positives, (P, n).
+
+    Returns:
+        Areas (P,); 1/2 if there are no positives or no negatives.
     """
     ranks = torch.from_numpy(rankdata(scores.double().cpu().numpy(), axis=1))
     marked = positive.cpu()

@@ -83,7 +83,7 @@ class ClusteringProtocol:
         points = _points(embeddings)
         labels = self.cluster(points, batch)
         scores = self.agree(labels, batch) | self.agree_further(labels, batch)
-        keys, k = self._keys(batch), batch.images_per_puzzle
+        keys, k = self.keys(batch), batch.images_per_puzzle
 
         balanced = balanced_kmeans(points, k, keys, self.restarts, self.memory)
         scores |= {
@@ -116,7 +116,7 @@ class ClusteringProtocol:
         """Labels (B, F) by each algorithm for points (B, F, D)."""
         k = batch.images_per_puzzle
         return {
-            "kmeans": self.backend.kmeans(points, k, self._keys(batch), self.restarts, self.memory),
+            "kmeans": self.backend.kmeans(points, k, self.keys(batch), self.restarts, self.memory),
             "kmedoids": self.backend.kmedoids(points, k, self.memory),
         }
 
@@ -139,7 +139,8 @@ class ClusteringProtocol:
             for name, score in _agreement(labels[algorithm], batch, FURTHER_AGREEMENTS).items()
         }
 
-    def _keys(self, batch: FragmentBatch) -> Tensor:
+    def keys(self, batch: FragmentBatch) -> Tensor:
+        """Return the keys (B,) of the random numbers that each puzzle is clustered with."""
         return keys_of(self.seed, "clustering", batch.step, len(batch))
 
 

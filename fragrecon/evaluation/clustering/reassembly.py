@@ -1,4 +1,4 @@
-"""How well puzzles are put together again: by a model, and by pixels alone.
+"""Scores of reassembled puzzles, by a model and by the gradients across seams alone.
 
 Shapes: B puzzles of F fragments, N images of a grid of cells.
 """
@@ -13,27 +13,46 @@ from fragrecon.clustering.spectral import spectral_embedding
 from fragrecon.data.puzzles import FragmentBatch, neighbours
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.base import Solution
-from fragrecon.reassembly.clues import Clues, all_clues, gradient_clues
-from fragrecon.reassembly.rebuild import Placement, group, rebuild
-from fragrecon.seeds import keys_of
+from fragrecon.reassembly.clues import Clues, gradient_clues
+from fragrecon.reassembly.rebuild import Placement, rebuild
+from fragrecon.reassembly.solve import clues_and_groups
 
 
 def score_solution(
     solution: Solution, batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol
 ) -> dict[str, Tensor]:
-    """Scores (B,) of `score_clues` for what a model makes of the puzzles; groups come from its embeddings."""
-    keys = keys_of(protocol.seed, "clustering", batch.step, len(batch))
-    cells = grid[0] * grid[1]
-    images = group(solution.embeddings, batch.images_per_puzzle, cells, keys, protocol.restarts, protocol.memory)
-    return score_clues(all_clues(solution, batch.fragments, grid), images, batch, grid, protocol.memory)
+    """Score puzzles as a model reassembles them, grouped by its embeddings.
+
+    Args:
+        solution: the model's predictions for the puzzles.
+        batch: the puzzles, with float fragments.
+        grid: rows and columns of fragments in an image.
+        protocol: clustering protocol.
+
+    Returns:
+        Scores (B,) of `score_clues`.
+    """
+    keys, memory = protocol.keys(batch), protocol.memory
+    clues, groups = clues_and_groups(
+        solution, batch.fragments, grid, batch.images_per_puzzle, keys, protocol.restarts, memory
+    )
+    return score_clues(clues, groups, batch, grid, memory)
 
 
 def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol) -> dict[str, Tensor]:
-    """Scores (B,) of `score_clues` for Gallagher's compatibility of seams alone.
+    """Score puzzles reassembled by Gallagher's seam compatibility alone.
 
-    Groups come from balanced spectral clustering of each pair's best side.
+    Groups come from balanced spectral clustering of the best side of each pair.
+
+    Args:
+        batch: the puzzles, with float fragments.
+        grid: rows and columns of fragments in an image.
+        protocol: clustering protocol.
+
+    Returns:
+        Scores (B,) of `score_clues`.
     """
-    keys = keys_of(protocol.seed, "clustering", batch.step, len(batch))
+    keys = protocol.keys(batch)
     clues = gradient_clues(batch.fragments, grid[0] * grid[1])
     best = torch.stack([clues.across, clues.across.mT, clues.down, clues.down.mT]).amax(0).double()
     points = spectral_embedding(best.exp(), batch.images_per_puzzle, protocol.memory)
@@ -44,11 +63,19 @@ def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: Clust
 def score_clues(
     clues: Clues, images: Tensor, batch: FragmentBatch, grid: tuple[int, int], memory: int
 ) -> dict[str, Tensor]:
-    """Scores (B,) of putting the puzzles together by clues.
+    """Score puzzles reassembled by clues.
 
-    ``placing_...`` is told the true images, ``reassembly_...`` starts from the ``images`` (B, F) that were found. Each
-    is scored by ``direct``, the share of fragments at the right cell of the right image; ``neighbours``, the share of
-    pairs that abut which abut again; and ``perfect``, the share of images without a fault.
+    Args:
+        clues: clues on the puzzles.
+        images: predicted image (B, F) of each fragment.
+        batch: the puzzles.
+        grid: rows and columns of fragments in an image.
+        memory: bytes that placing may use at once.
+
+    Returns:
+        Scores (B,): ``placing_...`` with the true images given, ``reassembly_...`` from the predicted images. Each is
+        scored by ``direct``, the share of fragments at the right cell of the right image; ``neighbours``, the share of
+        adjacent pairs that are adjacent again; and ``perfect``, the share of images without an error.
     """
     clues = clues.cpu()
     scores: dict[str, Tensor] = {}
@@ -59,7 +86,7 @@ def score_clues(
 
 
 def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """``direct``, ``neighbours`` and ``perfect`` (B,) of placements in as many images as there are."""
+    """Return ``direct``, ``neighbours`` and ``perfect`` (B,) of placements, see `score_clues`."""
     sources, positions = batch.source_ids.cpu(), batch.positions.cpu()
     fragments = sources.shape[1]
     counts = _right(placement, batch)
@@ -75,12 +102,12 @@ def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int])
 
 
 def matches(placement: Placement, batch: FragmentBatch) -> Tensor:
-    """Which true image each rebuilt one is taken for, (B, N): one to one, for the most fragments at the right cell."""
+    """Match rebuilt images to true ones, (B, N), one to one, so that the most fragments are at the right cell."""
     return assign(_right(placement, batch))
 
 
 def _right(placement: Placement, batch: FragmentBatch) -> Tensor:
-    """How many fragments (B, N, N) of a rebuilt image are at their cell of a true one."""
+    """Count the fragments (B, N, N) of a rebuilt image that are at their cell of a true one."""
     sources, n = batch.source_ids.cpu(), batch.images_per_puzzle
     counts = torch.zeros(len(sources), n * n, dtype=torch.float64)
     right_cell = (placement.cells == batch.positions.cpu()).double()

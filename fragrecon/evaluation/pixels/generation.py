@@ -24,8 +24,13 @@ from fragrecon.data.widths import groups
 from fragrecon.errors import DataError, TrainingError
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.evaluation.examples import Example, example_of
-from fragrecon.evaluation.pixels.networks import Networks
-from fragrecon.evaluation.pixels.perceptual import Output, Perceived, decoded, perceive
+from fragrecon.evaluation.pixels.perceptual import (
+    Output,
+    PerceptualNetworks,
+    PerceptualScores,
+    decoded,
+    score_perceptual,
+)
 from fragrecon.models.base import Decoder, FragmentModel, Variational
 from fragrecon.seeds import keys_of, uniforms
 
@@ -203,8 +208,8 @@ class Generation:
         return found
 
     def score(
-        self, puzzles: FixedPuzzles, networks: Networks, advance: Callable[[int], None] = lambda count: None
-    ) -> Perceived:
+        self, puzzles: FixedPuzzles, networks: PerceptualNetworks, advance: Callable[[int], None] = lambda count: None
+    ) -> PerceptualScores:
         """How far latents are from the prior, and in the eyes of networks what is decoded of it from test images.
 
         Beside the model's samples of the standard normal: of the normal fitted to its latents, which are as good if
@@ -224,8 +229,8 @@ class Generation:
             }
         }
         if not networks.features:
-            return Perceived(dataset_wide=found)
-        seen = perceive(
+            return PerceptualScores(dataset_wide=found)
+        seen = score_perceptual(
             puzzles,
             self._outputs(len(puzzles)),
             networks,

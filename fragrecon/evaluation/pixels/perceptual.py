@@ -1,39 +1,149 @@
-"""How near reconstructions are to the images in the eyes of networks that were trained on photographs.
+"""Perceptual features and distances from networks pretrained on photographs.
 
-Distances of single images: LPIPS, and the distance of features. Distances of all reconstructions from all images: the
-Fréchet distance between Gaussians fitted to their features (Heusel et al., 2017), which with those of Inception is FID.
+Distances between an image and its reconstruction: LPIPS, and the distance of features. Distances between all
+reconstructions and all images: the Fréchet distance between Gaussians fitted to their features (Heusel et al., 2017),
+which for the features of Inception is FID.
 
-Shapes: M images (C, H, W) in 0..1, D features.
+Shapes: M images (C, H, W) in 0..1, D features; grey images are repeated over three channels.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.evaluation.pixels.inpainting import Fillings
-from fragrecon.evaluation.pixels.networks import Networks
+from fragrecon.evaluation.pixels.baselines import InpaintingBaselines
 from fragrecon.evaluation.pixels.reconstruction import Fill, by_puzzle, fill_of, pixels_of
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter
+from fragrecon.models.pretrained import EfficientNetLite, enlarged, have_weights, needed
 from fragrecon.objectives import reconstruction
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 16
+"""Images per forward pass of a network, independent of the batch size, as images are enlarged for it."""
+
+FEATURES = "frechet_feature_distance"
+"""The Fréchet distance of the features of `EfficientNetLite`."""
+
+
 Output = Callable[[FragmentBatch], Tensor]
-"""From a batch with fragments as float to what a method makes of each, (B * F, C, h, w) in 0..1."""
+"""Maps a batch of float fragments to the output for each, (B * F, C, h, w) in 0..1."""
 
 
-def composites(model: Inpainter, fillings: Fillings) -> dict[str, Output]:
-    """The images where they are visible, and where they are hidden what the baselines and the model fill in."""
-    grid, masking = model.patches, fillings.masking
+class Inception(nn.Module):
+    """Inception-v3 features that define FID (Heusel et al., 2017); images are resized bilinearly to 299 x 299.
+
+    Raises:
+        ConfigError: torch-fidelity is not installed, or the weights cannot be downloaded.
+    """
+
+    num_features = 2048
+
+    def __init__(self) -> None:
+        super().__init__()
+        extractor = needed("torch_fidelity.feature_extractor_inceptionv3", "fid", "perceptual")
+        have_weights("fid", extractor.URL_INCEPTION_V3)
+        self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (M, D)."""
+        features: Tensor = self.network((images.expand(-1, 3, -1, -1) * 255).round().byte())
+        return features
+
+
+class Lpips(nn.Module):
+    """LPIPS by AlexNet (Zhang et al., 2018).
+
+    Images whose shorter side is below 64 pixels, the size that its weights were fitted on, are enlarged to that
+    bilinearly.
+
+    Raises:
+        ConfigError: torchvision is not installed, or AlexNet's weights cannot be downloaded.
+    """
+
+    least = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        models = needed("torchvision.models", "lpips", "perceptual")
+        have_weights("lpips", models.AlexNet_Weights.DEFAULT.url)
+        self.network = LearnedPerceptualImagePatchSimilarity(net_type="alex").net
+
+    def forward(self, output: Tensor, images: Tensor) -> Tensor:
+        """Distances (M,)."""
+        output, images = (enlarged(every.expand(-1, 3, -1, -1), self.least) for every in (output, images))
+        distances: Tensor = self.network(output, images, normalize=True)
+        return distances.flatten()
+
+
+class PerceptualNetworks:
+    """The pretrained networks of a scoring, on one device.
+
+    Attributes:
+        features: feature extractors by the name of the Fréchet distance of their features.
+        lpips: the LPIPS network, if requested.
+
+    Args:
+        names: names from `fragrecon.config.schema.PERCEPTUAL`.
+        device: device of the networks.
+
+    Raises:
+        ConfigError: a requested network is not installed, or its weights cannot be downloaded.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.features: dict[str, EfficientNetLite | Inception] = {}
+        if "features" in names:
+            self.features[FEATURES] = EfficientNetLite().to(device)
+        if "fid" in names:
+            self.features["fid"] = Inception().to(device)
+        self.lpips = Lpips().to(device) if "lpips" in names else None
+
+    def see(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute features (M, D) of images (M, C, H, W), by the name of their Fréchet distance."""
+        return {name: in_parts(network, images) for name, network in self.features.items()}
+
+    def compare(
+        self, made: Tensor, images: Tensor, seen: Mapping[str, Tensor], truth: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Compute distances between outputs and images.
+
+        Args:
+            made: outputs (M, C, H, W) in 0..1.
+            images: the true images, of the same shape.
+            seen: features of ``made``, as `see` returns them.
+            truth: features of ``images``.
+
+        Returns:
+            Distances (M,) by name; the feature distance is Euclidean.
+        """
+        scores = {}
+        if self.lpips is not None:
+            scores["lpips"] = in_parts(self.lpips, made, images).double()
+        if FEATURES in seen:
+            scores["feature_distance"] = (seen[FEATURES] - truth[FEATURES]).norm(dim=1).double()
+        return scores
+
+
+def in_parts(network: nn.Module, *images: Tensor) -> Tensor:
+    """Apply a network to images (M, C, H, W), `AT_ONCE` at a time."""
+    parts = zip(*(torch.split(every, AT_ONCE) for every in images), strict=True)
+    return torch.cat([network(*part) for part in parts])
+
+
+def composites(model: Inpainter, baselines: InpaintingBaselines) -> dict[str, Output]:
+    """Return composites by method: visible pixels of the images, hidden ones as a method fills them."""
+    grid, masking = model.patches, baselines.masking
 
     def composite(fill: Fill) -> Output:
         def output(batch: FragmentBatch) -> Tensor:
@@ -42,11 +152,11 @@ def composites(model: Inpainter, fillings: Fillings) -> dict[str, Output]:
 
         return output
 
-    return {name: composite(fill) for name, fill in (*fillings.ways.items(), ("model", fill_of(model)))}
+    return {name: composite(fill) for name, fill in (*baselines.methods.items(), ("model", fill_of(model)))}
 
 
 def decoded(model: FragmentModel) -> dict[str, Output]:
-    """Whole outputs of a model that decodes."""
+    """Return the whole outputs of a model that decodes, as method ``model``."""
 
     def output(batch: FragmentBatch) -> Tensor:
         assert isinstance(model, Decoder)
@@ -57,7 +167,7 @@ def decoded(model: FragmentModel) -> dict[str, Output]:
 
 
 class Given(nn.Identity):
-    """Stands where a metric expects a network, of which the features are known."""
+    """Replaces the network of a metric whose features are already computed."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -65,18 +175,18 @@ class Given(nn.Identity):
 
 
 def frechet_distance(num_features: int) -> FrechetInceptionDistance:
-    """A metric that is given features (M, D) and keeps sums of them and of their products, over all processes."""
+    """Return a torchmetrics Fréchet distance that is updated with features (M, D) instead of images."""
     return FrechetInceptionDistance(Given(num_features))
 
 
 @dataclass(frozen=True)
-class Perceived:
-    """How near what methods make of images is to these; nothing where nobody looked.
+class PerceptualScores:
+    """Perceptual scores of the outputs of several methods; empty where no network was requested.
 
     Attributes:
-        scores: (puzzles,), by method and metric.
-        dataset_wide: of all images together, by method and metric.
-        images: how many these are.
+        scores: scores (puzzles,) by method and metric.
+        dataset_wide: one value over all images, by method and metric.
+        images: number of images.
     """
 
     scores: dict[str, dict[str, Scores]] = field(default_factory=dict)
@@ -85,28 +195,31 @@ class Perceived:
 
 
 @torch.inference_mode()
-def perceive(
+def score_perceptual(
     puzzles: FixedPuzzles,
     outputs: Mapping[str, Output],
-    networks: Networks,
+    networks: PerceptualNetworks,
     *,
     prefix: str,
     batch_size: int,
     device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
     setting: str = "evaluation.puzzles",
-) -> Perceived:
-    """Look at test images, and at what methods make of them, each fragment of a puzzle as an image of its own.
+) -> PerceptualScores:
+    """Score the outputs of methods on test images; each fragment of a puzzle counts as an image of its own.
 
     Args:
-        puzzles: what to score on.
-        outputs: by method.
-        networks: to look with.
-        prefix: of the metrics' names.
-        batch_size: puzzles at once.
-        device: where the networks are.
-        advance: told how many puzzles are done, for a progress bar.
-        setting: the key that says how many images there are.
+        puzzles: puzzles to score on.
+        outputs: outputs by method.
+        networks: networks to score with.
+        prefix: prefix of the metric names.
+        batch_size: puzzles per batch.
+        device: device of the networks.
+        advance: called with the number of puzzles done, for a progress bar.
+        setting: config key that sets the number of images, for the warning about too few.
+
+    Returns:
+        The scores, with ``{prefix}_{name}`` as metric names.
     """
     distances = {
         method: {name: frechet_distance(network.num_features) for name, network in networks.features.items()}
@@ -130,14 +243,14 @@ def perceive(
     for name, network in networks.features.items():
         if count <= network.num_features:
             log.warning(
-                "%s is of %d images, too few for the covariance of %d features: it is biased upwards, and can only be "
-                "compared with that of others on the same images; set %s higher",
+                "%s of %d images is biased upwards, as they are too few for the covariance of %d features; compare it "
+                "only with values on the same images, or set %s higher",
                 name,
                 count,
                 network.num_features,
                 setting,
             )
-    return Perceived(
+    return PerceptualScores(
         {
             method: {f"{prefix}_{name}": torch.cat([row[name] for row in found]).numpy() for name in found[0]}
             for method, found in rows.items()

@@ -58,7 +58,7 @@ def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
     return None
 
 
-def shrunk(latents: int) -> Score:
+def downsampled(latents: int) -> Score:
     """How images are scored that are shrunk to at most as many numbers as there are latents, and enlarged again.
 
     Shrunk by means of areas, to the shape nearest to their own, and enlarged by cubic convolution.
@@ -66,14 +66,14 @@ def shrunk(latents: int) -> Score:
 
     def score(batch: FragmentBatch) -> dict[str, Tensor]:
         images = batch.fragments.flatten(0, 1)
-        small = functional.interpolate(images, shrunk_size(latents, images.shape), mode="area")
+        small = functional.interpolate(images, downsampled_size(latents, images.shape), mode="area")
         output = functional.interpolate(small, images.shape[-2:], mode="bicubic").clamp(0, 1)
         return by_puzzle(score_reconstruction(output, images), batch)
 
     return score
 
 
-def shrunk_size(latents: int, shape: torch.Size) -> tuple[int, int]:
+def downsampled_size(latents: int, shape: torch.Size) -> tuple[int, int]:
     """Rows and columns that images (M, C, H, W) can be shrunk to, at least one of each."""
     _, channels, height, width = shape
     pixels, short, long = max(1, latents // channels), min(height, width), max(height, width)

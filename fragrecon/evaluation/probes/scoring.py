@@ -1,9 +1,9 @@
-"""What classifiers tell of images by a model's embeddings of them, beside raw pixels and exact principal components."""
+"""The probe part of a scoring: classifiers of embeddings, beside those of raw pixels and exact principal components."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,253 +13,247 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 
 from fragrecon import files
+from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
-from fragrecon.errors import ConfigError, DataError, RunError
-from fragrecon.evaluation.clustering.baselines import code
-from fragrecon.evaluation.probes import classifiers as probes
-from fragrecon.evaluation.probes.classifiers import Answers, Fitted, Samples
-from fragrecon.evaluation.probes.embeddings import Embedded, WholeImages, kept
+from fragrecon.errors import DataError, RunError
+from fragrecon.evaluation.cache import cache_path, cached_arrays
+from fragrecon.evaluation.probes.base import Advance, FittedProbe, Predictions, Probe, Samples
+from fragrecon.evaluation.probes.embeddings import Embedded, WholeImages
+from fragrecon.evaluation.probes.knn import NearestNeighboursProbe
+from fragrecon.evaluation.probes.logistic import LogisticProbe
+from fragrecon.evaluation.probes.network import NetworkProbe, load_fitted, save_probe
+from fragrecon.evaluation.probes.svm import SupportVectorProbe
+from fragrecon.evaluation.setup import PartResult, Scoring
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.models.base import FragmentModel
+from fragrecon.progress import progress
 
 if TYPE_CHECKING:
     from fragrecon.config.schema import ProbeConfig
 
 log = logging.getLogger(__name__)
 
-FITS: dict[str, Callable[..., Fitted]] = {
-    "mlp": probes.fit_network,
-    "linear": probes.fit_network,
-    "knn": probes.fit_neighbours,
-    "logistic": probes.fit_logistic,
-    "svm": probes.fit_machine,
-}
-LEARNED = ("mlp", "linear")
-"""Epoch by epoch."""
-
-SAVED = (*LEARNED, "logistic")
-"""As what they come to is a network."""
-
 
 @dataclass(frozen=True)
-class Probed:
-    """What classifiers make of the test images.
+class ProbeResults:
+    """Probes of a model and their predictions on the test images.
 
     Attributes:
-        scores: (images,) by method and metric, all in the order of the store.
-        fitted: the model's classifiers by name.
-        answers: of these, on the test images.
-        test: the test images as the model embeds them.
-        classes: what they are called, by label.
+        scores: scores (images,) by method and metric, in the order of the store.
+        fitted: the model's probes by name.
+        predictions: predictions of these on the test images.
+        test: test images as the model embeds them.
+        classes: names of the classes, by label.
+        averaged: how the embedding of an image that is cut comes about, as in ``mean of 4 fragments``.
     """
 
     scores: dict[str, dict[str, Scores]]
-    fitted: dict[str, Fitted]
-    answers: dict[str, Answers]
+    fitted: dict[str, FittedProbe]
+    predictions: dict[str, Predictions]
     test: Samples
     classes: Sequence[str]
+    averaged: str = ""
+
+
+def score_probes(scoring: Scoring) -> PartResult:
+    """Train probes on a model's embeddings and on those of the baselines, and score them on the test images.
+
+    Args:
+        scoring: model and data; probes are saved in the first of its probe folders.
+
+    Returns:
+        Scores and trained probes; empty if the config does not ask for probes.
+    """
+    config = scoring.config
+    if not config.evaluation.probe:
+        return PartResult()
+    probing = probing_of(config, scoring.data, scoring.device)
+    with progress("embedding images", len(probing.images)) as advance:
+        embedded = probing.images.by_model(scoring.model, scoring.checkpoint, config.model, advance)
+    with progress("training probes", probing.steps) as advance:
+        results = probing.score(embedded, scoring.probe_folders, advance)
+    return PartResult(results.scores, protocol=probing.protocol, probes=results)
+
+
+def probing_of(config: Config, data: FragmentData, device: torch.device) -> Probing:
+    """Return the probing that a config asks for; raises as `Probing`."""
+    assert config.evaluation.probe
+    at_once = config.evaluation.batch_size * config.data.images_per_puzzle
+    return Probing(config.evaluation.probe, data, at_once=at_once, device=device)
+
+
+def probes_of(config: ProbeConfig, seed: int, device: torch.device) -> dict[str, Probe]:
+    """Return the probes that a config asks for, by name.
+
+    Args:
+        config: names of the probes and their settings.
+        seed: seed of networks.
+        device: device to train networks on.
+
+    Returns:
+        The probes in the order of ``config.classifiers``.
+    """
+    learning = (config.epochs, config.batch_size, config.lr, seed, device)
+    strengths = tuple(config.strengths)
+    probes = (
+        NetworkProbe("mlp", tuple(config.hidden), *learning, config.noise, config.weight_decay, config.scaling),
+        NetworkProbe("linear", (), *learning),
+        NearestNeighboursProbe("knn", tuple(config.neighbours)),
+        LogisticProbe("logistic", strengths),
+        SupportVectorProbe("svm", strengths, config.svm_images),
+    )
+    by_name = {probe.name: probe for probe in probes}
+    return {name: by_name[name] for name in config.classifiers}
 
 
 class Probing:
-    """The classifiers that are asked for, on the images of a data set.
+    """Probes on the images of a data set.
 
     Attributes:
-        images: that are embedded.
+        images: images to embed.
+        probes: probes by name.
 
     Args:
-        config: which classifiers, and how they are fitted.
-        data: whose images.
-        at_once: images that are embedded at once.
-        device: where images are embedded and networks trained.
+        config: which probes, and their settings.
+        data: data whose images are embedded.
+        at_once: images per batch of embedding.
+        device: device to embed and to train networks on.
 
     Raises:
-        DataError: the images are not of two classes at least, or nobody knows of which.
-        ConfigError: a classifier that is asked for needs more training images.
+        DataError: the images have no classes, or fewer than two.
+        ConfigError: a probe needs more training images.
     """
 
     def __init__(self, config: ProbeConfig, data: FragmentData, *, at_once: int, device: torch.device) -> None:
-        self.config, self.data, self.device = config, data, device
+        self.data = data
         self.images = WholeImages(data, config.images, at_once=at_once, device=device)
+        self.probes = probes_of(config, data.puzzle_seed, device)
         manifests = [data.store(split).manifest for split in ("train", "test")]
         self.num_classes = max(manifest.num_classes for manifest in manifests)
         self.names = next((manifest.classes for manifest in manifests if manifest.classes), None)
         self._check()
 
     def _check(self) -> None:
-        name, labels, way_out = self.data.config.name, self.images.labels, "set evaluation.probe=null"
+        name, labels, remedy = self.data.config.name, self.images.labels, "set evaluation.probe=null"
         for part, own in labels.items():
             if not len(own) or int(own.min()) < 0:
                 lack = "their classes are not known" if len(own) else "there are none"
-                raise DataError(
-                    f"classifiers of embeddings need {part} images with classes, but of data={name} {lack}; "
-                    f"{way_out}, or use other data"
-                )
+                raise DataError(f"probes need {part} images with classes, but of data={name} {lack}; {remedy}")
         training = labels["training"]
-        shown, count = len(torch.unique(training)), len(training)
-        if shown < 2:
+        if len(torch.unique(training)) < 2:
             raise DataError(
-                f"classifiers of embeddings need two classes at least, but data={name} shows one in {count} training "
-                f"images; {way_out}, or evaluation.probe.images higher"
+                f"probes need two classes at least, but data={name} shows one in {len(training)} training images; "
+                f"{remedy}, or evaluation.probe.images higher"
             )
-        if "logistic" in self.config.classifiers and shown < self.num_classes:
-            raise ConfigError(
-                "evaluation.probe.classifiers: logistic holds a class that it never saw for impossible, and the "
-                f"{count} training images show {shown} of {self.num_classes}; leave it out, or set "
-                "evaluation.probe.images higher"
-            )
-        if "svm" in self.config.classifiers and len(torch.unique(training[: self.config.svm_images])) < 2:
-            raise ConfigError(
-                f"evaluation.probe.svm_images={self.config.svm_images} are all of one class; set it higher"
-            )
+        for probe in self.probes.values():
+            probe.check(training, self.num_classes)
 
     @property
     def steps(self) -> int:
-        """How many `score` does."""
-        return 3 * sum(map(self._steps, self.config.classifiers))
+        """Number of steps of `score`, for a progress bar."""
+        return 3 * sum(probe.steps for probe in self.probes.values())
 
     @property
     def averaged(self) -> str:
-        """What stands for an image that is cut: ``mean of 4 fragments``; nothing is said of one that is whole."""
+        """How an image that is cut is embedded, as in ``mean of 4 fragments``; empty for whole images."""
         return f"mean of {self.data.cells} fragments" if self.data.cells > 1 else ""
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What the scores mean."""
+        """Settings that the scores depend on, for the record."""
         counts = {f"probe_{part}_images": len(ids) for part, ids in self.images.ids.items()}
         return counts | {"probe_embedding": self.averaged or "whole image"}
 
-    def embed(
-        self,
-        model: FragmentModel,
-        checkpoint: Path,
-        settings: Mapping[str, Any],
-        advance: Callable[[int], None] = lambda count: None,
-    ) -> Embedded:
-        """The images by a model, see `WholeImages.by_model`."""
-        return self.images.by_model(model, checkpoint, settings, advance)
-
-    def score(
-        self,
-        embedded: Embedded,
-        folder: Path,
-        earlier: Path | None = None,
-        advance: Callable[[int], None] = lambda count: None,
-    ) -> Probed:
-        """Fit the classifiers to the model's embeddings, and to the baselines' where their scores were not kept.
+    def score(self, embedded: Embedded, folders: Sequence[Path], advance: Advance = lambda count: None) -> ProbeResults:
+        """Train the probes on the model's embeddings, and on those of the baselines unless their scores are cached.
 
         Args:
-            embedded: the images by the model.
-            folder: for each classifier of the model, what was tried out, a table of the classes, and itself if it is a
-                network. If that lies there already, it is not trained again.
-            earlier: another folder of which the same holds.
-            advance: told how many steps are done.
+            embedded: images as the model embeds them.
+            folders: the first is where the model's probes and tables of them are written; networks that already lie in
+                any of the folders are not trained again.
+            advance: called with the number of steps done.
+
+        Returns:
+            The trained probes with their scores.
         """
-        fitted = {name: self._fitted(name, embedded, folder, earlier, advance) for name in self.config.classifiers}
-        answers = {name: found.probe.answer(embedded.test.embeddings) for name, found in fitted.items()}
+        fitted = {name: self._fitted(probe, embedded, folders, advance) for name, probe in self.probes.items()}
+        predictions = {name: found.classifier.predict(embedded.test.embeddings) for name, found in fitted.items()}
         latents = embedded.test.embeddings.shape[1]
         scores = {
-            "model": {metric: own for name in answers for metric, own in self._scores(name, answers[name]).items()},
+            "model": {metric: own for name in fitted for metric, own in self._scores(name, predictions[name]).items()},
             "raw_pixels": self._baseline("raw_pixels", 0, self.images.by_pixels, advance),
             "exact_pca": self._baseline("exact_pca", latents, lambda: self.images.by_components(latents), advance),
         }
         classes = self.names or [str(label) for label in range(self.num_classes)]
-        probed = Probed(scores, fitted, answers, embedded.test, classes)
-        write_tables(probed, folder)
-        return probed
+        results = ProbeResults(scores, fitted, predictions, embedded.test, classes, self.averaged)
+        for probe in self.probes.values():
+            write_tables(results, probe, folders[0])
+        return results
 
-    def _fitted(
-        self, name: str, embedded: Embedded, folder: Path, earlier: Path | None, advance: Callable[[int], None]
-    ) -> Fitted:
-        """A classifier of the model, from the folders if it is there."""
-        if name not in SAVED:
-            return self._fit(name, embedded, advance)
-        key = files.digest([embedded.key, *self._follows(name)])
-        found = next(filter(None, (_saved(place / f"{name}.pt", key) for place in (folder, earlier) if place)), None)
+    def _fitted(self, probe: Probe, embedded: Embedded, folders: Sequence[Path], advance: Advance) -> FittedProbe:
+        """Return a probe of the model, from the folders if it is there."""
+        if not probe.saved:
+            return self._fit(probe, embedded, advance)
+        file, key = f"{probe.name}.pt", files.digest([embedded.key, probe.settings])
+        found = next(filter(None, (_saved(folder / file, key) for folder in folders)), None)
         if found:
-            advance(self._steps(name))
+            advance(probe.steps)
         else:
-            found = self._fit(name, embedded, advance)
-        probes.save_probe(folder / f"{name}.pt", found, key, self.names)
+            found = self._fit(probe, embedded, advance)
+        save_probe(folders[0] / file, found, key, self.names)
         return found
 
     def _baseline(
-        self, method: str, components: int, embed: Callable[[], Embedded], advance: Callable[[int], None]
+        self, method: str, components: int, embed: Callable[[], Embedded], advance: Advance
     ) -> dict[str, Scores]:
-        """Scores (images,) by metric; the images are embedded only if those of some classifier were not kept."""
+        """Return scores (images,) by metric; the images are embedded only if the scores of a probe are not cached."""
         known: list[Embedded] = []
 
-        def compute(name: str) -> dict[str, Scores]:
+        def compute(probe: Probe) -> dict[str, Scores]:
             embedded = known[0] if known else embed()
             known[:] = [embedded]
-            return self._scores(name, self._fit(name, embedded, advance).probe.answer(embedded.test.embeddings))
+            fitted = self._fit(probe, embedded, advance)
+            return self._scores(probe.name, fitted.classifier.predict(embedded.test.embeddings))
 
         scores: dict[str, Scores] = {}
-        for name in self.config.classifiers:
-            key = files.digest([self.images.facts, components, *self._follows(name), code()])
-            path = self.data.cache / "scores" / f"{method}-probe_{name}-{key[:24]}.npz"
-            scores |= kept(path, partial(compute, name), partial(advance, self._steps(name)))
+        for name, probe in self.probes.items():
+            facts = [self.images.facts, components, probe.settings]
+            path = cache_path(self.data.cache / "scores", f"{method}-probe_{name}", facts)
+            scores |= cached_arrays(path, partial(compute, probe), partial(advance, probe.steps))
         return scores
 
-    def _fit(self, name: str, embedded: Embedded, advance: Callable[[int], None]) -> Fitted:
-        """A classifier, of which test images know nothing."""
-        settings = self._settings(name) | {"advance": advance}
-        if name in LEARNED:
-            settings |= {"seed": self.data.puzzle_seed, "device": self.device}
-        return FITS[name](embedded.training, embedded.validation, self.num_classes, **settings)
+    def _fit(self, probe: Probe, embedded: Embedded, advance: Advance) -> FittedProbe:
+        return probe.fit(embedded.training, embedded.validation, self.num_classes, advance)
 
-    def _settings(self, name: str) -> dict[str, Any]:
-        """What the fit of a classifier is told."""
-        config = self.config
-        learning = {"epochs": config.epochs, "batch_size": config.batch_size, "lr": config.lr}
-        regularised = {"noise": config.noise, "weight_decay": config.weight_decay, "scaling": config.scaling}
-        settings: dict[str, dict[str, Any]] = {
-            "mlp": {"hidden": list(config.hidden), **learning, **regularised},
-            "linear": {"hidden": [], **learning},
-            "knn": {"neighbours": list(config.neighbours)},
-            "logistic": {"strengths": list(config.strengths)},
-            "svm": {"strengths": list(config.strengths), "images": config.svm_images},
-        }
-        return settings[name]
-
-    def _follows(self, name: str) -> list[Any]:
-        """What a fit follows from besides the embeddings, whose key stands for the seed too."""
-        return [name, self._settings(name)]
-
-    def _steps(self, name: str) -> int:
-        """How many a fit takes."""
-        return self.config.epochs if name in LEARNED else 1 if name == "knn" else len(self.config.strengths)
-
-    def _scores(self, name: str, answers: Answers) -> dict[str, Scores]:
-        """(images,) by metric."""
-        found = answers.scores(self.images.labels["test"])
+    def _scores(self, name: str, predictions: Predictions) -> dict[str, Scores]:
+        """Return scores (images,) by metric."""
+        found = predictions.scores(self.images.labels["test"])
         return {f"probe_{name}_{metric}": values.numpy() for metric, values in found.items()}
 
 
-def _saved(path: Path, key: str) -> Fitted | None:
-    """A classifier that was kept, if it is of that key; none if the file is damaged."""
+def _saved(path: Path, key: str) -> FittedProbe | None:
+    """Return a saved probe if it has that key; None if the file is missing or damaged."""
     try:
-        found, own = probes.load_fitted(path) if path.is_file() else (None, "")
+        found, own = load_fitted(path) if path.is_file() else (None, "")
     except RunError as error:
-        log.warning("%s; it is fitted anew", error)
+        log.warning("%s; it is trained again", error)
         return None
     return found if own == key else None
 
 
-def write_tables(probed: Probed, folder: Path) -> None:
-    """Write what was tried out for each classifier, such as ``mlp_epochs.csv``, and its ``..._classes.csv``."""
-    for name, fitted in probed.fitted.items():
-        tried = "epochs" if name in LEARNED else "neighbours" if name == "knn" else "strengths"
-        rows = [{**trial, "chosen": number == fitted.chosen} for number, trial in enumerate(fitted.trials)]
-        files.write_csv(folder / f"{name}_{tried}.csv", rows)
-        files.write_csv(folder / f"{name}_classes.csv", class_table(probed, name))
+def write_tables(results: ProbeResults, probe: Probe, folder: Path) -> None:
+    """Write what was tried for a probe, such as ``mlp_epochs.csv``, and its ``..._classes.csv``."""
+    fitted = results.fitted[probe.name]
+    rows = [{**trial, "chosen": number == fitted.chosen} for number, trial in enumerate(fitted.trials)]
+    files.write_csv(folder / f"{probe.name}_{probe.tried}.csv", rows)
+    files.write_csv(folder / f"{probe.name}_classes.csv", class_table(results, probe.name))
 
 
-def class_table(probed: Probed, name: str) -> list[dict[str, Any]]:
-    """A row for each class: its test images, and precision, recall and F1 of a classifier, 0 where undefined."""
+def class_table(results: ProbeResults, name: str) -> list[dict[str, Any]]:
+    """Return a row for each class: its test images, and a probe's precision, recall and F1, 0 where undefined."""
     found = precision_recall_fscore_support(
-        probed.test.labels.numpy(),
-        probed.answers[name].classes.numpy(),
-        labels=range(len(probed.classes)),
+        results.test.labels.numpy(),
+        results.predictions[name].classes.numpy(),
+        labels=range(len(results.classes)),
         zero_division=0.0,
     )
     return [
@@ -270,5 +264,5 @@ def class_table(probed: Probed, name: str) -> list[dict[str, Any]]:
             "recall": float(recall),
             "f1": float(f1),
         }
-        for called, precision, recall, f1, images in zip(probed.classes, *found, strict=True)
+        for called, precision, recall, f1, images in zip(results.classes, *found, strict=True)
     ]

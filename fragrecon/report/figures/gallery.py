@@ -9,15 +9,38 @@ from pathlib import Path
 
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.examples import Example
-from fragrecon.evaluation.pixels.filling import Filling
 from fragrecon.evaluation.pixels.generation import Generated
+from fragrecon.evaluation.pixels.inpainting_examples import Inpainted
+from fragrecon.evaluation.setup import PartResult
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.report.figures import generated, masked, plots, widths
+from fragrecon.report.figures import generated, masked, plots, probes, projections, widths
 from fragrecon.report.figures import puzzles as figures
 
 RECONSTRUCTIONS = "reconstructions.png"
 METRICS = ("kmeans_ari", "masked_psnr")
 """Of which the first that a model is scored by is drawn."""
+
+
+def draw(found: PartResult, model: str, names: Sequence[str], folder: Path) -> None:
+    """Write the figures of a scoring.
+
+    Args:
+        found: what the evaluation found and saw.
+        model: name of the model.
+        names: projections of embeddings to draw, of `fragrecon.config.schema.PROJECTIONS`.
+        folder: folder of the figures.
+    """
+    if found.examples:
+        draw_example(found.examples[0], model, folder)
+    if found.inpainted:
+        draw_filling(found.inpainted, folder)
+    if found.generated:
+        draw_generated(found.generated, folder, clustered=bool(found.examples))
+    if found.probes:
+        title = ", ".join(filter(None, (model, found.probes.averaged)))
+        probes.draw(found.probes, title, folder)
+        projections.draw(found.probes, names, title, folder)
+    draw_scores(found.scores, model, folder)
 
 
 def draw_example(example: Example, model: str, folder: Path, shown: FragmentBatch | None = None) -> None:
@@ -62,7 +85,7 @@ def draw_generated(shown: Generated, folder: Path, *, clustered: bool) -> None:
         figures.save(generated.interpolations_figure(shown), folder / "interpolations.png")
 
 
-def draw_filling(filling: Filling, folder: Path) -> None:
+def draw_filling(filling: Inpainted, folder: Path) -> None:
     """Write ``masked.png``, and ``descent.png`` and ``attention.png`` of a model that has these to show."""
     figures.save(masked.masked_figure(filling), folder / "masked.png")
     if filling.steps:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fragrecon.evaluation.pixels.filling import Filling
+from fragrecon.evaluation.pixels.inpainting_examples import Inpainted
 from fragrecon.objectives.reconstruction import psnr
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ IMAGES, STEPS, HEADS = 4, 9, 8
 CHOSEN = "tab:red"
 
 
-def masked_figure(filling: Filling) -> Figure:
+def masked_figure(filling: Inpainted) -> Figure:
     """A column an image: as it is, what was visible, all that the model says, and that only where nothing was visible.
 
     Below each, the peak signal-to-noise ratio of the masked patches.
@@ -39,7 +39,7 @@ def masked_figure(filling: Filling) -> Figure:
     return figure
 
 
-def descent_figure(filling: Filling) -> Figure:
+def descent_figure(filling: Inpainted) -> Figure:
     """A row an image: what was visible, what the model fills in after so many steps, and the image itself.
 
     Below, for all images, how far the energy has fallen since a block of weights began, and the peak signal-to-noise
@@ -77,7 +77,7 @@ def descent_figure(filling: Filling) -> Figure:
     return figure
 
 
-def attention_figure(filling: Filling) -> Figure:
+def attention_figure(filling: Inpainted) -> Figure:
     """A row an image: itself, what was visible, and where its framed patch attends: all heads' mean, and each head.
 
     The darker, the more, up to the most in each picture.
@@ -104,12 +104,12 @@ def attention_figure(filling: Filling) -> Figure:
     return figure
 
 
-def visible(filling: Filling) -> Tensor:
+def visible(filling: Inpainted) -> Tensor:
     """The images (M, C, H, W) as the model saw them, with grey where they were hidden."""
     return torch.where(filling.hidden, HIDDEN, filling.images)
 
 
-def masked_psnr(filling: Filling, output: Tensor) -> Tensor:
+def masked_psnr(filling: Inpainted, output: Tensor) -> Tensor:
     """The peak signal-to-noise ratio (M,) of the hidden pixels, in dB; best where none was hidden."""
     errors = ((output - filling.images).square() * filling.hidden).sum((1, 2, 3))
     return psnr(errors.double() / (filling.hidden.sum((1, 2, 3)) * output.shape[1]).clamp(min=1))

@@ -10,8 +10,8 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from fragrecon.evaluation.probes.classifiers import Fitted
-from fragrecon.evaluation.probes.scoring import Probed
+from fragrecon.evaluation.probes.base import FittedProbe
+from fragrecon.evaluation.probes.scoring import ProbeResults
 from fragrecon.report.figures import puzzles as figures
 from fragrecon.report.figures.plots import course, tidy
 from fragrecon.report.labels import label
@@ -26,7 +26,7 @@ COUNTED, NAMED = 20, 200
 """Classes at most where every cell says its share, and where every class says its name."""
 
 
-def draw(probed: Probed, model: str, folder: Path) -> None:
+def draw(probed: ProbeResults, model: str, folder: Path) -> None:
     """Write ``probe_confusion.png`` of the first classifier, and ``probe_mlp_curves.png`` if there is an MLP.
 
     Args:
@@ -36,12 +36,12 @@ def draw(probed: Probed, model: str, folder: Path) -> None:
     """
     if "mlp" in probed.fitted:
         figures.save(curves_figure(probed.fitted["mlp"], f"MLP on {model}"), folder / "probe_mlp_curves.png")
-    name, answers = next(iter(probed.answers.items()))
-    figure = confusion_figure(probed.test.labels, answers.classes, probed.classes, f"{label(name)} on {model}")
+    name, predictions = next(iter(probed.predictions.items()))
+    figure = confusion_figure(probed.test.labels, predictions.classes, probed.classes, f"{label(name)} on {model}")
     figures.save(figure, folder / "probe_confusion.png")
 
 
-def curves_figure(fitted: Fitted, title: str) -> Figure:
+def curves_figure(fitted: FittedProbe, title: str) -> Figure:
     """Cross-entropy and accuracy in training and validation, epoch by epoch, and the epoch that was chosen."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

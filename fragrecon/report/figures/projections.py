@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.probes.scoring import Probed
+from fragrecon.evaluation.probes.scoring import ProbeResults
 from fragrecon.report.figures import puzzles as figures
 from fragrecon.report.figures.pictures import colours
 
@@ -40,7 +40,7 @@ def check(names: Iterable[str]) -> None:
         _import_umap()
 
 
-def draw(probed: Probed, names: Iterable[str], model: str, folder: Path) -> None:
+def draw(probed: ProbeResults, names: Iterable[str], model: str, folder: Path) -> None:
     """Write ``projection_{name}.png``, one for each name of `fragrecon.config.schema.PROJECTIONS`.
 
     Args:

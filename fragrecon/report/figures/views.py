@@ -19,8 +19,8 @@ from fragrecon.clustering.balanced import assign
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
-from fragrecon.evaluation.pixels.filling import Filling, fill
 from fragrecon.evaluation.pixels.generation import SHOWN, standard_normal
+from fragrecon.evaluation.pixels.inpainting_examples import Inpainted, inpaint
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
 from fragrecon.objectives.masked import draw_mask
 from fragrecon.report.figures.masked import visible
@@ -101,7 +101,7 @@ def views_of(
         images = batch.fragments[0, :COLUMNS]
         generator = torch.Generator(images.device).manual_seed(0)
         mask = draw_mask(len(images), model.patches.count, SHARE, generator)
-        found["masked"] = masked_picture(fill(model, images, mask))
+        found["masked"] = masked_picture(inpaint(model, images, mask))
     if isinstance(model, Viewer):
         found |= {name: view_picture(views) for name, views in model.views(batch.fragments).items()}
     return found
@@ -159,7 +159,7 @@ def samples_picture(samples: Tensor) -> Tensor:
     return sheet(list(ink(samples, 96)), COLUMNS, gap=6)
 
 
-def masked_picture(filling: Filling) -> Tensor:
+def masked_picture(filling: Inpainted) -> Tensor:
     """What was visible of images, above what a model makes of it and above the images, ten a row."""
     rows = [ink(images, 96) for images in (visible(filling), filling.composite, filling.images)]
     columns = torch.cat(rows, 2)

@@ -18,8 +18,7 @@ from fragrecon.data.store import Block, Split
 from fragrecon.errors import TrainingError
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.evaluation.pixels.generation import Generated, Generation, Latents, Normal, pairs_of, standard_normal
-from fragrecon.evaluation.pixels.networks import Networks
-from fragrecon.evaluation.pixels.perceptual import Perceived
+from fragrecon.evaluation.pixels.perceptual import PerceptualNetworks, PerceptualScores
 from fragrecon.models.base import FragmentModel, Posterior
 from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.seeds import keys_of
@@ -102,8 +101,8 @@ class Pixels(nn.Module):
         return (images.flatten(1) - 0.5) / DEVIATION
 
 
-def looking(size: int = 4) -> Networks:
-    networks = Networks([], CPU)
+def looking(size: int = 4) -> PerceptualNetworks:
+    networks = PerceptualNetworks([], CPU)
     networks.features["frechet_pixel_distance"] = Pixels(size)  # type: ignore[assignment]
     return networks
 
@@ -253,7 +252,7 @@ def test_a_model_of_distributions_is_held_to_the_prior_by_these_and_not_by_its_e
     latents = generation.latents("test")
     assert latents.active() == 0.5
     np.testing.assert_allclose(latents.variances.mean(0), [0.25] * 8 + [1.0] * 8, rtol=1e-5)
-    found = generation.score(generation.puzzles(10), Networks([], CPU)).dataset_wide["model"]
+    found = generation.score(generation.puzzles(10), PerceptualNetworks([], CPU)).dataset_wide["model"]
     expected = np.cov(latents.means.numpy().T, bias=True) + np.diag([0.25] * 8 + [1.0] * 8)
     far = frechet((latents.means.numpy().mean(0), expected), (np.zeros(16), np.eye(16)))
     assert found["generation_latent_frechet_distance"] == pytest.approx(far, rel=1e-6)
@@ -377,9 +376,9 @@ def test_without_training_images_there_is_no_fitted_normal(tmp_path: Path, caplo
 
 def test_where_nobody_looks_nothing_but_latents_is_told(data: FragmentData) -> None:
     generation = generation_of(Linear(shift=2.0), data)
-    found = generation.score(generation.puzzles(100), Networks([], CPU))
+    found = generation.score(generation.puzzles(100), PerceptualNetworks([], CPU))
     told = found.dataset_wide["model"]
-    assert found == Perceived(dataset_wide={"model": told})
+    assert found == PerceptualScores(dataset_wide={"model": told})
     assert list(told) == ["generation_latent_frechet_distance", "generation_active_share"]
     assert told["generation_latent_frechet_distance"] == pytest.approx(16 * 4, rel=0.1)
     assert told["generation_active_share"] == 1
@@ -400,7 +399,7 @@ def test_the_network_that_is_installed_looks_at_samples(tmp_path: Path, caplog: 
     torch.manual_seed(0)
     generation = generation_of(ConvAutoencoder((3, 16, 16), 6), data)
     with caplog.at_level(logging.WARNING):
-        found = generation.score(generation.puzzles(6), Networks(["features"], CPU)).dataset_wide
+        found = generation.score(generation.puzzles(6), PerceptualNetworks(["features"], CPU)).dataset_wide
     assert "of 6 images, too few" in caplog.text
     assert "set evaluation.generation.samples higher" in caplog.text
     distances = {method: values["generation_frechet_feature_distance"] for method, values in found.items()}

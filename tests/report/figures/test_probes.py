@@ -13,18 +13,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fragrecon.evaluation.probes.classifiers import Answers, Fitted, Network, Samples, Scaling
-from fragrecon.evaluation.probes.scoring import Probed
+from fragrecon.evaluation.probes.base import FittedProbe, Predictions, Samples, Scaling
+from fragrecon.evaluation.probes.network import Network
+from fragrecon.evaluation.probes.scoring import ProbeResults
 from fragrecon.report.figures import probes
 from fragrecon.report.figures import puzzles as figures
 
 
-def learned(*rows: tuple[float, float, float, float]) -> Fitted:
+def learned(*rows: tuple[float, float, float, float]) -> FittedProbe:
     """A network whose epochs went so: cross-entropy and accuracy in training, and in validation."""
     names = ("train_cross_entropy", "train_accuracy", "validation_cross_entropy", "validation_accuracy")
     trials = [{"epoch": float(epoch), **dict(zip(names, row, strict=True))} for epoch, row in enumerate(rows)]
     network = Network(Scaling(torch.zeros(2), torch.ones(2)), nn.Sequential(nn.Linear(2, 3)))
-    return Fitted(network, trials, 1)
+    return FittedProbe(network, trials, 1)
 
 
 MLP = learned((2.0, 0.2, 2.1, 0.3), (1.5, 0.5, 1.9, 0.4), (1.0, 0.7, 2.2, 0.35))
@@ -79,7 +80,7 @@ def test_the_name_of_what_ends_higher_stands_higher(last: tuple[float, float, fl
 
 
 def test_a_single_epoch_is_drawn(tmp_path: Path) -> None:
-    one = Fitted(MLP.probe, MLP.trials[:1], 0)
+    one = FittedProbe(MLP.classifier, MLP.trials[:1], 0)
     figures.save(probes.curves_figure(one, "short"), tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert min(picture.size) > 300
@@ -137,10 +138,10 @@ def test_a_long_name_of_the_model_fits() -> None:
 # All of them ----------------------------------------------------------------------------------------------------------
 
 
-def probed(fitted: dict[str, Fitted]) -> Probed:
+def probed(fitted: dict[str, FittedProbe]) -> ProbeResults:
     test = Samples(torch.zeros(4, 2), torch.tensor([0, 1, 2, 2]))
-    answers = {name: Answers(torch.tensor([0, 1, 2, number])) for number, name in enumerate(fitted)}
-    return Probed({}, fitted, answers, test, names(3))
+    predictions = {name: Predictions(torch.tensor([0, 1, 2, number])) for number, name in enumerate(fitted)}
+    return ProbeResults({}, fitted, predictions, test, names(3))
 
 
 def test_the_first_classifier_is_drawn_and_curves_of_an_mlp_only(

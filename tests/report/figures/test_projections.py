@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fragrecon.config.schema import PROJECTIONS
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.probes.classifiers import Samples
-from fragrecon.evaluation.probes.scoring import Probed
+from fragrecon.evaluation.probes.base import Samples
+from fragrecon.evaluation.probes.scoring import ProbeResults
 from fragrecon.report.figures import projections
 
 
@@ -26,8 +26,8 @@ def clouds(count: int = 90, classes: int = 3, apart: float = 40, dim: int = 8) -
     return Samples(corners[labels] + torch.randn(count, dim, generator=random), labels)
 
 
-def probed(test: Samples, classes: int = 3) -> Probed:
-    return Probed({}, {}, {}, test, [f"class {number}" for number in range(classes)])
+def probed(test: Samples, classes: int = 3) -> ProbeResults:
+    return ProbeResults({}, {}, {}, test, [f"class {number}" for number in range(classes)])
 
 
 def points(figure: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fragrecon.evaluation.pixels.filling import Filling, Steps, fill, middle
+from fragrecon.evaluation.pixels.inpainting_examples import Inpainted, Steps, inpaint, middle
 from fragrecon.models.base import Attentive, Descender, FragmentModel, Inpainter, Viewer
 from fragrecon.models.energy_transformer import EnergyBlock, EnergyTransformer
 from fragrecon.models.mae import MaskedAutoencoder
@@ -122,7 +122,7 @@ def test_attention_of_the_masked_autoencoder_is_that_of_its_last_block() -> None
 def test_a_filling_keeps_what_was_visible_and_says_how_it_came_about(model: FragmentModel) -> None:
     assert isinstance(model, Inpainter)
     images, mask = masked_images()
-    filling = fill(model, images, mask)
+    filling = inpaint(model, images, mask)
     assert torch.equal(filling.composite[~filling.hidden.expand_as(images)], images[~filling.hidden.expand_as(images)])
     with torch.no_grad():
         expected = model.patches.join(model.predict(images, mask)).clamp(0, 1)
@@ -155,7 +155,7 @@ def test_fragments_that_were_filled_in_are_joined_to_their_images() -> None:
     images, output = torch.rand(2, count, 1, 2, 2, generator=generator)
     hidden = torch.rand(count, 1, 2, 2, generator=generator) < 0.5
     energies = torch.rand(1, 4, count, generator=generator)
-    filling = Filling(images, hidden, output, Steps(torch.stack([images, output, output, output]), energies))
+    filling = Inpainted(images, hidden, output, Steps(torch.stack([images, output, output, output]), energies))
     joined = filling.joined(grid)
     assert joined.images.shape == (2, 1, 4, 6)
     for image in range(2):
@@ -186,7 +186,7 @@ def test_views_show_a_map_for_each_head_up_to_its_most() -> None:
 
 def test_figures_have_a_row_an_image_and_a_column_a_step_or_head() -> None:
     model, (images, mask) = energy_transformer(steps=20), masked_images()
-    filling = fill(model, images, mask)
+    filling = inpaint(model, images, mask)
     pictures = [axes for axes in masked_figure(filling).axes if axes.images]
     assert len(pictures) == 4 * 5
     assert pictures[-1].get_xlabel() == f"{masked_psnr(filling, filling.output)[-1]:.1f} dB"

@@ -1,4 +1,4 @@
-"""What any model that fills in masked patches is compared with.
+"""Baselines of inpainting: mean colour, interpolation and exact linear prediction.
 
 Shapes: M images (C, H, W) in 0..1 of P patches, of which V are visible; d = C * H * W.
 """
@@ -16,30 +16,31 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import QhullError
 from torch import Tensor
 
-from fragrecon import files
 from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import batches, cut, draw_images
-from fragrecon.evaluation.clustering.baselines import code, kept_scores
+from fragrecon.evaluation.cache import cache_path, cached_scores, puzzle_facts
 from fragrecon.evaluation.pixels.reconstruction import Fill, Masking, filled, pixels_of
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import PatchGrid
 
 FITTED = 50_000
-"""Training images, or fragments, that the linear prediction is fitted on at most."""
+"""Greatest number of training images, or fragments, that the linear prediction is fitted on."""
 
 RIDGE = 1e-4
-"""Variance that is added to every pixel, that of rounding to 1/255 and a little more, so that covariances invert."""
+"""Variance added to every pixel, a little more than that of rounding to 1/255, so that covariances can be inverted."""
 
 
 def mean_colour(images: Tensor, mask: Tensor, patches: PatchGrid) -> Tensor:
-    """Everywhere the mean colour of the visible patches."""
+    """Fill images (M, C, H, W) with the mean colour of their visible patches."""
     visible = ~pixels_of(mask, patches, images.shape)
     mean = (images * visible).sum((2, 3), keepdim=True) / visible.sum((2, 3), keepdim=True)
     return mean.expand_as(images)
 
 
 def bilinear(images: Tensor, mask: Tensor, patches: PatchGrid) -> Tensor:
-    """Linear interpolation between visible pixels, over Delaunay's triangles; beyond them the nearest visible pixel."""
+    """Fill images (M, C, H, W) by linear interpolation on the Delaunay triangulation of the visible pixels, and by the
+    nearest visible pixel outside of it.
+    """
     visible = ~pixels_of(mask, patches, images.shape)[:, 0]
     rows, columns = np.mgrid[: images.shape[2], : images.shape[3]]
     places = np.stack([rows.ravel(), columns.ravel()], 1)
@@ -50,20 +51,20 @@ def bilinear(images: Tensor, mask: Tensor, patches: PatchGrid) -> Tensor:
         try:
             between = LinearNDInterpolator(places[seen], values[seen])(places)
             output = np.where(np.isnan(between), output, between)
-        except QhullError:  # what is visible lies on one line
+        except QhullError:  # all visible pixels lie on one line
             pass
         filled.append(torch.from_numpy(output.T.reshape(image.shape)))
     return torch.stack(filled).to(images)
 
 
 class ConditionalMean:
-    """The exact linear prediction: the mean of the hidden pixels given the visible ones, were images Gaussian.
+    """The exact linear prediction: the conditional mean of the hidden pixels under a Gaussian model of images.
 
     ``E[x_h | x_v] = m_h + S_hv S_vv^-1 (x_v - m_v)``, with mean m and covariance S of training images.
 
     Args:
-        images: (M, C, H, W) in 0..1 of the training part, to fit on.
-        patches: how they divide.
+        images: training images (M, C, H, W) in 0..1 to fit on.
+        patches: grid of patches.
     """
 
     def __init__(self, images: Tensor, patches: PatchGrid) -> None:
@@ -75,7 +76,7 @@ class ConditionalMean:
         self.covariance.diagonal().add_(RIDGE)
 
     def __call__(self, images: Tensor, mask: Tensor, patches: PatchGrid, batch: int = 32) -> Tensor:
-        """Fill in; all images have equally many visible patches."""
+        """Fill images (M, C, H, W) where ``mask`` (M, P) is True; all images have equally many visible patches."""
         rows = patches.of(images).flatten(1).double().cpu() - self.mean
         values = rows.shape[1] // patches.count
         places = (~mask).cpu().nonzero()[:, 1].view(len(mask), -1, 1) * values + torch.arange(values)
@@ -91,21 +92,22 @@ class ConditionalMean:
         return patches.join(output.view(-1, patches.count, values)).clamp(0, 1)
 
 
-class Fillings:
-    """The baselines of filling in, on a data set's test puzzles; their scores are kept as those of `Baselines` are.
+class InpaintingBaselines:
+    """The baselines of inpainting on a data set's test puzzles; their scores are cached.
 
     Args:
-        data: whose puzzles.
-        masking: which patches are hidden.
-        patches: how images divide into them.
-        folder: where scores are kept.
+        data: data whose test puzzles are scored.
+        masking: masks of the test images.
+        patches: grid of patches.
+        folder: folder of the cached scores.
     """
 
     def __init__(self, data: FragmentData, masking: Masking, patches: PatchGrid, folder: Path) -> None:
         self.data, self.masking, self.patches, self.folder = data, masking, patches, folder
 
     @property
-    def ways(self) -> dict[str, Fill]:
+    def methods(self) -> dict[str, Fill]:
+        """Baselines by name."""
         return {
             "mean_colour": lambda images, mask: mean_colour(images, mask, self.patches),
             "bilinear": lambda images, mask: bilinear(images, mask, self.patches),
@@ -114,7 +116,7 @@ class Fillings:
 
     @cached_property
     def linear(self) -> ConditionalMean:
-        """Fitted on training images as they are, without augmentation."""
+        """Linear prediction fitted on training images, without augmentation."""
         images, cells = self.data.training_images(), self.data.cells
         count = min(max(1, FITTED // cells), len(images))
         drawn = draw_images(images, 1, 0, count, self.data.puzzle_seed, "linear prediction")
@@ -123,18 +125,22 @@ class Fillings:
             cut(pixels, self.data.config.fragment_shape[1:]).flatten(0, 1).float() / 255, self.patches
         )
 
-    def score(self, puzzles: FixedPuzzles, **how: Any) -> dict[str, dict[str, Scores]]:
-        """Scores (puzzles,) by baseline and metric; ``how`` as for `kept_scores`."""
+    def score(self, puzzles: FixedPuzzles, **settings: Any) -> dict[str, dict[str, Scores]]:
+        """Score the baselines on puzzles, or read their scores from the cache.
+
+        Args:
+            puzzles: puzzles to score on.
+            settings: further arguments of `cached_scores`.
+
+        Returns:
+            Scores (puzzles,) by baseline and metric.
+        """
         facts = {
-            "stores": [asdict(self.data.store(split).manifest) for split in ("test", "train")],
-            "fragment_shape": self.data.config.fragment_shape,
-            "images_per_puzzle": self.data.config.images_per_puzzle,
-            "puzzle_seed": self.data.puzzle_seed,
-            "puzzles": len(puzzles),
+            **puzzle_facts(self.data, len(puzzles), ("test", "train")),
             "masking": asdict(self.masking),
             "patches": self.patches.count,
-            "code": code(),
         }
-        methods = {name: filled(fill, self.masking, self.patches) for name, fill in self.ways.items()}
-        paths = {name: self.folder / f"{name}-{files.digest(facts)[:24]}.npz" for name in methods}
-        return kept_scores(puzzles, methods, paths, **how)
+        scores = {name: filled(fill, self.masking, self.patches) for name, fill in self.methods.items()}
+        return cached_scores(
+            puzzles, scores, {name: cache_path(self.folder, name, facts) for name in scores}, **settings
+        )

@@ -43,7 +43,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Filling:
+class Inpainted:
     """Images, and what a model fills in where they are hidden; all on the CPU.
 
     Attributes:
@@ -65,7 +65,7 @@ class Filling:
         """(M, C, H, W), the output where pixels were hidden."""
         return torch.where(self.hidden, self.output, self.images)
 
-    def joined(self, grid: tuple[int, int]) -> Filling:
+    def joined(self, grid: tuple[int, int]) -> Inpainted:
         """Of fragments (N * cells, C, h, w), the N images they are of; what patches attend to is left out."""
         cells = grid[0] * grid[1]
 
@@ -76,17 +76,17 @@ class Filling:
             torch.stack([put(output) for output in self.steps.output]),
             self.steps.energies.view(*self.steps.energies.shape[:2], -1, cells).sum(-1),
         )
-        return Filling(put(self.images), put(self.hidden), put(self.output), steps)
+        return Inpainted(put(self.images), put(self.hidden), put(self.output), steps)
 
-    def first(self, count: int) -> Filling:
+    def first(self, count: int) -> Inpainted:
         """Of the first images alone."""
         steps = self.steps and Steps(self.steps.output[:, :count], self.steps.energies[:, :, :count])
         attention = self.attention and Attention(self.attention.chosen[:count], self.attention.weights[:count])
-        return Filling(self.images[:count], self.hidden[:count], self.output[:count], steps, attention)
+        return Inpainted(self.images[:count], self.hidden[:count], self.output[:count], steps, attention)
 
 
 @torch.inference_mode()
-def fill(model: Inpainter, images: Tensor, mask: Tensor, chosen: Tensor | None = None) -> Filling:
+def inpaint(model: Inpainter, images: Tensor, mask: Tensor, chosen: Tensor | None = None) -> Inpainted:
     """What a model in eval mode fills in of images (M, C, H, W) where mask (M, P).
 
     Args:
@@ -110,7 +110,7 @@ def fill(model: Inpainter, images: Tensor, mask: Tensor, chosen: Tensor | None =
         chosen = middle(mask, grid) if chosen is None else chosen
         weights = model.attention(images, mask, chosen).float().cpu()
         attention = Attention(chosen.cpu(), weights.view(*weights.shape[:2], *grid.grid))
-    return Filling(images.cpu(), pixels_of(mask, grid, images.shape).cpu(), output, steps, attention)
+    return Inpainted(images.cpu(), pixels_of(mask, grid, images.shape).cpu(), output, steps, attention)
 
 
 def middle(mask: Tensor, patches: PatchGrid) -> Tensor:
@@ -121,11 +121,11 @@ def middle(mask: Tensor, patches: PatchGrid) -> Tensor:
     return (far + rows * columns * (rows + columns) * ~mask).argmin(1)
 
 
-def first_filled(
+def first_inpainted(
     model: Inpainter, puzzles: FixedPuzzles, masking: Masking, device: torch.device, most: int = 8
-) -> Filling:
+) -> Inpainted:
     """What a model fills in of the first fragments of the test puzzles, each an image of its own."""
     count = -(-most // puzzles.read(slice(0, 1)).source_ids.shape[1])
     batch = puzzles.read(slice(0, count)).to(device).as_float()
     images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, model.patches.count)
-    return fill(model, images[:most], mask[:most])
+    return inpaint(model, images[:most], mask[:most])

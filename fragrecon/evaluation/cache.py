@@ -1,0 +1,131 @@
+"""Arrays and scores cached on disk, so that the runs of a sweep compute those of baselines once.
+
+A file is named after everything its contents follow from: the data, the settings, `VERSION` and the installed packages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy.typing as npt
+
+from fragrecon import files
+from fragrecon.data.module import FixedPuzzles, FragmentData
+from fragrecon.data.store import Split
+from fragrecon.evaluation.clustering.protocol import Score, evaluate
+from fragrecon.evaluation.statistics import Scores
+
+log = logging.getLogger(__name__)
+
+VERSION = 2
+"""Version of the code that computes cached values. Increase it with every change that alters a value."""
+
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "kmedoids")
+"""Packages whose versions are part of every file name."""
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def cache_path(folder: Path, name: str, facts: Any) -> Path:
+    """Return the file of cached arrays.
+
+    Args:
+        folder: folder of the cache.
+        name: readable first part of the file name.
+        facts: everything that the arrays follow from, besides the code; JSON-serialisable.
+
+    Returns:
+        The path of an ``.npz`` file that need not exist.
+    """
+    return folder / f"{name}-{files.digest([facts, VERSION, _package_versions()])[:24]}.npz"
+
+
+def puzzle_facts(data: FragmentData, puzzles: int, splits: tuple[Split, ...]) -> dict[str, Any]:
+    """Return what scores on test puzzles follow from, as far as it is a matter of the data.
+
+    Args:
+        data: data whose test puzzles are scored.
+        puzzles: number of puzzles.
+        splits: splits whose images the scores depend on.
+
+    Returns:
+        Facts for `cache_path`.
+    """
+    return {
+        "stores": [asdict(data.store(split).manifest) for split in splits],
+        "fragment_shape": data.config.fragment_shape,
+        "images_per_puzzle": data.config.images_per_puzzle,
+        "puzzle_seed": data.puzzle_seed,
+        "puzzles": puzzles,
+    }
+
+
+def cached_arrays(path: Path, compute: Callable[[], Arrays], on_hit: Callable[[], None] = lambda: None) -> Arrays:
+    """Read arrays from the cache, or compute and save them if the file is missing or damaged.
+
+    Args:
+        path: file of the arrays, from `cache_path`.
+        compute: computes the arrays.
+        on_hit: called when the arrays were read, for a progress bar.
+
+    Returns:
+        The arrays by name.
+    """
+    if (found := _read(path)) is not None:
+        on_hit()
+        return found
+    found = compute()
+    files.write_arrays(path, found)
+    return found
+
+
+def cached_scores(
+    puzzles: FixedPuzzles,
+    methods: Mapping[str, Score],
+    paths: Mapping[str, Path],
+    *,
+    advance: Callable[[int], None],
+    **settings: Any,
+) -> dict[str, dict[str, Scores]]:
+    """Read scores of methods from the cache; score the methods that are missing together, and save their scores.
+
+    Args:
+        puzzles: puzzles to score on.
+        methods: methods by name.
+        paths: file of the scores of each method, from `cache_path`.
+        advance: called with the number of puzzles done, for a progress bar.
+        settings: further arguments of `evaluate`.
+
+    Returns:
+        Scores (puzzles,) by method and metric.
+    """
+    known = {name: scores for name, path in paths.items() if (scores := _read(path))}
+    missing = {name: score for name, score in methods.items() if name not in known}
+    if missing:
+        for name, scores in evaluate(puzzles, missing, advance=advance, **settings).items():
+            files.write_arrays(paths[name], scores)
+            known[name] = scores
+    else:
+        advance(len(puzzles))
+    return {name: known[name] for name in methods}
+
+
+def _read(path: Path) -> Arrays | None:
+    """Return cached arrays, or None if the file is missing or damaged."""
+    try:
+        return files.read_arrays(path) if path.is_file() else None
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        log.warning("%s is damaged and is computed again: %s", path, error)
+        return None
+
+
+@cache
+def _package_versions() -> list[str]:
+    return [metadata.version(name) for name in PACKAGES]

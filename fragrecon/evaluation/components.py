@@ -1,0 +1,95 @@
+"""Exact principal components, in memory and for more images than fit there.
+
+Shapes: M points of P values, R components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional
+
+LARGE = 1024
+"""Number of values from which on Lanczos steps are faster than the eigenvectors of the covariance matrix."""
+
+ROUNDING = 1e-10
+"""Share of the greatest variance that counts as zero."""
+
+
+class PrincipalComponents:
+    """The leading principal components of points in memory.
+
+    Attributes:
+        mean: mean (P,) of the points.
+        directions: components (P, R) as columns, by decreasing variance.
+        deviations: standard deviations (R,) along the components.
+
+    Args:
+        points: points (M, P).
+        most: number of components to keep, if there are as many.
+    """
+
+    def __init__(self, points: Tensor, most: int) -> None:
+        values = points.double().numpy()
+        keep = min(most, *values.shape)
+        solver = "covariance_eigh" if values.shape[1] <= LARGE or keep == min(values.shape) else "arpack"
+        with threadpool_limits(torch.get_num_threads()):
+            fitted = PCA(keep, svd_solver=solver, random_state=0).fit(values)
+        self.mean = torch.from_numpy(fitted.mean_)
+        self.directions = torch.from_numpy(fitted.components_.T.copy())
+        self.deviations = torch.from_numpy(np.sqrt(fitted.explained_variance_))
+
+    def __call__(self, points: Tensor, count: int, whitening: float = 0.0) -> Tensor:
+        """Project points on the leading components.
+
+        Args:
+            points: points (..., P).
+            count: number of components.
+            whitening: power of the standard deviation that each component is divided by; 1 gives equal variances.
+
+        Returns:
+            Coordinates (..., count), float32.
+        """
+        values = points.double()
+        mean, directions = self.mean.to(values), self.directions[:, :count].to(values)
+        deviations = self.deviations[:count].to(values)
+        # Components of nearly no variance are not amplified.
+        scale = deviations.clamp(min=1e-6 * float(deviations.max()) or 1.0) ** -whitening
+        return (((values - mean) @ directions) * scale).float()
+
+
+def components_of_parts(parts: Iterable[Tensor], count: int, values: int) -> tuple[Tensor, Tensor]:
+    """Compute all principal components of points that are read part by part.
+
+    The eigenvectors are those of the covariance matrix or, where that is smaller, of the Gram matrix.
+
+    Args:
+        parts: points (M, P) in 0..1.
+        count: number of all points.
+        values: P.
+
+    Returns:
+        Mean (P,) and components (P, R) as columns, by decreasing variance, without those of no variance; float32.
+    """
+    # Values are centred at 0.5, so that subtracting the mean costs the variance few digits.
+    rows = (points.cpu().double() - 0.5 for points in parts)
+    if count < values:
+        whole = torch.cat(list(rows))
+        mean = whole.mean(0)
+        whole -= mean
+        variances, vectors = torch.linalg.eigh(whole @ whole.T)
+    else:
+        total, products = torch.zeros(values).double(), torch.zeros(values, values).double()
+        for some in rows:
+            total += some.sum(0)
+            products.addmm_(some.T, some)
+        mean = total / count
+        variances, vectors = torch.linalg.eigh(products - count * torch.outer(mean, mean))
+    vectors = vectors[:, variances >= ROUNDING * variances[-1]].flip(1)
+    directions = functional.normalize(whole.T @ vectors, dim=0) if count < values else vectors
+    return (mean + 0.5).float(), directions.float()

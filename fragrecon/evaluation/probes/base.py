@@ -1,0 +1,181 @@
+"""What all probes share: samples, predictions, and the choice of a setting by validation images.
+
+All probes but the nearest neighbours see embeddings scaled to mean 0 and standard deviation 1 in each dimension, by the
+training images: one learning rate, one regularisation and one kernel width then suit all dimensions alike. An MLP may
+be given embeddings scaled by a single factor instead. Nearest neighbours see the embeddings as they leave the model,
+since their distances are what is probed.
+
+Shapes: M images, D dimensions of an embedding, K classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+Trial = dict[str, float]
+"""A setting that was tried, such as ``neighbours`` or ``epoch``, with ``validation_accuracy`` and, for classifiers that
+give probabilities, ``validation_cross_entropy`` in nats; for networks also ``train_...``.
+"""
+
+Advance = Callable[[int], None]
+"""Called with the number of steps done, for a progress bar."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Embeddings (M, D) float32 of images, and their classes (M,)."""
+
+    embeddings: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int) -> Samples:
+        """Return the first ``count`` samples."""
+        return Samples(self.embeddings[:count], self.labels[:count])
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted classes (M,), and log-probabilities (M, K) if the classifier gives any."""
+
+    classes: Tensor
+    log_probabilities: Tensor | None = None
+
+    def scores(self, labels: Tensor) -> dict[str, Tensor]:
+        """Return ``accuracy`` (M,), 0 or 1, and ``cross_entropy`` (M,) in nats, for true classes (M,)."""
+        found = {"accuracy": (self.classes == labels).double()}
+        if self.log_probabilities is not None:
+            found["cross_entropy"] = -self.log_probabilities.double().gather(1, labels.unsqueeze(1)).squeeze(1)
+        return found
+
+
+class Classifier(Protocol):
+    """A trained classifier."""
+
+    def predict(self, embeddings: Tensor) -> Predictions:
+        """Classify embeddings (M, D)."""
+
+
+@dataclass(frozen=True)
+class FittedProbe:
+    """A trained classifier and all settings that were tried for it.
+
+    Attributes:
+        classifier: classifier of the best setting by validation images.
+        trials: all settings, in the order they were tried.
+        chosen: index of the best setting.
+    """
+
+    classifier: Classifier
+    trials: list[Trial]
+    chosen: int
+
+
+@dataclass(frozen=True)
+class Probe(ABC):
+    """A kind of classifier with the settings that it is trained with.
+
+    Attributes:
+        name: name in metrics and file names.
+        tried: what the trials are, in file names.
+        saved: whether the trained classifier is a network that is saved with the run.
+    """
+
+    name: str
+    tried: ClassVar[str]
+    saved: ClassVar[bool] = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that the trained classifier follows from besides the embeddings; JSON-serialisable."""
+        return asdict(self)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of `fit`, for a progress bar."""
+        return 1
+
+    def check(self, labels: Tensor, classes: int) -> None:  # noqa: B027  # most classifiers take any classes
+        """Check the classes (M,) of the training images.
+
+        Raises:
+            ConfigError: they do not suffice for this classifier.
+        """
+
+    @abstractmethod
+    def fit(self, train: Samples, validation: Samples, classes: int, advance: Advance) -> FittedProbe:
+        """Train the classifier, and choose a setting by its accuracy on validation images.
+
+        Args:
+            train: training images.
+            validation: validation images.
+            classes: K.
+            advance: called with the number of steps done.
+
+        Returns:
+            The trained classifier.
+        """
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Scales embeddings to mean 0 and standard deviation 1; both are (D,)."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, embeddings: Tensor, scaling: str = "each") -> Scaling:
+        """Return the scaling of embeddings (M, D).
+
+        Args:
+            embeddings: embeddings to scale.
+            scaling: ``each`` dimension by itself, where those of nearly no variance are not amplified, or ``all`` by
+                one factor.
+
+        Returns:
+            The scaling.
+        """
+        deviation, mean = torch.std_mean(embeddings, 0, correction=0)
+        if scaling == "all":
+            deviation = deviation.square().mean().sqrt().expand_as(deviation).clone()
+        return cls(mean, deviation.clamp(min=1e-6 * float(deviation.max()) or 1.0))
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        return (embeddings - self.mean).div_(self.deviation)
+
+
+def best(trials: Sequence[Trial]) -> int:
+    """Return the index of the trial of highest validation accuracy; among equals that of lowest cross-entropy, then the
+    first.
+    """
+    return min(
+        range(len(trials)),
+        key=lambda i: (-trials[i]["validation_accuracy"], trials[i].get("validation_cross_entropy", 0.0)),
+    )
+
+
+def means(part: str, scores: Mapping[str, Tensor]) -> Trial:
+    """Return mean scores under names that start with ``part``."""
+    return {f"{part}_{name}": float(values.mean()) for name, values in scores.items()}
+
+
+def fit_strengths(
+    fit: Callable[[float], Classifier], validation: Samples, strengths: Sequence[float], advance: Advance
+) -> FittedProbe:
+    """Train a classifier for each inverse regularisation strength, and keep the best."""
+    classifiers, trials = [], []
+    for strength in strengths:
+        classifiers.append(fit(strength))
+        scores = classifiers[-1].predict(validation.embeddings).scores(validation.labels)
+        trials.append({"strength": strength, **means("validation", scores)})
+        advance(1)
+    return FittedProbe(classifiers[best(trials)], trials, best(trials))

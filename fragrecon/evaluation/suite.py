@@ -1,0 +1,114 @@
+"""The parts of a scoring, run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fragrecon.config.schema import Config, class_name
+from fragrecon.data.module import FragmentData
+from fragrecon.errors import ConfigError
+from fragrecon.evaluation.clustering import robustness
+from fragrecon.evaluation.clustering.protocol import METRICS
+from fragrecon.evaluation.clustering.scoring import score_clustering
+from fragrecon.evaluation.pixels.perceptual import PerceptualNetworks
+from fragrecon.evaluation.pixels.scoring import score_pixels
+from fragrecon.evaluation.probes.scoring import probing_of, score_probes
+from fragrecon.evaluation.setup import PartResult, Scoring, protocol_of
+from fragrecon.evaluation.statistics import Scores
+from fragrecon.machine import device_of
+from fragrecon.models.base import Decoder, FragmentModel, Inpainter
+from fragrecon.progress import progress
+
+PARTS = (score_clustering, score_pixels, score_probes)
+"""The parts in order; each returns an empty result if the config does not ask for it."""
+
+
+def score_parts(scoring: Scoring) -> PartResult:
+    """Run all parts that the config asks for, and join their results.
+
+    Args:
+        scoring: model and data; probes that are trained are saved in its folder.
+
+    Returns:
+        The scores of all parts, with one entry for the model at least.
+    """
+    return PartResult.joined([*(part(scoring) for part in PARTS), PartResult({"model": {}})])
+
+
+def check_model(config: Config, model: FragmentModel) -> None:
+    """Check that a model can be scored as the config asks.
+
+    Raises:
+        ConfigError: the model cannot do what is to be scored, or a network that scores images is not available.
+    """
+    evaluation, name = config.evaluation, class_name(config)
+    if evaluation.reconstruction:
+        if not isinstance(model, (Inpainter, Decoder)):
+            raise ConfigError(
+                f"evaluation=reconstruction needs a model that inpaints or decodes, such as model=mae or model=conv; "
+                f"{name} does neither"
+            )
+        if config.objective.get("normalize"):
+            raise ConfigError(
+                "evaluation=reconstruction scores pixels, but with objective.normalize=true the model predicts patches "
+                "without their mean and variance; set evaluation.reconstruction=null"
+            )
+    if evaluation.generation and not isinstance(model, Decoder):
+        raise ConfigError(f"evaluation=generation needs a model that decodes, such as model=vae; {name} does not")
+    if evaluation.puzzles:
+        asked = [part.perceptual for part in (evaluation.reconstruction, evaluation.generation) if part]
+        PerceptualNetworks(sorted({network for part in asked for network in part}), device_of(config.trainer))
+
+
+def check_data(config: Config, data: FragmentData) -> None:
+    """Check that the test split, and the other splits that probes need, hold what is to be scored.
+
+    Raises:
+        ConfigError: there are too few images.
+        DataError: there is no test split, or it has no classes for probes.
+    """
+    if not config.evaluation.puzzles:
+        return
+    data.check_test(config.evaluation.puzzles)
+    reconstruction = config.evaluation.reconstruction
+    images = len(data.test_set(config.evaluation.puzzles)) * config.data.images_per_puzzle
+    if reconstruction and reconstruction.perceptual and images < 2:
+        raise ConfigError(
+            "evaluation.reconstruction.perceptual compares distributions and needs at least 2 test images, not 1"
+        )
+    if config.evaluation.probe:
+        probing_of(config, data, device_of(config.trainer))
+
+
+def score_robustness(scoring: Scoring, scores: Mapping[str, Mapping[str, Scores]]) -> list[robustness.Outcome]:
+    """Score the model and the baselines under conditions harder than those of training.
+
+    Args:
+        scoring: model and data; its config asks for robustness.
+        scores: scores under the usual condition, by method and metric.
+
+    Returns:
+        One outcome for each condition.
+    """
+    asked = scoring.config.evaluation.robustness
+    assert asked
+    conditions = len(list(robustness.conditions(asked)))
+    with progress("scoring under harder conditions", 2 * conditions * asked.puzzles) as advance:
+        return list(
+            robustness.outcomes(
+                asked,
+                scoring.data,
+                clustering_scores(scores),
+                protocol_of(scoring.config),
+                lambda batch: scoring.model.encode(batch.fragments),
+                scoring.model.fragment_shape,
+                cache=scoring.cache,
+                advance=advance,
+                **scoring.settings,
+            )
+        )
+
+
+def clustering_scores(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Mapping[str, Scores]]:
+    """Return the scores of the methods that cluster fragments, by method and metric."""
+    return {method: found for method, found in scores.items() if found.keys() >= set(METRICS)}

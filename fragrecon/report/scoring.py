@@ -1,0 +1,129 @@
+"""Score a model, write its metrics, print and draw them: the last step of training, and all of ``mode=evaluate``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from fragrecon.config.schema import Config
+from fragrecon.data.module import FragmentData
+from fragrecon.errors import ConfigError
+from fragrecon.evaluation import suite
+from fragrecon.evaluation.clustering.robustness import table
+from fragrecon.evaluation.examples import arrays_of
+from fragrecon.evaluation.setup import Scoring, shape_text
+from fragrecon.machine import device_of
+from fragrecon.models.base import FragmentModel, count_parameters
+from fragrecon.report.figures import gallery, plots, projections
+from fragrecon.report.figures import puzzles as figures
+from fragrecon.report.terminal import print_metrics, print_robustness
+from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.write import FIGURES, PROBE_FILES, Record
+
+
+def open_model(config: Config, run: Run, checkpoint: Path) -> FragmentModel:
+    """Load the model of a run, and check that it can be scored as the config asks.
+
+    Args:
+        config: configuration of the job.
+        run: run of the model.
+        checkpoint: file of its weights.
+
+    Returns:
+        The model in eval mode, on the CPU.
+
+    Raises:
+        ConfigError: the model does not take the fragments of the config, or cannot do what is to be scored.
+    """
+    model = run.load_model(checkpoint)
+    if model.fragment_shape != config.data.fragment_shape:
+        raise ConfigError(
+            f"the model of {run.folder} takes fragments of {shape_text(model.fragment_shape)}, but data gives "
+            f"{shape_text(config.data.fragment_shape)}; set data.fragment_size and data.channels to match"
+        )
+    check_model(config, model)
+    return model
+
+
+def check_model(config: Config, model: FragmentModel) -> None:
+    """Check that a model can be scored and drawn as the config asks.
+
+    Raises:
+        ConfigError: it cannot, or a package that this takes is not installed.
+    """
+    suite.check_model(config, model)
+    if config.evaluation.puzzles and config.evaluation.probe:
+        projections.check(config.evaluation.probe.projections)
+
+
+def score(
+    config: Config,
+    model: FragmentModel,
+    run: Run,
+    data: FragmentData,
+    record: Record,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Score a model and the baselines on the test split, write the record, print the tables and draw the figures.
+
+    Args:
+        config: configuration of the job.
+        model: model to score, with the best weights of the run.
+        run: run of the model.
+        data: data to score on.
+        record: record to write.
+        seconds: duration of each part of the job so far.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    started = time.monotonic()
+    device, evaluation, checkpoint = device_of(config.trainer), config.evaluation, run.best_checkpoint
+    probe_folders = [record.folder / PROBE_FILES, run.folder / PROBE_FILES]
+    scoring = Scoring(config, model.to(device).eval(), checkpoint, data, device, probe_folders)
+    found = suite.score_parts(scoring)
+    store = data.store("test")
+    elsewhere = {} if run.folder == record.folder else {"run": str(run.folder)}
+    metrics = record.write_metrics(
+        found.scores,
+        protocol={
+            "puzzles": len(scoring.puzzles),
+            "images_per_puzzle": config.data.images_per_puzzle,
+            "fragments_per_image": data.cells,
+            "fragment_shape": list(config.data.fragment_shape),
+            "backend": evaluation.backend,
+            "restarts": evaluation.restarts,
+            "seed": evaluation.seed,
+            **found.protocol,
+        },
+        data={
+            "name": config.data.name,
+            "split": "test",
+            "images": len(store),
+            "image_shape": list(store.manifest.shape),
+            "source": store.manifest.source,
+        },
+        model={
+            "name": scoring.name,
+            "parameters": count_parameters(model),
+            "latent_dim": model.latent_dim,
+            **elsewhere,
+            "checkpoint": checkpoint.name,
+        },
+        seconds=seconds | {"evaluation": time.monotonic() - started},
+        dataset_wide=found.dataset_wide,
+    )
+    if found.examples:
+        record.write_examples(arrays_of(found.examples))
+    folder = record.folder / FIGURES
+    gallery.draw(found, scoring.name, evaluation.probe.projections if evaluation.probe else [], folder)
+    gallery.draw_epochs(load_run(record.folder).epochs, config.selection.monitor, checkpoint.name, folder)
+    print_metrics(metrics, record.folder)
+    if evaluation.robustness:
+        outcomes = suite.score_robustness(scoring, found.scores)
+        record.write_robustness(table(outcomes))
+        figure = plots.robustness_figure(outcomes, suite.clustering_scores(found.scores))
+        figures.save(figure, folder / "robustness.png")
+        print_robustness(outcomes)
+    return metrics
