@@ -40,7 +40,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_single_test_image_is_refused_before_training(tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(ConfigError, match=r"perceptual needs at least 2 test images.*; there is one"):
+    with pytest.raises(ConfigError, match=r"reconstruction\.perceptual.*2 test images"):
         job(folder, cache, *MAE, "model.patch=4", *WHOLE, SEEN, "data.reader.test_images=1")
     assert not (folder / "metrics.csv").exists()
     job(folder.with_name("unseen"), cache, *MAE, "model.patch=4", *WHOLE, "data.reader.test_images=1")

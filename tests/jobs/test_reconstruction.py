@@ -115,7 +115,7 @@ def test_a_ratio_that_hides_nothing_or_all_is_refused(tmp_path: Path, cache: Pat
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["model=supervised"], "needs a model that fills in or decodes.*SupervisedClassifier does neither"),
+        (["model=supervised"], "evaluation=reconstruction.*SupervisedClassifier"),
         ([*TINY["mae"], "model.patch=4", "objective.normalize=true"], r"objective\.normalize=true"),
     ],
 )
