@@ -1,7 +1,7 @@
-"""How well two fragments abut: differences along the pixels that would touch.
+"""How well two fragments fit together: differences along the pixels that would touch.
 
-Shapes: B puzzles of F fragments (C, h, w). A fragment can stand in four ways to another, in the order of `SIDES`: the
-second lies to the right of the first, to its left, below it, above it.
+Shapes: B puzzles of F fragments (C, h, w). `SIDES` lists the four ways in which the second fragment of a pair can lie
+next to the first.
 """
 
 from __future__ import annotations
@@ -10,14 +10,24 @@ import torch
 from torch import Tensor
 
 SIDES = ("right", "left", "below", "above")
+"""Where the second fragment of a pair lies next to the first."""
 FEATURES = 2 * len(SIDES)
 
 
 def touching_differences(fragments: Tensor) -> Tensor:
-    """Mean absolute difference of the pixels that touch, (B, F, F, 4), for each ordered pair and side.
+    """Mean absolute difference of the touching pixels, for each ordered pair of fragments and each side.
 
     Args:
         fragments: (B, F, C, h, w).
+
+    Returns:
+        (B, F, F, 4), sides in the order of `SIDES`.
+
+    Example:
+        >>> left, right = torch.tensor([[0.0, 0.5]]), torch.tensor([[0.5, 1.0]])
+        >>> fragments = torch.stack([left, right]).view(1, 2, 1, 1, 2)
+        >>> touching_differences(fragments)[0, 0, 1]  # the second right of, left of, below, above the first
+        tensor([0.0000, 1.0000, 0.5000, 0.5000])
     """
     right, left, below, above = _edges(fragments, 0)
     across, down = _distance(right, left), _distance(below, above)
@@ -25,22 +35,45 @@ def touching_differences(fragments: Tensor) -> Tensor:
 
 
 def continued_differences(fragments: Tensor) -> Tensor:
-    """The same between what each fragment's last two rows of pixels foretell of the next, and the other's first row.
+    """Like `touching_differences`, between the pixels extrapolated from one fragment and those of the other.
 
-    The line through the two is continued by one pixel, from either side of the seam, and the two errors are averaged,
-    as in the gradients of Gallagher, CVPR 2012. Fragments a single pixel wide foretell themselves.
+    The line through the last two pixels is continued by one pixel, from either side of the seam, and the two errors are
+    averaged. Fragments that are one pixel wide are extrapolated as constant.
+
+    Source: the gradients of Gallagher, CVPR 2012.
+
+    Args:
+        fragments: (B, F, C, h, w).
+
+    Returns:
+        (B, F, F, 4), sides in the order of `SIDES`.
+
+    Example:
+        >>> ramp = torch.arange(4.0).view(1, 1, 1, 1, 4)
+        >>> continued_differences(torch.cat([ramp[..., :2], ramp[..., 2:]], 1))[0, 0, 1, 0]
+        tensor(0.)
     """
     first = _edges(fragments, 0)
-    foretold = [2 * edge - inner for edge, inner in zip(first, _edges(fragments, 1), strict=True)]
-    across = (_distance(foretold[0], first[1]) + _distance(first[0], foretold[1])) / 2
-    down = (_distance(foretold[2], first[3]) + _distance(first[2], foretold[3])) / 2
+    predicted = [2 * edge - inner for edge, inner in zip(first, _edges(fragments, 1), strict=True)]
+    across = (_distance(predicted[0], first[1]) + _distance(first[0], predicted[1])) / 2
+    down = (_distance(predicted[2], first[3]) + _distance(first[2], predicted[3])) / 2
     return torch.stack([across, across.mT, down, down.mT], -1)
 
 
 def seam_features(fragments: Tensor) -> Tensor:
-    """Logarithms of both differences less their mean over the puzzle's pairs, (B, F, F, 8); low where fragments abut.
+    """Logarithms of `touching_differences` and `continued_differences`, minus their mean over the puzzle's pairs.
 
-    What is foretold can differ by up to three times the range of a pixel, so it is the logarithm that is compared.
+    Extrapolated pixels can differ by up to three times the range of a pixel, hence the logarithm.
+
+    Args:
+        fragments: (B, F, C, h, w) in [0, 1].
+
+    Returns:
+        (B, F, F, 8), low where fragments fit together.
+
+    Example:
+        >>> seam_features(torch.rand(1, 3, 3, 4, 4)).shape
+        torch.Size([1, 3, 3, 8])
     """
     both = torch.cat([touching_differences(fragments), continued_differences(fragments)], -1)
     logs = torch.log(both + 1 / 255)
@@ -48,11 +81,20 @@ def seam_features(fragments: Tensor) -> Tensor:
 
 
 def strips(fragments: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The `depth` rows of pixels next to each side, as seen from the seam.
+    """The ``depth`` rows of pixels next to each side, as seen from the seam.
+
+    Args:
+        fragments: (B, F, C, h, w).
+        depth: number of rows.
 
     Returns:
-        Those of the right and left sides, (B, F, 2, h, C, depth), and of the lower and upper ones, (B, F, 2, w, C,
-        depth): along the seam, then colours, then from the seam inwards.
+        Strips of the right and left sides, (B, F, 2, h, C, depth), and of the lower and upper sides, (B, F, 2, w, C,
+        depth): along the seam, then channels, then from the seam inwards.
+
+    Example:
+        >>> across, down = strips(torch.zeros(1, 4, 3, 8, 6), 2)
+        >>> across.shape, down.shape
+        (torch.Size([1, 4, 2, 8, 3, 2]), torch.Size([1, 4, 2, 6, 3, 2]))
     """
     left, above = fragments[..., :depth], fragments[..., :depth, :]
     right, below = fragments[..., -depth:].flip(-1), fragments[..., -depth:, :].flip(-2)
@@ -62,7 +104,7 @@ def strips(fragments: Tensor, depth: int) -> tuple[Tensor, Tensor]:
 
 
 def _edges(fragments: Tensor, depth: int) -> list[Tensor]:
-    """Pixels (B, F, values) of each side, `depth` pixels in, in the order of `SIDES`."""
+    """Pixels (B, F, values) of each side, ``depth`` pixels in, in the order of `SIDES`."""
     columns, rows = min(depth, fragments.shape[-1] - 1), min(depth, fragments.shape[-2] - 1)
     sides = (
         fragments[..., :, -1 - columns],

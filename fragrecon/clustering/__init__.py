@@ -1,1 +1,1 @@
-"""Clustering of many small problems at once, and how well two clusterings agree. Tensors in and out, no I/O."""
+"""Clustering of many small problems at once, and measures of agreement; tensors in and out, no I/O."""

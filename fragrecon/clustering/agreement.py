@@ -1,6 +1,13 @@
-"""How well clusterings agree with the truth, for a batch of small problems at once.
+"""Measures of agreement between clusterings and true classes, for a batch of small problems at once.
 
-Every function takes labels (P, n) of P problems with n points each, integers from 0, and returns float64 scores (P,).
+All measures take the contingency tables (P, a, b) that `contingency` counts, and return float64 scores (P,).
+
+Example:
+    >>> predicted = torch.tensor([[0, 0, 0, 1, 1, 1]])
+    >>> truth = torch.tensor([[0, 0, 1, 1, 2, 2]])
+    >>> table = contingency(predicted, truth)
+    >>> [f"{float(measure(table)):.4f}" for measure in (adjusted_rand_index, purity, accuracy)]
+    ['0.2424', '0.6667', '0.6667']
 """
 
 from __future__ import annotations
@@ -12,17 +19,35 @@ from scipy.special import gammaln
 from torch import Tensor
 
 ROUNDING = 1e-11
-"""Of sums of logarithms of counts."""
+"""Relative rounding error of sums of logarithms of counts."""
 
 
 def contingency(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Counts (P, a, b) of points that are in predicted cluster i and in true cluster j, float64 (exact up to 2**53)."""
+    """Count how many points each pair of a predicted cluster and a true class shares.
+
+    Args:
+        predicted: predicted labels, (P, n) integers from 0.
+        truth: true labels, (P, n) integers from 0.
+
+    Returns:
+        Counts (P, a, b), float64 (exact up to 2**53), of points in predicted cluster i and true class j.
+
+    Raises:
+        ValueError: the shapes differ, there are no labels, or a label is negative.
+
+    Example:
+        >>> contingency(torch.tensor([[0, 0, 1]]), torch.tensor([[0, 1, 1]]))
+        tensor([[[1., 1.],
+                 [0., 1.]]], dtype=torch.float64)
+    """
     if predicted.shape != truth.shape or predicted.ndim != 2:
-        raise ValueError(f"labels should be two tensors (P, n), not {tuple(predicted.shape)} and {tuple(truth.shape)}")
+        raise ValueError(
+            f"expected two tensors (P, n) of labels, got {tuple(predicted.shape)} and {tuple(truth.shape)}"
+        )
     if predicted.numel() == 0:
         raise ValueError("there are no labels to compare")
     if min(int(predicted.min()), int(truth.min())) < 0:
-        raise ValueError("labels should count from 0")
+        raise ValueError("labels must not be negative")
     rows, columns = int(predicted.max()) + 1, int(truth.max()) + 1
     problems = torch.arange(len(predicted), device=predicted.device).unsqueeze(1)
     cells = ((problems * rows + predicted) * columns + truth).flatten()
@@ -31,9 +56,19 @@ def contingency(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def adjusted_rand_index(table: Tensor) -> Tensor:
-    """ARI of contingency tables (P, a, b): agreement of pairs of points beyond chance, 1 at best, 0 by chance.
+    """Adjusted Rand index: agreement on pairs of points, corrected for chance.
 
-    Hubert and Arabie, "Comparing partitions", 1985, eq. 5. Two trivial clusterings that are alike agree perfectly.
+    Source: Hubert and Arabie, "Comparing partitions", 1985, eq. 5.
+
+    Args:
+        table: contingency tables, (P, a, b).
+
+    Returns:
+        Scores (P,), 1 for identical clusterings (trivial ones included), 0 on average for random ones.
+
+    Example:
+        >>> adjusted_rand_index(torch.tensor([[[3.0, 0.0], [0.0, 3.0]], [[2.0, 1.0], [1.0, 2.0]]]).double())
+        tensor([ 1.0000, -0.1111], dtype=torch.float64)
     """
     both = _pairs(table).sum((1, 2))
     predicted, true = _pairs(table.sum(2)).sum(1), _pairs(table.sum(1)).sum(1)
@@ -43,9 +78,17 @@ def adjusted_rand_index(table: Tensor) -> Tensor:
 
 
 def normalized_mutual_info(table: Tensor) -> Tensor:
-    """NMI of contingency tables (P, a, b), mutual information over the arithmetic mean of the entropies.
+    """Normalised mutual information: mutual information over the arithmetic mean of the entropies.
 
-    Two clusterings of a single cluster each agree perfectly, as in scikit-learn.
+    Args:
+        table: contingency tables, (P, a, b).
+
+    Returns:
+        Scores (P,) in [0, 1]. As in scikit-learn, two clusterings with a single cluster each score 1.
+
+    Example:
+        >>> normalized_mutual_info(torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[1.0, 1.0], [1.0, 1.0]]]).double())
+        tensor([1., 0.], dtype=torch.float64)
     """
     predicted, true, joint = _entropy(table.sum(2)), _entropy(table.sum(1)), _entropy(table.flatten(1))
     mean = (predicted + true) / 2
@@ -54,30 +97,54 @@ def normalized_mutual_info(table: Tensor) -> Tensor:
 
 
 def purity(table: Tensor) -> Tensor:
-    """Share of points (P,) that belong to the majority of their cluster."""
+    """Share of points that belong to the majority class of their cluster.
+
+    Args:
+        table: contingency tables, (P, a, b).
+
+    Returns:
+        Scores (P,) in (0, 1].
+
+    Example:
+        >>> purity(torch.tensor([[[3.0, 1.0], [0.0, 4.0]]]).double())
+        tensor([0.8750], dtype=torch.float64)
+    """
     return table.amax(2).sum(1) / table.sum((1, 2))
 
 
 def adjusted_mutual_info(table: Tensor) -> Tensor:
-    """AMI of contingency tables (P, a, b) of integers: mutual information beyond chance, 1 at best, 0 by chance.
+    """Adjusted mutual information: mutual information corrected for chance, over the mean of the entropies.
 
-    Vinh, Epps and Bailey, JMLR 2010, with the arithmetic mean of the entropies. Two clusterings of a single cluster
-    each agree perfectly, as in scikit-learn.
+    Source: Vinh, Epps and Bailey, JMLR 2010, with the arithmetic mean of the entropies.
+
+    Args:
+        table: contingency tables of integer counts, (P, a, b).
+
+    Returns:
+        Scores (P,), 1 for identical clusterings, 0 on average for random ones. As in scikit-learn, two clusterings with
+        a single cluster each score 1.
+
+    Example:
+        >>> adjusted_mutual_info(torch.tensor([[[2.0, 0.0], [0.0, 2.0]]]).double())
+        tensor([1.], dtype=torch.float64)
     """
     predicted, true, joint = _entropy(table.sum(2)), _entropy(table.sum(1)), _entropy(table.flatten(1))
     chance = _expected_mutual_info(table)
     above, best = predicted + true - joint - chance, (predicted + true) / 2 - chance
-    # Two clusterings into single points agree by necessity; all that is left of their entropy then is rounding.
+    # For two clusterings into single points the expectation equals the entropy, up to rounding.
     room = best.abs() > ROUNDING * (1 + predicted + true)
     trivial = (predicted == 0) != (true == 0)
     return torch.where(trivial, 0.0, torch.where(room, above / best.where(room, 1.0), 1.0))
 
 
 def _expected_mutual_info(table: Tensor) -> Tensor:
-    """Mean mutual information (P,), in nats, of clusterings with the marginals of the tables: ibid., eq. 24a.
+    """Expected mutual information (P,), in nats, of random clusterings with the marginals of the tables.
 
-    It is a sum over pairs of a cluster and a class, of which each depends on their two sizes only, so it is computed
-    once for each pair of sizes that occurs, whatever the number of problems.
+    Source: Vinh, Epps and Bailey, JMLR 2010, eq. 24a. Each term of the sum over pairs of a cluster and a class depends
+    only on their two sizes, so it is computed once for each pair of sizes that occurs, for all problems together.
+
+    Returns:
+        Expectations (P,).
     """
     rows, columns, total = table.sum(2).long(), table.sum(1).long(), table.sum((1, 2)).long()
     base = int(total.max()) + 1
@@ -89,7 +156,7 @@ def _expected_mutual_info(table: Tensor) -> Tensor:
     log_factorial = torch.from_numpy(gammaln(np.arange(1.0, base + 2))).to(table.device)
 
     def log(count: Tensor) -> Tensor:
-        return log_factorial[count.clamp(0, base)]  # outside for what is impossible only
+        return log_factorial[count.clamp(0, base)]  # out of range only where `possible` is false
 
     probability = torch.exp(
         log(a) + log(b) + log(n - a) + log(n - b) - log(n) - log(shared) - log(a - shared) - log(b - shared)
@@ -101,7 +168,18 @@ def _expected_mutual_info(table: Tensor) -> Tensor:
 
 
 def accuracy(table: Tensor) -> Tensor:
-    """Share of points (P,) in the right class when clusters are given to classes one to one, in the best way."""
+    """Share of correctly classified points under the best one-to-one assignment of clusters to classes.
+
+    Args:
+        table: contingency tables, (P, a, b).
+
+    Returns:
+        Scores (P,) in (0, 1].
+
+    Example:
+        >>> accuracy(torch.tensor([[[0.0, 3.0], [2.0, 1.0]]]).double())
+        tensor([0.8333], dtype=torch.float64)
+    """
     found = []
     for counts in table.cpu().numpy():
         found.append(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
@@ -109,12 +187,34 @@ def accuracy(table: Tensor) -> Tensor:
 
 
 def pair_precision(table: Tensor) -> Tensor:
-    """Of the pairs of points put together, the share (P,) that belongs together; 1 where none was put together."""
+    """Share of the pairs of points in one cluster that belong to one class.
+
+    Args:
+        table: contingency tables, (P, a, b).
+
+    Returns:
+        Scores (P,) in [0, 1]; 1 where no two points are in one cluster.
+
+    Example:
+        >>> pair_precision(torch.tensor([[[2.0, 1.0]]]).double())
+        tensor([0.3333], dtype=torch.float64)
+    """
     return _share(_pairs(table).sum((1, 2)), _pairs(table.sum(2)).sum(1))
 
 
 def pair_recall(table: Tensor) -> Tensor:
-    """Of the pairs of points that belong together, the share (P,) put together; 1 where none belongs together."""
+    """Share of the pairs of points of one class that are in one cluster.
+
+    Args:
+        table: contingency tables, (P, a, b).
+
+    Returns:
+        Scores (P,) in [0, 1]; 1 where no two points are of one class.
+
+    Example:
+        >>> pair_recall(torch.tensor([[[2.0, 1.0]]]).double())
+        tensor([1.], dtype=torch.float64)
+    """
     return _share(_pairs(table).sum((1, 2)), _pairs(table.sum(1)).sum(1))
 
 
@@ -127,7 +227,7 @@ def _pairs(counts: Tensor) -> Tensor:
 
 
 def _entropy(counts: Tensor) -> Tensor:
-    """Of counts (P, m), in nats."""
+    """Entropies (P,), in nats, of counts (P, m)."""
     share = counts / counts.sum(1, keepdim=True)
     nats: Tensor = torch.special.xlogy(share, share).sum(1)
     return -nats

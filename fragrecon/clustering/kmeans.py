@@ -2,13 +2,13 @@
 
 Shapes: P problems of n points in D dimensions, R restarts, k clusters, T trials.
 
-All of it happens in the space of inner products. With W (k, n) the indicator of the clusters and G (n, n) = X Xt, the
-squared distance of point i to the centre of cluster c is, up to a term of i alone,
+All computations use inner products. With W (k, n) the indicators of the clusters and G (n, n) = X Xt, the squared
+distance of point i to the centre of cluster c is, up to a term that depends on i only,
 
     W_c G Wt_c / |c|^2 - 2 (W G)_ci / |c|
 
-so that a step of Lloyd's algorithm, for all restarts of all problems, is one batched product and a few passes over its
-result. Where D is small, W G is cheaper as (W X) Xt.
+so one step of Lloyd's algorithm, for all restarts of all problems, is one batched product and a few passes over its
+result. For small D, W G is cheaper to compute as (W X) Xt.
 """
 
 from __future__ import annotations
@@ -33,42 +33,57 @@ from fragrecon.seeds import uniforms
 
 MAX_STEPS = 300
 TIGHT = 1e-3
-"""Share of the whole's inertia below which that of clusters is computed from the points."""
+"""Share of the total inertia below which the inertia of the clusters is recomputed from the points."""
 
 ALIKE = 1e-5
-"""Share by which the inertia of the same clusters may differ, found in another order."""
+"""Relative difference below which two inertias are considered equal."""
 
 
 class KMeans(NamedTuple):
-    """Labels (P, n) in 0..k-1, and the sum of squared distances to the centres (P,), float64."""
+    """Result of `kmeans`.
+
+    Attributes:
+        labels: (P, n) in 0..k-1.
+        inertia: sums of squared distances to the centres, (P,) float64.
+    """
 
     labels: Tensor
     inertia: Tensor
 
 
 def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int = 10, memory: int = MEMORY) -> KMeans:
-    """The clustering of least inertia out of ``restarts``.
+    """Cluster points by KMeans and keep the restart of least inertia.
 
-    Each starts from greedy k-means++ (Arthur and Vassilvitskii, SODA 2007, with 2 + log k trials a centre as in their
-    implementation) and goes by Lloyd's algorithm until no label changes, at most 300 steps. A cluster that runs empty
-    takes the point farthest from its own centre; where fewer distinct points than clusters are left, clusters stay
-    empty.
+    Each restart is initialised by greedy k-means++ (Arthur and Vassilvitskii, SODA 2007, with 2 + log k trials for each
+    centre, as in their implementation) and runs Lloyd's algorithm until no label changes, for at most 300 steps. An
+    empty cluster takes the point farthest from its own centre. With fewer distinct points than clusters, some clusters
+    stay empty.
 
     Args:
         points: (P, n, D) of any floating type; computed in float32.
-        k: clusters.
-        keys: (P,) int64, see `fragrecon.seeds`: what a problem's random numbers follow from, wherever it stands.
-        restarts: of which the best counts.
-        memory: bytes; decides how many problems go together.
+        k: number of clusters.
+        keys: random keys of the problems, (P,) int64, see `fragrecon.seeds`. A problem's random numbers depend only on
+            its key, not on its place in the batch.
+        restarts: number of restarts.
+        memory: working memory in bytes; it determines how many problems are solved together.
+
+    Returns:
+        Labels and inertia of the best restart.
 
     Raises:
-        ValueError: wrong shapes, more clusters than points, or numbers that are not finite.
+        ValueError: wrong shapes, fewer points than clusters, or values that are not finite.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 0.0], [0.0, 1.0], [5.0, 5.0], [5.0, 6.0]]])
+        >>> labels, inertia = kmeans(points, 2, torch.tensor([0]))
+        >>> (labels == labels[:, :1]).tolist(), round(float(inertia), 4)
+        ([[True, True, False, False]], 1.0)
     """
     check_points(points, k)
     if keys.shape != points.shape[:1]:
-        raise ValueError(f"keys should be ({len(points)},), not {tuple(keys.shape)}")
+        raise ValueError(f"keys must be ({len(points)},), not {tuple(keys.shape)}")
     if restarts < 1:
-        raise ValueError(f"restarts={restarts} should be at least 1")
+        raise ValueError(f"restarts={restarts} must be at least 1")
     n = points.shape[1]
     labels = torch.empty(points.shape[:2], dtype=torch.int64, device=points.device)
     inertia = torch.empty(len(points), dtype=torch.float64, device=points.device)
@@ -81,7 +96,7 @@ def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int = 10, memory: int
 
 
 def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor, Tensor]:
-    """Labels (P, n) and inertia (P,), float64, of the best restart, for `centred` points."""
+    """Labels (P, n) and inertia (P,), float64, of the best restart, for `centred` points (P, n, D)."""
     exact, points = points, points.float()
     problems, n, dim = points.shape
     distances = squared_distances(points)
@@ -119,7 +134,7 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
             stays = torch.ones_like(stays)
         if not bool(stays.any()):
             continue
-        # Restarts that have ended leave, and of each problem equally many go on: all that a product can take.
+        # Drop the converged restarts. A batched product needs the same number of restarts for every problem.
         ended = stays.nonzero(as_tuple=True)
         home = (rows.expand_as(stays)[ended], slots[ended])
         best[home] = (nearest + norms).sum(-1)[ended]
@@ -134,18 +149,18 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
             slots, rows = slots.gather(1, order)[problems_left], rows[problems_left]
             products, norms = products[problems_left], norms[problems_left]
     inertia = best.double()
-    # Of clusters much tighter than the whole, little is left after the subtraction but rounding.
+    # For clusters much tighter than the whole, the subtraction leaves mostly rounding errors.
     tight = inertia.amin(1) < TIGHT * exact.double().square().sum((1, 2))
     if bool(tight.any()):
         inertia[tight] = torch.stack([_inertia(exact[tight], found, k) for found in best_labels[tight].unbind(1)], 1)
-    # Of restarts that end alike but for rounding the first counts, whatever batch or threads made the rounding.
+    # Of restarts equal up to rounding the first is chosen, so that batches and threads make no difference.
     chosen = (inertia <= inertia.amin(1, keepdim=True) * (1 + ALIKE)).int().argmax(1, keepdim=True)
     labels = best_labels.gather(1, chosen.unsqueeze(-1).expand(-1, 1, n)).squeeze(1)
     return labels, inertia.gather(1, chosen).squeeze(1)
 
 
 def _plus_plus(distances: Tensor, draws: Tensor) -> Tensor:
-    """Greedy k-means++: points (P, R, k) to start from, by squared distances (P, n, n) and numbers (P, R, k, T)."""
+    """Greedy k-means++: initial points (P, R, k) from squared distances (P, n, n) and uniform numbers (P, R, k, T)."""
     (problems, restarts, k, _), n = draws.shape, distances.shape[1]
     chosen = torch.empty(problems, restarts, k, dtype=torch.int64, device=distances.device)
     chosen[..., 0] = (draws[..., 0, 0] * n).long()
@@ -161,19 +176,22 @@ def _plus_plus(distances: Tensor, draws: Tensor) -> Tensor:
 
 
 def _inner(members: Tensor, products: Tensor) -> Tensor:
-    """W G (P, Rk, n) of indicators W, with G either given (P, n, n) or as points X (P, n, D), G = X Xt."""
+    """W G (P, Rk, n) for indicators W; ``products`` holds G (P, n, n), or points X (P, n, D) with G = X Xt."""
     if products.shape[1] == products.shape[2]:
         return members @ products
     return (members @ products) @ products.mT
 
 
 def _fill_empty(members: Tensor, distances: Tensor, rounding: Tensor) -> Tensor:
-    """Give each empty cluster a point, the farthest from its own centre first.
+    """Move the point farthest from its own centre into each empty cluster.
 
     Args:
-        members: indicators (P, R, k, n).
-        distances: (P, R, n), squared, of each point from its centre.
-        rounding: (P, 1, 1); a point no farther than that lies on its centre and stays.
+        members: indicators, (P, R, k, n).
+        distances: squared distances of the points to their centres, (P, R, n).
+        rounding: (P, 1, 1); a point no farther than this lies on its centre and stays.
+
+    Returns:
+        Indicators, (P, R, k, n).
     """
     empty = members.sum(-1) == 0
     places = distances.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)  # 0 for the farthest
@@ -185,7 +203,7 @@ def _fill_empty(members: Tensor, distances: Tensor, rounding: Tensor) -> Tensor:
 
 
 def _inertia(points: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Inertia (P,), float64, of points (P, n, D) about the means of their clusters by labels (P, n)."""
+    """Inertia (P,), float64, of points (P, n, D) about the centres of their clusters, by labels (P, n)."""
     wide, members = points.double(), torch.nn.functional.one_hot(labels, k).mT.double()
     centres = members @ wide / members.sum(-1, keepdim=True).clamp(min=1)
     return (wide - members.mT @ centres).square().sum((1, 2))

@@ -1,4 +1,4 @@
-"""What all clusterings of many small problems share: checks of their points, distances, and how many go at once."""
+"""Shared parts of the batched clusterings: checks, distances, and the division into batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -8,43 +8,65 @@ import torch
 from torch import Tensor
 
 MEMORY = 32 * 2**20
-"""Bytes that the work on one batch of problems may take, if nothing else is said. Somewhat more than a cache holds is
-the fastest on a CPU; a GPU wants more.
+"""Default working memory of one batch of problems in bytes. Slightly more than the CPU cache is fastest on a CPU; a GPU
+benefits from more.
 """
 
 ROUNDING = 16
-"""Units of rounding that an inner product may be off by."""
+"""Rounding error of an inner product, in units of the machine epsilon."""
 
 
 def check_points(points: Tensor, k: int) -> None:
-    """Refuse what a clustering could only answer with nonsense.
+    """Check the points of a clustering.
+
+    Args:
+        points: expected to be (P, n, D).
+        k: number of clusters.
 
     Raises:
-        ValueError: wrong shape, more clusters than points, or numbers that are not finite (which some libraries take
+        ValueError: wrong shape, fewer points than clusters, or values that are not finite (some libraries accept these
             silently).
     """
     if points.ndim != 3:
-        raise ValueError(f"points should be (P, n, D), not {tuple(points.shape)}")
+        raise ValueError(f"points must be (P, n, D), not {tuple(points.shape)}")
     if not 1 <= k <= points.shape[1]:
-        raise ValueError(f"{k} clusters cannot be made of {points.shape[1]} points")
+        raise ValueError(f"k={k} must be in 1..{points.shape[1]}, the number of points")
     if points.shape[2] == 0:
-        raise ValueError("the points to cluster have no dimension")
-    # A finite sum is the proof in one pass; an infinite one may be a mere overflow.
+        raise ValueError("the points have no dimensions")
+    # A finite sum proves it in one pass; an infinite sum may be an overflow.
     if not torch.isfinite(points.sum()) and not torch.isfinite(points).all():
-        raise ValueError("the points to cluster hold numbers that are not finite")
+        raise ValueError("the points are not all finite")
 
 
 def parts(problems: int, bytes_each: int, memory: int) -> Iterator[slice]:
-    """Slices of as many problems as fit into ``memory`` bytes, at least one, that cover 0..problems-1."""
+    """Divide problems into batches whose work fits into memory.
+
+    Args:
+        problems: number of problems.
+        bytes_each: working memory of one problem.
+        memory: working memory of one batch; a batch has at least one problem.
+
+    Returns:
+        Slices that cover 0..problems-1.
+
+    Example:
+        >>> list(parts(5, 10, 25))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
     size = max(1, memory // bytes_each)
     return (slice(start, min(start + size, problems)) for start in range(0, problems, size))
 
 
 def centred(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (P, n, D) about their mean, over the largest coordinate of their problem; and that scale (P,), float64.
+    """Subtract the mean of each problem's points and divide by the largest coordinate.
 
-    Neither changes a clustering, and both keep squares within the range and the precision of the type: float64 as it
-    came, float32 for all others.
+    This changes no clustering; it keeps squares within the range and the precision of the type.
+
+    Args:
+        points: (P, n, D); float64 stays float64, other types become float32.
+
+    Returns:
+        The points (P, n, D), and the scale (P,), float64, they were divided by.
     """
     points = points if points.dtype == torch.float64 else points.float()
     size = _largest(points)
@@ -55,16 +77,27 @@ def centred(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _largest(points: Tensor) -> Tensor:
-    """Of the absolute values of a problem, (P, 1, 1), or 1 where all are 0."""
+    """Largest absolute value of each problem, (P, 1, 1); 1 where all values are 0."""
     largest = points.abs().amax((1, 2), keepdim=True)
     return largest.where(largest > 0, 1.0)
 
 
 def squared_distances(points: Tensor) -> Tensor:
-    """Between all points (P, n, D) of a problem, (P, n, n), by way of their inner products.
+    """Squared Euclidean distances between all points of a problem, computed from inner products.
 
-    The rounding error is that of the square of the points' norm, so they should be `centred`; what is not above it
-    is 0, as between equal points.
+    The rounding error is relative to the squared norms, so the points should be `centred`. Distances no larger than the
+    rounding error become 0, as between equal points.
+
+    Args:
+        points: (P, n, D).
+
+    Returns:
+        (P, n, n).
+
+    Example:
+        >>> squared_distances(torch.tensor([[[0.0, 0.0], [3.0, 4.0]]]))
+        tensor([[[ 0., 25.],
+                 [25.,  0.]]])
     """
     products = points @ points.mT
     norms = products.diagonal(dim1=1, dim2=2).clone()
@@ -74,17 +107,40 @@ def squared_distances(points: Tensor) -> Tensor:
 
 
 def rows_of(matrices: Tensor, chosen: Tensor) -> Tensor:
-    """Rows (P, ..., m) of matrices (P, n, m) at the places ``chosen`` (P, ...)."""
+    """Select rows of each problem's matrix.
+
+    Args:
+        matrices: (P, n, m).
+        chosen: row indices, (P, ...).
+
+    Returns:
+        (P, ..., m).
+
+    Example:
+        >>> rows_of(torch.arange(6.0).view(1, 3, 2), torch.tensor([[2, 0]]))
+        tensor([[[4., 5.],
+                 [0., 1.]]])
+    """
     problems, n, m = matrices.shape
     starts = torch.arange(0, problems * n, n, device=chosen.device).view(-1, *[1] * (chosen.ndim - 1))
     return matrices.view(problems * n, m).index_select(0, (chosen + starts).flatten()).view(*chosen.shape, m)
 
 
 def nearest_of(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """By scores (..., k, n) of k clusters for n points: indicators (..., k, n) of the least, how many points each
-    cluster has (..., k, 1), and the least scores (..., n).
+    """Find the cluster of least score for each point; of equal scores, the first counts.
 
-    Comparing with the minimum writes the indicators in one pass; of equal scores, the first counts.
+    Comparing with the minimum writes the indicators in one pass.
+
+    Args:
+        scores: (..., k, n).
+
+    Returns:
+        Indicators (..., k, n) of the least score, number of points in each cluster (..., k, 1), least scores (..., n).
+
+    Example:
+        >>> members, counts, least = nearest_of(torch.tensor([[1.0, 5.0, 2.0], [3.0, 4.0, 2.0]]))
+        >>> members.tolist(), counts.flatten().tolist(), least.tolist()
+        ([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]], [2.0, 1.0], [1.0, 4.0, 2.0])
     """
     least = scores.amin(-2, keepdim=True)
     members = torch.eq(scores, least, out=torch.empty_like(scores))

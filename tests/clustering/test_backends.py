@@ -181,14 +181,14 @@ def test_points_are_left_as_they_are(backend: Backend, algorithm: str) -> None:
 def test_numbers_that_are_not_finite_are_refused(backend: Backend, algorithm: str, value: float) -> None:
     points, _ = blobs(2, 3, 3, spread=1)
     points[1, 4, 0] = value
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite"):
         cluster(backend, algorithm, points, 3, keys(2))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("k", [-1, 0, 10])
 def test_a_number_of_clusters_that_cannot_be_is_refused(backend: Backend, algorithm: str, k: int) -> None:
-    with pytest.raises(ValueError, match=f"{k} clusters cannot be made of 9 points"):
+    with pytest.raises(ValueError, match=f"k={k} .*9"):
         cluster(backend, algorithm, blobs(1, 3, 3, spread=1)[0], k, keys(1))
 
 
@@ -201,7 +201,7 @@ def test_points_of_the_wrong_shape_are_refused(backend: Backend, algorithm: str,
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_kmeans_refuses_fewer_or_more_keys_than_problems(backend: Backend, count: int) -> None:
-    with pytest.raises(ValueError, match=r"keys should be|zip"):
+    with pytest.raises(ValueError, match=r"keys must be|zip"):
         backend.kmeans(blobs(2, 3, 3, spread=1)[0], 3, keys(count), 10, MEMORY)
 
 

@@ -69,7 +69,7 @@ def test_scores_are_left_as_they_are_and_may_carry_gradients() -> None:
 
 @pytest.mark.parametrize(("n", "k"), [(7, 2), (2, 4), (5, 0)])
 def test_points_that_cannot_be_shared_equally_are_refused(n: int, k: int) -> None:
-    with pytest.raises(ValueError, match=f"{n} points cannot be shared equally by {k} clusters"):
+    with pytest.raises(ValueError, match=f"{n} points.* {k} clusters"):
         assign(torch.zeros(1, n, k))
 
 
@@ -77,7 +77,7 @@ def test_points_that_cannot_be_shared_equally_are_refused(n: int, k: int) -> Non
 def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     scores = torch.zeros(2, 6, 3)
     scores[1, 5, 2] = value
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite"):
         assign(scores)
 
 
@@ -166,7 +166,7 @@ def test_no_problems_are_no_labels() -> None:
 
 @pytest.mark.parametrize("k", [4, 7])
 def test_kmeans_of_points_that_cannot_be_shared_equally_is_refused(k: int) -> None:
-    with pytest.raises(ValueError, match=f"10 points cannot be shared equally by {k} clusters"):
+    with pytest.raises(ValueError, match=f"10 points.* {k} clusters"):
         balanced_kmeans(uniform(1, 10, 2), k, keys(1))
 
 
@@ -174,12 +174,12 @@ def test_kmeans_refuses_what_plain_kmeans_refuses() -> None:
     points = uniform(2, 10, 2)
     with pytest.raises(ValueError, match=r"\(P, n, D\)"):
         balanced_kmeans(points[0], 2, keys(2))
-    with pytest.raises(ValueError, match="20 clusters cannot be made"):
+    with pytest.raises(ValueError, match="k=20 "):
         balanced_kmeans(points, 20, keys(2))
-    with pytest.raises(ValueError, match=r"keys should be \(2,\)"):
+    with pytest.raises(ValueError, match=r"keys must be \(2,\)"):
         balanced_kmeans(points, 2, keys(3))
     points[0, 0, 0] = math.nan
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite"):
         balanced_kmeans(points, 2, keys(2))
 
 
@@ -210,7 +210,7 @@ def test_assignment_is_the_best_of_all_with_no_more_than_a_size(
 
 @pytest.mark.parametrize(("n", "k", "size"), [(7, 2, 3), (1, 4, 0), (5, 0, 9)])
 def test_more_points_than_clusters_take_are_refused(n: int, k: int, size: int) -> None:
-    message = f"{n} points cannot be shared by at most {size} to each of {k} clusters"
+    message = f"{n} points .* {k} clusters of at most {size} points"
     with pytest.raises(ValueError, match=message):
         assign(torch.zeros(1, n, k), size)
     if n >= k > 0:

@@ -75,7 +75,7 @@ def test_equal_points_and_no_problems_are_answered() -> None:
 
 @pytest.mark.parametrize(("n", "largest"), [(20, 1), (20, 20), (2, 2)])
 def test_a_range_without_room_is_refused(n: int, largest: int) -> None:
-    with pytest.raises(ValueError, match=f"of {n} points cannot be sought in 2..{largest}"):
+    with pytest.raises(ValueError, match=f"largest={largest} "):
         estimate_count(uniform(1, n, 2), largest)
 
 
@@ -83,10 +83,10 @@ def test_what_cannot_be_clustered_is_refused() -> None:
     points = uniform(2, 20, 2)
     with pytest.raises(ValueError, match=r"\(P, n, D\)"):
         estimate_count(points[0], 5)
-    with pytest.raises(ValueError, match="0 clusters cannot be made"):
+    with pytest.raises(ValueError, match="k=0 "):
         estimate_count(points, 0)
-    with pytest.raises(ValueError, match="21 clusters cannot be made of 20 points"):
+    with pytest.raises(ValueError, match="k=21 "):
         estimate_count(points, 21)
     points[1, 3, 1] = math.nan
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite"):
         estimate_count(points, 5)

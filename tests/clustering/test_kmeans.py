@@ -443,13 +443,13 @@ def test_a_sum_out_of_the_range_of_half_precision_is_no_reason_to_refuse() -> No
 def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     points = uniform(3, 10, 2)
     points[2, 9, 1] = value
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite"):
         kmeans(points, 3, keys(3))
 
 
 @pytest.mark.parametrize("k", [-1, 0, 11])
 def test_a_number_of_clusters_that_cannot_be_is_refused(k: int) -> None:
-    with pytest.raises(ValueError, match=f"{k} clusters cannot be made of 10 points"):
+    with pytest.raises(ValueError, match=f"k={k} .*10"):
         kmeans(uniform(3, 10, 2), k, keys(3))
 
 
@@ -461,16 +461,16 @@ def test_points_of_the_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), ()])
 def test_keys_of_the_wrong_length_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"keys should be \(3,\)"):
+    with pytest.raises(ValueError, match=r"keys must be \(3,\)"):
         kmeans(uniform(3, 10, 2), 2, torch.zeros(shape, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("restarts", [0, -1])
 def test_no_restarts_are_refused(restarts: int) -> None:
-    with pytest.raises(ValueError, match=f"restarts={restarts} should be at least 1"):
+    with pytest.raises(ValueError, match=f"restarts={restarts}"):
         kmeans(uniform(1, 6, 2), 2, keys(1), restarts)
 
 
 def test_points_without_a_dimension_are_refused() -> None:
-    with pytest.raises(ValueError, match="no dimension"):
+    with pytest.raises(ValueError, match="dimensions"):
         kmeans(torch.zeros(1, 6, 0), 2, keys(1))

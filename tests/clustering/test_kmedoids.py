@@ -305,13 +305,13 @@ def test_all_floating_types_are_taken(dtype: torch.dtype) -> None:
 def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     points = uniform(3, 10, 2)
     points[2, 9, 1] = value
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite"):
         kmedoids(points, 3)
 
 
 @pytest.mark.parametrize("k", [-1, 0, 11])
 def test_a_number_of_medoids_that_cannot_be_is_refused(k: int) -> None:
-    with pytest.raises(ValueError, match=f"{k} clusters cannot be made of 10 points"):
+    with pytest.raises(ValueError, match=f"k={k} .*10"):
         kmedoids(uniform(3, 10, 2), k)
 
 

@@ -88,13 +88,13 @@ def test_one_number_that_is_not_finite_is_refused(dtype: torch.dtype, value: flo
     points = uniform(3, 10, 2).to(dtype)
     check_points(points, 10)
     points[2, 9, 1] = value
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite"):
         check_points(points, 3)
 
 
 def test_infinities_that_cancel_in_no_sum_are_refused() -> None:
     points = torch.tensor([math.inf, -math.inf, 0.0]).view(1, 3, 1)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite"):
         check_points(points, 3)
 
 
@@ -107,13 +107,13 @@ def test_a_sum_that_overflows_is_no_reason_to_refuse(dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("shape", [(9, 4), (9,), (1, 1, 9, 4), ()])
 def test_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"points should be (P, n, D), not {shape}")):
+    with pytest.raises(ValueError, match=re.escape(str(shape))):
         check_points(torch.zeros(shape), 1)
 
 
 @pytest.mark.parametrize(("k", "n"), [(-1, 9), (0, 9), (10, 9), (1, 0)])
 def test_a_number_of_clusters_that_cannot_be_is_refused(k: int, n: int) -> None:
-    with pytest.raises(ValueError, match=f"{k} clusters cannot be made of {n} points"):
+    with pytest.raises(ValueError, match=f"k={k} .*{n}"):
         check_points(torch.zeros(2, n, 3), k)
 
 

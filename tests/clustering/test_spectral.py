@@ -236,5 +236,5 @@ def test_affinities_of_the_wrong_shape_are_refused(shape: tuple[int, ...]) -> No
 
 @pytest.mark.parametrize("k", [-1, 0, 7])
 def test_a_number_of_clusters_that_cannot_be_is_refused(k: int) -> None:
-    with pytest.raises(ValueError, match=f"{k} clusters cannot be made of 6 points"):
+    with pytest.raises(ValueError, match=f"k={k} .*6"):
         spectral(torch.ones(1, 6, 6), k, keys(1))

@@ -1,4 +1,4 @@
-"""Ways to compute the clusterings of the protocol. A back end is a module here, chosen by its name."""
+"""Implementations of the clusterings of the evaluation protocol: each is a module here, chosen by its name."""
 
 from __future__ import annotations
 
@@ -12,26 +12,36 @@ from fragrecon.errors import ConfigError, nearest
 
 
 class Backend(Protocol):
-    """What a back end's module offers.
+    """Interface of a backend module.
 
-    Both functions take points (P, n, D) and the number of clusters k, and return labels (P, n) in 0..k-1 on the
-    points' device. ``memory`` is how many bytes they may take for what they do at once.
+    Both functions take points (P, n, D) and the number of clusters k, and return labels (P, n) in 0..k-1 on the device
+    of the points. ``memory`` is their working memory in bytes.
     """
 
     __name__: str
 
     def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
-        """KMeans from k-means++ starts, the one of least inertia of ``restarts``.
+        """Run KMeans from k-means++ starts; the restart of least inertia counts.
 
-        A problem's random numbers follow from its key alone, one of ``keys`` (P,), see `fragrecon.seeds`.
+        A problem's random numbers depend only on its key in ``keys`` (P,), see `fragrecon.seeds`.
         """
 
     def kmedoids(self, points: Tensor, k: int, memory: int) -> Tensor:
-        """K-medoids by Euclidean distance from a BUILD start, without random numbers."""
+        """Run k-medoids by Euclidean distance from a BUILD start, without random numbers."""
 
 
 def load_backend(name: str) -> Backend:
-    """The back end of that name; raises `ConfigError` where there is none."""
+    """Import a backend.
+
+    Args:
+        name: of its module.
+
+    Returns:
+        The module.
+
+    Raises:
+        ConfigError: there is no backend of this name.
+    """
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     if name not in names:
         raise ConfigError(f"evaluation.backend='{name}' is not known{nearest(name, names)}")

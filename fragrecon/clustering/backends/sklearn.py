@@ -1,4 +1,4 @@
-"""The reference: KMeans of scikit-learn and FasterPAM of the ``kmedoids`` package, one problem after another."""
+"""Reference backend: KMeans of scikit-learn and FasterPAM of the ``kmedoids`` package, one problem after another."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from fragrecon.clustering.problems import check_points
 
 
 def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
+    """Labels (P, n) of scikit-learn's KMeans; ``memory`` is ignored."""
     check_points(points, k)
     labels = torch.empty(points.shape[:2], dtype=torch.int64)
-    # On a problem this small OpenMP's threads cost more than they do.
+    # For problems this small, OpenMP threads cost more time than they save.
     with threadpool_limits(1), warnings.catch_warnings():
-        # Fewer distinct points than clusters is a fair answer of a collapsed model, and scored as such.
+        # A collapsed model may give fewer distinct points than clusters; it is scored as it is.
         warnings.simplefilter("ignore", ConvergenceWarning)
         for found, problem, key in zip(labels, points.float().cpu(), keys.tolist(), strict=True):
             solver = KMeans(k, init="k-means++", n_init=restarts, random_state=key % 2**32)
@@ -28,7 +29,7 @@ def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> 
 
 
 def kmedoids(points: Tensor, k: int, memory: int) -> Tensor:
-    """FasterPAM (Schubert and Rousseeuw, Information Systems 2021)."""
+    """Labels (P, n) of FasterPAM (Schubert and Rousseeuw, Information Systems 2021); ``memory`` is ignored."""
     check_points(points, k)
     labels = torch.empty(points.shape[:2], dtype=torch.int64)
     for found, problem in zip(labels, points.float().cpu(), strict=True):
