@@ -197,7 +197,6 @@ def _check(key: str, value: str, known: Iterable[str]) -> None:
 
 def _import_pyarrow() -> Any:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(

@@ -168,7 +168,6 @@ def _complete(folder: Path, name: str) -> list[Path]:
 
 def _import_pyarrow() -> Any:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise DataError('reading Parquet files needs pyarrow: pip install "fragrecon[parquet]"') from None
