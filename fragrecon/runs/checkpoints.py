@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and hold weights and plain containers only."""
+"""Checkpoints, written atomically, with tensors and plain containers only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from fragrecon.errors import RunError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it; reads weights and plain containers only.
+    """Writes a checkpoint to a temporary file beside its path and renames it; reads only tensors and plain containers.
 
-    Lightning's own goes through the folder for temporary files, and where that is another disk a kill leaves half a
-    file.
+    Lightning's default writes to the system's temporary folder; if that is on another disk, a kill leaves half a file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -31,16 +30,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The contents of a checkpoint.
+    """Load a checkpoint.
+
+    Args:
+        path: of the file.
+        map_location: device to load tensors to, as in `torch.load`.
+
+    Returns:
+        The contents.
 
     Raises:
-        RunError: it is damaged, or holds more than weights and plain containers.
+        RunError: the file is missing or damaged, or holds more than tensors and plain containers.
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
-        raise RunError(f"the checkpoint {path} is not there") from None
-    except Exception as error:  # torch hands on whatever a damaged file leads it to
+        raise RunError(f"the checkpoint {path} does not exist") from None
+    except Exception as error:  # a damaged file may raise anything
         raise RunError(
             f"the checkpoint {path} is damaged, or holds more than weights and plain containers: "
             f"{str(error).partition(chr(10))[0]}"

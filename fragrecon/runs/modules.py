@@ -1,4 +1,4 @@
-"""From the config's model and objective to modules, new or with the weights of a checkpoint."""
+"""Build a model and its objective from the config, new or with the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fragrecon.seeds import seed_of
 
 @dataclass(frozen=True)
 class Facts:
-    """What a model or an objective may ask for by name, besides its own settings.
+    """Facts about the data that the constructor of a model or an objective may take as arguments.
 
     Attributes:
         fragment_shape: (C, h, w).
         grid: rows and columns of fragments in an image.
-        num_classes: of the data set.
+        num_classes: number of classes of the data set.
     """
 
     fragment_shape: tuple[int, int, int]
@@ -41,12 +41,23 @@ class Facts:
 
 
 def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]:
-    """A new model, its start keyed on the run's seed, and its objective."""
+    """Build a new model, initialised by the run's seed, and its objective.
+
+    Args:
+        config: of the run.
+        facts: about its data.
+
+    Returns:
+        The model and the objective.
+
+    Raises:
+        ConfigError: a setting is refused, or model, objective and data do not fit each other.
+    """
     model = _new_model(config, facts)
     if config.data.free_width and not model.any_size:
         raise ConfigError(
-            f"data.image_height leaves the width of images free, but {type(model).__name__} takes images of one size; "
-            "take a model of any size, or leave data.image_height out and set data.image_size"
+            f"data.image_height makes the width of images variable, but {type(model).__name__} needs a fixed size; "
+            "use a model for images of any size, or set data.image_size instead of data.image_height"
         )
     objective = build_objective(config.objective, facts, model.latent_dim)
     objective.check(model)
@@ -54,23 +65,32 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
 
 
 def _new_model(config: Config, facts: Facts) -> FragmentModel:
-    """Drawn by the run's seed, from which what is made next goes on."""
+    """A new model. It also seeds torch's global generator, which the objective built next draws from."""
     torch.manual_seed(seed_of(config.seed, "initial weights"))
     model = build(config.model, "model", **vars(facts))
     if not isinstance(model, FragmentModel):
-        raise ConfigError(f"model._target_='{config.model['_target_']}' is not a model of fragments")
+        raise ConfigError(f"model._target_='{config.model['_target_']}' is not a FragmentModel")
     return model
 
 
 def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> Objective:
-    """A new objective; one that has terms makes these likewise."""
+    """Build an objective and the terms that it consists of.
+
+    Args:
+        node: the ``objective`` section of the config.
+        facts: about the data.
+        latent_dim: dimensions of the model's embeddings.
+
+    Raises:
+        ConfigError: a setting is refused, or ``_target_`` is not an `Objective`.
+    """
 
     def make(part: Mapping[str, Any]) -> Any:
         return build(part, "objective", make=make, latent_dim=latent_dim, **vars(facts))
 
     objective = make(node)
     if not isinstance(objective, Objective):
-        raise ConfigError(f"objective._target_='{node['_target_']}' is not an objective")
+        raise ConfigError(f"objective._target_='{node['_target_']}' is not an Objective")
     return objective
 
 
@@ -92,7 +112,18 @@ def check_model(config: Config, grid: tuple[int, int]) -> tuple[FragmentModel, O
 
 
 def restore(config: Config, checkpoint: Path) -> FragmentModel:
-    """The model of a run with its weights, in eval mode; what it was trained for is not needed for that."""
+    """Rebuild the model of a run, without its objective.
+
+    Args:
+        config: of the run.
+        checkpoint: with its weights.
+
+    Returns:
+        The model in eval mode, on the CPU.
+
+    Raises:
+        RunError: the checkpoint is damaged, or its weights do not fit the model.
+    """
     contents = load_checkpoint(checkpoint)
     model = _new_model(config, Facts.from_dict(contents["facts"]))
     load_weights(model, checkpoint, contents)
@@ -100,7 +131,16 @@ def restore(config: Config, checkpoint: Path) -> FragmentModel:
 
 
 def load_weights(model: FragmentModel, checkpoint: Path, contents: dict[str, Any] | None = None) -> None:
-    """Give a model the weights of a checkpoint; raises `RunError` where they do not fit."""
+    """Load the weights of a checkpoint into a model, in place.
+
+    Args:
+        model: to load into.
+        checkpoint: path of the file.
+        contents: of the file, if it has been loaded already.
+
+    Raises:
+        RunError: the weights do not fit the model.
+    """
     contents = contents or load_checkpoint(checkpoint)
     prefix = "model."
     weights = {
@@ -111,6 +151,6 @@ def load_weights(model: FragmentModel, checkpoint: Path, contents: dict[str, Any
     except RuntimeError as error:
         first = str(error).splitlines()[1:2] or [str(error)]
         raise RunError(
-            f"the weights in {checkpoint} do not fit {type(model).__name__} as it is configured: "
+            f"the weights in {checkpoint} do not fit {type(model).__name__} with the configured settings: "
             f"{first[0].strip()[:200]}"
         ) from None

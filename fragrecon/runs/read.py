@@ -1,4 +1,4 @@
-"""Open a run that is there already. Reads only; needs neither Hydra nor (before a model is asked for) torch."""
+"""Open an existing run. Only reads; needs no Hydra, and torch only for the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Embeddings = npt.NDArray[np.float32]
 Pixels = npt.NDArray[Any]
 
 SHOWN = 5
-"""Jobs of a sweep that a message names."""
+"""How many jobs of a sweep a message names."""
 
 
 class Run(RunFolder):
@@ -61,27 +61,28 @@ class Run(RunFolder):
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
+        """Contents of ``metrics.json``; raises `RunError` if the run has not been scored."""
         path = self.folder / METRICS
         if not path.is_file():
             raise RunError(
                 f"{self.folder} holds no metrics.json: its status is {self.status['status']}; "
-                f"{typed('resume', self.folder)} ends it"
+                f"{typed('resume', self.folder)} completes it"
             )
         return read_json(path, "scores")
 
     @property
     def model_name(self) -> str:
-        """What the model is called on the command line: the module that it is built from."""
+        """The model's name on the command line, such as ``conv``."""
         return model_name(self.config.model)
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
-        """Scores (puzzles,) by ``METHOD/METRIC``, puzzle by puzzle."""
+        """Scores (puzzles,) of each puzzle, by ``METHOD/METRIC``."""
         return self._arrays(SCORES)
 
     @cached_property
     def examples(self) -> dict[str, npt.NDArray[Any]]:
-        """The first test puzzles and what the model made of them; see `fragrecon.runs.write.Record.write_examples`."""
+        """The first test puzzles with the model's predictions; see `fragrecon.runs.write.Record.write_examples`."""
         return self._arrays(EXAMPLES)
 
     def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
@@ -95,14 +96,15 @@ class Run(RunFolder):
 
     @property
     def last_checkpoint(self) -> Path | None:
+        """The checkpoint to resume from, if there is one."""
         path = self.folder / CHECKPOINTS / "last.ckpt"
         return path if path.is_file() else None
 
     @property
     def best_checkpoint(self) -> Path:
-        """The selected checkpoint, or the last where nothing was selected.
+        """The selected checkpoint, or the last if none was selected; raises `RunError` if there is neither.
 
-        Where a kill fell between the writing of a better one and the removal of its predecessor, the newer counts.
+        If a kill left two selected checkpoints, the newer one counts.
         """
         found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         best = found[-1] if found else self.last_checkpoint
@@ -110,13 +112,23 @@ class Run(RunFolder):
             trained = bool(self.epochs) or self.status["status"] == "done"
             raise RunError(
                 f"{self.folder} holds no checkpoint: "
-                + ("its files are gone" if trained else "the run ended before its first epoch did")
+                + ("its files were deleted" if trained else "the run ended before its first epoch")
                 + f"; {typed('resume', self.folder)} trains it" * (not trained)
             )
         return best
 
     def load_model(self, checkpoint: Path | None = None) -> FragmentModel:
-        """The run's model in eval mode on the CPU, with the weights of its best checkpoint or of the given one."""
+        """Load the run's model.
+
+        Args:
+            checkpoint: whose weights to load; the best one by default.
+
+        Returns:
+            The model in eval mode, on the CPU.
+
+        Raises:
+            RunError: there is no checkpoint, or it is not one of this model.
+        """
         from fragrecon.runs.modules import restore
 
         path = checkpoint or self.best_checkpoint
@@ -127,27 +139,28 @@ class Run(RunFolder):
 
     @cached_property
     def model(self) -> FragmentModel:
-        """In eval mode on the CPU, with the weights of the best checkpoint."""
+        """The model in eval mode, on the CPU, with the weights of the best checkpoint."""
         return self.load_model()
 
     def embed(self, pixels: Pixels | Tensor, *, device: str = "cpu", batch_size: int = 1024) -> Embeddings:
-        """Embed images, fragments or puzzles of the run's sizes; which they are is told by their shape.
+        """Embed images, fragments or puzzles of the run's sizes, recognised by their shape.
 
-        Most models see fragments one by one. To one that sees the whole puzzle, such as mosaic, what is given together
-        is one puzzle: an embedding then depends on all other fragments beside it. Only puzzles are told apart.
+        Most models embed each fragment on its own. A model that sees the whole puzzle, such as mosaic, treats all
+        fragments of one call as one puzzle, unless puzzles are given: each embedding depends on the other fragments.
 
         Args:
             pixels: images (M, C, H, W), fragments (M, C, h, w) or puzzles (B, F, C, h, w), as NumPy array or tensor;
                 uint8, or floats in [0, 1].
-            device: to embed on.
-            batch_size: fragments embedded at once; a puzzle is not divided where the model sees all of it.
+            device: to compute on.
+            batch_size: fragments per batch; a puzzle is not divided if the model sees all of it.
 
         Returns:
-            For images (M, cells, D), their fragments row by row of the grid; for fragments, and for images where a
-            fragment is a whole image, (M, D); for puzzles (B, F, D).
+            Embeddings: (M, cells, D) of images, with the cells of the grid row by row; (M, D) of fragments, and of
+            images if a fragment is a whole image; (B, F, D) of puzzles.
 
         Raises:
-            DataError: the pixels are of another shape, type or range.
+            ConfigError: ``batch_size`` is not positive.
+            DataError: the pixels have another shape, type or range.
         """
         from fragrecon.evaluation.embedding import embed
 
@@ -157,20 +170,20 @@ class Run(RunFolder):
     def classify(
         self, images: Pixels | Tensor, probe: str = "mlp", *, device: str = "cpu", batch_size: int = 1024
     ) -> Embeddings:
-        """How likely images are of each class, by a classifier of their embeddings that the run has trained.
+        """Class probabilities of images, by a classifier that the run trained on embeddings.
 
         Args:
             images: (M, C, H, W) of the run's size, as NumPy array or tensor; uint8, or floats in [0, 1].
-            probe: mlp, linear or logistic.
-            device: to embed on.
-            batch_size: fragments embedded at once.
+            probe: name of the classifier: mlp, linear or logistic.
+            device: to compute on.
+            batch_size: fragments per batch.
 
         Returns:
-            Probabilities (M, classes), in the order of the data set's labels.
+            Probabilities (M, num_classes), in the order of the data set's labels.
 
         Raises:
             RunError: the run has no such classifier.
-            DataError: the images are of another shape, type or range.
+            DataError: the images have another shape, type or range.
         """
         from fragrecon.evaluation.embedding import embed_images
         from fragrecon.evaluation.probes.network import load_probe
@@ -196,22 +209,22 @@ class Run(RunFolder):
         *,
         device: str = "cpu",
     ) -> dict[str, Summary]:
-        """Score the model by the clustering protocol, by its reconstructions, or both, as the run's config has it.
+        """Score the model by clustering, by reconstruction, or both, as set in the run's config.
 
-        Without arguments, and on the device that the run was scored on, these are the figures of ``metrics.json``.
+        Without arguments, and on the device that the run was scored on, the result equals ``metrics.json``.
 
         Args:
-            data: a folder of images, image files, or images (M, C, H, W) uint8 of the run's size, that puzzles are
-                drawn from; by default the run's own test split, where its config says that it is.
-            puzzles: how many to score; by default as many as the run did.
-            device: to embed on.
+            data: a folder of images, image files, or images (M, C, H, W) uint8 of the run's size, to draw puzzles
+                from; the run's test split by default.
+            puzzles: number of puzzles; as many as the run scored by default.
+            device: to compute on.
 
         Returns:
             Mean, standard deviation, 95% interval and number of the scores, by metric.
 
         Raises:
             ConfigError: there is nothing to score.
-            DataError: there are no such images, or too few of them for a puzzle.
+            DataError: the images do not exist, or are too few for a puzzle.
         """
         import torch
 
@@ -224,13 +237,13 @@ class Run(RunFolder):
         config, evaluation = self.config, self.config.evaluation
         count = evaluation.puzzles if puzzles is None else puzzles
         if count < 1:
-            raise ConfigError(f"{count} puzzles leave nothing to score; say how many: puzzles=100")
+            raise ConfigError(f"puzzles={count} leaves nothing to score; use at least 1")
         opened = nullcontext(opening.open_data(config)) if data is None else opening.own_data(config, _own(data))
         with opened as source:
             try:
                 source.check_test(count)
             except DataError as error:
-                hint = f" (as the config of {self.folder} has it; or name images: run.evaluate(FOLDER))"
+                hint = f" (set in the config of {self.folder}; to score other images: run.evaluate(FOLDER))"
                 raise DataError(f"{error}{hint if data is None else ''}") from None
             model = self._model_on(device)
             methods: dict[str, Score | None] = {}
@@ -242,8 +255,8 @@ class Run(RunFolder):
             known = {name: score for name, score in methods.items() if score is not None}
             if not known:
                 raise ConfigError(
-                    f"by the config of {self.folder} nothing is grouped and nothing reconstructed, which is "
-                    f"what can be scored here; mode=evaluate {typed('run', self.folder)} scores all else"
+                    f"the config of {self.folder} sets neither evaluation.clustering nor evaluation.reconstruction; "
+                    f"mode=evaluate {typed('run', self.folder)} scores the rest"
                 )
             how: dict[str, Any] = {"batch_size": evaluation.batch_size, "device": torch.device(device)}
             found = evaluate(source.test_set(count), known, **how)
@@ -280,25 +293,25 @@ def _is_run(folder: Path) -> bool:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse what is no run, and name one that may be meant: of which this is a part, or that is in here."""
+    """Raise `RunError` if a folder is not that of a run; the message names a run above or below it, if there is one."""
     if _is_run(folder):
         return
     missing = next(name for name in (CONFIG, STATUS) if not (folder / name).is_file())
-    message = f"{folder} holds no {missing}" if folder.is_dir() else f"{folder} is no folder"
+    message = f"{folder} holds no {missing}" if folder.is_dir() else f"{folder} is not a folder"
     above = next((parent for parent in folder.parents if _is_run(parent)), None)
     jobs = sorted(path.name for path in folder.iterdir() if _is_run(path)) if folder.is_dir() else []
     if above:
-        hint = f"it is part of a run: name {above}"
+        hint = f"it is part of a run: use {above}"
     elif jobs:
         more = f" and {len(jobs) - SHOWN} more" if len(jobs) > SHOWN else ""
-        hint = f"it holds runs, name one of its jobs: {', '.join(map(repr, jobs[:SHOWN]))}{more}"
+        hint = f"it holds runs; use one of them: {', '.join(map(repr, jobs[:SHOWN]))}{more}"
     else:
-        hint = "a run's folder is one under outputs/ or multirun/ with config.yaml and status.json"
+        hint = "the folder of a run is under outputs/ or multirun/ and holds config.yaml and status.json"
     raise RunError(f"{message}; {hint}")
 
 
 def _own(data: Any) -> Pixels | list[Path]:
-    """Images of one's own, as `fragrecon.evaluation.setup.own_data` takes them."""
+    """User-supplied images, in the form that `fragrecon.evaluation.setup.own_data` takes."""
     from fragrecon.data.photographs import image_files
 
     if isinstance(data, (str, Path)):

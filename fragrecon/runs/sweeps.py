@@ -1,4 +1,4 @@
-"""A sweep's folder: a folder a job, whose name follows from the job's overrides, and what is gathered from them all."""
+"""The folder of a sweep: one folder per job, named after the job's overrides, and the sweep's progress."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from fragrecon.runs.write import STATUS, Record, now
 
 SWEEP = "sweep.json"
 LONGEST = 100
-"""Letters of a folder's name before it is cut."""
+"""Maximum length of a folder's name, without the hash."""
 
 _PLAIN = re.compile(r"[a-z][\w.]*=[\w.+-]*", re.ASCII)
-"""An override that a folder's name can show."""
+"""Overrides that can be part of a folder's name as they are."""
 
 
 def job_folder(overrides: Sequence[str]) -> str:
-    """The folder's name of a job: the same whenever a sweep has these overrides.
+    """The name of a job's folder; the same overrides, in any order, give the same name.
 
-    Of the characters that mean something to Hydra, or to a shell, none is left, so that ``run=`` takes it as it is.
-    What tells most comes first. Where a name cannot show all, a few letters of a hash tell it from others.
+    The name needs no quotes in a shell or in ``run=``. The most important overrides come first. If the name cannot
+    show all of them, a short hash makes it unique.
+
+    Args:
+        overrides: of the job, as ``KEY=VALUE``.
     """
     given = sorted(by_key(overrides).items(), key=_weight)
     counted = {key: value for key, value in given if not is_inert(key)}
     shown = {key: value for key, value in counted.items() if _PLAIN.fullmatch(f"{key}={value}")}
-    # With underscores within values doubled, it is plain where one ends: no two jobs share a name.
+    # Underscores within values are doubled, so that no two jobs share a name.
     name = "_".join(f"{key}-{value.replace('_', '__')}" for key, value in shown.items()) or "job"
     if shown == counted and len(name) <= LONGEST:
         return name
@@ -39,32 +42,32 @@ def job_folder(overrides: Sequence[str]) -> str:
 
 
 def _weight(override: tuple[str, str]) -> tuple[int, str]:
-    """The model and what belongs to it, then the seed, then other groups, then all else."""
+    """Sort key: the model and its settings, then the seed, then other groups, then all other keys."""
     key = override[0]
     kinds = (key == "model", key.startswith("model."), key == "seed", "." not in key, True)
     return kinds.index(True), key
 
 
 def by_key(overrides: Sequence[str]) -> dict[str, str]:
-    """Values by key; of a key that is given twice the later one counts."""
+    """Values by key; of a key given twice the last value counts."""
     parts = [override.partition("=") for override in overrides]
     return {key.lstrip("+"): value for key, _, value in parts}
 
 
 def begin(folder: Path, name: str, jobs: int | None, overrides: Sequence[str]) -> None:
-    """Note in a sweep's folder that a command has begun to work on it.
+    """Write ``sweep.json``, at the start of a command that runs a sweep.
 
     Args:
         folder: of the sweep.
         name: of the sweep.
-        jobs: how many the command has; None where that is not known.
+        jobs: number of jobs of the command; None if unknown.
         overrides: of the command.
     """
     files.write_json(folder / SWEEP, {"name": name, "jobs": jobs, "overrides": list(overrides), "started": now()})
 
 
 def note(folder: Path) -> dict[str, Any]:
-    """What `begin` has written; raises `RunError` where there is nothing of the kind."""
+    """Read ``sweep.json``; raises `RunError` if the folder is not that of a sweep."""
     path = folder / SWEEP
     try:
         found: dict[str, Any] = json.loads(path.read_text())
@@ -74,29 +77,32 @@ def note(folder: Path) -> dict[str, Any]:
 
 
 def sweep_of(folder: Path) -> Path | None:
-    """The folder of the sweep that a job's folder belongs to."""
+    """The folder of the sweep that a job's folder belongs to, if any."""
     return folder.parent if (folder.parent / SWEEP).is_file() else None
 
 
 def ended_since_start(folder: Path) -> list[dict[str, Any]]:
-    """The statuses of the jobs that ended since the last command on this sweep began, each with the job's name."""
+    """The statuses of jobs that ended since the last command of this sweep started, each with the job's name."""
     started, found = note(folder)["started"], []
     for path in sorted(folder.glob(f"*/{STATUS}")):
         try:
             status = Record(path.parent, writes=False).status
         except RunError:
-            continue  # the leaderboard says what is wrong with it
+            continue  # the leaderboard reports the error
         if (status.get("finished") or "") >= started:
             found.append(status | {"name": path.parent.name})
     return found
 
 
 def time_left(folder: Path, begun: int) -> float | None:
-    """Seconds until the last of a sweep's jobs ends, if the rest take as long as those that this command has run.
+    """Estimate the seconds until a sweep ends, from the jobs that this command has run.
 
     Args:
         folder: of the sweep.
-        begun: how many of its jobs are done or under way.
+        begun: number of jobs that are done or running.
+
+    Returns:
+        The estimate; None if no job has ended yet, or the number of jobs is unknown.
     """
     facts, ended = note(folder), len(ended_since_start(folder))
     if not ended or facts["jobs"] is None:

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its config, its status, its figures. Every file is whole or not there."""
+"""The files of a run: config, status, metrics, scores, examples. Every file is written atomically."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Record(RunFolder):
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other processes out of the folder for the block; raises `RunError` if one is at work there.
+        """Lock the folder within the block; raises `RunError` if another process has locked it.
 
         The lock ends with the process, however that ends.
         """
@@ -95,28 +95,34 @@ class Record(RunFolder):
                 self.status = self._read_status()
                 yield
         except Timeout:
-            raise RunError(f"another process is at work in {self.folder}; wait for its end") from None
+            raise RunError(f"another process is working in {self.folder}; wait until it ends") from None
 
     def check_unused(self) -> None:
-        """Refuse to begin where another run lies; raises `RunError`."""
+        """Raise `RunError` if the folder already holds a run."""
         if self.writes and self.status:
             raise RunError(
-                f"{self.folder} already holds a run, whose status is {self.status['status']}; go on with it by "
+                f"{self.folder} already holds a run, whose status is {self.status['status']}; resume it with "
                 f"{typed('resume', self.folder)}, or choose another folder (another sweep.name, for a sweep)"
             )
 
     def take_up(self, config: Config) -> bool:
-        """Whether a job of a sweep is left to do; what a job by another config left behind is then cleared away.
+        """Decide whether a job of a sweep has to run, and delete what an unfinished job of another config left.
+
+        Args:
+            config: of the job.
+
+        Returns:
+            False if the job is done already.
 
         Raises:
-            RunError: another config was done here.
+            RunError: the folder holds a finished run of another config.
         """
         same = self.status.get("config_hash") == config_hash(config)
         if self.status.get("status") == "done":
             if not same:
                 raise RunError(
-                    f"{self.folder} holds a finished run of another configuration than this job's would be, as the "
-                    "files in conf/ or the code have changed; choose another sweep.name, or remove that folder"
+                    f"{self.folder} holds a finished run of another configuration, as the files in conf/ or the code "
+                    "have changed; choose another sweep.name, or remove that folder"
                 )
             scored = config.mode in ("train", "evaluate") and config.evaluation.puzzles
             return bool(scored) and not (self.folder / METRICS).is_file()
@@ -128,21 +134,19 @@ class Record(RunFolder):
         return True
 
     def start(self, config: Config, overrides: Sequence[str]) -> None:
-        """Write config and overrides, and note that the run is under way; a run taken up again keeps its first
-        start.
-        """
+        """Write config, overrides and the status ``running``; a resumed run keeps its first start time."""
         if self.writes:
             for left in (*self.folder.glob(".*.part"), *(self.folder / CHECKPOINTS).glob(".*.part")):
-                left.unlink()  # half a file of a run that was killed and is now taken up again
+                left.unlink()  # half a file of a run that was killed
             files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
             self._write_overrides(overrides)
         started, key = self.status.get("started", now()), config_hash(config)
-        # How far a run had come counts for the same config only: with more epochs, say, it has to train again.
+        # The stage counts for the same config only: with more epochs, for example, the run has to train again.
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
         self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
 
     def refuse(self, overrides: Sequence[str], error: Exception) -> None:
-        """Note that a new run never started, as its config was refused; a run that is there already stays as it is."""
+        """Write that a new run failed because its config was refused; an existing run is left as it is."""
         if self.status.get("status") in (None, "failed"):
             if self.writes:
                 self._write_overrides(overrides)
@@ -152,13 +156,15 @@ class Record(RunFolder):
         files.write_text(self.folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
     def enter(self, stage: Stage) -> None:
+        """Write the stage to the status."""
         self._note(stage=stage)
 
     def finish(self) -> None:
+        """Write the status ``done``."""
         self._note(status="done", finished=now())
 
     def fail(self, error: BaseException) -> None:
-        """Note why the run ended: the message alone if a user can mend it, else with its traceback."""
+        """Write the status ``failed`` with the message of an expected error, or the traceback of any other."""
         expected = isinstance(error, FragreconError)
         text = str(error) if expected else "".join(traceback.format_exception(error))
         self._note(status="failed", error=text, finished=now())
@@ -169,7 +175,7 @@ class Record(RunFolder):
             files.write_json(self.folder / STATUS, self.status)
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
-        """Add a row to ``metrics.csv``; rows of the same or later epochs, left by a run taken up again, give way."""
+        """Add a row to ``metrics.csv``; it replaces rows of the same or later epochs from before a resume."""
         if self.writes:
             earlier = [old for old in self._rows() if int(old["epoch"]) < row["epoch"]]
             files.write_csv(self.folder / EPOCHS, [*earlier, row])
@@ -184,15 +190,18 @@ class Record(RunFolder):
         seconds: Mapping[str, float],
         dataset_wide: Mapping[str, Mapping[str, float]] | None = None,
     ) -> dict[str, Any]:
-        """Write ``metrics.json``, and the scores puzzle by puzzle into ``scores.npz``; returns the former.
+        """Write ``metrics.json``, and the scores of each puzzle to ``scores.npz``.
 
         Args:
-            scores: by method and metric, (puzzles,), in the same order for all.
-            protocol: what the scores mean.
-            data: what they were measured on.
-            model: what was measured.
-            seconds: how long each part took.
-            dataset_wide: by method and metric, what has a single value for all puzzles together.
+            scores: (puzzles,) by method and metric, with the puzzles in the same order.
+            protocol: settings of the evaluation.
+            data: facts about the test data.
+            model: facts about the model.
+            seconds: duration of each part of the job.
+            dataset_wide: by method and metric, scores with a single value for all puzzles.
+
+        Returns:
+            The contents of ``metrics.json``.
         """
         from fragrecon.evaluation.statistics import paired_summaries, summary
 
@@ -218,19 +227,19 @@ class Record(RunFolder):
         return metrics
 
     def write_examples(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write ``examples.npz``: the first P test puzzles, and what the model made of them.
+        """Write ``examples.npz``: the first P test puzzles with the model's predictions.
 
         Args:
-            arrays: ``images`` (P, N, C, H, W) uint8, those of each puzzle; ``grid`` (2,), rows and columns of fragments
-                in an image; ``source_ids`` (P, F) and ``positions`` (P, F) of the fragments in shuffled order;
-                ``groups`` (P, F) as KMeans finds them; of models that put puzzles together also ``rebuilt_images``
-                (P, F) and ``rebuilt_cells`` (P, F), where each fragment went.
+            arrays: ``images`` (P, N, C, H, W) uint8; ``grid`` (2,), rows and columns of fragments in an image;
+                ``source_ids`` (P, F) and ``positions`` (P, F) of the fragments in shuffled order; ``groups`` (P, F)
+                found by KMeans; of models that solve puzzles also ``rebuilt_images`` (P, F) and ``rebuilt_cells``
+                (P, F), where the model places each fragment.
         """
         if self.writes:
             files.write_arrays(self.folder / EXAMPLES, arrays, compressed=True)
 
     def write_robustness(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write ``robustness.csv``: a row for each condition, method and metric."""
+        """Write ``robustness.csv``: one row per condition, method and metric."""
         if self.writes:
             files.write_csv(self.folder / ROBUSTNESS, rows)
 
@@ -255,16 +264,18 @@ def read_json(path: Path, key: str) -> dict[str, Any]:
 
 
 def reason(status: Mapping[str, Any]) -> str:
-    """Why a job failed, in a line: the last of a traceback, the first of a message."""
-    lines = str(status.get("error") or "no reason was noted").strip().splitlines()
+    """Why a job failed, in one line: the last line of a traceback, or the first of a message."""
+    lines = str(status.get("error") or "no reason was given").strip().splitlines()
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
 
 def versions() -> dict[str, str]:
+    """Versions of this package, Python and the packages that results depend on."""
     return {"fragrecon": __version__, "python": platform.python_version()} | {
         name: metadata.version(name) for name in _PACKAGES
     }
 
 
 def now() -> str:
+    """The current time in UTC, as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""What happens beside training: when checkpoints are written, a guard against NaN, a row an epoch, pictures."""
+"""Callbacks: checkpoints, early stopping, a guard against NaN, a row per epoch, example pictures."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ LAST = "last.ckpt"
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt`` for resuming: written every so many steps, at each epoch's end, and when a SIGTERM ends
-    training.
+    """Writes ``last.ckpt`` for resuming: every few steps, at the end of an epoch, and when SIGTERM stops training.
 
-    Lightning calls callbacks of this base after all others, in their order: listed after the one that keeps the best
-    checkpoint, this one saves what that one has decided.
+    Lightning calls checkpoint callbacks after all others, in their order. Listed after the best checkpoint, this one
+    also saves that one's state.
 
     Args:
         folder: of the checkpoints.
-        every_n_steps: optimizer steps between two within an epoch.
+        every_n_steps: optimizer steps between two checkpoints within an epoch.
     """
 
     def __init__(self, folder: Path, every_n_steps: int) -> None:
@@ -47,16 +46,16 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, Learner)
-        if trainer.global_step - self.saved_at >= self.every_n_steps and _is_step_done(trainer, pl_module):
+        if trainer.global_step - self.saved_at >= self.every_n_steps and _is_safe_point(trainer, pl_module):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        # Lightning raises this between two batches, where the state may be whole; another comes from anywhere.
+        # Lightning raises SIGTERMException between two batches; any other exception may come from within a step.
         assert isinstance(pl_module, Learner)
-        if isinstance(exception, SIGTERMException) and trainer.training and _is_step_done(trainer, pl_module):
+        if isinstance(exception, SIGTERMException) and trainer.training and _is_safe_point(trainer, pl_module):
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
@@ -64,10 +63,10 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.path)
 
 
-def _is_step_done(trainer: pl.Trainer, learner: Learner) -> bool:
-    """Whether nothing is left to do for the batches so far, so that a run taken up from here does all that it should.
+def _is_safe_point(trainer: pl.Trainer, learner: Learner) -> bool:
+    """Whether this is a safe point to write a checkpoint: a run resumed here repeats and omits nothing.
 
-    What may be left: gradients to add to, scores of a training batch, a validation, the end of the epoch.
+    It is not while gradients accumulate, training batches are scored, or a validation or the epoch's end is due.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     batches = progress.current.ready
@@ -82,7 +81,7 @@ def _is_step_done(trainer: pl.Trainer, learner: Learner) -> bool:
 
 
 class EarlyStop(EarlyStopping):
-    """Early stopping that also holds for a run taken up after it had decided to stop."""
+    """Early stopping that also stops a run resumed after the decision to stop."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.wait_count >= max(self.patience, 1):
@@ -90,12 +89,13 @@ class EarlyStop(EarlyStopping):
 
 
 class OptimizerSettings(Callback):
-    """Lets a run that is taken up again go on with other settings of its optimizer, where it was given others.
-
-    The optimizer's state in a checkpoint holds the settings too, and would put the old ones back.
+    """Applies changed optimizer settings to a resumed run; the optimizer state in its checkpoint holds the old ones.
 
     Args:
-        settings: the ``optimizer`` section.
+        settings: the ``optimizer`` section of the config.
+
+    Raises:
+        ConfigError: the run was trained by another optimizer.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -110,8 +110,8 @@ class OptimizerSettings(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.saved["_target_"] != self.settings["_target_"]:
             raise ConfigError(
-                f"the run was trained by {self.saved['_target_']}, whose state {self.settings['_target_']} cannot "
-                "take; start a new run from its weights with init_from=FOLDER"
+                f"optimizer={self.settings['_target_']} cannot load the state of {self.saved['_target_']}, which "
+                "trained the run; start a new run from its weights with init_from=FOLDER"
             )
         changed = {key: value for key, value in self.settings.items() if value != self.saved.get(key)}
         for optimizer in trainer.optimizers:
@@ -123,31 +123,34 @@ class OptimizerSettings(Callback):
 
 
 class FiniteGuard(Callback):
-    """Stops before an update that would carry a NaN or an infinity into the weights.
+    """Stops before an update that would put a NaN or an infinity into the weights.
 
-    Gradients are looked at after the ranks have summed theirs, so all ranks stop together.
+    Gradients are checked after they are summed over ranks, so all ranks stop together.
+
+    Raises:
+        TrainingError: the norm of the gradient is not finite.
     """
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         if str(trainer.precision) == "16-mixed":
-            return  # the loss scaler finds infinities itself, skips that step and lowers its scale
+            return  # the loss scaler skips such a step and lowers its scale
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
             raise TrainingError(
-                f"the loss or its gradient is no longer finite at epoch {trainer.current_epoch}, "
-                f"step {trainer.global_step}; the weights were not touched and the last checkpoint is good. "
+                f"the loss or its gradient is not finite at epoch {trainer.current_epoch}, "
+                f"step {trainer.global_step}; the weights and the last checkpoint are unaffected. "
                 "Try a lower optimizer.lr, trainer.gradient_clip_val=1.0 or trainer.precision=32-true"
             )
 
 
 class EpochRows(Callback):
-    """Writes a row an epoch into the record and a line into the log.
+    """Writes a row per epoch to ``metrics.csv`` and a line to the log.
 
     Args:
         record: of the run.
-        monitor: the figure that selects, shown in the line.
+        monitor: the metric that selects the best checkpoint, shown in the line.
     """
 
     def __init__(self, record: Record, monitor: str) -> None:
@@ -159,9 +162,8 @@ class EpochRows(Callback):
         self.started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # All ranks ask for the figures, as their means are taken over all ranks. Lightning reports no training means
-        # in an
-        # epoch that it resumes.
+        # Every rank must ask for the means, which are taken over all ranks. In an epoch that it resumes, Lightning
+        # reports no means of training batches.
         assert isinstance(pl_module, Learner)
         validation = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")}
         figures = dict(sorted((pl_module.training_figures() | validation).items()))
@@ -174,18 +176,23 @@ class EpochRows(Callback):
 
 
 class Pictures(Callback):
-    """Shows what the model makes of the first validation puzzle, every so many epochs and when training ends.
+    """Shows the model's predictions for the first validation puzzle every few epochs and at the end of training.
 
-    Training goes on as it would without.
+    Training is unaffected: random state and mode of the model are restored.
 
     Args:
-        album: where to.
+        album: the logger that shows them.
+
+    Raises:
+        ConfigError: ``logger.pictures_every_n_epochs`` is negative.
     """
 
     def __init__(self, album: Album) -> None:
         self.album, self.every_n_epochs = album, album.pictures_every_n_epochs
         if self.every_n_epochs < 0:
-            raise ConfigError(f"logger.pictures_every_n_epochs={self.every_n_epochs} should not be negative; 0: none")
+            raise ConfigError(
+                f"logger.pictures_every_n_epochs={self.every_n_epochs} should be at least 0, which shows none"
+            )
         self.shown_at = -1
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -206,7 +213,7 @@ class Pictures(Callback):
         batch = shown.read(slice(0, 1)).to(learner.device).as_float()
         model, was_training = learner.model, learner.model.training
         model.eval()
-        with isolate_rng():  # a model's own views may draw numbers
+        with isolate_rng():  # a model's views may draw random numbers
             pictures = views_of(model, batch, data.grid, learner.protocol)
         model.train(was_training)
         for name, picture in pictures.items():
@@ -214,7 +221,12 @@ class Pictures(Callback):
 
 
 def training_callbacks(config: Config, record: Record) -> list[Callback]:
-    """The callbacks of every training, in the order they are called."""
+    """The callbacks of every training, in the order in which they are called.
+
+    Args:
+        config: of the run.
+        record: of the run.
+    """
     folder, selection = record.folder / CHECKPOINTS, config.selection
     last = LastCheckpoint(folder, config.checkpoint.every_n_steps)
     callbacks: list[Callback] = [
@@ -224,7 +236,7 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
         last,
     ]
     if config.trainer["limit_val_batches"] == 0:
-        return callbacks  # nothing to select by
+        return callbacks  # without validation no checkpoint is selected
     label = selection.monitor.replace("/", "_")
     best = ModelCheckpoint(
         folder,

@@ -1,6 +1,6 @@
-"""How a model is computed, which changes no weight and none of their names: memory format, recomputation, compilation.
+"""Compute settings of a model: memory format, gradient checkpointing, compilation.
 
-Checkpoints of a model that is computed one way open in one that is computed another.
+They change neither weights nor their names, so a checkpoint can be loaded under any settings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 
 METHODS = ("encode", "decode", "posterior", "classify", "solve", "pair_logits", "predict", "unmix")
-"""By which objectives have a model compute, where it has them."""
+"""Methods of models that objectives call."""
 
 _KERNELS: dict[SDPBackend, Callable[[], bool]] = {
     SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled,
@@ -31,18 +31,19 @@ _KERNELS: dict[SDPBackend, Callable[[], bool]] = {
 
 
 def prepare(model: FragmentModel, compute: ComputeConfig) -> None:
-    """Have a model compute as it is told; to be called when its weights are in place, before it is used.
+    """Apply the compute settings to a model, in place, after its weights are loaded and before its first use.
 
-    In the channels-last format, all channels of a pixel lie together. Convolutions bring what they are given to the
-    format of their weights, so images need no care.
+    * Channels last: convolutions convert their inputs to the memory format of their weights, so images need no change.
+    * Gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): only the inputs of
+      each of `blocks` are kept for the backward pass, or the inputs of each ``step`` of a block that repeats one.
+    * Compilation happens at the first call of a method, and again for new kinds of input, such as in evaluation.
 
-    With gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016), nothing is kept
-    of each of `blocks` but what goes in; of a block that repeats a ``step``, what goes into each.
-
-    Compilation happens when a method is first called, and again for what it has not seen before, such as evaluation.
+    Args:
+        model: to change.
+        compute: the settings.
     """
     if compute.channels_last:
-        cast(Any, model).to(memory_format=torch.channels_last)  # which its annotations leave out
+        cast(Any, model).to(memory_format=torch.channels_last)  # missing from its annotations
     if compute.gradient_checkpointing:
         for block in blocks(model):
             name = "step" if hasattr(block, "step") else "forward"
@@ -55,7 +56,7 @@ def prepare(model: FragmentModel, compute: ComputeConfig) -> None:
 
 @contextmanager
 def compiling(compute: ComputeConfig) -> Iterator[None]:
-    """Where a prepared model is first called: raises `ConfigError` if it cannot be compiled on this machine."""
+    """Turn a failure to compile the model within the block into a `ConfigError`."""
     try:
         yield
     except RuntimeError as error:
@@ -63,13 +64,19 @@ def compiling(compute: ComputeConfig) -> Iterator[None]:
             raise
         raise ConfigError(
             f"compute.compile={compute.compile} fails ({str(error).splitlines()[0]}); torch.compile needs a C++ "
-            "compiler, or Triton on a GPU; compute.compile=null does without"
+            "compiler, or Triton on a GPU; use compute.compile=null to train without"
         ) from error
 
 
 def blocks(module: nn.Module, *, listed: bool = False) -> Iterator[nn.Module]:
-    """The largest parts with parameters that follow each other: what is made of others in a sequence or list of
-    modules, and sequences of plain layers.
+    """The blocks of a model to checkpoint: composite members of a sequence or list of modules, and sequences of layers.
+
+    Args:
+        module: whose blocks are wanted.
+        listed: whether it is a sequence or list itself.
+
+    Returns:
+        Disjoint modules with parameters, each as large as possible.
     """
     for child in module.children():
         parts = list(child.children())
@@ -83,10 +90,9 @@ def blocks(module: nn.Module, *, listed: bool = False) -> Iterator[nn.Module]:
 
 
 def recomputed(function: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
-    """A module's function, whose intermediate results are not kept for the backward pass but computed again in it.
+    """A module's function that recomputes its intermediate results in the backward pass instead of keeping them.
 
-    Random numbers are drawn alike both times, attention goes by the same kernels, and the module's buffers, such as
-    running means, change the first time only.
+    Both times, random numbers and attention kernels are the same. Buffers, such as running means, are updated once.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -96,7 +102,7 @@ def recomputed(function: Callable[..., Any], module: nn.Module) -> Callable[...,
     def wrapped(*arguments: Any, **settings: Any) -> Any:
         if not torch.is_grad_enabled():
             return function(*arguments, **settings)
-        if torch.compiler.is_compiling():  # a compiler sees to all of this, and takes no contexts but its own
+        if torch.compiler.is_compiling():  # the compiler does all of this, and accepts no other contexts
             return checkpoint(function, *arguments, use_reentrant=False, **settings)
         return checkpoint(function, *arguments, use_reentrant=False, context_fn=contexts, **settings)
 
@@ -105,7 +111,7 @@ def recomputed(function: Callable[..., Any], module: nn.Module) -> Callable[...,
 
 @contextmanager
 def _again(module: nn.Module, kernels: list[SDPBackend]) -> Iterator[None]:
-    """Where something is computed a second time, in the backward pass and so outside what was around the first."""
+    """Recompute within the block: with the attention kernels of the first time, and without changing buffers."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         with sdpa_kernel(kernels):

@@ -1,4 +1,4 @@
-"""The only LightningModule: a model, what it is trained for, and how it is scored on the way."""
+"""The LightningModule: a model, its objective, and its scores during training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SELECTION = "val_mean_clustering_score"
 
 
 def logged_name(stage: str, name: str) -> str:
-    """How a figure is called in the loggers: ``val/kmeans_ari``; the selection metric has a name of its own."""
+    """The name of a figure in the loggers: ``val/kmeans_ari``; the selection metric has a name of its own."""
     return SELECTION if (stage, name) == ("val", "mean_clustering_score") else f"{stage}/{name}"
 
 
@@ -54,17 +54,17 @@ def check_monitor(config: Config, objective: Objective) -> None:
 
 
 class Learner(pl.LightningModule):
-    """Trains a model.
+    """Trains a model with an objective.
 
     Args:
-        model: what is trained.
-        objective: what for.
-        facts: the model was built from; kept in its checkpoints.
-        protocol: scores the embeddings at validation, and of some training batches; None where there is no puzzle.
-        make_optimizer: from parameters to the optimizer.
-        make_scheduler: from the optimizer to a schedule of its rate, or to None.
-        monitor: what a schedule by plateau watches.
-        seed: of the run; all random numbers of a step are keyed on it, the step and the rank.
+        model: to train.
+        objective: that gives the loss.
+        facts: that the model was built from; saved in its checkpoints.
+        protocol: scores the embeddings of validation and of some training batches; None if no puzzles are clustered.
+        make_optimizer: builds the optimizer of some parameters.
+        make_scheduler: builds the learning-rate schedule of an optimizer, or returns None.
+        monitor: the figure that a plateau schedule watches.
+        seed: of the run; all random numbers of a step depend on it, the step and the rank.
         scored_batches: how many training batches of an epoch are scored.
     """
 
@@ -91,7 +91,7 @@ class Learner(pl.LightningModule):
         names = logged_names(objective, clustering=protocol is not None)
         self.means = nn.ModuleDict({name: MeanMetric(math.nan) for name in names})
         for mean in self.means.values():
-            cast(MeanMetric, mean).persistent(True)  # so that an epoch taken up in its middle ends with the same means
+            cast(MeanMetric, mean).persistent(True)  # an epoch resumed in its middle ends with the same means
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
@@ -99,7 +99,7 @@ class Learner(pl.LightningModule):
         if scheduler is None:
             return optimizer
         if isinstance(scheduler, ReduceLROnPlateau):
-            # Stepped here at each validation: Lightning leaves such a schedule out in an epoch that it resumes.
+            # Stepped here at each validation: Lightning skips such a schedule in an epoch that it resumes.
             self.plateau = scheduler
             if self.plateau_state is not None:
                 scheduler.load_state_dict(self.plateau_state)
@@ -113,12 +113,12 @@ class Learner(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.plateau_state = checkpoint.get("plateau")
-        # A figure that is noted only since the checkpoint was written starts anew.
+        # A mean that the checkpoint lacks starts anew.
         weights, means = checkpoint["state_dict"], self.means.state_dict(prefix="means.")
         weights.update({name: value for name, value in means.items() if name not in weights})
 
     def training_step(self, batch: FragmentBatch, batch_idx: int) -> Tensor:
-        # Dropout draws from torch's global generator; keyed like all else, it does not depend on what ran before.
+        # Dropout draws from torch's global generator; seeded here, it does not depend on what ran before.
         torch.manual_seed(seed_of(self.seed, "dropout", batch.step, self.global_rank))
         losses = self._losses("train", batch)
         self._log("train", {name: value.detach() for name, value in losses.items()}, len(batch))
@@ -137,8 +137,7 @@ class Learner(pl.LightningModule):
             self.model.train()
 
     def validation_step(self, batch: FragmentBatch, batch_idx: int) -> None:
-        # Where puzzles are dealt to several ranks, the last batch of some is empty: it adds nothing, but is logged as
-        # all are.
+        # The last batch of some ranks may be empty: it adds nothing, but must be logged on every rank.
         empty = {name: torch.empty(0, device=self.device) for name in self.objective.parts}
         losses = self._losses("val", batch) if len(batch) else empty
         self._log("val", {**losses, **self._scores(batch)}, len(batch))
@@ -158,7 +157,7 @@ class Learner(pl.LightningModule):
 
     @torch.no_grad()
     def _scores(self, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Scores (B,) of each metric, computed in float32 whatever training computes in."""
+        """Scores (B,) by metric, computed in float32 whatever the precision of training."""
         if self.protocol is None:
             return {}
         if not len(batch):
@@ -170,7 +169,7 @@ class Learner(pl.LightningModule):
         }
 
     def _log(self, stage: str, values: dict[str, Tensor], puzzles: int) -> None:
-        """Add scalars, or scores (B,) of puzzles, to the means of this epoch, which are taken over all ranks."""
+        """Add scalars, or scores (B,) of puzzles, to the means of this epoch over all ranks."""
         for name, value in values.items():
             logged = logged_name(stage, name)
             mean = cast(MeanMetric, self.means[logged])

@@ -1,7 +1,7 @@
-"""Where figures and pictures go besides the record. A function a logger, and how all of them end.
+"""Loggers: Weights & Biases and TensorBoard, with figures, example pictures and embeddings.
 
-What they are given besides their settings: the run's folder, its config, and the folder and name of the sweep that it
-is a job of, if it is one.
+A logger is built by a function from its settings and the run's folder, its config, and the folder and name of its
+sweep, if it belongs to one.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from fragrecon.report.figures.views import Embedded
 log = logging.getLogger(__name__)
 
 PICTURES = "pictures/"
-"""What names of pictures begin with, so that dashboards show them together."""
+"""Prefix of the names of pictures, by which dashboards group them."""
 
 PATIENCE = 6
-"""Seconds in which the server of Weights & Biases has to answer; going on offline takes about one more."""
+"""Seconds to wait for the server of Weights & Biases before the run continues offline."""
 
 LAST_UPLOAD = 120
-"""Seconds that the end of a run waits for what is not sent yet; ``wandb sync`` sends what then is left."""
+"""Seconds to upload at the end of a run; ``wandb sync`` uploads the rest."""
 
 
 def none() -> None:
-    """No logger: ``metrics.csv`` is written by the record in any case."""
+    """No logger; ``metrics.csv`` is written in any case."""
 
 
 class Wandb(WandbLogger):
-    """Weights & Biases, which goes on offline where its server does not answer or there is no login.
+    """Weights & Biases, which continues offline if its server does not answer or nobody is logged in.
 
     Args:
         pictures_every_n_epochs: how often pictures are shown.
@@ -60,34 +60,34 @@ class Wandb(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run, begun at its first use."""
+        """The run, started at its first use."""
         if self._experiment is None:
-            self._begin()
+            self._start()
         return super().experiment
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         import wandb as client
 
-        begun = set(self._folders())
+        before = set(self._folders())
         try:
-            super().experiment  # noqa: B018 - Lightning begins the run here
+            super().experiment  # noqa: B018 - Lightning starts the run here
         except (client.Error, ValueError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             if self._wandb_init.get("mode") == "offline":
                 raise ConfigError(f"logger=wandb: {reason}") from error
-            client.teardown()  # the service still holds the run that did not begin
-            for left in set(self._folders()) - begun:
+            client.teardown()  # the service still holds the run that failed to start
+            for left in set(self._folders()) - before:
                 shutil.rmtree(left)
             self._wandb_init["mode"] = "offline"
-            self._begin()
+            self._start()
             log.warning(
-                "Weights & Biases: %s. The run goes on offline; send it later with: wandb sync %s",
+                "Weights & Biases: %s. The run continues offline; upload it later with: wandb sync %s",
                 reason,
                 Path(self.experiment.dir).parent,
             )
 
     def _folders(self) -> list[Path]:
-        """Those of this run: one each time that it was begun or taken up again."""
+        """Folders of this run: one for each time that it was started or resumed."""
         return list(Path(self.save_dir or ".").glob(f"wandb/*run-*-{self._id}"))
 
     @rank_zero_only
@@ -105,7 +105,7 @@ class Wandb(WandbLogger):
             self.log_table("embeddings", columns, [[*row, *numbers] for *row, numbers in rows], step=step)
 
     def end(self, succeeded: bool) -> None:
-        """Close the run: left open, it would take in what the next job of a sweep logs."""
+        """Close the run; otherwise the next job of a sweep would log into it."""
         self.finalize("success" if succeeded else "failed")
         if self._experiment is not None:
             self._experiment.finish(exit_code=0 if succeeded else 1)
@@ -113,13 +113,13 @@ class Wandb(WandbLogger):
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[None]:
-    """Have the client keep what it is to send in a folder, rather than in the user's home, unless told another."""
-    told = "WANDB_DATA_DIR" in os.environ
+    """Set the folder of the client's files to upload, unless the user has set one; its default is in the home."""
+    given = "WANDB_DATA_DIR" in os.environ
     os.environ.setdefault("WANDB_DATA_DIR", str(folder.absolute()))
     try:
         yield
     finally:
-        if not told:
+        if not given:
             del os.environ["WANDB_DATA_DIR"]
 
 
@@ -139,10 +139,10 @@ class TensorBoard(TensorBoardLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer, which begins by writing the config."""
-        begins = self._experiment is None
+        """The writer, created at its first use; it writes the config first."""
+        is_new = self._experiment is None
         writer = super().experiment
-        if begins:
+        if is_new:
             text = yaml.safe_dump(self.config, sort_keys=False)
             writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
         return writer
@@ -177,18 +177,18 @@ def wandb(
     tags: Sequence[str] = (),
     pictures_every_n_epochs: int = 1,
 ) -> Wandb:
-    """Weights & Biases; with ``offline`` no account is needed and ``wandb sync`` can send the run later.
+    """Weights & Biases; with ``offline`` no account is needed, and ``wandb sync`` can upload the run later.
 
-    All jobs of a sweep write into one folder, the sweep's own, which ``wandb leet`` shows whole.
+    All jobs of a sweep write into the sweep's folder, which ``wandb leet`` shows as a whole.
     """
     import wandb as client
 
-    # The client's reports on itself hold up the end of the process for 20 seconds where the server does not answer.
+    # The client's error reports delay the end of the process by 20 seconds if the server does not answer.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     place, sweep_name = sweep or (folder, None)
     return Wandb(
         pictures_every_n_epochs,
-        # The name of a run's folder is its own, so a run that is taken up again goes on in the same place.
+        # The id follows from the folder, so a resumed run continues under the same id.
         id=files.digest(str(folder.absolute()))[:12],
         resume="allow",
         name=name or folder.name,
@@ -198,7 +198,7 @@ def wandb(
         job_type=model_name(config["model"]),
         tags=list(tags),
         config=config,
-        # Not Lightning's own switch, which would hold for all later jobs of the process.
+        # Lightning's own switch would apply to all later jobs of the process.
         mode="offline" if offline else None,
         settings=client.Settings(init_timeout=PATIENCE, finish_timeout=LAST_UPLOAD, quiet=True),
     )
@@ -214,12 +214,12 @@ def tensorboard(folder: Path, config: dict[str, Any], pictures_every_n_epochs: i
 
 @contextmanager
 def ending(loggers: Sequence[Logger]) -> Iterator[None]:
-    """Begin loggers, and close them at the end of the block, as failed if it fails."""
+    """Start loggers, and close them at the end of the block, as failed if it fails."""
     ours = [logger for logger in loggers if isinstance(logger, (Wandb, TensorBoard))]
     succeeded = False
     try:
         for logger in ours:
-            logger.experiment  # noqa: B018 - so that what fails from here on is seen to fail
+            logger.experiment  # noqa: B018 - starts the logger, so that a failure from here on is logged
         yield
         succeeded = True
     finally:
@@ -229,15 +229,12 @@ def ending(loggers: Sequence[Logger]) -> Iterator[None]:
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Let a SIGTERM end the block as an error would, so that loggers are closed; by itself it just ends the process.
-
-    Not for training, where Lightning heeds it.
-    """
+    """Raise SystemExit on SIGTERM within the block, so that loggers are closed; in training, Lightning handles it."""
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
-    if threading.current_thread() is not threading.main_thread():  # which alone may say what signals do
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)

@@ -32,14 +32,19 @@ def make_scheduler(config: Config, batches: int, optimizer: Optimizer) -> Any:
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, floor: float = 0.0) -> LambdaLR:
-    """Rise linearly to the full rate, then fall to ``floor`` of it along half a cosine (Loshchilov and Hutter, ICLR
-    2017, eq. 5).
+    """Linear warmup to the full rate, then a half cosine down to a floor (Loshchilov and Hutter, ICLR 2017, eq. 5).
 
     Args:
-        optimizer: whose rate to set.
+        optimizer: whose rate is set.
         total_steps: optimizer steps of the whole training.
-        warmup: share of the steps to rise over.
-        floor: share of the full rate at the end.
+        warmup: fraction of the steps, in [0, 1).
+        floor: fraction of the full rate at the end, in [0, 1].
+
+    Returns:
+        The schedule, stepped after each optimizer step.
+
+    Raises:
+        ConfigError: ``warmup`` or ``floor`` is out of range.
     """
     if not (0 <= warmup < 1 and 0 <= floor <= 1):
         raise ConfigError(f"scheduler.warmup={warmup} should be in [0, 1) and scheduler.floor={floor} in [0, 1]")

@@ -196,7 +196,7 @@ def test_classes_are_told_and_samples_scored(tmp_path: Path, cache: Path, whole:
 
 def test_a_model_of_one_size_is_refused_before_any_work(tmp_path: Path, cache: Path, photos: Path) -> None:
     given = [*SMALL, "model=conv", "data.root=/nowhere"]
-    with pytest.raises(ConfigError, match=r"data\.image_height leaves.*ConvAutoencoder takes images of one size"):
+    with pytest.raises(ConfigError, match=r"data\.image_height .*ConvAutoencoder"):
         job(tmp_path / "refused", cache, *given)
     assert not list(photos.glob("*.lock"))
 

@@ -293,7 +293,7 @@ def test_a_nan_in_the_loss_leaves_good_checkpoints_behind(
 
     monkeypatch.setattr(Reconstruction, "forward", forward)
     folder = tmp_path / "run"
-    with pytest.raises(TrainingError, match=r"no longer finite at epoch 1, step 5; .* Try a lower optimizer\.lr"):
+    with pytest.raises(TrainingError, match=r"epoch 1, step 5; .*optimizer\.lr"):
         job(folder, cache, *QUICK)
     assert status(folder)["status"] == "failed"
     assert checkpoint(folder)["global_step"] == 4

@@ -366,22 +366,20 @@ def test_a_file_that_is_no_image_is_refused_by_name(run: Run, tmp_path: Path) ->
 
 @pytest.mark.parametrize("puzzles", [0, -3])
 def test_scoring_nothing_is_refused(run: Run, puzzles: int) -> None:
-    with pytest.raises(ConfigError, match="nothing to score; say how many"):
+    with pytest.raises(ConfigError, match=f"puzzles={puzzles}"):
         run.evaluate(puzzles=puzzles)
 
 
 def test_a_run_of_which_nothing_can_be_scored_here_is_refused(run: Run) -> None:
     run.config.evaluation.clustering = False
-    with pytest.raises(ConfigError, match=r"nothing is grouped and nothing reconstructed.*mode=evaluate run="):
+    with pytest.raises(ConfigError, match=r"evaluation\.clustering .*mode=evaluate run="):
         run.evaluate(puzzles=2)
 
 
 def test_data_that_are_gone_are_named_and_what_to_do(run: Run) -> None:
     run.config.data.reader = {"_target_": "fragrecon.data.readers.folder.ImageFolder"}
     run.config.data.root = "/gone/images"
-    with pytest.raises(
-        DataError, match=rf"/gone/images does not exist.*config of {run.folder}.*run\.evaluate\(FOLDER\)"
-    ):
+    with pytest.raises(DataError, match=rf"/gone/images .*{run.folder}.*run\.evaluate\(FOLDER\)"):
         run.evaluate()
 
 
@@ -392,7 +390,7 @@ def test_data_that_are_gone_are_named_and_what_to_do(run: Run) -> None:
     "inside", ["checkpoints", "checkpoints/last.ckpt", "config.yaml", "metrics.json", "checkpoints/absent.ckpt"]
 )
 def test_a_part_of_a_run_names_the_run(folder: Path, inside: str) -> None:
-    with pytest.raises(RunError, match=rf"it is part of a run: name {folder}$"):
+    with pytest.raises(RunError, match=rf": use {folder}$"):
         load_run(folder / inside)
 
 
@@ -402,13 +400,11 @@ def test_the_folder_of_a_sweep_names_its_jobs(folder: Path, tmp_path: Path) -> N
         shutil.copytree(folder, sweep / name)
         (sweep / "multirun.yaml").touch()
     (sweep / "unfinished").mkdir()
-    with pytest.raises(
-        RunError, match=r"holds no config\.yaml; .*name one of its jobs: 'a', 'b', 'c', 'd', 'e' and 2 more$"
-    ):
+    with pytest.raises(RunError, match=r"config\.yaml; .*: 'a', 'b', 'c', 'd', 'e' and 2 more$"):
         load_run(sweep)
     shutil.rmtree(sweep / "a")
     shutil.rmtree(sweep / "b")
-    with pytest.raises(RunError, match=r"one of its jobs: 'c', 'd', 'e', 'f', 'g'$"):
+    with pytest.raises(RunError, match=r": 'c', 'd', 'e', 'f', 'g'$"):
         load_run(sweep)
 
 
@@ -420,9 +416,7 @@ def test_a_home_folder_may_be_meant(folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("text", ["", "- 1\n", "a: [1\n", "colour: red\n", "\0\1"])
 def test_a_config_of_something_else_is_refused_by_name(copy: Path, text: str) -> None:
     (copy / "config.yaml").write_text(text)
-    with pytest.raises(
-        ConfigError, match=rf"^{copy} cannot be opened as a run: its config\.yaml is foreign or damaged"
-    ):
+    with pytest.raises(ConfigError, match=rf"^{copy} .*config\.yaml"):
         load_run(copy)
 
 
@@ -430,14 +424,14 @@ def test_half_a_config_is_refused_wherever_it_ends(copy: Path) -> None:
     text = (copy / "config.yaml").read_text()
     for share in np.linspace(0, 0.9, 12):
         (copy / "config.yaml").write_text(text[: int(len(text) * share)])
-        with pytest.raises(ConfigError, match="cannot be opened as a run"):
+        with pytest.raises(ConfigError, match=r"config\.yaml"):
             load_run(copy)
 
 
 @pytest.mark.parametrize("text", ["", '{"status": "don', "[]", "{}", '"done"', "null", "\udcff"])
 def test_a_status_of_something_else_is_refused_by_name(copy: Path, text: str) -> None:
     (copy / "status.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(RunError, match=rf"^{copy}/status\.json is not what a run writes"):
+    with pytest.raises(RunError, match=rf"^{copy}/status\.json"):
         load_run(copy)
 
 
@@ -445,7 +439,7 @@ def test_a_status_of_something_else_is_refused_by_name(copy: Path, text: str) ->
 def test_metrics_of_something_else_are_refused_by_name(copy: Path, text: str) -> None:
     (copy / "metrics.json").write_bytes(text.encode(errors="surrogateescape"))
     run = load_run(copy)
-    with pytest.raises(RunError, match=rf"^{copy}/metrics\.json is not what a run writes"):
+    with pytest.raises(RunError, match=rf"^{copy}/metrics\.json"):
         _ = run.metrics
 
 
@@ -466,9 +460,9 @@ def of_another_model(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (cut_short, r"the checkpoint .*best.*\.ckpt is damaged"),
-        (of_somebody_else, r"best.*\.ckpt is not a checkpoint of a run: it holds no 'facts'"),
-        (of_another_model, r"weights in .*best.*\.ckpt do not fit PCAAutoencoder"),
+        (cut_short, r"best.*\.ckpt"),
+        (of_somebody_else, r"best.*\.ckpt.*'facts'"),
+        (of_another_model, r"best.*\.ckpt .*PCAAutoencoder"),
     ],
 )
 def test_a_checkpoint_that_is_not_the_runs_is_refused(copy: Path, spoil: Callable[[Path], None], message: str) -> None:
@@ -483,5 +477,5 @@ def test_a_run_without_checkpoints_says_so_and_still_shows_its_scores(copy: Path
     shutil.rmtree(copy / "checkpoints")
     run = load_run(copy)
     assert run.metrics["scores"]["model"]["kmeans_ari"]["n"] == 5
-    with pytest.raises(RunError, match=rf"{copy} holds no checkpoint"):
+    with pytest.raises(RunError, match=str(copy)):
         run.embed(IMAGES)

@@ -251,7 +251,7 @@ def test_without_a_compiler_it_is_said_what_to_do(tmp_path: Path, cache: Path) -
     refused = cli.run(*line, CXX="/nowhere/cxx", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"))
     assert refused.code == 1
     message = refused.stderr.splitlines()[-1]
-    for part in ("error: compute.compile=default fails", "/nowhere/cxx", "compute.compile=null does without"):
+    for part in ("error: compute.compile=default fails", "/nowhere/cxx", "compute.compile=null"):
         assert part in message
 
 

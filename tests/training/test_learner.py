@@ -384,7 +384,7 @@ def test_numbers_that_are_not_finite_stop_training_before_they_reach_the_weights
     how: str, given: Given, trainer: Callable[..., pl.Trainer]
 ) -> None:
     trainable, snapshots = given(*LINEAR, objective=Broken(how)), Snapshots()
-    with pytest.raises(TrainingError, match=r"no longer finite at epoch 0, step 2;.*optimizer\.lr"):
+    with pytest.raises(TrainingError, match=r"epoch 0, step 2;.*optimizer\.lr"):
         trainable.fit(trainer(max_epochs=1, limit_val_batches=0, callbacks=[FiniteGuard(), snapshots]))
     assert snapshots.steps == [0, 1, 2]
     assert_same(trainable.weights(), snapshots.weights)
