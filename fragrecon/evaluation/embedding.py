@@ -1,7 +1,7 @@
-"""Embeddings of images, fragments or puzzles as somebody else holds them.
+"""Embeddings of user-supplied images, fragments or puzzles.
 
-Shapes: images (C, H, W), cut into ``cells`` fragments (C, h, w); M of either, B puzzles of F fragments, D numbers an
-embedding.
+Shapes: images (C, H, W), cut into ``cells`` fragments (C, h, w); M of either, B puzzles of F fragments, D dimensions of
+an embedding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.models.base import FragmentModel, Shape
 
 ROUNDING = 1e-3
-"""How far floats may lie outside 0..1."""
+"""Tolerance of floats outside 0..1."""
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -32,23 +32,23 @@ def sees_puzzles(model: FragmentModel) -> bool:
 def embed(
     model: FragmentModel, given: Any, image_shape: Shape, *, device: torch.device | str, batch_size: int
 ) -> Embeddings:
-    """Embed what somebody gives.
+    """Embed user-supplied pixels.
 
     Args:
-        model: in eval mode, on ``device``.
+        model: model in eval mode, on ``device``.
         given: images (M, C, H, W), fragments (M, C, h, w) or puzzles (B, F, C, h, w), as array or tensor; uint8, or
-            floats in [0, 1]. All images, or all fragments, are one puzzle to a model that sees puzzles. To a model of
-            any size, what has not the images' size are fragments.
-        image_shape: (C, H, W).
-        device: to embed on.
-        batch_size: fragments embedded at once; a puzzle is not divided where the model sees puzzles.
+            floats in [0, 1]. A model that sees puzzles takes all images, or all fragments, as one puzzle. A model of
+            any size takes anything that is not of the images' size as fragments.
+        image_shape: shape (C, H, W) of the run's images.
+        device: device to embed on.
+        batch_size: fragments per batch; a puzzle is not divided if the model sees puzzles.
 
     Returns:
-        (M, cells, D), row by row of the grid, for images; (M, D) for fragments, and for images that are no larger than
-        a fragment; (B, F, D) for puzzles.
+        (M, cells, D) for images, row by row of the grid; (M, D) for fragments, and for images of the size of a
+        fragment; (B, F, D) for puzzles.
 
     Raises:
-        DataError: it is nothing of the kind.
+        DataError: the pixels have another type, range or shape.
         ConfigError: ``batch_size`` is not positive.
     """
     if batch_size < 1:
@@ -65,7 +65,7 @@ def embed(
     together = puzzles.shape[1]
     if together > MOST:
         raise DataError(
-            f"the model sees the fragments of a puzzle together, and {together:,} are more than the {MOST:,} that go; "
+            f"the model embeds the fragments of a puzzle together, and {together:,} are more than {MOST:,}; "
             "give fewer at a time, or several puzzles (B, F, C, h, w)"
         )
     found = np.empty((len(puzzles), together, model.latent_dim), np.float32)
@@ -78,7 +78,7 @@ def embed(
 def embed_images(
     model: FragmentModel, given: Any, image_shape: Shape, *, device: torch.device | str, batch_size: int
 ) -> Embeddings:
-    """Embed images (M, C, H, W) as (M, D): each is a puzzle of its own, of whose fragments the mean counts.
+    """Embed images (M, C, H, W) as (M, D), the mean over the fragments of each image as a puzzle of its own.
 
     Arguments and errors are those of `embed`.
     """
@@ -94,7 +94,7 @@ def embed_images(
 
 
 def _checked(given: Any) -> Tensor:
-    """Pixels as a tensor, their values looked at."""
+    """Return pixels as a tensor, after a check of type and range."""
     if isinstance(given, Tensor):
         pixels = given.detach()
     elif isinstance(given, np.ndarray) and (given.dtype.kind == "f" or given.dtype == np.uint8):
@@ -108,7 +108,7 @@ def _checked(given: Any) -> Tensor:
             raise DataError(f"pixels should be uint8, or floats in 0..1, not {pixels.dtype}".replace("torch.", ""))
         if pixels.numel():
             least, most = (float(bound) for bound in torch.aminmax(pixels))
-            if not (least >= -ROUNDING and most <= 1 + ROUNDING):  # nor where they are no numbers
+            if not (least >= -ROUNDING and most <= 1 + ROUNDING):  # also false for NaN
                 raise DataError(
                     f"pixels that are floats should lie in 0..1, these reach from {least:g} to {most:g}; "
                     "divide them by 255, undo a normalisation, or give uint8"
@@ -117,7 +117,7 @@ def _checked(given: Any) -> Tensor:
 
 
 def _fragments(pixels: Tensor, image: Shape, model: FragmentModel) -> Tensor:
-    """Fragments (..., C, h, w) of images (M, C, H, W), or as they came."""
+    """Cut images (M, C, H, W) into fragments (M, cells, C, h, w); return fragments and puzzles as they are."""
     shape, fragment = tuple(pixels.shape), model.fragment_shape
     if shape[-3:] == fragment and len(shape) in (4, 5):
         return pixels

@@ -1,4 +1,4 @@
-"""What a sample of scores says: mean, spread and the interval of the mean."""
+"""Summaries of scores: mean, standard deviation and confidence interval of the mean."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ Summary = dict[str, Any]
 
 
 def summary(scores: Scores) -> Summary:
-    """Mean, standard deviation (n - 1), 95% interval of the mean by Student's t, and n, of independent scores.
+    """Summarise independent scores.
 
-    With a single score there is neither deviation nor interval: both are None.
+    Args:
+        scores: scores (n,).
+
+    Returns:
+        ``mean``; ``std``, the standard deviation with n - 1; ``ci95``, the 95% confidence interval of the mean by
+        Student's t; and ``n``. For a single score ``std`` and ``ci95`` are None.
+
+    Example:
+        >>> summary(np.array([1.0, 2.0, 3.0]))["mean"]
+        2.0
     """
     n = len(scores)
     mean = float(np.mean(scores))
@@ -29,12 +38,23 @@ def summary(scores: Scores) -> Summary:
 
 
 def paired_summaries(scores: Mapping[str, Scores], baseline: Mapping[str, Scores]) -> dict[str, Summary]:
-    """`paired` for each metric that both have."""
+    """Return `paired` for each metric that both methods have."""
     return {metric: paired(scores[metric], baseline[metric]) for metric in scores if metric in baseline}
 
 
 def paired(scores: Scores, baseline: Scores) -> Summary:
-    """Summary of the differences between two methods on the same puzzles, in the same order."""
+    """Summarise the differences between two methods.
+
+    Args:
+        scores: scores (n,) of one method.
+        baseline: scores (n,) of the other, on the same puzzles in the same order.
+
+    Returns:
+        The summary of ``scores - baseline``.
+
+    Raises:
+        ValueError: the numbers of scores differ.
+    """
     if scores.shape != baseline.shape:
         raise ValueError(f"{scores.shape} scores cannot be paired with {baseline.shape}")
     return summary(scores - baseline)

@@ -1,4 +1,4 @@
-"""How long work takes, how much memory its tensors need, and how many operations it is: by torch's own instruments."""
+"""Run time, memory and number of operations of a computation, measured by torch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a piece of work takes.
+    """Run time of a computation.
 
     Attributes:
-        seconds: median over its runs.
-        quartiles: the first and the third, in seconds.
-        runs: how often it was done.
+        seconds: median over the runs.
+        quartiles: first and third quartile, in seconds.
+        runs: number of runs.
     """
 
     seconds: float
@@ -38,10 +38,16 @@ class Timing:
 
 
 def time_of(work: Work, seconds: float) -> Timing:
-    """Repeat work until its quartiles are apart by less than 10% of its median, or ``seconds`` are over.
+    """Measure the run time of a computation, including what the device does asynchronously.
 
-    A tenth of these are spent at least; what the device is still to do is waited for. Whatever is slow at the first
-    time only should have been done before.
+    The work is repeated until the quartiles differ by less than 10% of the median, for a tenth of ``seconds`` at least.
+
+    Args:
+        work: computation, already warmed up.
+        seconds: longest time to measure.
+
+    Returns:
+        The run time.
     """
     timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
     found = timer.adaptive_autorange(min_run_time=seconds / 10, max_run_time=seconds)
@@ -50,15 +56,21 @@ def time_of(work: Work, seconds: float) -> Timing:
 
 
 def peak_memory(make: Callable[[], Made], use: Callable[[Made], object], device: torch.device) -> int | None:
-    """The most bytes of tensors that are held at one time while something is used, what was made for it among them;
-    None on a device that does not tell. What its making took for a while does not count.
+    """Measure the peak memory of tensors during a computation, including its inputs.
 
-    It is what the allocator of torch has handed out, on CUDA by its own count, on the CPU added up from each request
-    (which those of oneDNN for scratch space are among). That is the same on every occasion, and means the same on both
-    devices; what a process has in hand beyond it, as allocators keep some back and libraries need their own, is
-    `process_memory`.
+    Counted is what torch's allocator hands out: on CUDA by its own statistics, on the CPU as the sum of all requests,
+    among them oneDNN's scratch space. The result is reproducible and comparable between devices. Memory that
+    allocators and libraries keep beyond that is part of `process_memory`.
+
+    Args:
+        make: creates the inputs; its temporary tensors do not count.
+        use: computation on the inputs.
+        device: device of the computation.
+
+    Returns:
+        Bytes, or None on devices other than CPU and CUDA.
     """
-    gc.collect()  # or what was left before would be given back on the way
+    gc.collect()  # so that earlier garbage is not freed during the measurement
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         made = make()
@@ -67,38 +79,43 @@ def peak_memory(make: Callable[[], Made], use: Callable[[Made], object], device:
         return torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu":
         return None
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would print a line at each beginning and end
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would print a line at the start and end of each profile
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         made = make()
     held = sum(_requests(profiler))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         use(made)
-        del made  # the profiler would take a later block at the same address for one of these
+        del made  # the profiler would confuse a later block at the same address with these
     return max(itertools.accumulate(_requests(profiler), initial=held))
 
 
 def _requests(profiler: profile) -> Iterator[int]:
-    """Bytes asked of the allocator, in turn, and below 0 what it was given back."""
+    """Yield the bytes of each allocation in order, negative when freed."""
     results: Any = profiler.profiler and profiler.profiler.kineto_results
     return (event.nbytes() for event in results.events() if event.name() == "[memory]")
 
 
 def process_memory(device: torch.device) -> int | None:
-    """The most bytes that this process has had in hand: on CUDA of the device's memory, on the CPU of the machine's,
-    with Python and all libraries; None where that is not known.
+    """Return the peak memory of this process.
+
+    Args:
+        device: CUDA for the device's memory, CPU for the machine's, including Python and all libraries.
+
+    Returns:
+        Bytes, or None where that is not known.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    status = Path("/proc/self/status")  # getrusage tells of a process what its parent had, if that was more
+    status = Path("/proc/self/status")  # getrusage would report the peak of the parent if that was higher
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if device.type == "cpu" and status.is_file() else None
     return int(found.group(1)) * 1024 if found else None
 
 
 def operations(work: Work) -> int:
-    """Floating-point operations of the matrix products and convolutions of some work, those of its backward passes
-    among them; a multiplication and an addition count as two.
+    """Count the floating-point operations of the matrix products and convolutions of a computation, with its backward
+    passes; a multiplication and an addition count as two.
     """
-    # The kernels of fused attention for CPUs are none that are counted.
+    # The counter does not know the fused attention kernels of CPUs.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())

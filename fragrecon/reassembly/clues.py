@@ -1,4 +1,4 @@
-"""What speaks for a fragment lying at a cell of its image, and for one lying beside another.
+"""Clues: gains for a fragment at a cell of its image, and for two fragments side by side.
 
 Shapes: B puzzles of F fragments (C, h, w), cells = rows * columns of the grid.
 """
@@ -15,17 +15,17 @@ from fragrecon.models.base import Solution
 from fragrecon.seams import SIDES
 
 IMPOSSIBLE = -30.0
-"""The least gain, a logarithm of about 1e-13: what is ruled out should lose against anything, and still add up."""
+"""Least gain, about log(1e-13): low enough to lose against any other, and finite so that gains can be added."""
 
 
 @dataclass(frozen=True)
 class Clues:
-    """Gains, the more the likelier, that add up over an image.
+    """Gains, additive over an image; higher is likelier.
 
     Attributes:
-        cells: (B, F, cells), of a fragment at a cell.
-        across: (B, F, F), of the second directly to the right of the first.
-        down: (B, F, F), of the second directly below the first.
+        cells: gains (B, F, cells) of a fragment at a cell.
+        across: gains (B, F, F) of the second fragment directly to the right of the first.
+        down: gains (B, F, F) of the second fragment directly below the first.
     """
 
     cells: Tensor
@@ -33,20 +33,28 @@ class Clues:
     down: Tensor
 
     def cpu(self) -> Clues:
+        """Return the clues on the CPU."""
         return Clues(self.cells.cpu(), self.across.cpu(), self.down.cpu())
 
 
 def all_clues(solution: Solution, fragments: Tensor, grid: tuple[int, int]) -> Clues:
-    """`learned_clues` and `gradient_clues` together: what a model missed may still be plain in the pixels."""
+    """Return the sum of `learned_clues` and `gradient_clues`, as pixels may show what a model misses."""
     learned, pixels = learned_clues(solution, grid), gradient_clues(fragments, grid[0] * grid[1])
     return Clues(learned.cells, learned.across + pixels.across, learned.down + pixels.down)
 
 
 def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
-    """How much likelier than by chance a model holds each fragment's cell, and that two are neighbours, as logarithms.
+    """Return log-likelihood ratios, against chance, of a model's predictions for cells and neighbours.
 
-    So a fragment gains by lying beside the right one, and loses by lying beside a wrong one, against lying beside a
-    place that stays empty. That nothing abuts a side speaks for the cells at that border of the image.
+    Beside the right fragment a fragment gains, and beside a wrong one it loses, compared with an empty place. A
+    predicted side without neighbour counts for the cells at that border of the image.
+
+    Args:
+        solution: the model's predictions.
+        grid: rows and columns of an image.
+
+    Returns:
+        The clues.
     """
     rows, columns = grid
     sides = solution.sides.float().log_softmax(-1).clamp(min=IMPOSSIBLE)  # (B, F, 4, F + 1)
@@ -60,15 +68,18 @@ def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
 
 
 def gradient_clues(fragments: Tensor, cells: int) -> Clues:
-    """How well the pixels of two fragments continue each other, and nothing on cells.
+    """Return clues on seams from pixels, and none on cells.
 
     Mahalanobis gradient compatibility (Gallagher, "Jigsaw Puzzles with Pieces of Unknown Orientation", CVPR 2012): the
     steps in colour across the seam are compared with the mean and covariance of those next to it, from either side,
     and the sum is taken relative to the second-best partner of either fragment.
 
     Args:
-        fragments: (B, F, C, h, w) in 0..1, at least 2x2 pixels.
-        cells: of an image.
+        fragments: fragments (B, F, C, h, w) in 0..1, at least 2x2 pixels.
+        cells: cells of an image.
+
+    Returns:
+        The clues.
     """
     pixels = fragments.double() * 255
     upright = pixels.mT
@@ -76,7 +87,7 @@ def gradient_clues(fragments: Tensor, cells: int) -> Clues:
 
 
 def _compatibility(pixels: Tensor) -> Tensor:
-    """Gains (B, F, F) of the second to the right of the first, float32, from pixels (B, F, C, h, w)."""
+    """Return gains (B, F, F), float32, of the second fragment right of the first, from pixels (B, F, C, h, w)."""
     right, left = pixels[..., -1].mT, pixels[..., 0].mT  # (B, F, h, C)
     rightwards = _mahalanobis(right, right - pixels[..., -2].mT, left)
     leftwards = _mahalanobis(left, left - pixels[..., 1].mT, right).mT
@@ -89,23 +100,23 @@ def _compatibility(pixels: Tensor) -> Tensor:
 
 
 def _mahalanobis(edge: Tensor, steps: Tensor, other: Tensor) -> Tensor:
-    """Dissimilarity (B, F, F) of the first's edge and the second's other edge.
+    """Return the dissimilarity (B, F, F) of the edges of two fragments across a seam.
 
     Args:
-        edge: pixels (B, F, h, C) of the seam's side of the first.
-        steps: (B, F, h, C) in colour by which the first comes to its edge.
-        other: pixels (B, F, h, C) of the seam's side of the second.
+        edge: edge pixels (B, F, h, C) of the first fragment.
+        steps: colour gradients (B, F, h, C) of the first fragment towards its edge.
+        other: edge pixels (B, F, h, C) of the second fragment.
     """
     channels = edge.shape[-1]
     mean = steps.mean(-2, keepdim=True)
-    # A few steps of one unit keep the covariance of a plain edge from being singular.
+    # A few unit gradients keep the covariance of a uniform edge invertible.
     unit = torch.cat([torch.zeros(1, channels), torch.eye(channels), -torch.eye(channels)]).to(edge)
     sample = torch.cat([steps - mean, unit.expand(*steps.shape[:2], -1, -1)], -2)
     inverse = torch.linalg.inv(sample.mT @ sample / (sample.shape[-2] - 1))  # (B, F, C, C)
-    # Sum over the seam of (b - a)' S^-1 (b - a), with a what the first foretells, as products of matrices.
-    foretold = edge + mean
-    scaled = foretold @ inverse
+    # Sum over the seam of (b - a)' S^-1 (b - a), with a the prediction from the first fragment, as matrix products.
+    predicted = edge + mean
+    scaled = predicted @ inverse
     outer = (other.mT @ other).flatten(2)  # (B, F, C * C)
     crossed = scaled.flatten(2) @ other.flatten(2).mT
-    squares: Tensor = inverse.flatten(2) @ outer.mT - 2 * crossed + (scaled * foretold).sum((-1, -2)).unsqueeze(-1)
+    squares: Tensor = inverse.flatten(2) @ outer.mT - 2 * crossed + (scaled * predicted).sum((-1, -2)).unsqueeze(-1)
     return squares.clamp(min=0)

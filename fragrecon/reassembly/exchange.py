@@ -1,7 +1,7 @@
-"""Fragments that went to the wrong image change places with others, as long as seams and cells gain by it.
+"""Exchange of fragments between images, as long as the gain rises.
 
-Shapes: B puzzles of F fragments, k images of n = rows * columns cells, S = k * n cells in all. What lies where is
-(B, S); F stands for nothing.
+Shapes: B puzzles of F fragments, k images of n = rows * columns cells, S = k * n cells in all. The fragments at all
+cells are (B, S); F marks an empty cell.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from fragrecon.reassembly.place import LEAST
 
 
 def exchange(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
-    """What lies where (B, S) after the best swap of two cells of different images, time and again until none gains.
+    """Swap two cells of different images, the best pair first, until no swap gains.
 
     Args:
-        clues: of the puzzles, (B, F, n) and (B, F, F).
-        held: (B, S).
+        clues: clues on the puzzles, (B, F, n) and (B, F, F).
+        held: fragments (B, S) at the cells.
         grid: rows and columns of an image.
+
+    Returns:
+        Fragments (B, S) at the cells.
     """
     with_nothing = Clues(
         torch.nn.functional.pad(clues.cells, (0, 0, 0, 1)),
@@ -43,12 +46,15 @@ def exchange(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def fit(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
-    """What each fragment would gain at each cell, (B, S, F), if all others lay where they do.
+    """Return the gain (B, S, F) of each fragment at each cell, with all others in place.
 
     Args:
-        clues: of the puzzles.
-        held: (B, S).
+        clues: clues on the puzzles.
+        held: fragments (B, S) at the cells.
         grid: rows and columns of an image.
+
+    Returns:
+        The gains.
     """
     rows, columns = grid
     n, cells = rows * columns, torch.arange(held.shape[1], device=held.device)
@@ -60,7 +66,7 @@ def fit(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
         (clues.down, -columns, row > 0),
         (clues.down.mT, columns, row < rows - 1),
     ):
-        beside = held[:, (cells + step).clamp(0, held.shape[1] - 1)]  # what lies there, if that is in the image
+        beside = held[:, (cells + step).clamp(0, held.shape[1] - 1)]  # the neighbour, if in the same image
         gains = clue.gather(1, beside.unsqueeze(-1).expand(-1, -1, clue.shape[-1]))
         found = found + gains * inside.unsqueeze(-1)
     return found

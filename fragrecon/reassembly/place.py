@@ -1,4 +1,4 @@
-"""Which fragment of an image lies at which cell: a batch of small quadratic assignments.
+"""Placement of an image's fragments on its cells: a batch of small quadratic assignment problems.
 
 Shapes: G groups of n fragments for the n = rows * columns cells of a grid. A placement (G, n) holds, for each cell, the
 fragment that lies there.
@@ -17,22 +17,25 @@ from fragrecon.clustering.problems import MEMORY, parts
 from fragrecon.reassembly.clues import Clues
 
 LEAST = 1e-4
-"""Gain below which a move may raise rounding alone, and the search go in circles."""
+"""Least gain of a move; smaller ones may be rounding errors and let the search cycle."""
 
 WIDTH = 64
-"""Beginnings of a placement that are followed up at once."""
+"""Width of the beam search: partial placements that are kept."""
 
 
 def place(clues: Clues, grid: tuple[int, int], width: int = WIDTH, memory: int = MEMORY) -> Tensor:
-    """Placements (G, n) of a gain that no single move of `moves` raises.
+    """Search for the placements of highest gain.
 
-    The search starts from the best assignment by cells alone, and from the best end of a `beam`.
+    A local search over `moves` starts from the best assignment by cells alone and from the best result of `beam`.
 
     Args:
-        clues: of G groups of n fragments each.
-        grid: rows and columns.
-        width: of the beam.
-        memory: bytes that the work may take at once.
+        clues: clues on G groups of n fragments each.
+        grid: rows and columns of an image.
+        width: width of the beam search.
+        memory: bytes that the work may use at once.
+
+    Returns:
+        Placements (G, n) whose gain no single move raises.
     """
     groups, n = clues.cells.shape[:2]
     candidates = max(width * n, len(moves(grid)))
@@ -49,7 +52,7 @@ def place(clues: Clues, grid: tuple[int, int], width: int = WIDTH, memory: int =
 
 
 def gain(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Sum (G, M) of the gains of placements (G, M, n), of all cells and of all pairs that abut."""
+    """Return the gains (G, M) of placements (G, M, n), summed over all cells and all adjacent pairs."""
     tiles, n = placements.view(*placements.shape[:2], *grid), placements.shape[-1]
     cells = torch.arange(n, device=placements.device)
     return (
@@ -60,7 +63,7 @@ def gain(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def beam(clues: Clues, grid: tuple[int, int], width: int = WIDTH) -> Tensor:
-    """The best placement (G, n) among those whose beginnings, cell by cell, are among the ``width`` best throughout."""
+    """Return placements (G, n) by beam search, cell by cell, keeping the ``width`` best partial placements."""
     columns = grid[1]
     groups, n = clues.cells.shape[:2]
     device = clues.cells.device
@@ -74,7 +77,7 @@ def beam(clues: Clues, grid: tuple[int, int], width: int = WIDTH) -> Tensor:
         if cell >= columns:
             step = step + _rows(clues.down, placed[..., -columns])
         reached = (scores.unsqueeze(-1) + step).masked_fill(used, -torch.inf).flatten(1)
-        possible = (n - cell) * placed.shape[1]  # as many beginnings are free of repeats
+        possible = (n - cell) * placed.shape[1]  # as many extensions repeat no fragment
         scores, best = reached.topk(min(width, possible), 1)
         parent, fragment = best // n, best % n
         placed = torch.cat([_rows(placed, parent), fragment.unsqueeze(-1)], -1)
@@ -83,7 +86,7 @@ def beam(clues: Clues, grid: tuple[int, int], width: int = WIDTH) -> Tensor:
 
 
 def improve(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Placements (G, n) after the best of all `moves`, time and again until none raises the gain."""
+    """Apply the best of all `moves` to placements (G, n), again and again until none raises the gain."""
     table = moves(grid).to(placements.device)
     placements, rows = placements.clone(), torch.arange(len(placements), device=placements.device)
     while len(rows):
@@ -98,8 +101,8 @@ def improve(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
 
 @lru_cache(maxsize=8)
 def moves(grid: tuple[int, int]) -> Tensor:
-    """Permutations (M, n) of the cells, the first of which changes nothing: to swap any two cells, rows or columns, and
-    to shift the whole image, rows and columns that leave on one side coming in on the other.
+    """Return permutations (M, n) of the cells, the identity first: swaps of two cells, rows or columns, and cyclic
+    shifts of the whole image.
     """
     rows, columns = grid
     cells = torch.arange(rows * columns).view(grid)

@@ -1,4 +1,4 @@
-"""From a puzzle to images: fragments are grouped, and those of a group placed.
+"""Rebuild images: group the fragments of a puzzle, and place those of each group.
 
 Shapes: B puzzles of F fragments, k images of n = rows * columns cells.
 """
@@ -20,11 +20,11 @@ from fragrecon.reassembly.place import WIDTH, improve, place
 
 @dataclass(frozen=True)
 class Placement:
-    """Where each fragment of a puzzle went.
+    """Image and cell of each fragment of a puzzle.
 
     Attributes:
-        images: (B, F), 0..k-1.
-        cells: (B, F), row by row.
+        images: images (B, F) in 0..k-1.
+        cells: cells (B, F), row by row.
     """
 
     images: Tensor
@@ -32,9 +32,17 @@ class Placement:
 
 
 def count_images(embeddings: Tensor, cells: int, memory: int = MEMORY) -> int:
-    """How many images the fragments of one puzzle (1, F, D) come from.
+    """Estimate the number of images of one puzzle.
 
-    As many as they fill if they fill them all; where some are lost, the eigengap tells, but no fewer than they need.
+    If the fragments fill a whole number of images, that number is returned; if some are missing, the eigengap decides.
+
+    Args:
+        embeddings: embeddings (1, F, D).
+        cells: cells of an image.
+        memory: bytes that the work may use at once.
+
+    Returns:
+        The number of images, enough for all fragments.
     """
     fragments = embeddings.shape[1]
     least = -(-fragments // cells)
@@ -44,15 +52,18 @@ def count_images(embeddings: Tensor, cells: int, memory: int = MEMORY) -> int:
 
 
 def group(embeddings: Tensor, k: int, cells: int, keys: Tensor, restarts: int = 10, memory: int = MEMORY) -> Tensor:
-    """Images 0..k-1 of fragments, (B, F), none of which gets more than it has cells.
+    """Group fragments by balanced KMeans, so that no group has more fragments than an image has cells.
 
     Args:
-        embeddings: (B, F, D).
-        k: images.
-        cells: of an image.
-        keys: (B,), as for `kmeans`.
-        restarts: as for `kmeans`.
-        memory: as for `kmeans`.
+        embeddings: embeddings (B, F, D).
+        k: number of images.
+        cells: cells of an image.
+        keys: keys (B,) of the random numbers of each puzzle.
+        restarts: restarts of KMeans.
+        memory: bytes that the work may use at once.
+
+    Returns:
+        Groups (B, F) in 0..k-1.
     """
     return balanced_kmeans(embeddings, k, keys, restarts, memory, size=cells)
 
@@ -69,12 +80,15 @@ def rebuild(
     """Place the fragments of each image.
 
     Args:
-        clues: of the whole puzzles.
-        images: (B, F), of which image each fragment is.
+        clues: clues on the whole puzzles.
+        images: image (B, F) of each fragment.
         grid: rows and columns of an image.
-        regroup: whether fragments may then change places with those of other images.
-        width: of the search's beam.
-        memory: bytes that the work may take at once.
+        regroup: whether fragments may then be exchanged between images.
+        width: width of the beam search.
+        memory: bytes that the work may use at once.
+
+    Returns:
+        Image and cell of each fragment.
 
     Raises:
         ValueError: an image has more fragments than cells.
@@ -91,7 +105,7 @@ def rebuild(
 
 
 def _regroup(clues: Clues, placed: Tensor, grid: tuple[int, int]) -> Tensor:
-    """What lies where (B, k, n) after exchanges between images and moves within them, in turn, until neither gains."""
+    """Alternate exchanges between images and moves within them until neither gains; returns fragments (B, k, n)."""
     while True:
         exchanged = exchange(clues, placed.flatten(1), grid).view_as(placed)
         if torch.equal(exchanged, placed):
@@ -101,7 +115,7 @@ def _regroup(clues: Clues, placed: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _of_images(clues: Clues, members: Tensor) -> Clues:
-    """Clues on the fragments (B, k, n) of each image alone, for B * k groups; nothing (F) gains nothing anywhere."""
+    """Return the clues on the fragments (B, k, n) of each image, for B * k groups; an empty place (F) gains 0."""
     fragments = clues.cells.shape[1]
     rows = torch.arange(len(members), device=members.device).view(-1, 1, 1)
     held, safe = (members < fragments).unsqueeze(-1), members.clamp(max=fragments - 1)
@@ -115,7 +129,7 @@ def _of_images(clues: Clues, members: Tensor) -> Clues:
 
 
 def _members(images: Tensor, k: int, most: int) -> Tensor:
-    """The fragments of each image, (B, k, most), filled up with F."""
+    """Return the fragments of each image, (B, k, most), padded with F."""
     puzzles, fragments = images.shape
     order = torch.argsort(images, stable=True, dim=1)
     sorted_images = images.gather(1, order)

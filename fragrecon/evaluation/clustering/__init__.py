@@ -1,1 +1,5 @@
-"""Clustering of puzzles: the protocol, its baselines, pair scores, reassembly and robustness."""
+"""Scores of clustering fragments: the protocol, its baselines, and what goes beyond it.
+
+`scoring` is the part of the suite; `pairs` and `reassembly` score models that predict more than embeddings,
+`robustness` scores harder puzzles.
+"""

@@ -38,27 +38,27 @@ METRICS = (
     "mean_nmi",
     "mean_clustering_score",
 )
-"""What is scored at every validation."""
+"""Metrics of every validation."""
 
 FEWEST_MEMBERS = 4
-"""Where the number of images is unknown, it is sought up to this share of the fragments."""
+"""Fragments per image at least, if the number of images is estimated."""
 
 Embed = Callable[[FragmentBatch], Tensor]
-"""From a batch with fragments as float to embeddings (B, F, D)."""
+"""Maps a batch with float fragments to embeddings (B, F, D)."""
 
 Score = Callable[[FragmentBatch], dict[str, Tensor]]
-"""From a batch with fragments as float to scores (B,) by metric."""
+"""Maps a batch with float fragments to scores (B,) by metric."""
 
 
 @dataclass(frozen=True)
 class ClusteringProtocol:
-    """KMeans and KMedoids with the number of images known, each scored by its agreement with the truth.
+    """KMeans and KMedoids with the number of images known, each scored by agreement with the true images.
 
     Attributes:
-        backend: what clusters.
-        restarts: of KMeans.
-        seed: keys the random numbers of each puzzle.
-        memory: bytes that clustering may take at once.
+        backend: implementation of the clustering.
+        restarts: restarts of KMeans.
+        seed: seed of the random numbers of each puzzle.
+        memory: bytes that clustering may use at once.
     """
 
     backend: Backend
@@ -67,18 +67,34 @@ class ClusteringProtocol:
     memory: int
 
     def score(self, embeddings: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Scores (B,) of `METRICS` for embeddings (B, F, D) of the batch's fragments, taken as they are.
+        """Score embeddings, which are clustered without rescaling.
+
+        Args:
+            embeddings: embeddings (B, F, D) of the fragments.
+            batch: the puzzles.
+
+        Returns:
+            Scores (B,) of `METRICS`.
 
         Raises:
-            TrainingError: the embeddings hold numbers that are not finite.
+            TrainingError: an embedding is not finite.
         """
         return self.agree(self.cluster(_points(embeddings), batch), batch)
 
     def score_fully(self, embeddings: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
-        """The scores of `score`, further ones of the same clusterings, and two that leave the protocol.
+        """Score embeddings by more metrics, also outside of the protocol.
 
-        ``balanced_...`` knows that all images have equally many fragments, ``unknown_...`` does not know how many
-        images there are; ``unknown_k_error`` is how far its number is off. Both are computed by the project's engine.
+        Args:
+            embeddings: embeddings (B, F, D) of the fragments.
+            batch: the puzzles.
+
+        Returns:
+            Scores (B,) of `METRICS`; further agreements of the same clusters; ``balanced_...`` of clusters of equal
+            size; ``unknown_...`` with an estimated number of images, and ``unknown_k_error``, the absolute error of
+            that number.
+
+        Raises:
+            TrainingError: an embedding is not finite.
         """
         points = _points(embeddings)
         labels = self.cluster(points, batch)
@@ -105,7 +121,7 @@ class ClusteringProtocol:
         return scores
 
     def score_random(self, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Scores of assigning each fragment to an image by chance, drawn for each algorithm anew."""
+        """Return scores (B,) of assigning each fragment to a random image, independently for each algorithm."""
         puzzles, fragments = batch.source_ids.shape
         keys = keys_of(self.seed, "random assignment", batch.step, puzzles)
         drawn = (uniforms(keys, len(ALGORITHMS) * fragments) * batch.images_per_puzzle).long()
@@ -113,7 +129,7 @@ class ClusteringProtocol:
         return self.agree(labels, batch) | self.agree_further(labels, batch)
 
     def cluster(self, points: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Labels (B, F) by each algorithm for points (B, F, D)."""
+        """Return clusters (B, F) by each algorithm for points (B, F, D)."""
         k = batch.images_per_puzzle
         return {
             "kmeans": self.backend.kmeans(points, k, self.keys(batch), self.restarts, self.memory),
@@ -132,7 +148,7 @@ class ClusteringProtocol:
         return scores
 
     def agree_further(self, labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
-        """Scores of the same labels by `FURTHER_AGREEMENTS`."""
+        """Return scores (B,) of the same labels by `FURTHER_AGREEMENTS`."""
         return {
             f"{algorithm}_{name}": score
             for algorithm in ALGORITHMS
@@ -145,12 +161,12 @@ class ClusteringProtocol:
 
 
 def _points(embeddings: Tensor) -> Tensor:
-    """Embeddings as they are clustered; raises `TrainingError` if they cannot be."""
+    """Return embeddings as they are clustered; raises `TrainingError` if one is not finite."""
     points = embeddings.detach().float()
     if points.device.type == "mps":  # which has no float64
         points = points.cpu()
     if not torch.isfinite(points).all():
-        raise TrainingError("the model's embeddings hold numbers that are not finite; they cannot be clustered")
+        raise TrainingError("the model's embeddings are not finite and cannot be clustered")
     return points
 
 
@@ -161,7 +177,15 @@ def _agreement(labels: Tensor, batch: FragmentBatch, names: Iterable[str]) -> di
 
 
 def check_puzzle(images_per_puzzle: int, cells: int) -> None:
-    """Refuse what is no puzzle; raises `ConfigError`."""
+    """Check that images and fragments make a puzzle.
+
+    Args:
+        images_per_puzzle: images of a puzzle.
+        cells: fragments of an image.
+
+    Raises:
+        ConfigError: there are fewer than two of either.
+    """
     if images_per_puzzle < 2 or cells < 2:
         raise ConfigError(
             f"the clustering protocol needs at least 2 images a puzzle and 2 fragments an image, "
@@ -182,12 +206,12 @@ def evaluate(
     """Score methods on the same puzzles.
 
     Args:
-        puzzles: what to score on.
-        methods: by name.
-        batch_size: puzzles embedded at once.
-        device: where the fragments are embedded.
-        change: what is done to the fragments first.
-        advance: told how many puzzles are done by all methods, for a progress bar.
+        puzzles: puzzles to score on.
+        methods: methods by name.
+        batch_size: puzzles per batch.
+        device: device of the fragments.
+        change: applied to each batch before it is scored.
+        advance: called with the number of puzzles done by all methods, for a progress bar.
 
     Returns:
         Scores (puzzles,) by method and metric, puzzle by puzzle in the same order.

@@ -1,4 +1,4 @@
-"""How scores hold up when the puzzle gets harder than the one that was trained on."""
+"""Robustness: scores on puzzles that are harder than those of training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Condition:
-    """One way in which a puzzle departs from the usual: along an axis, by a value."""
+    """One change of the usual puzzle: an axis, such as ``noise`` or ``images``, and its value."""
 
     axis: str
     value: float
@@ -32,7 +32,7 @@ class Condition:
         return f"{self.axis}={self.value:g}"
 
     def data(self, usual: FragmentData) -> FragmentData:
-        """The data whose puzzles are scored; raises `ConfigError` or `DataError` where there are none."""
+        """Return the data whose puzzles are scored; raises `ConfigError` or `DataError` if there are none."""
         if self.axis == "images":
             return usual.variant(images_per_puzzle=int(self.value))
         if self.axis == "fragment_size":
@@ -40,13 +40,13 @@ class Condition:
         return usual
 
     def is_usual(self, data: FragmentData, usual: FragmentData) -> bool:
-        """Whether these puzzles are no others than usual."""
+        """Whether these are the usual puzzles."""
         same = data.config.fragment_shape == usual.config.fragment_shape
         same &= data.config.images_per_puzzle == usual.config.images_per_puzzle
         return same and self.axis not in CHANGES
 
     def change(self, batch: FragmentBatch, seed: int) -> FragmentBatch:
-        """What is done to the fragments, floats in 0..1; the random numbers of a puzzle are its own."""
+        """Change the fragments of a batch, floats in 0..1; each puzzle has its own random numbers."""
         if self.axis not in CHANGES:
             return batch
         keys = keys_of(seed, f"robustness/{self}", batch.step, len(batch)).to(batch.fragments.device)
@@ -55,7 +55,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Scores under a condition by method and metric, puzzle by puzzle; why some method has none."""
+    """Scores (puzzles,) under a condition, by method and metric, and why a method has none."""
 
     condition: Condition
     scores: Mapping[str, Mapping[str, Scores]]
@@ -63,7 +63,7 @@ class Outcome:
 
 
 def conditions(config: RobustnessConfig) -> Iterator[Condition]:
-    """All that a configuration asks for, axis by axis."""
+    """Yield the conditions of a configuration, axis by axis."""
     for field in fields(config):
         values = getattr(config, field.name)
         if isinstance(values, list):
@@ -81,21 +81,24 @@ def outcomes(
     cache: Path,
     advance: Callable[[int], None],
     batch_size: int,
-    **how: Any,
+    **settings: Any,
 ) -> Iterator[Outcome]:
     """Score a model and the baselines under each condition.
 
     Args:
-        config: which conditions, and on how many puzzles.
+        config: conditions, and the number of puzzles.
         usual: data of the usual condition.
-        usual_scores: of the usual condition, by method and metric, of at least as many puzzles.
-        protocol: how to score.
-        embed: the model's.
-        fragment_shape: the only one that the model takes.
-        cache: folder of the baselines' scores.
-        advance: told how many puzzles are done, twice for each condition, for a progress bar.
-        batch_size: puzzles embedded at once, where they are as large as usual.
-        how: further arguments of `evaluate`.
+        usual_scores: scores of the usual condition, by method and metric, on at least as many puzzles.
+        protocol: clustering protocol.
+        embed: embedding of the model.
+        fragment_shape: shape (C, h, w) that the model takes.
+        cache: folder of the cached scores of baselines.
+        advance: called with the number of puzzles done, twice for each condition, for a progress bar.
+        batch_size: puzzles per batch of the usual size.
+        settings: further arguments of `evaluate`.
+
+    Yields:
+        The outcome of each condition.
     """
     usual_baselines = Baselines(usual, protocol, cache)
     for condition in conditions(config):
@@ -116,23 +119,23 @@ def outcomes(
             advance(2 * config.puzzles)
             yield Outcome(condition, first, {})
             continue
-        how["change"] = partial(condition.change, seed=protocol.seed)
-        # Puzzles of more fragments are taken fewer at once, so that they need no more memory than usual.
+        settings["change"] = partial(condition.change, seed=protocol.seed)
+        # Batches of larger puzzles hold fewer of them, so that they need no more memory than usual.
         fragments = data.config.images_per_puzzle * data.cells, usual.config.images_per_puzzle * usual.cells
-        how["batch_size"] = max(1, batch_size * fragments[1] // max(fragments))
+        settings["batch_size"] = max(1, batch_size * fragments[1] // max(fragments))
         baselines = usual_baselines if data is usual else Baselines(data, protocol, cache)
-        scores = baselines.score(puzzles, condition=str(condition), advance=advance, **how)
+        scores = baselines.score(puzzles, condition=str(condition), advance=advance, **settings)
         if data.config.fragment_shape != fragment_shape:
             advance(config.puzzles)
             sizes = ["x".join(map(str, shape[1:])) for shape in (fragment_shape, data.config.fragment_shape)]
             yield Outcome(condition, scores, {"model": f"it takes fragments of {sizes[0]} pixels, not {sizes[1]}"})
             continue
         model: dict[str, Score] = {"model": lambda batch: protocol.score_fully(embed(batch), batch)}
-        yield Outcome(condition, scores | evaluate(puzzles, model, advance=advance, **how), {})
+        yield Outcome(condition, scores | evaluate(puzzles, model, advance=advance, **settings), {})
 
 
 def table(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """A row for each condition, method and metric, with paired differences of the model to each baseline."""
+    """Return a row for each condition, method and metric, with paired differences of the model to each baseline."""
     rows: list[dict[str, Any]] = []
     for outcome in outcomes:
         head = {"axis": outcome.condition.axis, "value": outcome.condition.value}

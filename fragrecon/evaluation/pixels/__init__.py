@@ -1,1 +1,4 @@
-"""Pixels: reconstruction, inpainting, perceptual distances and generation."""
+"""Scores of pixels: reconstruction, inpainting with its baselines, perceptual distances, and samples of the prior.
+
+`scoring` is the part of the suite; `inpainting_examples` keeps images to show.
+"""

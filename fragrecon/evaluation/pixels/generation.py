@@ -1,9 +1,10 @@
-"""What a model decodes of latents that are drawn at random, beside test images.
+"""Samples of the prior of a model that decodes, compared with test images.
 
-Two numbers tell of the latents, without any picture: how far they are from the standard normal that is drawn from, and
-how many of their numbers say anything of an image. A model may be near to the normal because it says nothing.
+Two scores describe the latents alone: their Fréchet distance from the standard normal distribution that samples are
+drawn from, and the share of active dimensions. A model may be close to the normal because its latents carry no
+information.
 
-Shapes: M fragments (C, h, w), D numbers a latent, N images (C, H, W) of ``cells`` fragments.
+Shapes: M fragments (C, h, w), D dimensions of a latent, N images (C, H, W) of ``cells`` fragments.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ from fragrecon.seeds import keys_of, uniforms
 log = logging.getLogger(__name__)
 
 FITTED = 10_000
-"""Images whose latents a normal is fitted to at most."""
+"""Greatest number of images whose latents a normal distribution is fitted to."""
 
 MANY = 2048
-"""Latents, beyond which the eigenvectors of their covariance take too long."""
+"""Dimensions from which on the eigenvectors of the covariance take too long."""
 ACTIVE = 0.01
-"""Variance over images from which on a number of the latents counts as saying something of them."""
+"""Variance over images from which on a dimension of the latents counts as active."""
 COLUMNS, SHOWN, STEPS = 10, 20, 9
-"""Images that are shown, samples beside them, and steps from one image to another."""
+"""Images and samples shown, and steps of an interpolation."""
 WIDTHS, FEW = 7, 3
-"""Other widths that are shown where these are free, and images of each."""
+"""Other widths shown if widths are variable, and images of each."""
 
 
 @dataclass(frozen=True)
@@ -54,32 +55,32 @@ class Normal:
     """A normal distribution of latents.
 
     Attributes:
-        mean: (D,), float64.
-        covariance: (D, D).
+        mean: mean (D,), float64.
+        covariance: covariance (D, D).
     """
 
     mean: Tensor
     covariance: Tensor
 
     def draw(self, keys: Tensor) -> Tensor:
-        """A latent under each of the keys (M,), as (M, D) float32; the same noise for all distributions."""
+        """Draw a latent for each key (M,), (M, D) float32; the noise is the same for all distributions."""
         numbers = uniforms(keys, len(self.mean)).clamp_(min=2.0**-54)
         noise: Tensor = torch.special.ndtri(numbers)
         return (self.mean + noise @ self._root).float()
 
     def distance(self) -> float:
-        """The Fréchet distance, which is Wasserstein's squared, from the standard normal.
+        """Return the Fréchet distance (squared 2-Wasserstein distance) from the standard normal distribution.
 
-        ``|m|^2 + tr(S + I - 2 S^(1/2))`` (Dowson and Landau, 1982); finite also where S is singular, as the
-        Kullback-Leibler divergence is not.
+        ``|m|^2 + tr(S + I - 2 S^(1/2))`` (Dowson and Landau, 1982); finite also if S is singular, unlike the
+        Kullback-Leibler divergence.
         """
         deviations = torch.linalg.eigvalsh(self.covariance).clamp(min=0).sqrt()
         return float(self.mean.square().sum() + (deviations - 1).square().sum())
 
     @cached_property
     def _root(self) -> Tensor:
-        """R, of which R^T R is the covariance: the symmetric one, but of very many latents, where that takes minutes,
-        the triangular one of a covariance that is a millionth wider.
+        """R with R^T R equal to the covariance: the symmetric root or, for very many dimensions, the Cholesky factor of
+        the covariance with a millionth of its mean variance added, as the symmetric root would take minutes.
         """
         if len(self.mean) > MANY:
             hair = 1e-6 * self.covariance.diagonal().mean()
@@ -96,40 +97,40 @@ def standard_normal(dim: int) -> Normal:
 
 @dataclass(frozen=True)
 class Latents:
-    """What a model takes fragments for.
+    """Latents of fragments.
 
     Attributes:
-        means: (M, D), their embeddings, float64.
-        variances: (M, D), of a model that takes each for a distribution; else zero.
+        means: embeddings (M, D), float64.
+        variances: variances (M, D) of a variational model, else zero.
     """
 
     means: Tensor
     variances: Tensor
 
     def normal(self) -> Normal:
-        """The normal with mean and covariance of all latents.
+        """Return the normal distribution with the mean and covariance of the latents.
 
-        With variances, of the latents that the decoder was trained on: the mixture of the distributions, which is what
-        a prior has to match (the aggregate posterior: Makhzani et al., 2015).
+        For a variational model these are the moments of the aggregate posterior, which the prior has to match
+        (Makhzani et al., 2015).
         """
         covariance = torch.cov(self.means.T, correction=0).view(self.means.shape[1], -1)
         return Normal(self.means.mean(0), covariance + self.variances.mean(0).diag())
 
     def active(self) -> float:
-        """Share of the numbers whose means vary over images (active units: Burda et al., 2016)."""
+        """Return the share of dimensions whose means vary over images (active units: Burda et al., 2016)."""
         return float((self.means.var(0, correction=0) > ACTIVE).double().mean())
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What is shown of a model that decodes, on the CPU, pixels in 0..1.
+    """Images decoded by a model, on the CPU in 0..1.
 
     Attributes:
-        example: images, and what is decoded of their embeddings.
-        between: (P, S, C, H, W), decoded on the way from one image to another, see `pairs_of`; None of a single image.
-        samples: (M, C, h, w), decoded of the standard normal.
-        fitted: (M, C, h, w), of the same noise by the normal fitted to latents of training images.
-        others: images of other widths, where these are free.
+        example: test images with their reconstructions.
+        between: interpolations (P, S, C, H, W) of the pairs of `pairs_of`; None for a single image.
+        samples: decoded samples (M, C, h, w) of the standard normal distribution.
+        fitted: decoded samples (M, C, h, w), with the same noise, of the normal fitted to latents of training images.
+        others: images of other widths, if widths are variable.
     """
 
     example: Example
@@ -140,7 +141,7 @@ class Generated:
 
     @property
     def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (N, C, H, W) and what is decoded of them, the narrowest first."""
+        """Images (N, C, H, W) with their reconstructions, the narrowest first."""
         for example in sorted((self.example, *self.others), key=lambda example: example.batch.fragment_size[1]):
             assert example.decoded is not None
             yield example.images, example.in_place(example.decoded)
@@ -150,11 +151,11 @@ class Generation:
     """A model that decodes, on a data set.
 
     Args:
-        model: in eval mode, on the device.
-        data: of the fragments that it was trained on.
-        seed: keys samples.
-        device: of the model.
-        batch_size: images at once.
+        model: model in eval mode, on the device.
+        data: data with fragments of the size that it was trained on.
+        seed: seed of samples.
+        device: device of the model.
+        batch_size: images per batch.
     """
 
     def __init__(
@@ -164,15 +165,19 @@ class Generation:
         self.data = data.variant(images_per_puzzle=1)
 
     def puzzles(self, samples: int) -> FixedPuzzles:
-        """As many fragments of test images as samples, or up to an image's more; each image is a puzzle by itself."""
+        """Return test images with ``samples`` fragments in all, rounded up to whole images; each is a puzzle."""
         wanted, cells, there = -(-samples // self.data.cells), self.data.cells, len(self.data.store("test"))
         if wanted > there:
-            log.warning("there are %d fragments of test images, and so as many samples, not %d", there * cells, samples)
+            log.warning(
+                "evaluation.generation.samples=%d, but the test images have %d fragments; as many samples are drawn",
+                samples,
+                there * cells,
+            )
         return self.data.test_set(min(wanted, there))
 
     @cached_property
     def fitted(self) -> Normal | None:
-        """To latents of training images; None where there are none."""
+        """Normal distribution fitted to latents of training images; None if there are none."""
         try:
             return self.latents("train").normal()
         except DataError as error:
@@ -181,10 +186,10 @@ class Generation:
 
     @torch.inference_mode()
     def latents(self, split: Split) -> Latents:
-        """Of up to `FITTED` fragments of training or test images as they are, without augmentation.
+        """Return the latents of up to `FITTED` fragments of training or test images, without augmentation.
 
         Raises:
-            TrainingError: some of their numbers are not finite.
+            TrainingError: a latent is not finite.
         """
         images = self.data.training_images() if split == "train" else np.arange(len(self.data.store("test")))
         count = min(-(-FITTED // self.data.cells), len(images))
@@ -204,22 +209,25 @@ class Generation:
             variances.append(variance.cpu().double())
         found = Latents(torch.cat(means), torch.cat(variances))
         if not (found.means + found.variances).isfinite().all():
-            raise TrainingError("the model's latents hold numbers that are not finite; no normal can be fitted to them")
+            raise TrainingError("the model's latents are not finite; no normal distribution can be fitted to them")
         return found
 
     def score(
         self, puzzles: FixedPuzzles, networks: PerceptualNetworks, advance: Callable[[int], None] = lambda count: None
     ) -> PerceptualScores:
-        """How far latents are from the prior, and in the eyes of networks what is decoded of it from test images.
+        """Score the latents, and samples of the prior by pretrained networks.
 
-        Beside the model's samples of the standard normal: of the normal fitted to its latents, which are as good if
-        nothing but the prior is at fault; its reconstructions of the test images, the best that its decoder could do;
-        and, if there are as many, other test images, which are as near as any can be.
+        Besides the model's samples of the standard normal distribution, three references are scored: samples of the
+        normal fitted to its latents, which are better if the prior is at fault; its reconstructions of the test images,
+        the best that its decoder can do; and other test images, if there are enough.
 
         Args:
-            puzzles: of `puzzles`; one sample is decoded for each of their fragments.
-            networks: to look with.
-            advance: told how many images are done, for a progress bar.
+            puzzles: test images from `puzzles`; one sample is decoded for each of their fragments.
+            networks: networks to score with.
+            advance: called with the number of images done, for a progress bar.
+
+        Returns:
+            Dataset-wide scores.
         """
         latents = self.latents("test")
         found = {
@@ -241,11 +249,11 @@ class Generation:
             setting="evaluation.generation.samples",
         )
         wide = {method: found.get(method, {}) | values for method, values in seen.dataset_wide.items()}
-        return replace(seen, scores={}, dataset_wide=wide)  # no sample is of a certain image
+        return replace(seen, scores={}, dataset_wide=wide)  # samples do not belong to single images
 
     @torch.inference_mode()
     def show(self, protocol: ClusteringProtocol) -> Generated:
-        """Some test images, ways between them, and some samples."""
+        """Return test images with reconstructions, interpolations and samples."""
         shown, keys, fitted = self.show_images(protocol), self._keys(0, SHOWN), self.fitted
         size = shown.example.batch.fragment_size
         return replace(
@@ -255,20 +263,20 @@ class Generation:
         )
 
     def show_images(self, protocol: ClusteringProtocol) -> Generated:
-        """Some test images and ways between them."""
+        """Return test images with reconstructions and interpolations."""
         available = self.data.alike("test", np.arange(len(self.data.store("test"))))
         example = self._example(available, COLUMNS, protocol)
         others = [self._example(images, FEW, protocol) for images in self._other_widths(example.batch.fragment_size[1])]
         return Generated(example, interpolate(self.model, example, self.device), others=others)
 
     def _example(self, available: Indices, most: int, protocol: ClusteringProtocol) -> Example:
-        """Some of the available test images, which are of one width."""
+        """Return an example of up to ``most`` of the available test images, which have one width."""
         data = self.data.variant(images_per_puzzle=min(most, len(available)))
         batch = data.fixed_batches("test", available, 1, "test").read(slice(0, 1))
         return example_of(self.model, batch.to(self.device).as_float(), data.grid, protocol)
 
     def _other_widths(self, width: int) -> list[Indices]:
-        """Test images of each of up to `WIDTHS` other widths, from the least to the greatest that there is."""
+        """Return the test images of each of up to `WIDTHS` other widths, from the least to the greatest."""
         if not self.data.config.free_width:
             return []
         widths = self.data.store("test").widths
@@ -280,7 +288,7 @@ class Generation:
         normals = {"model": standard_normal(self.model.latent_dim), "fitted_normal": self.fitted}
         outputs = {name: self._sampled(normal) for name, normal in normals.items() if normal}
         outputs["reconstruction"] = decoded(self.model)["model"]
-        # Where widths are free, others are of other widths.
+        # With variable widths, other test images have other widths.
         if 2 * count <= len(self.data.store("test")) and not self.data.config.free_width:
             others = self.data.test_set(2 * count)
             outputs["test_images"] = lambda batch: self._read(others, count + batch.step, len(batch))
@@ -302,21 +310,30 @@ class Generation:
 
 
 def decode(model: FragmentModel, latents: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
-    """Fragments (..., C, h, w) in 0..1 of that size, on a device, of latents (..., D)."""
+    """Decode latents (..., D) to fragments (..., C, h, w) of a size, in 0..1 on a device."""
     assert isinstance(model, Decoder)
     return model.decode(latents.to(device), size).float().clamp(0, 1)
 
 
 def pairs_of(count: int) -> list[tuple[int, int]]:
-    """Two by two, so that each of ``count`` images is of a pair."""
+    """Return pairs of images to interpolate between, so that each of ``count`` images is in one."""
     return [(first, (first + 1) % count) for first in range(0, count, 2)] if count > 1 else []
 
 
 @torch.inference_mode()
 def interpolate(model: FragmentModel, example: Example, device: torch.device, steps: int = STEPS) -> Tensor | None:
-    """Images (P, S, C, H, W) decoded on straight lines between the embeddings of two images, both ends included.
+    """Decode straight lines between the embeddings of pairs of images.
 
-    Each fragment goes to that at the same place of the other image.
+    Each fragment is interpolated with that at the same place of the other image.
+
+    Args:
+        model: model that decodes, in eval mode on the device.
+        example: images with their embeddings.
+        device: device of the model.
+        steps: S, both ends included.
+
+    Returns:
+        Images (P, S, C, H, W), or None for a single image.
     """
     pairs = pairs_of(example.batch.images_per_puzzle)
     if not pairs:

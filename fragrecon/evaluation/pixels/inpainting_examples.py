@@ -1,4 +1,4 @@
-"""A few images with what a model fills in, and how it came to it.
+"""Example images as a model inpaints them, with its descent and attention.
 
 Shapes: M images (C, H, W) in 0..1 of P patches.
 """
@@ -18,11 +18,11 @@ from fragrecon.models.base import Attentive, Descender, Inpainter, PatchGrid
 
 @dataclass(frozen=True)
 class Steps:
-    """What a model that descends an energy fills in step by step.
+    """Steps of a model that descends an energy.
 
     Attributes:
-        output: (S + 1, M, C, H, W), before the first step and after each.
-        energies: (L, T + 1, M), as in `fragrecon.models.base.Descent`.
+        output: outputs (S + 1, M, C, H, W) before the first step and after each.
+        energies: energies (L, T + 1, M), as in `fragrecon.models.base.Descent`.
     """
 
     output: Tensor
@@ -31,11 +31,11 @@ class Steps:
 
 @dataclass(frozen=True)
 class Attention:
-    """What one patch of each image attends to.
+    """Attention of one patch of each image.
 
     Attributes:
-        chosen: (M,), the patch.
-        weights: (M, H, rows, columns), by H heads.
+        chosen: index (M,) of the patch.
+        weights: attention weights (M, H, rows, columns) of H heads.
     """
 
     chosen: Tensor
@@ -44,14 +44,14 @@ class Attention:
 
 @dataclass(frozen=True)
 class Inpainted:
-    """Images, and what a model fills in where they are hidden; all on the CPU.
+    """Masked images as a model inpaints them, on the CPU.
 
     Attributes:
-        images: (M, C, H, W).
-        hidden: (M, 1, H, W), which pixels the model did not see.
-        output: (M, C, H, W), all that the model says.
-        steps: of a model that descends.
-        attention: of a model that attends.
+        images: true images (M, C, H, W).
+        hidden: hidden pixels (M, 1, H, W).
+        output: whole outputs (M, C, H, W) of the model.
+        steps: steps of a model that descends an energy.
+        attention: attention of a model that has any.
     """
 
     images: Tensor
@@ -62,11 +62,11 @@ class Inpainted:
 
     @property
     def composite(self) -> Tensor:
-        """(M, C, H, W), the output where pixels were hidden."""
+        """Images (M, C, H, W) with the output in place of hidden pixels."""
         return torch.where(self.hidden, self.output, self.images)
 
     def joined(self, grid: tuple[int, int]) -> Inpainted:
-        """Of fragments (N * cells, C, h, w), the N images they are of; what patches attend to is left out."""
+        """Join fragments (N * cells, C, h, w) to N images, without their attention."""
         cells = grid[0] * grid[1]
 
         def put(fragments: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Inpainted:
         return Inpainted(put(self.images), put(self.hidden), put(self.output), steps)
 
     def first(self, count: int) -> Inpainted:
-        """Of the first images alone."""
+        """Return the first ``count`` images."""
         steps = self.steps and Steps(self.steps.output[:, :count], self.steps.energies[:, :, :count])
         attention = self.attention and Attention(self.attention.chosen[:count], self.attention.weights[:count])
         return Inpainted(self.images[:count], self.hidden[:count], self.output[:count], steps, attention)
@@ -87,13 +87,16 @@ class Inpainted:
 
 @torch.inference_mode()
 def inpaint(model: Inpainter, images: Tensor, mask: Tensor, chosen: Tensor | None = None) -> Inpainted:
-    """What a model in eval mode fills in of images (M, C, H, W) where mask (M, P).
+    """Inpaint images.
 
     Args:
-        model: on the device of the images.
-        images: in 0..1.
-        mask: True where hidden.
-        chosen: the patch (M,) whose attention is looked at; by default the hidden one next to the middle.
+        model: model in eval mode, on the device of the images.
+        images: images (M, C, H, W) in 0..1.
+        mask: hidden patches (M, P).
+        chosen: patch (M,) whose attention is kept; by default the hidden one closest to the centre.
+
+    Returns:
+        The inpainted images.
     """
     grid, steps, attention = model.patches, None, None
 
@@ -114,7 +117,7 @@ def inpaint(model: Inpainter, images: Tensor, mask: Tensor, chosen: Tensor | Non
 
 
 def middle(mask: Tensor, patches: PatchGrid) -> Tensor:
-    """The patch (M,) next to the middle of those that are hidden, or of all where none is."""
+    """Return the hidden patch (M,) closest to the centre, or the closest of all if none is hidden."""
     rows, columns = patches.grid
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     far = ((row - rows / 2) ** 2 + (column - columns / 2) ** 2).flatten().to(mask.device)
@@ -124,7 +127,7 @@ def middle(mask: Tensor, patches: PatchGrid) -> Tensor:
 def first_inpainted(
     model: Inpainter, puzzles: FixedPuzzles, masking: Masking, device: torch.device, most: int = 8
 ) -> Inpainted:
-    """What a model fills in of the first fragments of the test puzzles, each an image of its own."""
+    """Inpaint the first ``most`` fragments of the test puzzles, each as an image of its own."""
     count = -(-most // puzzles.read(slice(0, 1)).source_ids.shape[1])
     batch = puzzles.read(slice(0, count)).to(device).as_float()
     images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, model.patches.count)

@@ -1,4 +1,4 @@
-"""How well images are reconstructed: whole, or where patches of them were masked.
+"""Pixel scores of reconstructed and inpainted images.
 
 Shapes: M images (C, H, W) in 0..1 of P patches.
 """
@@ -21,30 +21,38 @@ from fragrecon.objectives.reconstruction import decoded_like, psnr
 from fragrecon.seeds import keys_of, uniforms
 
 Fill = Callable[[Tensor, Tensor], Tensor]
-"""From images (M, C, H, W) and a mask (M, P), True where hidden, to images, of which the hidden patches count."""
+"""Maps images (M, C, H, W) and a mask (M, P), True where hidden, to images whose hidden patches are scored."""
 
 
 @dataclass(frozen=True)
 class Masking:
-    """Which patches of test images are hidden: the same for all that is scored.
+    """Masks of the test images, the same for all methods.
 
     Attributes:
-        ratio: share of the patches.
-        seed: keys the random numbers of each puzzle.
+        ratio: share of hidden patches.
+        seed: seed of the random numbers of each puzzle.
     """
 
     ratio: float
     seed: int
 
     def draw(self, batch: FragmentBatch, patches: int) -> Tensor:
-        """Masks (B * F, P) of a batch's fragments, each puzzle's its own however they are batched."""
+        """Draw masks (B * F, P) of a batch's fragments; the masks of a puzzle do not depend on its batch."""
         fragments = batch.source_ids.shape[1]
         draws = uniforms(keys_of(self.seed, "test masks", batch.step, len(batch)), fragments * patches)
         return mask_of(draws.view(-1, patches), self.ratio).to(batch.fragments.device)
 
 
 def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
-    """How a model is scored: by what it fills in, by what it decodes; None if it does neither."""
+    """Return the score of a model that inpaints or decodes.
+
+    Args:
+        model: model in eval mode.
+        masking: masks of the test images, for a model that inpaints.
+
+    Returns:
+        The score, or None for a model that does neither.
+    """
     if isinstance(model, Inpainter):
         return filled(fill_of(model), masking, model.patches)
     if isinstance(model, Decoder):
@@ -59,9 +67,15 @@ def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
 
 
 def downsampled(latents: int) -> Score:
-    """How images are scored that are shrunk to at most as many numbers as there are latents, and enlarged again.
+    """Return the score of downsampling images and enlarging them again.
 
-    Shrunk by means of areas, to the shape nearest to their own, and enlarged by cubic convolution.
+    Images are downsampled by area averaging, nearly keeping their aspect ratio, and enlarged by bicubic interpolation.
+
+    Args:
+        latents: greatest number of values of a downsampled image.
+
+    Returns:
+        The score.
     """
 
     def score(batch: FragmentBatch) -> dict[str, Tensor]:
@@ -74,7 +88,7 @@ def downsampled(latents: int) -> Score:
 
 
 def downsampled_size(latents: int, shape: torch.Size) -> tuple[int, int]:
-    """Rows and columns that images (M, C, H, W) can be shrunk to, at least one of each."""
+    """Return rows and columns of images (M, C, H, W) downsampled to at most ``latents`` values."""
     _, channels, height, width = shape
     pixels, short, long = max(1, latents // channels), min(height, width), max(height, width)
     less = min(short, pixels, max(1, round((pixels * short / long) ** 0.5)))
@@ -83,12 +97,12 @@ def downsampled_size(latents: int, shape: torch.Size) -> tuple[int, int]:
 
 
 def fill_of(model: Inpainter) -> Fill:
-    """How a model fills in."""
+    """Return the inpainting of a model, clipped to 0..1."""
     return lambda images, mask: model.patches.join(model.predict(images, mask).float()).clamp(0, 1)
 
 
 def filled(fill: Fill, masking: Masking, patches: PatchGrid) -> Score:
-    """How a way to fill in is scored, each fragment of a puzzle as an image of its own."""
+    """Return the score of an inpainting method; each fragment of a puzzle counts as an image of its own."""
 
     def score(batch: FragmentBatch) -> dict[str, Tensor]:
         images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, patches.count)
@@ -98,14 +112,22 @@ def filled(fill: Fill, masking: Masking, patches: PatchGrid) -> Score:
 
 
 def by_puzzle(scores: dict[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
-    """Means (B,) over the fragments of each puzzle, of scores (B * F,)."""
+    """Average scores (B * F,) over the fragments of each puzzle, (B,)."""
     return {name: values.view(len(batch), -1).mean(1).cpu() for name, values in scores.items()}
 
 
 def score_filling(fill: Fill, images: Tensor, mask: Tensor, patches: PatchGrid) -> dict[str, Tensor]:
-    """Scores (M,): ``masked_...`` of the hidden patches alone, ``composite_...`` of these beside the visible ones.
+    """Score inpainted images.
 
-    The structural similarity of hidden patches is that of the composite, averaged over their pixels.
+    Args:
+        fill: inpainting method.
+        images: images (M, C, H, W) in 0..1.
+        mask: hidden patches (M, P).
+        patches: grid of patches.
+
+    Returns:
+        Scores (M,): ``masked_...`` of the hidden patches, ``composite_...`` of the whole image with visible patches as
+        they are. The structural similarity of hidden patches is that of the composite, averaged over their pixels.
     """
     hidden = pixels_of(mask, patches, images.shape)
     composite = torch.where(hidden, fill(images, mask), images)
@@ -122,7 +144,7 @@ def score_filling(fill: Fill, images: Tensor, mask: Tensor, patches: PatchGrid) 
 
 
 def score_reconstruction(output: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """Scores (M,) of whole outputs where nothing was masked."""
+    """Return scores (M,) of outputs for images (M, C, H, W) without a mask."""
     errors = (output - images).square().mean((1, 2, 3))
     return {
         "reconstruction_mse": errors.double(),
@@ -132,7 +154,7 @@ def score_reconstruction(output: Tensor, images: Tensor) -> dict[str, Tensor]:
 
 
 def similarity_map(images: Tensor, others: Tensor) -> Tensor:
-    """Structural similarity (M, C, H, W) at each pixel, in Gaussian windows of deviation 1.5 (Wang et al., 2004)."""
+    """Structural similarity (M, C, H, W) at each pixel, in Gaussian windows of sigma 1.5 (Wang et al., 2004)."""
     _, found = structural_similarity_index_measure(
         images, others, data_range=1.0, reduction="none", return_full_image=True
     )
@@ -140,7 +162,7 @@ def similarity_map(images: Tensor, others: Tensor) -> Tensor:
 
 
 def pixels_of(mask: Tensor, patches: PatchGrid, shape: torch.Size) -> Tensor:
-    """A mask (M, 1, H, W) of pixels from one (M, P) of patches."""
+    """Return the mask (M, 1, H, W) of pixels for a mask (M, P) of patches."""
     rows, columns = patches.grid
     sides = (shape[-2] // rows, shape[-1] // columns)
     return mask.view(-1, 1, rows, columns).repeat_interleave(sides[0], 2).repeat_interleave(sides[1], 3)

@@ -262,7 +262,7 @@ def test_a_model_of_distributions_is_held_to_the_prior_by_these_and_not_by_its_e
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_latents_that_are_not_finite_are_refused(data: FragmentData, value: float) -> None:
-    with pytest.raises(TrainingError, match="latents hold numbers that are not finite"):
+    with pytest.raises(TrainingError, match="not finite"):
         generation_of(Linear(shift=value), data).latents("test")
 
 
@@ -362,7 +362,7 @@ def test_more_samples_than_test_images_are_not_drawn(
     found = generation.score(generation.puzzles(samples), looking())
     assert list(found.dataset_wide) == methods
     assert found.images == images
-    assert ("there are 900 fragments" in caplog.text) == (samples > 900)
+    assert ("900 fragments" in caplog.text) == (samples > 900)
 
 
 def test_without_training_images_there_is_no_fitted_normal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -371,7 +371,7 @@ def test_without_training_images_there_is_no_fitted_normal(tmp_path: Path, caplo
         found = scored(Linear(), data, samples=20)
         assert generation_of(Linear(), data).show(PROTOCOL).fitted is None
     assert list(found) == ["model", "reconstruction", "test_images"]
-    assert "no samples of a fitted normal: there is no train split" in caplog.text
+    assert "train split" in caplog.text
 
 
 def test_where_nobody_looks_nothing_but_latents_is_told(data: FragmentData) -> None:
@@ -401,7 +401,7 @@ def test_the_network_that_is_installed_looks_at_samples(tmp_path: Path, caplog: 
     with caplog.at_level(logging.WARNING):
         found = generation.score(generation.puzzles(6), PerceptualNetworks(["features"], CPU)).dataset_wide
     assert "of 6 images" in caplog.text
-    assert "set evaluation.generation.samples higher" in caplog.text
+    assert "evaluation.generation.samples" in caplog.text
     distances = {method: values["generation_frechet_feature_distance"] for method, values in found.items()}
     assert list(distances) == ["model", "fitted_normal", "reconstruction", "test_images"]
     assert distances["test_images"] < min(distances[name] for name in ("model", "fitted_normal", "reconstruction"))
