@@ -176,7 +176,7 @@ def main(arguments: Sequence[str]) -> None:
     data = open_data(compose(overrides))
     batch = data.test_set(options.puzzles).read(slice(0, options.puzzles)).as_float()
     protocol = ClusteringProtocol(batched, RESTARTS, 0, MEMORY)
-    points = Baselines(data, protocol, data.cache / "scores").components(raw_pixels(batch), COMPONENTS)
+    points = Baselines(data, protocol, data.cache / "scores").components(raw_pixels(batch), COMPONENTS).float()
     k = batch.images_per_puzzle
 
     with threadpool_limits(1):

@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
         embeddings = {
             "raw pixels": raw_pixels(batch),
             "colour histogram": colour_histogram(batch),
-            "whitened PCA": components(raw_pixels(batch), WHITENED, whitening=1.0),
+            "whitened PCA": components(raw_pixels(batch), WHITENED, whitening=1.0).float(),
             **{f"{name}": model.encode(batch.fragments) for name, model in models.items()},
             **{f"blobs, spread {spread}": blobs(batch, spread) for spread in (0.3, 0.5, 0.8)},
         }

@@ -51,7 +51,7 @@ def main(overrides: list[str]) -> None:
     print("| ---: | ---: |" + " ---: |" * len(POWERS))
     for count in COMPONENTS:
         share = float(deviations[:count].square().sum() / deviations.square().sum())
-        cells = [scores(fitted(raw_pixels(puzzles), count, whitening=power)) for power in POWERS]
+        cells = [scores(fitted(raw_pixels(puzzles), count, whitening=power).float()) for power in POWERS]
         print(f"| {count} | {share:.3f} | " + " | ".join(cells) + " |", flush=True)
 
 

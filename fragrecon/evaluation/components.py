@@ -53,14 +53,14 @@ class PrincipalComponents:
             whitening: power of the standard deviation that each component is divided by; 1 gives equal variances.
 
         Returns:
-            Coordinates (..., count), float32.
+            Coordinates (..., count), float64.
         """
         values = points.double()
         mean, directions = self.mean.to(values), self.directions[:, :count].to(values)
         deviations = self.deviations[:count].to(values)
         # Components of nearly no variance are not amplified.
         scale = deviations.clamp(min=1e-6 * float(deviations.max()) or 1.0) ** -whitening
-        return (((values - mean) @ directions) * scale).float()
+        return ((values - mean) @ directions) * scale
 
 
 def components_of_parts(parts: Iterable[Tensor], count: int, values: int) -> tuple[Tensor, Tensor]:

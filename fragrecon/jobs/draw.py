@@ -1,4 +1,4 @@
-"""``mode=draw``: the figures of a run once more, or of one's own photographs, into a record of their own."""
+"""``mode=draw``: draw the figures of a run again, or of user-supplied photographs, into a record of their own."""
 
 from __future__ import annotations
 
@@ -36,14 +36,25 @@ from fragrecon.seeds import torch_generator
 log = logging.getLogger(__name__)
 
 MOST = 8
-"""Images of the test split that are drawn filled in."""
+"""Test images that are drawn inpainted."""
 
 VIEW = 160
-"""Pixels, about, that a side of a model's view is enlarged to."""
+"""Side in pixels, about, that a model's view is enlarged to."""
 
 
 def main(config: Config, record: Record) -> dict[str, Any]:
-    """Draw ``config.run``, or ``config.input`` as its model sees it; returns how well that is done."""
+    """Draw the figures of ``config.run``, or of ``config.input`` by its model.
+
+    Args:
+        config: configuration of the job.
+        record: record to write.
+
+    Returns:
+        Scores of what is drawn.
+
+    Raises:
+        ConfigError: there is no run, or nothing to draw of its model.
+    """
     if config.run is None:
         raise ConfigError("mode=draw needs the run to draw: run=FOLDER")
     run, folder = load_run(config.run), record.folder / FIGURES
@@ -52,8 +63,8 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     clustering, generation = config.evaluation.clustering, config.evaluation.generation
     if not (clustering or isinstance(model, (Inpainter, Decoder))):
         raise ConfigError(
-            f"{class_name(config)} fills nothing in and decodes nothing, and by evaluation.clustering=false nothing is "
-            "grouped: there is nothing to draw"
+            f"{class_name(config)} neither inpaints nor decodes, and evaluation.clustering=false leaves "
+            "nothing to draw; set evaluation.clustering=true"
         )
     found: dict[str, Any] = {}
     if config.input is None:
@@ -71,7 +82,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
 
 
 def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str, float]:
-    """The first test puzzle, or ``config.input`` as one, grouped; returns how well it is."""
+    """Draw the clusters of the first test puzzle, or of ``config.input`` as one; returns their scores."""
     if config.input is None:
         example, shown = first_test_puzzle(config, model), None
     else:
@@ -92,27 +103,27 @@ def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str,
 
 
 def draw_masked(config: Config, model: Inpainter, folder: Path) -> dict[str, float]:
-    """The first test images, or those of ``config.input``, filled in; returns how well."""
+    """Draw the first test images, or those of ``config.input``, inpainted; returns their score."""
     ratio = config.evaluation.reconstruction.ratio if config.evaluation.reconstruction else config.objective["ratio"]
     masking, device = Masking(float(ratio), config.evaluation.seed), hardware.device_of(config.trainer)
     if config.input is None:
         data = open_data(config)
         data.check_test(1)
-        filling = first_inpainted(model, data.test_set(MOST), masking, device, MOST)
+        inpainted = first_inpainted(model, data.test_set(MOST), masking, device, MOST)
     else:
-        filling = fill_photographs(config, model, masking)
-    gallery.draw_filling(filling, folder)
-    found = {"masked_psnr": float(masked_psnr(filling, filling.output).mean())}
+        inpainted = inpaint_photographs(config, model, masking)
+    gallery.draw_filling(inpainted, folder)
+    found = {"masked_psnr": float(masked_psnr(inpainted, inpainted.output).mean())}
     plain_console().print(
-        f"{len(filling.images)} images, {masking.ratio:.0%} hidden: masked PSNR {found['masked_psnr']:.2f} dB",
+        f"{len(inpainted.images)} images, {masking.ratio:.0%} hidden: masked PSNR {found['masked_psnr']:.2f} dB",
         soft_wrap=True,
     )
     return found
 
 
 def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str, float]:
-    """Test images, or those of ``config.input``, and what is decoded of embeddings of them, between them, and of noise;
-    returns how well the images are decoded.
+    """Draw reconstructions, interpolations and samples for test images, or for ``config.input``; returns the score of
+    the reconstructions.
     """
     device, protocol = hardware.device_of(config.trainer), protocol_of(config)
     settings: Any = {"seed": config.evaluation.seed, "device": device, "batch_size": config.evaluation.batch_size}
@@ -140,8 +151,8 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
     return found
 
 
-def fill_photographs(config: Config, model: Inpainter, masking: Masking) -> Inpainted:
-    """``config.input`` filled in, each fragment by itself; where fragments are not whole images, they are joined."""
+def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> Inpainted:
+    """Inpaint ``config.input``, each fragment by itself; fragments of an image are joined again."""
     photographs, grid = cut_input(config)
     seen = photographs.seen
     fragments = cut(in_place(seen.fragments, seen, grid), config.data.fragment_shape[1:]).flatten(0, 1)
@@ -149,12 +160,12 @@ def fill_photographs(config: Config, model: Inpainter, masking: Masking) -> Inpa
         len(fragments), model.patches.count, masking.ratio, torch_generator(masking.seed, "masks of input")
     )
     device = hardware.device_of(config.trainer)
-    filling = inpaint(model, fragments.to(device), mask.to(device))
-    return filling if grid == (1, 1) else filling.joined(grid)
+    inpainted = inpaint(model, fragments.to(device), mask.to(device))
+    return inpainted if grid == (1, 1) else inpainted.joined(grid)
 
 
 def first_test_puzzle(config: Config, model: FragmentModel) -> Example:
-    """The one that the run's own figures show."""
+    """Return the puzzle that the run's own figures show."""
     data = open_data(config)
     data.check_test(1)
     device = hardware.device_of(config.trainer)
@@ -162,7 +173,7 @@ def first_test_puzzle(config: Config, model: FragmentModel) -> Example:
 
 
 def photographed_puzzle(config: Config, model: FragmentModel) -> tuple[Example, FragmentBatch]:
-    """``config.input`` as one puzzle, and its fragments in finer pixels."""
+    """Return ``config.input`` as one puzzle with predictions, and the same puzzle at higher resolution."""
     photographs, grid = cut_input(config)
     count, cells = photographs.seen.images_per_puzzle, grid[0] * grid[1]
     if count < 2:
@@ -174,7 +185,7 @@ def photographed_puzzle(config: Config, model: FragmentModel) -> tuple[Example, 
 
 
 def cut_input(config: Config) -> tuple[Photographs, tuple[int, int]]:
-    """``config.input`` at the size of the run's images, cut as these are, into that grid."""
+    """Cut ``config.input`` as the run's images are cut; returns the photographs and the grid."""
     paths = image_files(config.input)
     image_shape, size = config.data.image_shape, config.data.fragment_shape[1:]
     grid = grid_of(image_shape[1:], size)
@@ -183,7 +194,7 @@ def cut_input(config: Config) -> tuple[Photographs, tuple[int, int]]:
 
 
 def by_method(run: Run) -> dict[str, dict[str, Scores]]:
-    """A run's scores by method and metric."""
+    """Return the scores of a run by method and metric."""
     found: dict[str, dict[str, Scores]] = {}
     for name, scores in run.scores.items():
         method, _, metric = name.partition("/")

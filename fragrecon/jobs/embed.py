@@ -1,4 +1,4 @@
-"""``mode=embed``: write the embeddings of a split, or of images of one's own, as a table with a row a fragment."""
+"""``mode=embed``: write the embeddings of a split, or of user-supplied images, as a table with one row per fragment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,18 @@ SPLITS = ("test", "validation", "train")
 
 
 def main(config: Config, record: Record) -> dict[str, Any]:
-    """Embed by the model of ``config.run``; returns where the table is, and its size."""
+    """Embed by the model of ``config.run``.
+
+    Args:
+        config: configuration of the job.
+        record: record to write.
+
+    Returns:
+        File and size of the table.
+
+    Raises:
+        ConfigError: there is no run, a setting is not valid, or PyArrow is not installed.
+    """
     if config.run is None:
         raise ConfigError("mode=embed needs the run whose model embeds: run=FOLDER")
     settings, writers = config.embed, {"npz": write_npz, "parquet": write_parquet}
@@ -62,16 +73,16 @@ def main(config: Config, record: Record) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Table:
-    """A row a fragment, image by image, and within an image row by row of the grid; nothing is kept in memory.
+    """One row per fragment, image by image and row by row of the grid, computed while it is written.
 
     Attributes:
-        puzzles: (P, N), place in the store of the images that are embedded together; the narrowest first.
-        together: whether that matters, so that the puzzle is a column.
-        store: of the images.
-        model: in eval mode, on ``device``.
+        puzzles: indices (P, N) in the store of the images that are embedded together, the narrowest first.
+        together: whether an embedding depends on the puzzle, so that the puzzle is a column.
+        store: store of the images.
+        model: model in eval mode, on ``device``.
         grid: rows and columns of fragments in an image.
-        device: to embed on.
-        at_once: images that are embedded, and written, at once.
+        device: device to embed on.
+        at_once: images that are embedded and written at once.
     """
 
     puzzles: Indices
@@ -91,13 +102,13 @@ class Table:
         return self.puzzles.size * self.cells
 
     def parts(self) -> Iterator[slice]:
-        """Of puzzles, each of one width."""
+        """Yield batches of puzzles, each of one width."""
         widths = self.store.widths[self.puzzles[:, 0]]
         for group in groups(widths, max(1, self.at_once // self.puzzles.shape[1])):
             yield slice(int(group[0]), int(group[-1]) + 1)
 
     def columns(self, part: slice) -> dict[str, npt.NDArray[np.int64]]:
-        """All columns (rows,) but the embedding."""
+        """Return all columns (rows,) but the embedding."""
         ids = self.puzzles[part]
         image, cell = np.repeat(ids, self.cells), np.tile(np.arange(self.cells), ids.size)
         columns = {
@@ -112,7 +123,7 @@ class Table:
 
     @torch.inference_mode()
     def embedding(self, part: slice) -> npt.NDArray[np.float32]:
-        """The last column, (rows, D)."""
+        """Return the last column, (rows, D)."""
         ids = self.puzzles[part]
         images = torch.from_numpy(self.store.read(ids.reshape(-1))).to(self.device).float().div_(255)
         fragments = cut(images, fragment_size(images, self.grid))
@@ -122,11 +133,11 @@ class Table:
 
 
 def open_table(config: Config, data: FragmentData, model: FragmentModel, device: torch.device) -> Table:
-    """What is to be embedded.
+    """Return the table of embeddings to compute.
 
-    A model that sees fragments one by one gets each image by itself, in the order of the split, or, where widths are
-    free, of the widths and then the split. One that sees puzzles
-    gets as many whole ones as the images make, the first of those that are scored; what is left over is left out.
+    A model that embeds fragments independently gets each image by itself, in the order of the split, sorted by width if
+    widths are variable. A model that sees puzzles gets the first puzzles of those that are scored; images that do not
+    fill a puzzle are left out.
 
     Raises:
         ConfigError: there are fewer images than are asked for, or too few for a puzzle.
@@ -153,7 +164,7 @@ def open_table(config: Config, data: FragmentData, model: FragmentModel, device:
 
 
 def write_npz(file: BinaryIO, table: Table, advance: Callable[[int], None]) -> None:
-    """Write columns as NumPy's ``savez`` would, piece by piece."""
+    """Write the table as NumPy's ``savez`` does, piece by piece."""
 
     def write(name: str, kind: Any, row: tuple[int, ...], pieces: Iterator[npt.NDArray[Any]]) -> None:
         header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": (table.rows, *row)}
@@ -174,7 +185,7 @@ def write_npz(file: BinaryIO, table: Table, advance: Callable[[int], None]) -> N
 
 
 def write_parquet(file: BinaryIO, table: Table, advance: Callable[[int], None]) -> None:
-    """Write columns as Parquet, the embedding as a list of fixed size, piece by piece."""
+    """Write the table as Parquet, the embedding as a list of fixed size, piece by piece."""
     arrow, length = _import_pyarrow(), table.model.latent_dim
     schema = arrow.schema(
         [

@@ -1,4 +1,4 @@
-"""``mode=reassemble``: put cut and shuffled photographs, or loose fragments, together by the model of a run."""
+"""``mode=reassemble``: reassemble photographs that are cut and shuffled, or loose fragments, by the model of a run."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Puzzle:
     """The fragments of one puzzle.
 
     Attributes:
-        names: of the files, one a fragment, or one an image where ``truth`` is known.
-        shown: (F, C, H, W) uint8, as they are drawn.
-        seen: (1, F, C, h, w) in 0..1, as the model sees them.
-        truth: where they were cut from, if that is known.
+        names: file names, one per fragment, or one per image if ``truth`` is known.
+        shown: fragments (F, C, H, W) uint8 as they are drawn.
+        seen: fragments (1, F, C, h, w) in 0..1 as the model sees them.
+        truth: image and cell that each was cut from, if known.
     """
 
     names: list[str]
@@ -51,7 +51,19 @@ class Puzzle:
 
 
 def main(config: Config, record: Record) -> dict[str, Any]:
-    """Reassemble ``config.input``; returns what is written as ``placement.json``."""
+    """Reassemble ``config.input``.
+
+    Args:
+        config: configuration of the job.
+        record: record to write.
+
+    Returns:
+        The content of ``placement.json``.
+
+    Raises:
+        ConfigError: there is no run, or its model does not reassemble such images.
+        DataError: loose fragments differ in size.
+    """
     if not config.run:
         raise ConfigError("mode=reassemble needs the run whose model puts the fragments together: run=FOLDER")
     paths = image_files(config.input)
@@ -64,14 +76,15 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     model = run.load_model()
     if not isinstance(model, Solver) or (model.fragment_shape, model.grid) != (shape, grid):
         raise ConfigError(
-            f"the model of {run.folder} does not put images of {grid[0]}x{grid[1]} fragments of {shape_text(shape)} "
-            "together; use a run of model=mosaic, and leave data.fragment_size, data.image_size and data.channels alone"
+            f"the model of {run.folder} does not reassemble images of {grid[0]}x{grid[1]} fragments of "
+            f"{shape_text(shape)}; use a run of model=mosaic, and do not set "
+            "data.fragment_size, data.image_size or data.channels"
         )
     puzzle = loose_puzzle(paths, sizes, shape) if loose else cut_puzzle(paths, config)
     if loose:
-        log.info("%d files are taken for loose fragments (loose=false: for whole images)", len(paths))
+        log.info("reading %d files as loose fragments (loose=false reads whole images)", len(paths))
     else:
-        hint = "" if len(set(sizes)) > 1 else " (loose=true: the files are fragments)"
+        hint = "" if len(set(sizes)) > 1 else " (loose=true reads the files as fragments)"
         log.info("%d images are cut into %d fragments%s", len(paths), fragments, hint)
     device = hardware.device_of(config.trainer)
     evaluation = config.evaluation
@@ -86,18 +99,18 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     result = describe(puzzle, placement, k, grid)
     draw(puzzle, placement, k, grid, record.folder)
     files.write_json(record.folder / "placement.json", result)
-    tell(result, record.folder)
+    print_result(result, record.folder)
     return result
 
 
 def are_loose(sizes: Sequence[tuple[int, int]], config: Config) -> bool:
-    """Whether files of these sizes are taken for fragments: if all have one size, below that of an image."""
+    """Return whether files of these sizes are loose fragments: all of one size, smaller than an image."""
     height, width = config.data.image_size
     return len(set(sizes)) == 1 and sizes[0][0] < height and sizes[0][1] < width
 
 
 def cut_puzzle(paths: Sequence[Path], config: Config) -> Puzzle:
-    """Photographs, cut to one size, into fragments in random order."""
+    """Cut photographs into a puzzle, after cropping them to one size."""
     data = config.data
     photographs = cut_photographs(paths, data.image_shape, data.fragment_shape[1:], config.seed)
     shown = photographs.shown
@@ -105,7 +118,7 @@ def cut_puzzle(paths: Sequence[Path], config: Config) -> Puzzle:
 
 
 def loose_puzzle(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], shape: tuple[int, int, int]) -> Puzzle:
-    """Fragments, each a file, of whose origin nothing is known.
+    """Read a puzzle of loose fragments, each a file.
 
     Raises:
         DataError: they differ in size.
@@ -121,12 +134,12 @@ def loose_puzzle(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], shape:
     smaller = sizes[0][0] < h or sizes[0][1] < w
     how: dict[str, Any] = {"mode": "bilinear", "align_corners": False} if smaller else {"mode": "area"}
     if smaller:
-        log.warning("the fragments are smaller than the %dx%d pixels that the model knows, and are enlarged", h, w)
+        log.warning("the fragments are smaller than the %dx%d pixels that the model takes, and are enlarged", h, w)
     return Puzzle([str(path) for path in paths], shown, F.interpolate(shown.float() / 255, (h, w), **how)[None], None)
 
 
 def describe(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int]) -> dict[str, Any]:
-    """What was found, fragment by fragment, and how well if the truth is known."""
+    """Return the place of each fragment, and scores if the truth is known."""
     truth, rows = puzzle.truth, []
     for number in range(puzzle.seen.shape[1]):
         row: dict[str, Any] = {"fragment": number}
@@ -144,7 +157,7 @@ def describe(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int]
 
 
 def draw(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int], folder: Path) -> None:
-    """Write the shuffled puzzle, its groups in colours, and the rebuilt images, all as PNG."""
+    """Draw the shuffled puzzle, its groups and the rebuilt images as PNG files."""
     pictures.save(shuffled_sheet(puzzle.shown), folder / FIGURES / "shuffled.png")
     pictures.save(groups_sheet(puzzle.shown, placement, k), folder / FIGURES / "groups.png")
     rebuilt = rebuilt_images(puzzle.shown, placement, k, grid)
@@ -153,8 +166,8 @@ def draw(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int], fo
     pictures.save(rebuilt_sheet(rebuilt, placement, puzzle.truth, grid), folder / FIGURES / "rebuilt.png")
 
 
-def tell(result: dict[str, Any], folder: Path) -> None:
-    """Print how it went and where the pictures are."""
+def print_result(result: dict[str, Any], folder: Path) -> None:
+    """Print the scores and where the pictures are."""
     console = plain_console()
     found = f"{len(result['fragments'])} fragments were put into {result['images']} images"
     if scores := result.get("scores"):

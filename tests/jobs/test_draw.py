@@ -303,7 +303,7 @@ def test_a_run_must_be_named_and_have_a_model(tmp_path: Path, cache: Path, finis
 def test_a_model_of_which_there_is_nothing_to_draw_is_refused(tmp_path: Path, cache: Path) -> None:
     monitored = ["evaluation.puzzles=0", "selection.monitor=val/accuracy", "selection.mode=max"]
     job(tmp_path / "run", cache, "model=supervised", *UNCLUSTERED, *monitored)
-    with pytest.raises(ConfigError, match="fills nothing in and decodes nothing"):
+    with pytest.raises(ConfigError, match=r"evaluation\.clustering=false"):
         job(tmp_path / "drawn", cache, "mode=draw", f"run={tmp_path / 'run'}")
 
 

@@ -422,7 +422,7 @@ def test_loose_fragments_are_put_together_as_those_of_cut_photographs(
         Image.fromarray(own).save(tmp_path / "loose" / f"{number:02d}.png")
     with caplog.at_level(logging.INFO, "fragrecon"):
         found = reassemble(tmp_path / "found", cache, mosaic, tmp_path / "loose")
-    assert "32 files are taken for loose fragments (loose=false: for whole images)" in caplog.text
+    assert "32 files as loose fragments (loose=false" in caplog.text
     assert "scores" not in found
     assert (found["grid"], found["images"]) == ([4, 4], 2)
     assert [Path(row["file"]).name for row in found["fragments"]] == [f"{n:02d}.png" for n in range(32)]

@@ -99,8 +99,8 @@ class Baselines:
             log.warning("the baselines of principal components are left out: %s", error)
             return methods
         return methods | {
-            "exact_pca": scored(lambda batch: self.components(raw_pixels(batch), COMPONENTS)),
-            "whitened_pca": scored(lambda batch: self.components(raw_pixels(batch), WHITENED, whitening=1.0)),
+            "exact_pca": scored(lambda batch: self.components(raw_pixels(batch), COMPONENTS).float()),
+            "whitened_pca": scored(lambda batch: self.components(raw_pixels(batch), WHITENED, whitening=1.0).float()),
         }
 
     @cached_property

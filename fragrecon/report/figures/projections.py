@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from fragrecon.errors import ConfigError
+from fragrecon.evaluation.components import PrincipalComponents
 from fragrecon.evaluation.probes.scoring import ProbeResults
 from fragrecon.report.figures import puzzles as figures
 from fragrecon.report.figures.pictures import colours
@@ -72,11 +71,14 @@ def project(name: str, embeddings: Tensor) -> tuple[Tensor, tuple[str, str]]:
             warnings.filterwarnings("ignore", "n_jobs value")  # one, as always where there is a seed
             spread = _import_umap().UMAP(n_neighbors=near, random_state=0).fit_transform(embeddings.numpy())
         return torch.from_numpy(spread), ("", "")
-    with threadpool_limits(torch.get_num_threads()), np.errstate(invalid="ignore"):
-        fitted = PCA(min(2, *embeddings.shape), svd_solver="full").fit(embeddings.double().numpy())
-    places = torch.zeros(len(embeddings), 2, dtype=torch.float64)
-    places[:, : fitted.n_components_] = torch.from_numpy(fitted.transform(embeddings.double().numpy()))
-    shares = np.nan_to_num([*fitted.explained_variance_ratio_, 0.0])  # no numbers where all embeddings are one
+    points = embeddings.double()
+    with np.errstate(invalid="ignore"):
+        components = PrincipalComponents(points, 2)
+    count = len(components.deviations)
+    places = torch.zeros(len(points), 2, dtype=torch.float64)
+    places[:, :count] = components(points, count)
+    # No numbers if all embeddings are equal.
+    shares = [*torch.nan_to_num(components.deviations.square() / points.var(0).sum()).tolist(), 0.0]
     first, second, *_ = (f"{share:.0%} of the variance" for share in shares)
     return places, (first, second)
 

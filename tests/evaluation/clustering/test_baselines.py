@@ -128,7 +128,7 @@ def test_principal_components_are_those_of_the_singular_values(
     components = PrincipalComponents(fitted.flatten(1), 12)
     found = components(given.view(2, 12, -1), count, whitening)
     assert found.shape == (2, 12, count)
-    assert found.dtype == torch.float32
+    assert found.dtype == torch.float64
     expected = by_svd(fitted, given, count, whitening)
     signs = (found.flatten(0, 1).double() * expected).sum(0).sign()
     torch.testing.assert_close(found.flatten(0, 1).double(), expected * signs, rtol=1e-4, atol=1e-4)
