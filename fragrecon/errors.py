@@ -1,4 +1,4 @@
-"""The errors a user can mend. The command line prints their message alone; anything else keeps its traceback."""
+"""Errors that a user can correct. The command line prints their message only; other errors keep their traceback."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from collections.abc import Iterable
 
 
 class FragreconError(Exception):
-    """Something the user can mend; the message says what was found, what was expected and what to do."""
+    """An error that the user can correct; the message says what is wrong, the value, and what would be right."""
 
 
 class ConfigError(FragreconError):
-    """A key or value of the configuration that cannot be meant."""
+    """An invalid key or value of the configuration."""
 
 
 class DataError(FragreconError):
-    """A data set that is missing, malformed, or too small for what is asked of it."""
+    """A data set that is missing, malformed or too small."""
 
 
 class RunError(FragreconError):
-    """A run folder that is missing, foreign or half-written."""
+    """A run folder that is missing, incomplete or not of this project."""
 
 
 class TrainingError(FragreconError):
-    """Training that cannot go on, such as a loss that is no longer a number."""
+    """Training that cannot continue, for example because the loss is not finite."""
 
 
 def typed(key: str, value: object) -> str:
-    """``key=value`` as it is typed: in quotes where a shell or Hydra would stumble."""
+    """``key=value`` as it is typed on the command line, quoted where the shell or Hydra needs it."""
     plain = re.fullmatch(r"[\w./+-]+", str(value), re.ASCII)
     return shlex.quote(f"{key}={value}" if plain else f"{key}='{value}'")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of a message about an unknown ``name``: the closest valid one if there is one, and all of them."""
+    """The end of a message about an unknown ``name``: the closest valid name, if any, and all valid names."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, hashes, and folders that become real by a rename."""
+"""Atomic files and folders, complete or absent, and hashes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-# Temporary files are private; what takes their place has the permissions any other new file would have.
+# Temporary files are private; final files get the permissions of any new file.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` for writing; it takes that name, synced to disk, only if the block
-    succeeds.
+    """Write a file atomically.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        A temporary file beside it, which replaces it, synced to disk, if the block succeeds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -42,12 +47,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8."""
     with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON; a NaN is refused, as other readers of JSON would refuse it."""
+    """Write ``value`` as JSON; NaN is refused, because it is not valid JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -62,7 +68,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a file of `write_csv`, without their empty cells."""
+    """Rows of a file written by `write_csv`, without empty cells."""
     with path.open(newline="") as file:
         return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
 
@@ -76,17 +82,26 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, compress
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Named arrays of a file of `write_arrays`."""
+    """Named arrays of a file written by `write_arrays`."""
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``path`` that takes its name if the block succeeds.
+    """Build a folder atomically.
 
-    Correct without a lock: each builder has a folder of its own, and whoever renames first wins; a later one finds
-    the name taken and drops its work, which is the same.
+    No lock is needed: each process builds its own folder, and the first to rename it wins; a later one finds the name
+    taken and discards its equal result.
+
+    Args:
+        path: of the folder.
+
+    Yields:
+        A temporary folder beside it, which is renamed to ``path`` if the block succeeds.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
@@ -105,13 +120,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(file: BinaryIO) -> None:
-    """Flush a file down to the disk."""
+    """Flush a file to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Make a rename in ``path`` survive a power cut; file systems that cannot sync a folder are left alone."""
+    """Make renames in ``path`` survive a power failure, where the file system can sync folders."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""What the machine has, and which arithmetic training uses on it."""
+"""Hardware of the machine, and the precision used on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from fragrecon.errors import ConfigError
 
 
 def device_of(trainer: dict[str, Any]) -> torch.device:
-    """Where a single process evaluates, under these settings of the trainer; raises `ConfigError` if there is none."""
+    """Device of a single process.
+
+    Args:
+        trainer: settings of the trainer.
+
+    Returns:
+        The device.
+
+    Raises:
+        ConfigError: the machine has no such device.
+    """
     accelerator = str(trainer["accelerator"])
     wanted = {"gpu": ("cuda", "mps"), "auto": ("cuda", "mps", "cpu")}.get(accelerator, (accelerator,))
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -18,13 +28,13 @@ def device_of(trainer: dict[str, Any]) -> torch.device:
         if there.get(device):
             return torch.device(device)
     raise ConfigError(
-        f"trainer.accelerator={accelerator} needs a device that this machine, or this build of torch, does not have; "
+        f"trainer.accelerator={accelerator} is not available on this machine or in this build of torch; "
         "use trainer=cpu, or trainer=auto for a GPU where there is one"
     )
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 by units of its own, rather than by emulation that would be slower."""
+    """Whether the device has bfloat16 units; emulation would be slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -33,7 +43,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def precision_of(trainer: dict[str, Any]) -> str:
-    """Lightning's name of the arithmetic: ``auto`` is bfloat16 where the device has it, else float32."""
+    """Precision in Lightning's terms; ``auto`` is bfloat16 if the device has units for it, else float32."""
     precision = str(trainer["precision"])
     if precision != "auto":
         return precision
@@ -41,7 +51,7 @@ def precision_of(trainer: dict[str, Any]) -> str:
 
 
 def describe(trainer: dict[str, Any]) -> str:
-    """One line on device and arithmetic, for the log."""
+    """One line on device and precision, for the log."""
     device = device_of(trainer)
     threads = torch.get_num_threads()
     processor = f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"

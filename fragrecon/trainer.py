@@ -1,4 +1,4 @@
-"""The training job as a Python call, for notebooks and scripts."""
+"""Training as a Python call, for notebooks and scripts."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fragrecon.runs.write import Record
 
 
 class FragmentAutoencoderTrainer:
-    """Trains one of the models and scores it, as the command line does.
+    """Trains and scores a model, as the command line does.
 
     Args:
         model_type: conv, linear, pca or supervised; any name in ``conf/model``.
-        data_path: folder of the images; by default of ImageNet-64's files, with ``train_data/`` and ``dev_data/``.
-        images_per_batch: images a puzzle.
-        batch_size: puzzles a batch.
-        epochs: at most.
-        latent_dim: of the embedding.
-        early_stopping_patience: validations without improvement before training stops.
-        folder: of the run; by default a new one under ``outputs/``.
+        data_path: folder of the images; by default that of ImageNet-64, with ``train_data/`` and ``dev_data/``.
+        images_per_batch: number of images in a puzzle.
+        batch_size: number of puzzles in a batch.
+        epochs: maximum number of epochs.
+        latent_dim: dimensions of the embedding.
+        early_stopping_patience: number of validations without improvement before training stops.
+        folder: of the run; by default a new one in ``outputs/``.
         data: format of the images; any name in ``conf/data``, such as folder.
-        overrides: anything else, as on the command line: ``["optimizer.lr=3e-4"]``.
+        overrides: further settings, as on the command line: ``["optimizer.lr=3e-4"]``.
     """
 
     def __init__(
@@ -57,7 +57,11 @@ class FragmentAutoencoderTrainer:
         self.folder = Path(folder or f"outputs/{now:%Y-%m-%d}/{now:%H-%M-%S-%f}-train-{model_type}").absolute()
 
     def train(self) -> dict[str, Any] | None:
-        """Train and score; returns the run's metrics and leaves its record in ``folder``."""
+        """Train and score.
+
+        Returns:
+            The run's metrics; its record is in ``folder``.
+        """
         record = Record(self.folder)
         record.check_unused()
         return jobs.run(self.config, record, self.overrides)

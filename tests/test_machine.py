@@ -93,7 +93,7 @@ def test_a_precision_that_is_given_is_kept(precision: str | int, machine: Machin
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "abacus"])
 def test_a_device_that_is_not_there_is_refused(accelerator: str, machine: Machine) -> None:
     machine()
-    with pytest.raises(ConfigError, match=rf"trainer\.accelerator={accelerator} needs a device.*trainer=cpu"):
+    with pytest.raises(ConfigError, match=rf"trainer\.accelerator={accelerator} .*trainer=cpu"):
         hardware.device_of({"accelerator": accelerator})
 
 

@@ -1,7 +1,6 @@
-"""Augmentations of whole images, for a batch at once, before they are cut: fragments of one image stay consistent.
+"""Augmentation of whole images, in batches, before they are cut, so that the fragments of an image stay consistent.
 
-The draws are made apart from their use, so that processes that share a batch can draw for all of it and treat their
-part.
+Random draws are separate from their application: processes that share a batch draw for all of it and apply their part.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly training images are varied; 0 switches a part off.
+    """Strength of the augmentation of training images; 0 disables a part.
 
     Attributes:
         horizontal_flip: probability.
-        rotation: greatest angle, in degrees, either way.
-        brightness, contrast, saturation: greatest relative change; factors are uniform in 1 - s .. 1 + s.
-        hue: greatest rotation of the hue, as a share of the full circle, either way.
+        rotation: maximum angle in degrees, in either direction.
+        brightness, contrast, saturation: maximum relative change s; factors are uniform in [1 - s, 1 + s].
+        hue: maximum rotation of the hue in either direction, as a share of the full circle.
     """
 
     horizontal_flip: float = 0.5
@@ -38,12 +37,13 @@ class Augmentation:
 
     @property
     def colour(self) -> bool:
+        """Whether any colour is changed."""
         return max(self.brightness, self.contrast, self.saturation, self.hue) > 0
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for each of M images: all of shape (M,)."""
+    """Random draws for M images, each (M,)."""
 
     flip: Tensor
     angle: Tensor
@@ -57,7 +57,16 @@ class Draws:
 
 
 def draw(count: int, strength: Augmentation, generator: torch.Generator) -> Draws:
-    """Draw the variation of ``count`` images; a part that is switched off still consumes its numbers."""
+    """Draw the augmentation of a batch; disabled parts still consume their random numbers.
+
+    Args:
+        count: number of images, M.
+        strength: of the augmentation.
+        generator: source of the random numbers.
+
+    Returns:
+        The draws.
+    """
     uniform = torch.rand(6, count, generator=generator)
     signed = uniform * 2 - 1
     return Draws(
@@ -71,7 +80,16 @@ def draw(count: int, strength: Augmentation, generator: torch.Generator) -> Draw
 
 
 def apply(images: Tensor, draws: Draws, strength: Augmentation) -> Tensor:
-    """Vary images (M, C, H, W) uint8 as drawn; the result is uint8 again."""
+    """Augment images as drawn.
+
+    Args:
+        images: (M, C, H, W) uint8.
+        draws: of M images.
+        strength: of the augmentation, to skip disabled parts.
+
+    Returns:
+        (M, C, H, W) uint8.
+    """
     if strength.rotation == 0 and not strength.colour:
         return flip(images, draws.flip)
     varied = images.float()
@@ -83,25 +101,37 @@ def apply(images: Tensor, draws: Draws, strength: Augmentation) -> Tensor:
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror the chosen (M,) of images (M, C, H, W) left to right."""
+    """Mirror the chosen (M,) bool of images (M, C, H, W) horizontally."""
     return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def rotate(images: Tensor, angle: Tensor) -> Tensor:
-    """Turn float images (M, C, H, W) by ``angle`` (M,) radians about their centre, bilinear, corners filled by
-    reflection.
+    """Rotate images about their centre, with bilinear interpolation and reflected corners.
+
+    Args:
+        images: (M, C, H, W) floats.
+        angle: (M,) in radians.
+
+    Returns:
+        (M, C, H, W).
     """
     height, width = images.shape[-2:]
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    # affine_grid works in coordinates from -1 to 1 on both axes, so the sides' ratio enters off the diagonal.
+    # affine_grid uses coordinates from -1 to 1 on both axes, hence the aspect ratio off the diagonal.
     theta = torch.stack([cos, sin * (height / width), zero, -sin * (width / height), cos, zero], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def colour_jitter(images: Tensor, draws: Draws) -> Tensor:
-    """Brightness, contrast about the mean grey, saturation and hue of float images (M, 1 or 3, H, W), as one affine
-    map.
+    """Change brightness, contrast about the mean gray, saturation and hue, as one affine map.
+
+    Args:
+        images: (M, 1 or 3, H, W) floats.
+        draws: of M images.
+
+    Returns:
+        Images of the same shape, not clamped.
     """
     gain = (draws.brightness * draws.contrast).view(-1, 1, 1)
     if images.shape[1] == 1:
@@ -115,9 +145,9 @@ def colour_jitter(images: Tensor, draws: Draws) -> Tensor:
 
 
 def _chroma_matrix(saturation: Tensor, hue: Tensor) -> Tensor:
-    """RGB to RGB (M, 3, 3): chroma scaled and turned, luma kept."""
+    """RGB to RGB (M, 3, 3): chroma scaled and rotated, luma unchanged."""
     cos, sin, zero = saturation * hue.cos(), saturation * hue.sin(), torch.zeros_like(hue)
     one = torch.ones_like(hue)
-    turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(-1, 3, 3)
-    matrix: Tensor = _FROM_YIQ @ turn @ _TO_YIQ
+    rotation = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(-1, 3, 3)
+    matrix: Tensor = _FROM_YIQ @ rotation @ _TO_YIQ
     return matrix

@@ -1,4 +1,4 @@
-"""The LightningDataModule: splits of stores in, batches of puzzles out, prepared ahead on a thread."""
+"""The LightningDataModule: turns the stores of the splits into batches of puzzles, prepared ahead on a thread."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Settings = TypeVar("Settings", augment.Augmentation, Corruption)
 
 
 class Batches:
-    """A sequence of batches that are made ahead of their use by one thread.
+    """A sequence of batches, prepared ahead of their use by one thread.
 
     Args:
-        make: batch of a number; pure, so that a batch does not depend on which were made before.
-        numbers: those of the next pass, asked for anew at its start.
-        length: of a whole pass.
+        make: makes the batch of a number; pure, so that a batch does not depend on those made before.
+        numbers: returns the numbers of the next pass; called at its start.
+        length: of a complete pass.
     """
 
     def __init__(self, make: Callable[[int], FragmentBatch], numbers: Callable[[], Iterable[int]], length: int) -> None:
@@ -64,11 +64,11 @@ class FragmentData(pl.LightningDataModule):
     """Training, validation and test puzzles of one data set.
 
     Args:
-        config: the ``data`` section.
-        reader: the source's format.
-        seed: of the run; keys the training puzzles and their augmentation.
-        puzzle_seed: of the evaluation; keys the validation and test puzzles, the same for every run.
-        validation_puzzles: how many puzzles of the validation part each validation scores.
+        config: the ``data`` section of the configuration.
+        reader: of the source.
+        seed: seed of the run; the training puzzles and their augmentation are keyed on it.
+        puzzle_seed: seed of the evaluation; the validation and test puzzles are keyed on it, the same for every run.
+        validation_puzzles: number of puzzles scored by each validation.
     """
 
     def __init__(
@@ -84,13 +84,20 @@ class FragmentData(pl.LightningDataModule):
 
     @property
     def cache(self) -> Path:
-        """Folder of what is computed once for all runs."""
+        """Folder of the stores and of other results shared by all runs."""
         given = self.config.cache_dir
         cache = Path(given) if given else platformdirs.user_cache_path("fragrecon")
         return cache.expanduser().absolute()
 
     def variant(self, **changes: Any) -> FragmentData:
-        """The same images as other puzzles, by changes to the ``data`` section."""
+        """Other puzzles of the same images.
+
+        Args:
+            changes: keys of the ``data`` section with their new values.
+
+        Returns:
+            The data under the changed configuration; opened stores are shared.
+        """
         config = dataclasses.replace(self.config, **changes)
         other = FragmentData(config, self.reader, self.seed, self.puzzle_seed, self.validation_puzzles)
         other._stores = self._stores
@@ -103,27 +110,33 @@ class FragmentData(pl.LightningDataModule):
         return self.variant(images_per_puzzle=min(count, len(self.alike("train", self.validation_images()))))
 
     def alike(self, split: Split, images: Indices) -> Indices:
-        """Of images of a split, those of the commonest width: all, unless widths are free."""
+        """Those of the given images of a split that have the most common width; all of them if the width is fixed."""
         return images[commonest(self.store(split).widths[images])] if self.config.free_width else images
 
     @property
     def cells(self) -> int:
+        """Number of fragments of an image."""
         return self.grid[0] * self.grid[1]
 
     def store(self, split: Split) -> Store:
-        """The store of a split, opened (and converted, if that was never done) at its first use."""
+        """The store of a split, opened (and built, if necessary) on first use."""
         if split not in self._stores:
             self._stores[split] = open_or_build(self.reader, self.config.name, split, self.cache)
         return self._stores[split]
 
     def training_images(self) -> Indices:
+        """Indices of the training images, without those for validation."""
         return puzzles.split_train_validation(len(self.store("train")))[0]
 
     def validation_images(self) -> Indices:
+        """Indices of the training images that are kept for validation."""
         return puzzles.split_train_validation(len(self.store("train")))[1]
 
     def check(self, test_puzzles: int) -> None:
-        """Open what the job will need and refuse now what could only fail later.
+        """Open what the job needs and report now what would fail later.
+
+        Args:
+            test_puzzles: number of test puzzles that will be scored.
 
         Raises:
             DataError: a split is missing, malformed or has fewer images than one puzzle needs.
@@ -167,24 +180,35 @@ class FragmentData(pl.LightningDataModule):
         return len(self.training_images()) // (self.config.images_per_puzzle * self.config.puzzles_per_batch)
 
     def train_batch(self, number: int, rank: int = 0, world_size: int = 1) -> FragmentBatch:
-        """A rank's share of training batch ``number``, counted from the start of training.
+        """A rank's share of a training batch.
 
-        A pure function of the run's seed and its arguments. All ranks draw for the whole batch and then take their
-        part, so the images of a step are the same however many ranks there are; only with a range of images a puzzle
-        does what they leave over depend on that.
+        A pure function of the run's seed and the arguments. All ranks draw for the whole batch and then take their
+        part, so the images of a step do not depend on the number of ranks; with ``data.images_range``, only the images
+        left over do.
+
+        Args:
+            number: of the batch, counted from the start of training.
+            rank: of the process.
+            world_size: number of processes.
+
+        Returns:
+            The batch, with uint8 fragments.
+
+        Raises:
+            ConfigError: the batch cannot be divided by the number of processes.
         """
         config = self.config
         per_batch = config.puzzles_per_batch
         if per_batch % world_size:
             raise ConfigError(
-                f"data.puzzles_per_batch={per_batch} cannot be shared equally by {world_size} processes; "
+                f"data.puzzles_per_batch={per_batch} cannot be divided by {world_size} processes; "
                 f"use a multiple of {world_size}"
             )
         most, ids = per_batch * config.images_per_puzzle, self._drawn(number, world_size)
         share = len(ids) // world_size
         part = slice(rank * share, (rank + 1) * share)
         per_puzzle = self._images_of(number)
-        rows = share // per_puzzle  # a rank's puzzles; with a range, some of its images may be left over
+        rows = share // per_puzzle  # puzzles of a rank; with a range, some of its images may be left over
         if rows == 0:
             raise ConfigError(
                 f"data.images_range={config.images_range} asks for puzzles of {per_puzzle} images, but each of "
@@ -208,8 +232,11 @@ class FragmentData(pl.LightningDataModule):
     def _drawn(self, number: int, world_size: int) -> Indices:
         """The images (M,) of a training batch, of all ranks together.
 
-        Where widths are free, they are of one width, and fewer where few images have it. What is missing for all ranks
-        to get equally many, some of them show twice.
+        With variable width, they have one width, and are fewer where few images have it; some are repeated so that all
+        ranks get equally many.
+
+        Returns:
+            Indices of the images.
         """
         config, images = self.config, self.training_images()
         if config.free_width:
@@ -220,12 +247,12 @@ class FragmentData(pl.LightningDataModule):
 
     @cached_property
     def _groups(self) -> TrainingGroups:
-        """Places among the training images, where widths are free."""
+        """Groups of training images of one width, for variable width."""
         widths = self.store("train").widths[self.training_images()]
         return TrainingGroups(widths, self.config.puzzles_per_batch, self.seed)
 
     def _images_of(self, number: int) -> int:
-        """How many images each puzzle of a training batch has; of a range, all orders of magnitude are as likely."""
+        """Number of images in each puzzle of a training batch; from a range, it is drawn log-uniformly."""
         if self.config.images_range is None:
             return self.config.images_per_puzzle
         least, most = self.config.images_range
@@ -237,9 +264,11 @@ class FragmentData(pl.LightningDataModule):
         return FixedPuzzles(self, split, available, count, purpose)
 
     def validation_set(self) -> FixedPuzzles:
+        """The validation puzzles."""
         return self.fixed_batches("train", self.validation_images(), self.validation_puzzles, "validation")
 
     def test_set(self, count: int) -> FixedPuzzles:
+        """The first ``count`` test puzzles."""
         return self.fixed_batches("test", np.arange(len(self.store("test"))), count, "test")
 
     def _read(self, split: Split, ids: Indices) -> tuple[torch.Tensor, torch.Tensor]:
@@ -271,6 +300,7 @@ class FragmentData(pl.LightningDataModule):
         return validation.loader(self.config.puzzles_per_batch, trainer.global_rank, trainer.world_size, self._pinned)
 
     def on_after_batch_transfer(self, batch: FragmentBatch, dataloader_idx: int) -> FragmentBatch:
+        """Convert the fragments to floats; called by Lightning on the device."""
         return batch.as_float()
 
     def _pinned(self, batch: FragmentBatch) -> FragmentBatch:
@@ -287,17 +317,17 @@ def _settings(kind: type[Settings], given: Mapping[str, float], path: str) -> Se
 
 
 class FixedPuzzles:
-    """Puzzles that are the same however they are read, in whatever batches; they take no memory until then.
+    """Puzzles that do not depend on how they are batched; they are drawn when they are read.
 
-    Where widths are free, single images come in the order of their widths, and images that go together are all of the
-    commonest width. Of single images each comes once at most.
+    With variable width, puzzles of single images come in the order of their widths, and puzzles of several images have
+    the most common width. Of single images, each comes at most once.
 
-    Attributes:
-        data: where their images are.
+    Args:
+        data: whose images are used.
         split: of the images.
-        available: images of the split that they are drawn from.
-        count: how many there are.
-        purpose: keys the draws.
+        available: indices of the images to draw from.
+        count: number of puzzles.
+        purpose: the draws are keyed on it.
     """
 
     def __init__(self, data: FragmentData, split: Split, available: Indices, count: int, purpose: str) -> None:
@@ -310,13 +340,13 @@ class FixedPuzzles:
         return self.count
 
     def parts(self, size: int) -> list[slice]:
-        """All puzzles in slices of at most ``size`` that can be read."""
+        """All puzzles in slices of at most ``size`` that can be read together."""
         if not self.data.config.free_width:
             return list(puzzles.batches(self.count, size))
         return [slice(int(group[0]), int(group[-1]) + 1) for group in groups(self._by_width[2], size)]
 
     def read(self, part: slice) -> FragmentBatch:
-        """The puzzles of a slice without a step; where widths are free, of one of `parts`."""
+        """The puzzles of a slice; with variable width, the slice must be one of `parts`."""
         data, (first, last, _) = self.data, part.indices(self.count)
         ids, orders = self._drawn(first, max(0, last - first))
         images, labels = data._read(self.split, ids)
@@ -337,7 +367,7 @@ class FixedPuzzles:
 
     @cached_property
     def _by_width(self) -> tuple[Indices, Indices, Indices]:
-        """Images (count, N) and orders (count, F) of all, the narrowest first, and their widths (count,)."""
+        """Images (count, N), orders (count, F) and widths (count,) of all puzzles, by ascending width."""
         ids, orders = self._draw(0, self.count)
         widths = self.data.store(self.split).widths[ids[:, 0]]
         order = np.argsort(widths, kind="stable")
@@ -350,9 +380,18 @@ class FixedPuzzles:
         world_size: int = 1,
         finish: Callable[[FragmentBatch], FragmentBatch] = lambda batch: batch,
     ) -> Batches:
-        """All puzzles in batches of ``size``, dealt to the ranks in turn.
+        """All puzzles in batches, distributed over the ranks in turn.
 
-        Every rank gets equally many batches, as ranks that wait for each other need; the last ones may be empty.
+        Every rank gets the same number of batches, because ranks wait for each other; the last ones may be empty.
+
+        Args:
+            size: maximum number of puzzles in a batch.
+            rank: of the process.
+            world_size: number of processes.
+            finish: applied to each batch.
+
+        Returns:
+            The batches of the rank.
         """
         parts = self.parts(size)
         length = -(-len(parts) // world_size)

@@ -1,4 +1,4 @@
-"""Photographs of one's own as a puzzle: which files they are, and how they are cut.
+"""User-supplied photographs as a puzzle.
 
 Shapes: N photographs, F fragments (C, h, w) in all.
 """
@@ -23,10 +23,10 @@ from fragrecon.seeds import torch_generator
 log = logging.getLogger(__name__)
 
 LARGEST = 512
-"""Side up to which photographs are shown; a model sees them at the size it was trained on."""
+"""Maximum side, in pixels, of a photograph for display."""
 
 MOST = 4096
-"""Fragments that are one puzzle at most; the memory it takes grows with the square of their number."""
+"""Maximum number of fragments in a puzzle; memory grows with its square."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Photographs:
     """Photographs cut into one puzzle, at two sizes.
 
     Attributes:
-        shown: uint8 fragments as people see them, by a whole number larger than what the model sees.
-        seen: the same fragments in 0..1 as the model sees them.
+        shown: uint8 fragments for display, larger by a whole number than those of ``seen``.
+        seen: the same fragments in [0, 1] at the size the model takes.
     """
 
     shown: FragmentBatch
@@ -43,10 +43,16 @@ class Photographs:
 
 
 def image_files(given: Any) -> list[Path]:
-    """The image files that ``input`` names: those of a folder, in order, or the listed ones.
+    """The image files that ``input`` names: those of a folder, in order, or a list of files.
+
+    Args:
+        given: value of ``input``.
+
+    Returns:
+        Paths of the files.
 
     Raises:
-        ConfigError: nothing, or nothing of the kind, is named.
+        ConfigError: ``input`` is not set or of the wrong type.
         DataError: there is no such folder or file, or no image in it.
     """
     if given and isinstance(given, str) and Path(given).expanduser().is_dir():
@@ -66,7 +72,14 @@ def image_files(given: Any) -> list[Path]:
 
 
 def check_count(fragments: int) -> None:
-    """Refuse a puzzle of too many fragments; raises `ConfigError`."""
+    """Check the number of fragments.
+
+    Args:
+        fragments: their number.
+
+    Raises:
+        ConfigError: there are too many for one puzzle.
+    """
     if fragments > MOST:
         raise ConfigError(f"{fragments} fragments are more than the {MOST} that go together at once; give fewer files")
 
@@ -74,16 +87,19 @@ def check_count(fragments: int) -> None:
 def cut_photographs(
     paths: Sequence[Path], image_shape: Shape, fragment_size: tuple[int, int], seed: int
 ) -> Photographs:
-    """Photographs, each fitted to one size, as a puzzle of fragments in random order.
+    """Scale and crop photographs to one size and cut them into a puzzle of fragments in random order.
 
     Args:
         paths: of the files.
-        image_shape: (C, H, W) at which the model sees a photograph.
-        fragment_size: (h, w) at which it sees a fragment.
-        seed: keys the order.
+        image_shape: (C, H, W) of a photograph for the model.
+        fragment_size: (h, w) of a fragment for the model.
+        seed: of the order.
+
+    Returns:
+        The puzzle.
 
     Raises:
-        DataError: a file is no image.
+        DataError: a file is not an image.
     """
     (channels, height, width), (h, w) = image_shape, fragment_size
     sizes = [size_of(path) for path in paths]

@@ -1,6 +1,6 @@
-"""From whole images to puzzles of shuffled fragments: pure functions of a seed and a position.
+"""Cut whole images into fragments and shuffle them into puzzles: pure functions of a seed and a position.
 
-Shapes: B puzzles, N images a puzzle, cells = rows * columns of the grid, F = N * cells fragments a puzzle.
+Shapes: B puzzles, N images in a puzzle, cells = rows * columns of the grid, F = N * cells fragments in a puzzle.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class FragmentBatch:
 
     Attributes:
         fragments: (B, F, C, h, w), uint8 as cut, float in [0, 1] once on the device.
-        source_ids: (B, F), which of its puzzle's N images a fragment comes from: 0..N-1, counted in each puzzle anew.
+        source_ids: (B, F), index 0..N-1, within its puzzle, of the image a fragment comes from.
         positions: (B, F), the fragment's cell in the grid of its image, row by row.
-        labels: (B, F), class of the source image, -1 where unknown.
-        image_ids: (B, N), place in the split of the images of each puzzle.
-        step: the number of the training batch, or of the first puzzle of an evaluation; random draws are keyed on it.
+        labels: (B, F), class of the source image, -1 if unknown.
+        image_ids: (B, N), index in the split of each image of a puzzle.
+        step: number of the training batch, or of the first puzzle of an evaluation; random draws are keyed on it.
     """
 
     fragments: Tensor
@@ -46,17 +46,20 @@ class FragmentBatch:
 
     @property
     def images_per_puzzle(self) -> int:
+        """N."""
         return self.image_ids.shape[1]
 
     @property
     def fragment_size(self) -> tuple[int, int]:
-        """(h, w); w differs from batch to batch where the width of images is free."""
+        """(h, w); with variable width, w differs between batches."""
         return self.fragments.shape[-2], self.fragments.shape[-1]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FragmentBatch:
+        """Copy the batch to a device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> FragmentBatch:
+        """Copy the batch into pinned memory."""
         return self._each(Tensor.pin_memory)
 
     def as_float(self) -> FragmentBatch:
@@ -73,28 +76,63 @@ class FragmentBatch:
 
 
 def grid_of(image_size: tuple[int, int], fragment_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the grid that fragments of (h, w) cut an image of (H, W) into.
+    """Rows and columns of the grid of fragments in an image.
+
+    Args:
+        image_size: (H, W) of the image.
+        fragment_size: (h, w) of a fragment.
+
+    Returns:
+        Rows and columns.
 
     Raises:
         ConfigError: the fragment does not divide the image; the message lists the sizes that do.
+
+    Example:
+        >>> grid_of((64, 32), (16, 16))
+        (4, 2)
     """
     for side, image, fragment in zip(("height", "width"), image_size, fragment_size, strict=True):
         if fragment < 1 or image % fragment:
             divisors = [str(size) for size in range(1, image + 1) if image % size == 0]
             raise ConfigError(
                 f"data.fragment_size: {side} {fragment} does not divide the image's {side} {image}; "
-                f"sizes that do: {', '.join(divisors)}"
+                f"use one of {', '.join(divisors)}"
             )
     return image_size[0] // fragment_size[0], image_size[1] // fragment_size[1]
 
 
 def fragment_size(images: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of the fragments that a grid of rows and columns cuts images (..., C, H, W) into."""
+    """Size of the fragments of images on a grid.
+
+    Args:
+        images: (..., C, H, W).
+        grid: rows and columns.
+
+    Returns:
+        (h, w).
+
+    Example:
+        >>> fragment_size(torch.zeros(3, 64, 32), (4, 2))
+        (16, 16)
+    """
     return images.shape[-2] // grid[0], images.shape[-1] // grid[1]
 
 
 def cut(images: Tensor, fragment_size: tuple[int, int]) -> Tensor:
-    """Cut images (..., C, H, W) into a grid of fragments (..., cells, C, h, w), row by row."""
+    """Cut images into fragments.
+
+    Args:
+        images: (..., C, H, W).
+        fragment_size: (h, w).
+
+    Returns:
+        Fragments (..., cells, C, h, w), row by row of the grid.
+
+    Example:
+        >>> cut(torch.arange(8).view(1, 2, 4), (2, 2)).tolist()
+        [[[[0, 1], [4, 5]]], [[[2, 3], [6, 7]]]]
+    """
     *batch, channels, height, width = images.shape
     rows, columns = grid_of((height, width), fragment_size)
     h, w = fragment_size
@@ -103,7 +141,20 @@ def cut(images: Tensor, fragment_size: tuple[int, int]) -> Tensor:
 
 
 def join(fragments: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The inverse of `cut`: fragments (..., cells, C, h, w) to images (..., C, H, W)."""
+    """Join fragments to images; the inverse of `cut`.
+
+    Args:
+        fragments: (..., cells, C, h, w), row by row of the grid.
+        grid: rows and columns.
+
+    Returns:
+        Images (..., C, H, W).
+
+    Example:
+        >>> images = torch.rand(5, 3, 8, 12)
+        >>> join(cut(images, (4, 4)), (2, 3)).equal(images)
+        True
+    """
     rows, columns = grid
     *batch, _, channels, h, w = fragments.shape
     tiles = fragments.reshape(*batch, rows, columns, channels, h, w).movedim((-5, -4), (-4, -2))
@@ -111,7 +162,16 @@ def join(fragments: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def in_place(fragments: Tensor, batch: FragmentBatch, grid: tuple[int, int]) -> Tensor:
-    """Images (N, C, H, W) of fragments (1, F, C, h, w), each where that of a batch of one puzzle was cut from."""
+    """Join the fragments of one puzzle to its images.
+
+    Args:
+        fragments: (1, F, C, h, w), in the order of ``batch``.
+        batch: batch of one puzzle, which says where each fragment was cut from.
+        grid: rows and columns of an image.
+
+    Returns:
+        Images (N, C, H, W).
+    """
     cells = grid[0] * grid[1]
     order = torch.argsort(batch.source_ids[0] * cells + batch.positions[0])
     return join(fragments[0, order].reshape(-1, cells, *fragments.shape[2:]), grid)
@@ -120,22 +180,38 @@ def in_place(fragments: Tensor, batch: FragmentBatch, grid: tuple[int, int]) -> 
 def draw_images(
     available: Indices, per_puzzle: int, first: int, count: int, seed: int, purpose: str, group: int = 1
 ) -> Indices:
-    """Images of puzzles ``first .. first + count - 1`` of an endless sequence: (count, per_puzzle) members of
-    ``available``.
+    """Draw the images of puzzles ``first .. first + count - 1`` of an endless sequence.
 
-    The sequence is made of passes. A pass is a random order of all available images, cut into puzzles, so within a
-    pass no image is drawn twice and a puzzle never holds an image twice. What is left at the end of a pass, fewer
-    images than a puzzle needs, is left out of that pass. With ``group``, a pass that holds as many puzzles ends with a
-    whole group of them, so a batch of that size holds no image twice either.
+    The sequence consists of passes. A pass is a random order of all available images, divided into puzzles: no image is
+    drawn twice in a pass, and no puzzle holds an image twice. Images left over at the end of a pass, fewer than a
+    puzzle needs, are omitted from that pass. With ``group``, a pass of at least that many puzzles ends with a complete
+    group, so that a batch of that size holds no image twice either.
+
+    Args:
+        available: indices of the images to draw from.
+        per_puzzle: number of images in a puzzle.
+        first: number of the first puzzle.
+        count: number of puzzles.
+        seed: seed of the run or of the evaluation.
+        purpose: what the puzzles are for; the draws are keyed on it.
+        group: number of puzzles in a batch.
+
+    Returns:
+        Members of ``available``, (count, per_puzzle).
 
     Raises:
         DataError: there are fewer images than one puzzle needs.
+
+    Example:
+        >>> puzzles = draw_images(np.arange(6), 2, first=0, count=3, seed=0, purpose="train")
+        >>> sorted(puzzles.flatten().tolist())
+        [0, 1, 2, 3, 4, 5]
     """
     per_pass = len(available) // per_puzzle
     if per_pass == 0:
         raise DataError(
             f"a puzzle needs {per_puzzle} images, but the {purpose} split has {len(available)}; "
-            "use more images or set data.images_per_puzzle lower"
+            "use more images or a smaller data.images_per_puzzle"
         )
     if per_pass > group:
         per_pass -= per_pass % group
@@ -155,22 +231,40 @@ def _pass_order(count: int, seed: int, purpose: str, pass_number: int) -> Indice
 
 
 def draw_orders(puzzles: int, fragments: int, generator: np.random.Generator) -> Indices:
-    """An independent random order of the fragments for each puzzle: (puzzles, fragments)."""
+    """Draw an independent random order of the fragments of each puzzle.
+
+    Args:
+        puzzles: number of puzzles, B.
+        fragments: number of fragments in a puzzle, F.
+        generator: source of the random numbers.
+
+    Returns:
+        Permutations, (B, F).
+    """
     return generator.permuted(np.tile(np.arange(fragments), (puzzles, 1)), axis=1)
 
 
 def make_batch(
     images: Tensor, labels: Tensor, image_ids: Tensor, orders: Tensor, fragment_size: tuple[int, int], step: int = 0
 ) -> FragmentBatch:
-    """Cut and shuffle whole images into puzzles.
+    """Cut images into fragments and shuffle them.
 
     Args:
         images: (B, N, C, H, W).
-        labels: (B, N), class of each image.
-        image_ids: (B, N).
-        orders: (B, F), which fragment, counted image by image, comes to each place.
+        labels: class of each image, (B, N).
+        image_ids: index of each image in its split, (B, N).
+        orders: which fragment, counted image by image, is placed where: permutations, (B, F).
         fragment_size: (h, w).
-        step: handed on.
+        step: stored in the batch.
+
+    Returns:
+        The batch.
+
+    Example:
+        >>> images, labels, ids = torch.zeros(1, 2, 3, 4, 4), torch.tensor([[7, 8]]), torch.tensor([[0, 1]])
+        >>> batch = make_batch(images, labels, ids, torch.arange(8).flip(0).unsqueeze(0), (2, 2))
+        >>> batch.source_ids.tolist(), batch.positions.tolist()
+        ([[1, 1, 1, 1, 0, 0, 0, 0]], [[3, 2, 1, 0, 3, 2, 1, 0]])
     """
     fragments = cut(images, fragment_size)
     puzzles, _, cells = fragments.shape[:3]
@@ -188,10 +282,21 @@ def make_batch(
 
 @lru_cache(maxsize=4)
 def split_train_validation(count: int, share: float = 0.05) -> tuple[Indices, Indices]:
-    """Divide training images 0..count-1 into a part to train on and a fixed part, ``share`` of them, for validation.
+    """Split the training images into a part for training and a fixed part for validation.
 
-    An image's side follows from a hash of its index alone, not from a seed or from the other images, so it is the same
-    in every run.
+    The split of an image is a hash of its index: it does not depend on a seed or on the other images.
+
+    Args:
+        count: number of training images.
+        share: expected share of the images in the validation part.
+
+    Returns:
+        Indices of the images for training and for validation.
+
+    Example:
+        >>> train, validation = split_train_validation(100)
+        >>> len(train) + len(validation), np.intersect1d(train, validation).size
+        (100, 0)
     """
     held = uniforms(torch.zeros(1, dtype=torch.int64), count)[0].numpy() < share
     return np.flatnonzero(~held), np.flatnonzero(held)
@@ -200,29 +305,61 @@ def split_train_validation(count: int, share: float = 0.05) -> tuple[Indices, In
 def fixed_puzzles(
     available: Indices, first: int, count: int, per_puzzle: int, cells: int, seed: int, purpose: str
 ) -> tuple[Indices, Indices]:
-    """Puzzles ``first .. first + count - 1`` of an endless row: images (count, N) and orders (count, F)."""
+    """Draw puzzles ``first .. first + count - 1`` of an endless sequence, independent of how they are batched.
+
+    Args:
+        available: indices of the images to draw from.
+        first: number of the first puzzle.
+        count: number of puzzles.
+        per_puzzle: number of images in a puzzle.
+        cells: number of fragments of an image.
+        seed: seed of the evaluation.
+        purpose: what the puzzles are for; the draws are keyed on it.
+
+    Returns:
+        Indices of the images (count, N), and the orders of the fragments (count, F).
+    """
     images = draw_images(available, per_puzzle, first, count, seed, purpose)
     bits = random_bits(keys_of(seed, f"orders/{purpose}", first, count), per_puzzle * cells)
     return images, bits.argsort(1).numpy()
 
 
 def batches(total: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover 0..total-1."""
+    """Divide a range into slices.
+
+    Args:
+        total: length of the range.
+        size: maximum length of a slice.
+
+    Returns:
+        Slices that cover 0..total-1.
+
+    Example:
+        >>> list(batches(5, 2))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
 def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which fragment abuts each side, (B, F, 4), in the order of `fragrecon.seams.SIDES`; F where none does.
+    """Find the fragment next to each side of each fragment.
 
     Args:
-        source_ids: (B, F), images 0..N-1, each with one fragment a cell.
-        positions: (B, F), cells.
+        source_ids: images 0..N-1, each with one fragment for each cell, (B, F).
+        positions: cells, (B, F).
         grid: rows and columns.
+
+    Returns:
+        Indices of the neighbours (B, F, 4), in the order of `fragrecon.seams.SIDES`; F where there is none.
+
+    Example:
+        >>> neighbours(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[0, 1]]), (1, 2)).tolist()
+        [[[1, 2, 2, 2], [2, 0, 2, 2]]]
     """
     count, (rows, columns) = source_ids.shape[1], grid
     row, column = positions // columns, positions % columns
     places = source_ids * rows * columns + positions
-    holders = places.argsort(1)  # which fragment lies at a place
+    holders = places.argsort(1)  # index of the fragment at each place
     found = []
     for down, across in ((0, 1), (0, -1), (1, 0), (-1, 0)):
         inside = (row + down >= 0) & (row + down < rows) & (column + across >= 0) & (column + across < columns)
@@ -232,12 +369,36 @@ def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> 
 
 
 def same_source(source_ids: Tensor) -> Tensor:
-    """Whether two fragments are of one image: (B, F) to (B, F, F)."""
+    """Whether two fragments belong to one image.
+
+    Args:
+        source_ids: (B, F).
+
+    Returns:
+        (B, F, F) bool.
+
+    Example:
+        >>> same_source(torch.tensor([[0, 1, 0]]))[0, 0].tolist()
+        [True, False, True]
+    """
     return source_ids.unsqueeze(-1) == source_ids.unsqueeze(-2)
 
 
 def adjacent(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Whether two fragments share a side in their image: (B, F, F), for cells (B, F) of a grid."""
+    """Whether two fragments share a side in their image.
+
+    Args:
+        source_ids: (B, F).
+        positions: cells, (B, F).
+        grid: rows and columns.
+
+    Returns:
+        (B, F, F) bool.
+
+    Example:
+        >>> adjacent(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0, 1, 3]]), (2, 2))[0].int().tolist()
+        [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    """
     row, column = positions // grid[1], positions % grid[1]
     apart = (row.unsqueeze(-1) - row.unsqueeze(-2)).abs() + (column.unsqueeze(-1) - column.unsqueeze(-2)).abs()
     return same_source(source_ids) & (apart == 1)

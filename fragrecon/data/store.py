@@ -1,7 +1,7 @@
-"""The one form that all image formats become: a memory-mapped uint8 file with its labels and a manifest.
+"""The common form of all image formats: a memory-mapped uint8 file with its labels and a manifest.
 
-A store holds one split of one source. It is built in a temporary folder and appears by a rename, so it is whole or not
-there; it is never changed in place, since a mapped file that shrinks kills the processes that read it.
+A store holds one split of one source. It is built in a temporary folder that is then renamed, so it is either complete
+or absent. It is never changed in place: a mapped file that shrinks kills the processes that read it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ MANIFEST, IMAGES, LABELS, WIDTHS = "manifest.json", "images.u8", "labels.npy", "
 
 @dataclass(frozen=True)
 class Block:
-    """Some images in the order of their source: uint8 (n, C, H, W), and their classes: integers (n,), -1 for
-    unknown. Where widths are free, W may be another in the next block.
+    """Some consecutive images of a source; with variable width, W may differ between blocks.
+
+    Attributes:
+        images: uint8 (n, C, H, W).
+        labels: classes, (n,) integers, -1 if unknown.
     """
 
     images: npt.NDArray[np.uint8]
@@ -40,12 +43,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader is about to read, told without decoding an image.
+    """What a reader is about to read, determined without decoding an image.
 
     Attributes:
         identity: JSON values that change whenever the images would: reader, options, names, sizes and times of files.
-        images: how many there are, or a close estimate (it serves the progress bar and the check of free space).
-        classes: names of the classes by label, or None where only their number will be known.
+        images: number of images, or a close estimate (for the progress bar and the check of free disk space).
+        classes: names of the classes by label, or None if only their number will be known.
     """
 
     identity: dict[str, Any]
@@ -54,24 +57,54 @@ class Source:
 
 
 class Reader(Protocol):
-    """One on-disk format. A reader touches only the files of the split it is asked for."""
+    """Interface of a reader of one format. A reader opens only the files of the split it is asked for."""
 
     @property
     def shape(self) -> tuple[int, int, int | None]:
-        """(channels, height, width) of every image it yields; the width is None where it is free."""
+        """(channels, height, width) of all images; the width is None if it is variable."""
 
     def source(self, split: Split) -> Source:
-        """Find the files of ``split``, quickly; raises `DataError` if some are missing."""
+        """Find the files of a split, without decoding images.
+
+        Args:
+            split: ``train`` or ``test``.
+
+        Returns:
+            What will be read.
+
+        Raises:
+            DataError: files are missing.
+        """
 
     def blocks(self, split: Split) -> Iterator[Block]:
-        """Read ``split`` in a fixed order, in blocks of at most a few hundred MB; raises `DataError` on a malformed
-        file.
+        """Read a split in a fixed order.
+
+        Args:
+            split: ``train`` or ``test``.
+
+        Yields:
+            Blocks of at most a few hundred MB.
+
+        Raises:
+            DataError: a file is malformed.
         """
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a store without touching its images."""
+    """Description of a store, readable without its images.
+
+    Attributes:
+        format: version of the layout.
+        split: ``train`` or ``test``.
+        shape: (C, H, W) of an image; W is None if the width is variable.
+        count: number of images.
+        num_classes: number of classes.
+        classes: their names by label, if known.
+        source: hash of the source and the shape.
+        labels_sha256: hash of the file of labels.
+        widths_sha256: hash of the file of widths, if the width is variable.
+    """
 
     format: int
     split: Split
@@ -85,11 +118,11 @@ class Manifest:
 
 
 class Store:
-    """A split of a data set on disk.
+    """One split of a data set on disk.
 
-    Attributes:
-        folder: where it lies.
-        manifest: what it holds.
+    Args:
+        folder: where it is.
+        manifest: its description.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -101,19 +134,25 @@ class Store:
 
     @cached_property
     def images(self) -> npt.NDArray[np.uint8]:
-        """All images, mapped read-only: uint8 (count, C, H, W). Index it; never copy it whole.
+        """All images, mapped read-only: uint8 (count, C, H, W). Index it; never copy it as a whole.
 
-        Where widths are free, it is flat, one image after the other; see `read`.
+        With variable width, it is flat, one image after another; see `read`.
         """
         channels, height, width = self.manifest.shape
         shape = None if width is None else (self.manifest.count, channels, height, width)
         return np.memmap(self.folder / IMAGES, np.uint8, "r", shape=shape)
 
     def read(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Images (n, C, H, W) at places (n,).
+        """Read images.
+
+        Args:
+            ids: indices, (n,).
+
+        Returns:
+            Images (n, C, H, W) uint8.
 
         Raises:
-            ValueError: they are not of one width.
+            ValueError: the images have different widths.
         """
         found: npt.NDArray[np.uint8]
         channels, height, fixed = self.manifest.shape
@@ -122,7 +161,7 @@ class Store:
             return found
         width, *others = np.unique(self.widths[ids]) if len(ids) else self.widths[:1]
         if others:
-            raise ValueError(f"images of widths {width} to {others[-1]} are not read together")
+            raise ValueError(f"images of different widths, {width} to {others[-1]}, cannot be read together")
         found = np.empty((len(ids), channels, height, width), np.uint8)
         for image, end in zip(found, self._ends[ids], strict=True):
             image[:] = self.images[end - image.size : end].reshape(image.shape)
@@ -130,7 +169,7 @@ class Store:
 
     @cached_property
     def widths(self) -> npt.NDArray[np.int64]:
-        """Of all images: (count,)."""
+        """Widths of all images, (count,)."""
         width = self.manifest.shape[2]
         if width is not None:
             return np.full(self.manifest.count, width)
@@ -139,36 +178,64 @@ class Store:
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
-        """Where each image ends among the pixels of all: (count,)."""
+        """Where each image ends in the flat array of all pixels, (count,)."""
         channels, height, _ = self.manifest.shape
         return np.cumsum(self.widths) * channels * height
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Classes of all images: (count,), -1 where unknown."""
+        """Classes of all images, (count,), -1 if unknown."""
         labels: npt.NDArray[np.int64] = np.load(self.folder / LABELS, allow_pickle=False)
         return labels
 
 
 def image_bytes(shape: tuple[int, int, int | None]) -> int:
-    """Of an image (C, H, W); of a free width, those of a square."""
+    """Size of an image.
+
+    Args:
+        shape: (C, H, W); with a variable width (None), the image is assumed to be square.
+
+    Returns:
+        Number of bytes.
+    """
     channels, height, width = shape
     return channels * height * (height if width is None else width)
 
 
 def store_folder(cache: Path, name: str, source: Source, shape: tuple[int, int, int | None], split: Split) -> Path:
-    """Where a store of ``source`` belongs: a change of the source or of the shape makes it another folder."""
+    """Folder of the store of a split; it differs for another source or shape.
+
+    Args:
+        cache: folder of all stores.
+        name: of the data set.
+        source: of the images.
+        shape: (C, H, W) of an image.
+        split: ``train`` or ``test``.
+
+    Returns:
+        The folder.
+    """
     return cache / f"{name}-{_fingerprint(source, shape)[:16]}" / split
 
 
 def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progress: bool = True) -> Store:
-    """Open the store of ``split``; convert the source first if there is none yet.
+    """Open the store of a split; convert the source first if there is no store yet.
 
-    Several processes may call this at once: each builds in a folder of its own and the first to finish wins. The lock
-    only saves them the repeated work, so a file system without working locks does no harm.
+    Several processes may call this at once: each builds in its own folder, and the first to finish wins. The lock only
+    avoids repeated work, so a file system without working locks does no harm.
+
+    Args:
+        reader: of the source.
+        name: of the data set.
+        split: ``train`` or ``test``.
+        cache: folder of all stores.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The store.
 
     Raises:
-        DataError: the source is missing or malformed, the disk is too small, or the store is not what it should be.
+        DataError: the source is missing or malformed, the disk is full, or the store is damaged.
     """
     source = reader.source(split)
     folder = store_folder(cache, name, source, reader.shape, split)
@@ -180,10 +247,10 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progr
                 lock.acquire()
             if not folder.is_dir():
                 _build(reader, source, split, folder, progress=progress)
-        except OSError as error:  # the reader's own are DataErrors by now
+        except OSError as error:  # errors of the reader are DataErrors
             raise DataError(
                 f"cannot write the converted data to {folder.parent} ({error.strerror or error}); "
-                "name another place with data.cache_dir=FOLDER"
+                "choose another folder with data.cache_dir=FOLDER"
             ) from None
         finally:
             lock.release()
@@ -191,8 +258,19 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progr
 
 
 def open_store(folder: Path, fingerprint: str | None = None) -> Store:
-    """Open a store and check that it is whole and (with ``fingerprint``) that it came from that source."""
-    hint = f"; delete the folder {folder} and the next run will build it again"
+    """Open a store and check that it is complete.
+
+    Args:
+        folder: of the store.
+        fingerprint: expected hash of its source; by default any.
+
+    Returns:
+        The store.
+
+    Raises:
+        DataError: the store is damaged or was built from another source.
+    """
+    hint = f"; delete the folder {folder}; the next run builds it again"
     try:
         values = json.loads((folder / MANIFEST).read_text())
         if values["format"] != FORMAT:
@@ -201,7 +279,7 @@ def open_store(folder: Path, fingerprint: str | None = None) -> Store:
         values["classes"] = None if values["classes"] is None else tuple(values["classes"])
         manifest = Manifest(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{folder} is not a store of images: its {MANIFEST} cannot be read ({error}){hint}") from None
+        raise DataError(f"{folder} is not a store of images; its {MANIFEST} cannot be read ({error}){hint}") from None
     if fingerprint is not None and manifest.source != fingerprint:
         raise DataError(f"{folder} was built from another source than the one asked for{hint}")
     for name, digest in ((LABELS, manifest.labels_sha256), (WIDTHS, manifest.widths_sha256)):
@@ -225,7 +303,7 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
     if free < needed:
         raise DataError(
             f"the converted {split} images need {needed / 1e9:.2f} GB, but {folder.parent} has "
-            f"{free / 1e9:.2f} GB free; name another place with data.cache_dir=FOLDER"
+            f"{free / 1e9:.2f} GB free; choose another folder with data.cache_dir=FOLDER"
         )
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -238,14 +316,14 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
         with (temporary / IMAGES).open("wb") as file:
             for block in _blocks(reader, split):
                 _check_block(block, reader.shape)
-                file.write(np.ascontiguousarray(block.images).data)  # where tofile fails, it does not say why
+                file.write(np.ascontiguousarray(block.images).data)  # unlike `tofile`, this reports why it fails
                 labels.append(block.labels.astype(np.int64))
                 widths.append(np.full(len(block.labels), block.images.shape[3]))
                 count += len(block.labels)
                 bar.update(task, completed=count)
             files.sync(file)
         if count == 0:
-            raise DataError(f"the source of the {split} images holds no image: {_place(source)}")
+            raise DataError(f"the source of the {split} images contains no images: {_place(source)}")
         bar.update(task, total=count)
         all_labels = np.concatenate(labels)
         _save(temporary / LABELS, all_labels)
@@ -274,7 +352,7 @@ def _save(path: Path, values: npt.NDArray[np.int64]) -> None:
 
 
 def _blocks(reader: Reader, split: Split) -> Iterator[Block]:
-    """The blocks of a reader, its failures to read told apart from failures to write."""
+    """The blocks of a reader; failures to read become DataErrors, unlike failures to write."""
     try:
         yield from reader.blocks(split)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Images of one height and differing widths, in batches of one width: pure functions of the widths and a seed."""
+"""Images of one height and variable width, in batches of one width: pure functions of the widths and a seed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fragrecon.seeds import numpy_generator
 
 
 def groups(widths: Indices, size: int) -> Iterator[Indices]:
-    """Places 0..M-1 in groups of at most ``size``, each of one width, for images of widths (M,)."""
+    """Indices of images of widths (M,), in groups of at most ``size`` images of one width."""
     order = np.argsort(widths, kind="stable")
     for alike in np.split(order, np.flatnonzero(np.diff(widths[order])) + 1):
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
 def commonest(widths: Indices) -> npt.NDArray[np.bool_]:
-    """Which of images of widths (M,) have the width that most of them have; the least of several."""
+    """Whether each image of widths (M,) has the most common width; the smallest of several."""
     found, counts = np.unique(widths, return_counts=True)
     chosen: npt.NDArray[np.bool_] = widths == found[counts.argmax()]
     return chosen
@@ -28,14 +28,14 @@ def commonest(widths: Indices) -> npt.NDArray[np.bool_]:
 class TrainingGroups:
     """An endless sequence of groups of images of one width.
 
-    It is made of passes. A pass deals the images of each width, in random order, into as few groups as hold them, of as
-    nearly equal length as can be; all groups then come in random order. So a pass shows each image once, in groups that
-    are smaller where few images share a width.
+    It consists of passes. A pass divides the images of each width, in random order, into the fewest groups of nearly
+    equal size; all groups then come in random order. So a pass contains each image once, in groups that are smaller
+    where few images have a width.
 
     Args:
-        widths: (M,), of the images.
-        size: images a group at most.
-        seed: keys the orders.
+        widths: of the images, (M,).
+        size: maximum number of images in a group.
+        seed: of the random orders.
     """
 
     def __init__(self, widths: Indices, size: int, seed: int) -> None:
@@ -45,7 +45,7 @@ class TrainingGroups:
         self._known: tuple[int, list[Indices]] = (-1, [])
 
     def __getitem__(self, number: int) -> Indices:
-        """Places among the images, at most ``size``, of group ``number``: a pure function of it."""
+        """Indices of the images of group ``number``, at most ``size``: a pure function of it."""
         pass_number, place = divmod(number, self.per_pass)
         if self._known[0] != pass_number:
             self._known = pass_number, self._pass(pass_number)

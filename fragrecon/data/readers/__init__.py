@@ -1,3 +1,1 @@
-"""One module an on-disk format. A reader names what it reads and yields blocks of images; see
-`fragrecon.data.store`.
-"""
+"""Readers of on-disk formats, one module for each; see `fragrecon.data.store.Reader`."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) as distributed by their author: pickled batches, in a tar file."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) as distributed by the author: pickled batches in a tar file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from fragrecon.data.readers.pickles import load_pickle, read_batches
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import DataError
 
-_TIMEOUT = 30.0  # seconds without an answer
+_TIMEOUT = 30.0  # seconds without a response
 
 
 class _Cifar:
     """A CIFAR data set.
 
     Args:
-        root: the folder of the batches, or the folder that holds that one.
-        download: fetch the archive into ``root`` where the files are missing.
-        url: another place of the archive.
-        md5: its checksum.
+        root: the folder of the batches, or its parent.
+        download: whether to download the archive into ``root`` if the files are missing.
+        url: of the archive, instead of the official one.
+        md5: checksum of the archive.
     """
 
     reader: ClassVar[str]
@@ -56,6 +56,7 @@ class _Cifar:
         self.md5 = (md5 or self.official_md5).lower()
 
     def source(self, split: Split) -> Source:
+        """Find the files of a split; see `Reader.source`."""
         paths = self._files(split)
         images = sum(path.stat().st_size for path in paths) // int(np.prod(self.shape))
         meta = paths[0].with_name(self.meta)
@@ -63,6 +64,7 @@ class _Cifar:
         return files_source(self.reader, self.root, split, [*paths, meta] if classes else paths, images, classes)
 
     def blocks(self, split: Split) -> Iterator[Block]:
+        """Read the images of a split; see `Reader.blocks`."""
         return read_batches(self._files(split), self.shape, self.labels_key, range(self.num_classes))
 
     def _files(self, split: Split) -> list[Path]:
@@ -73,12 +75,13 @@ class _Cifar:
         if home is None:
             raise DataError(
                 f"no file of {self.folder} in {self.root} or {self.root / self.folder}; "
-                "set data.root to their folder, or pass data.download=true to fetch them"
+                "set data.root to their folder, or pass data.download=true to download them"
             )
         paths = [home / name for name in self.batches[split]]
         if missing := [path.name for path in paths if not path.is_file()]:
             raise DataError(
-                f"{home} lacks {', '.join(missing)}; get them again, or remove the folder and pass data.download=true"
+                f"{home} lacks {', '.join(missing)}; download them again, "
+                "or remove the folder and pass data.download=true"
             )
         return paths
 
@@ -99,10 +102,10 @@ class _Cifar:
         return tuple(name if isinstance(name, str) else name.decode("utf-8", "replace") for name in names)
 
     def _fetch(self, home: Path) -> None:
-        """Make ``home`` from the archive, or leave nothing behind."""
+        """Download and unpack the archive to ``home``, or leave nothing behind."""
         made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
-            # The archive has no name on disk, so that it is gone however this process ends.
+            # The archive has no name on disk, so nothing remains of it however this process ends.
             with files.atomic_folder(home) as folder, tempfile.TemporaryFile(dir=folder) as archive:
                 _download(self.url, self.md5, archive)
                 self._unpack(archive, folder)
@@ -116,7 +119,7 @@ class _Cifar:
                     folder.rmdir()
 
     def _unpack(self, archive: IO[bytes], folder: Path) -> None:
-        """Write the files that are read here to ``folder``, each under its own bare name whatever the archive says."""
+        """Write the files of interest to ``folder``, each under its bare name, whatever paths the archive contains."""
         archive.seek(0)
         wanted = {*(name for batches in self.batches.values() for name in batches), self.meta}
         try:
@@ -135,6 +138,8 @@ class _Cifar:
 
 
 class Cifar10(_Cifar):
+    """CIFAR-10: 10 classes."""
+
     reader = "cifar10"
     folder = "cifar-10-batches-py"
     batches: ClassVar[dict[Split, tuple[str, ...]]] = {
@@ -150,6 +155,8 @@ class Cifar10(_Cifar):
 
 
 class Cifar100(_Cifar):
+    """CIFAR-100: its 100 fine classes."""
+
     reader = "cifar100"
     folder = "cifar-100-python"
     batches: ClassVar[dict[Split, tuple[str, ...]]] = {"train": ("train",), "test": ("test",)}
@@ -162,26 +169,26 @@ class Cifar100(_Cifar):
 
 
 def _download(url: str, md5: str, target: IO[bytes]) -> None:
-    """Stream ``url`` to a file and compare its checksum."""
+    """Stream ``url`` to a file and verify its checksum."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     found = hashlib.md5(usedforsecurity=False)
     with Progress(*columns) as bar:
-        task = bar.add_task(f"fetching {url.rpartition('/')[2]}", total=None)
+        task = bar.add_task(f"downloading {url.rpartition('/')[2]}", total=None)
         for piece, total in _pieces(url):
             target.write(piece)
             found.update(piece)
             bar.update(task, advance=len(piece), total=total)
     if found.hexdigest() != md5:
         raise DataError(
-            f"{url} has MD5 {found.hexdigest()} ({target.tell():,} bytes), expected {md5}; nothing was kept. "
+            f"{url} has MD5 {found.hexdigest()} ({target.tell():,} bytes), expected {md5}; nothing was saved. "
             "Try again, or give another data.reader.url"
         )
 
 
 def _pieces(url: str) -> Iterator[tuple[bytes, int | None]]:
-    """The bytes at a URL, with their whole number where the server tells it."""
+    """The bytes at a URL in pieces, each with the total number of bytes if the server reports it."""
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             length = response.headers.get("Content-Length", "")
@@ -189,5 +196,5 @@ def _pieces(url: str) -> Iterator[tuple[bytes, int | None]]:
                 yield piece, int(length) if length.isdigit() else None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise DataError(
-            f"cannot fetch {url} ({error}); nothing was kept. Check the network, or put the files there by hand"
+            f"cannot download {url} ({error}); nothing was saved. Check the network, or download the files by hand"
         ) from None

@@ -1,4 +1,4 @@
-"""Folders of image files, a subfolder for each class."""
+"""Folders of image files, with a subfolder for each class."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ _HELD_OUT = ("test", "val", "valid", "validation")
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder that holds images: its path below the root, when it changed, and the sorted names of its images."""
+    """A folder that holds images: its path below the root, its time of change, and the sorted names of its images."""
 
     path: str
     mtime_ns: int
     images: list[str]
 
 
-# The folders with images, in order, by the class they belong to; None where there are no classes.
+# The folders with images, in order, by class; None stands for no class.
 _Tree = dict[str | None, list[_Folder]]
 
 
 class ImageFolder:
     """Images in any format and size that Pillow reads, each decoded to one shape by `images.decode`.
 
-    The class of an image is the first-level folder it lies in, at any depth; where there are only images and no such
-    folder, they are unlabelled (-1). If the top holds ``train`` and one of ``test``, ``val``, ``valid``, ``validation``
-    (the first that is there is held out), these are the splits and the classes lie in them; classes are the union over
-    both. Otherwise a hash of its path puts each image into train or, one in ten, into test. Hidden files are ignored.
+    The class of an image is the first-level folder it lies in, at any depth; images without class folders are
+    unlabelled (-1). If the root holds ``train`` and one of ``test``, ``val``, ``valid``, ``validation`` (the first
+    found is held out), these are the splits, with the classes inside; the classes are the union over both. Otherwise a
+    hash of its path puts each image into train or, one in ten, into test. Hidden files are ignored.
 
-    The folders are listed once by a reader. A later one notices a change by the names and times of the folders and the
-    number of their images: a file overwritten in place, with none added, removed or renamed beside it, is not noticed.
+    A reader lists the folders once. A later one notices changes by the names and times of the folders and the number of
+    their images; a file overwritten in place, with none added, removed or renamed beside it, goes unnoticed.
 
     Args:
-        root: the top folder.
-        image_size: (height, width) to bring the images to.
+        root: the root folder.
+        image_size: (height, width) of the decoded images.
         channels: 3 for RGB, 1 for gray.
-        image_height: leaves the width free: images are brought to this height, each at the width, a multiple of
-            ``width_step``, that leaves the least to crop.
+        image_height: height of the decoded images with variable width: each image gets the width, a multiple of
+            ``width_step``, that crops least. By default the width is fixed.
         width_step: in pixels.
     """
 
@@ -76,13 +76,14 @@ class ImageFolder:
         self.width_step = width_step
 
     def source(self, split: Split) -> Source:
+        """Find the files of a split; see `Reader.source`."""
         folders = [folder for folders in self._tree(split).values() for folder in folders]
         images = sum(len(folder.images) for folder in folders)
         if self._hashed:
             images = sum(1 for _ in self._images(split))
             if not images:
                 raise DataError(
-                    f"none of the images in {self.root} falls to the {split} split, which takes about "
+                    f"none of the images in {self.root} is in the {split} split, which holds about "
                     f"{10 if split == 'test' else 90}% of them by a hash of their path; add images, or sort them into "
                     "folders train and test"
                 )
@@ -99,6 +100,7 @@ class ImageFolder:
         return Source(identity, images, tuple(self._classes) or None)
 
     def blocks(self, split: Split) -> Iterator[Block]:
+        """Read the images of a split; see `Reader.blocks`."""
         return decode_blocks(self._batches(split), self.shape, self.width_step)
 
     def _batches(self, split: Split) -> Iterator[tuple[list[Encoded], npt.NDArray[np.int64]]]:
@@ -141,7 +143,7 @@ class ImageFolder:
         folders = set(self._entries("")[1])
         held_out = next((name for name in _HELD_OUT if name in folders), None)
         parts: dict[Split, str | None] = {"train": "train" if "train" in folders else None, "test": held_out}
-        # A folder "train" among others that name no split is a class: trains.
+        # A folder "train" among folders that name no split is a class, of trains.
         if all(parts.values()) or (folders and folders <= {"train", *_HELD_OUT}):
             return {split: self._scan(part) for split, part in parts.items() if part}
         tree = self._scan("")
@@ -166,7 +168,7 @@ class ImageFolder:
         return tree
 
     def _walk(self, path: str, above: tuple[Path, ...] = ()) -> Iterator[_Folder]:
-        """This folder and those below it that hold images; a link back to a folder above is not followed."""
+        """This folder and its subfolders that hold images; links back to a parent folder are not followed."""
         real = (self.root / path).resolve()
         if real in above:
             return
@@ -177,7 +179,7 @@ class ImageFolder:
             yield from self._walk(f"{path}/{folder}", (*above, real))
 
     def _entries(self, path: str) -> tuple[list[str], list[str]]:
-        """Names of the images and of the folders in a folder, sorted; no file is touched."""
+        """Sorted names of the images and of the folders in a folder; no file is opened."""
         images, folders = [], []
         try:
             with os.scandir(self.root / path) as entries:
@@ -190,12 +192,12 @@ class ImageFolder:
                         images.append(entry.name)
         except OSError as error:
             raise DataError(
-                f"the folder {self.root / path} cannot be read ({error.strerror}); mend or remove it"
+                f"the folder {self.root / path} cannot be read ({error.strerror}); repair or remove it"
             ) from None
         return sorted(images), sorted(folders)
 
 
 def hashed_split(path: str) -> Split:
-    """The split of an image in a folder without splits, by its path below the root alone."""
+    """The split of an image, by its path below the root only, for a folder without splits."""
     value = int.from_bytes(hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()[:8], "big")
     return "test" if value % 10 == 0 else "train"

@@ -1,4 +1,4 @@
-"""Downsampled ImageNet (Chrabaszcz et al. 2017, arXiv:1707.08819) as its authors distribute it: pickled batches."""
+"""Downsampled ImageNet (Chrabaszcz et al. 2017, arXiv:1707.08819) as distributed by its authors: pickled batches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fragrecon.data.readers.pickles import read_batches
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import DataError
 
-# Where a split may be, in order: a folder below the root, and the beginning of numbered files or, without a "_" at its
-# end, the name of a single file.
+# Where a split may be, in order of preference: a folder below the root, and the prefix of numbered files or, without a
+# final "_", the name of a single file.
 _PLACES: dict[Split, tuple[tuple[str, str], ...]] = {
     "train": (("train_data", "train_data_batch_"), (".", "train_data_batch_")),
     "test": (
@@ -32,13 +32,13 @@ _CLASSES = 1000
 class ImageNet64:
     """Pickled batches ``train_data/train_data_batch_1..10`` and a held-out split in ``dev_data`` or ``val_data``.
 
-    Fewer training files than ten are fine as long as their numbers have no gap. Labels 1..1000 become 0..999, in the
-    order of the authors' ``map_clsloc.txt``, which is not that of the WordNet ids; the files hold no names of classes.
+    Fewer than ten training files are allowed if their numbers have no gap. Labels 1..1000 become 0..999, in the order
+    of the authors' ``map_clsloc.txt``, which is not that of the WordNet ids; the files hold no names of classes.
 
     Args:
         root: the folder that holds ``train_data``, or the training files themselves.
-        image_size: (height, width) of the images in the files, which also come with 8, 16 and 32 pixels a side.
-        channels: how many there are in the files.
+        image_size: (height, width) of the images in the files; there are versions of 8, 16, 32 and 64 pixels.
+        channels: number of channels in the files.
     """
 
     def __init__(self, root: str | Path | None = None, image_size: Sequence[int] = (64, 64), channels: int = 3) -> None:
@@ -46,11 +46,13 @@ class ImageNet64:
         self.shape = image_shape(image_size, channels)
 
     def source(self, split: Split) -> Source:
+        """Find the files of a split; see `Reader.source`."""
         paths = self._files(split)
         images = sum(path.stat().st_size for path in paths) // int(np.prod(self.shape))
         return files_source("imagenet64", self.root, split, paths, images)
 
     def blocks(self, split: Split) -> Iterator[Block]:
+        """Read the images of a split; see `Reader.blocks`."""
         return read_batches(self._files(split), self.shape, "labels", range(1, _CLASSES + 1))
 
     def _files(self, split: Split) -> list[Path]:

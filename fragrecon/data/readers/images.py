@@ -1,4 +1,4 @@
-"""What readers share: the shape they were asked for, labels, sources made of files, and decoding of encoded images."""
+"""Shared parts of the readers: shapes, labels, sources that consist of files, and decoding of images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,24 @@ from fragrecon.errors import ConfigError, DataError
 
 Shape = tuple[int, int, int]
 FreeShape = tuple[int, int, int | None]
-"""(C, H, W), where W may be None: that next to the image's own aspect."""
+"""(C, H, W); a W of None stands for a variable width."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-Encoded = tuple[str, bytes | Path]  # what to call an image in a message, and where its bytes are
+Encoded = tuple[str, bytes | Path]  # name for messages; the bytes, or the file that holds them
 
 
 def image_shape(image_size: Sequence[int], channels: int) -> Shape:
-    """(C, H, W) from the options of a reader, checked."""
+    """Check the options of a reader.
+
+    Args:
+        image_size: (height, width) in pixels.
+        channels: 3 for RGB, 1 for gray.
+
+    Returns:
+        (C, H, W).
+
+    Raises:
+        ConfigError: an option is invalid.
+    """
     size = tuple(image_size) if isinstance(image_size, Sequence) else image_size
     if not (isinstance(size, tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise ConfigError(f"data.image_size must be [height, width] in pixels, such as [64, 64]; got {size!r}")
@@ -35,33 +46,77 @@ def image_shape(image_size: Sequence[int], channels: int) -> Shape:
 
 
 def root_folder(root: str | Path | None) -> Path:
+    """Resolve ``data.root``.
+
+    Args:
+        root: the option.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ConfigError: it is not set.
+    """
     if not root:
-        raise ConfigError("the folder of the images is not given; set data.root=FOLDER")
+        raise ConfigError("data.root is not set; set data.root=FOLDER to the folder of the images")
     return Path(root).expanduser().resolve()
 
 
 def check_folder(root: Path) -> None:
+    """Check that a folder exists.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DataError: it does not exist or is no folder.
+    """
     if not root.is_dir():
         found = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{root} {found}; set data.root=FOLDER to the folder of the images")
 
 
 def block_length(shape: FreeShape) -> int:
-    """How many images a block holds: a few thousand, or fewer where they are large (64 MiB a block)."""
+    """Number of images in a block: a few thousand, or fewer if they are large (64 MiB)."""
     return max(1, min(4096, (1 << 26) // image_bytes(shape)))
 
 
 def files_source(
     reader: str, root: Path, split: Split, files: Sequence[Path], images: int, classes: tuple[str, ...] | None = None
 ) -> Source:
-    """A source that changes when one of its files is another: by name, size or time of change."""
+    """Describe a source that consists of files, by their names, sizes and times of change.
+
+    Args:
+        reader: its name.
+        root: folder of the files.
+        split: ``train`` or ``test``.
+        files: of the split.
+        images: number of images.
+        classes: names of the classes, if known.
+
+    Returns:
+        The source.
+    """
     stats = [(file.relative_to(root).as_posix(), file.stat()) for file in files]
     stamps = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
     return Source({"reader": reader, "root": str(root), "split": split, "files": stamps}, images, classes)
 
 
 def check_labels(labels: Any, count: int, valid: range, where: str | Path) -> npt.NDArray[np.int64]:
-    """Labels as an array, after a look at their type, number and range."""
+    """Check the type, number and range of labels.
+
+    Args:
+        labels: as read.
+        count: number of images.
+        valid: allowed labels.
+        where: where they come from, for messages.
+
+    Returns:
+        The labels, (count,).
+
+    Raises:
+        DataError: they are invalid.
+    """
     try:
         values = np.asarray(labels)
     except (ValueError, TypeError, OverflowError):
@@ -83,16 +138,20 @@ def check_labels(labels: Any, count: int, valid: range, where: str | Path) -> np
 
 
 def decode(image: bytes | Path, shape: FreeShape, name: str | None = None, step: int = 1) -> npt.NDArray[np.uint8]:
-    """Decode an encoded image to uint8 ``shape`` (C, H, W).
+    """Decode an image.
 
-    The EXIF orientation is applied, what is transparent is laid on white, 16-bit gray keeps its high byte. The largest
-    centred box of the wanted aspect is then scaled by area averaging (Pillow's box filter).
+    The EXIF orientation is applied, transparent pixels are blended with white, and 16-bit gray is reduced to its high
+    byte. The largest centred box of the target aspect ratio is then scaled by area averaging (Pillow's box filter).
 
     Args:
         image: the encoded bytes, or the file that holds them.
-        shape: C is 1 for gray, 3 for RGB; a W of None is the multiple of ``step`` that leaves the least to crop.
-        name: what to call the image in an error; by default its path.
-        step: of widths that are free, in pixels.
+        shape: (C, H, W), with C 1 for gray and 3 for RGB; a W of None becomes the multiple of ``step`` that crops
+            least.
+        name: of the image in an error; by default its path.
+        step: of variable widths, in pixels.
+
+    Returns:
+        uint8 (C, H, W).
 
     Raises:
         DataError: it cannot be decoded.
@@ -108,27 +167,33 @@ def decode(image: bytes | Path, shape: FreeShape, name: str | None = None, step:
         if channels == 1:
             picture = picture.convert("L")
         pixels = np.asarray(picture, np.uint8).reshape(height, width, channels)
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+    except Exception as error:  # Pillow's decoders raise arbitrary exceptions for damaged files
         what = name or (str(image) if isinstance(image, Path) else f"{len(image)} bytes")
         raise DataError(f"{what} is not a readable image ({_reason(error)}); mend or remove it") from None
-    return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, as Pillow's own pixels cannot be written to
+    return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, because Pillow's pixels are read-only
 
 
 def nearest_width(size: tuple[int, int], height: int, step: int) -> int:
-    """The multiple of ``step``, at least one, next to the width of an image of (H, W) brought to ``height``."""
+    """Width, a positive multiple of ``step``, closest to that of an image of ``size`` (H, W) scaled to ``height``."""
     return step * max(1, round(size[1] * height / (size[0] * step)))
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, upright.
+    """Read the size of an image file, after its EXIF orientation is applied.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Height and width.
 
     Raises:
-        DataError: it is no image.
+        DataError: it is not an image.
     """
     try:
         with Image.open(path) as file:
             lies = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            # Some formats are turned as they are decoded, which only then shows.
+            # Some formats are rotated on decoding.
             width, height = ImageOps.exif_transpose(file).size if lies else file.size
     except Exception as error:
         raise DataError(f"{path} is not a readable image ({_reason(error)}); mend or remove it") from None
@@ -138,8 +203,15 @@ def size_of(path: Path) -> tuple[int, int]:
 def decode_blocks(
     batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int64]]], shape: FreeShape, step: int = 1
 ) -> Iterator[Block]:
-    """Decode batches of images in threads, in order, each to a block or, where widths are free, to one for each run of
-    images of one width.
+    """Decode batches of images in threads, in order.
+
+    Args:
+        batches: encoded images with their labels.
+        shape: (C, H, W) of the decoded images, W None if variable.
+        step: of variable widths, in pixels.
+
+    Yields:
+        A block for each batch or, with variable width, for each run of images of one width.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for images, labels in batches:
@@ -166,7 +238,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """An error in a word or two; Pillow's own message for a file of no known format holds its path once more."""
+    """An error in a few words; Pillow's own message for an unknown format repeats the path."""
     if isinstance(error, UnidentifiedImageError):
         return "no image format is recognised"
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__

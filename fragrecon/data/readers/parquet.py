@@ -31,12 +31,12 @@ _NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("validatio
 class Parquet:
     """Files ``train-00000-of-00040.parquet`` and ``validation-...`` (or ``test-...``) in a folder or its ``data``.
 
-    Their columns are ``image``, a struct of encoded ``bytes`` and ``path``, and the integer ``label``, -1 where not
-    known. The files are read a batch of rows at a time, the images decoded to one shape by `images.decode`.
+    Their columns are ``image``, a struct of encoded ``bytes`` and ``path``, and the integer ``label``, -1 if unknown.
+    The files are read in batches of rows, and the images are decoded to one shape by `images.decode`.
 
     Args:
-        root: the folder of the files, or the one that holds it as ``data``.
-        image_size: (height, width) to bring the images to.
+        root: the folder of the files, or its parent if the folder is called ``data``.
+        image_size: (height, width) of the decoded images.
         channels: 3 for RGB, 1 for gray.
     """
 
@@ -45,6 +45,7 @@ class Parquet:
         self.shape = image_shape(image_size, channels)
 
     def source(self, split: Split) -> Source:
+        """Find the files of a split; see `Reader.source`."""
         shards = self._shards(split)
         images = 0
         for shard in shards:
@@ -54,6 +55,7 @@ class Parquet:
         return files_source("parquet", self.root, split, shards, images, classes)
 
     def blocks(self, split: Split) -> Iterator[Block]:
+        """Read the images of a split; see `Reader.blocks`."""
         return decode_blocks(self._batches(split), self.shape)
 
     def _batches(self, split: Split) -> Iterator[tuple[list[Encoded], npt.NDArray[np.int64]]]:
@@ -95,11 +97,12 @@ class _Shard:
 
     @property
     def rows(self) -> int:
+        """Number of images."""
         return int(self._file.metadata.num_rows)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes, where the hub's library has left them in the schema."""
+        """Names of the classes, if the schema holds them."""
         try:
             info = json.loads(self._schema.metadata[b"huggingface"])
             names = info["info"]["features"]["label"]["names"]
@@ -108,7 +111,7 @@ class _Shard:
         return tuple(map(str, names)) if isinstance(names, list) and names else None
 
     def batches(self, length: int) -> Iterator[tuple[list[Encoded], npt.NDArray[np.int64]]]:
-        """Encoded images and their labels, ``length`` at a time; only as many are in memory."""
+        """Encoded images with their labels, ``length`` at a time; no more are in memory."""
         valid = range(-1, len(self.classes) if self.classes else 1 << 31)
         row = 0
         try:
@@ -143,7 +146,7 @@ class _Shard:
 
 
 def _complete(folder: Path, name: str) -> list[Path]:
-    """The shards of a set in order; raises `DataError` if some are missing."""
+    """The shards of a split in order; raises `DataError` if some are missing."""
     pattern = re.compile(rf"{name}-(\d{{5}})-of-(\d{{5}})(-[0-9a-f]+)?\.parquet")
     found = {
         path: match for path in sorted(folder.glob(f"{name}-*.parquet")) if (match := pattern.fullmatch(path.name))

@@ -1,9 +1,9 @@
 """Pickled batches of images, read without trusting them.
 
-A pickle is a program for a small machine that may call whatever it can import. Here it is given nothing but stand-ins
-for the few names that real files use, which check what they are handed. numpy's own ``__setstate__`` methods, which can
-be led to build objects or to point outside their memory, are never reached. The machine is the standard library's in
-Python: the one in C allots whatever memory a file of ten bytes claims to need, and is no faster on large arrays.
+A pickle is a program that may call whatever it can import. This unpickler offers only replacements of the few names
+that real files use, and these check their arguments. numpy's own ``__setstate__`` methods, which can be made to build
+objects or to point outside their memory, are never called. The unpickler is the standard library's in Python: the one
+in C allocates whatever memory a file of ten bytes claims to need, and is no faster on large arrays.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ _EXPECTED = "a pickled dict of numpy arrays and lists was expected; get the file
 def load_pickle(path: Path) -> dict[str, Any]:
     """Load a dict of arrays, lists, numbers and strings, written by Python 2 or 3.
 
-    Strings of Python 2 come as bytes, except for the keys of the dict. Arrays are read-only.
+    Args:
+        path: of the pickle.
+
+    Returns:
+        The dict. Strings of Python 2 are bytes, except for the keys. Arrays are read-only.
 
     Raises:
-        DataError: the file is missing, empty, cut short, no such dict, or asks for anything else to be run or built.
+        DataError: the file is missing, empty, truncated or no such dict, or it asks for other objects or calls.
     """
     try:
         with path.open("rb") as file:
@@ -43,7 +47,7 @@ def load_pickle(path: Path) -> dict[str, Any]:
         trouble = f"was not loaded: {error}"
     except OSError as error:
         trouble = f"cannot be read ({error.strerror or error})"
-    except Exception as error:  # a malformed pickle can make the machine stumble over anything
+    except Exception as error:  # a malformed pickle can cause any exception
         if path.stat().st_size == 0:
             trouble = "is empty"
         elif isinstance(error, (EOFError, struct.error)) or "exhausted" in str(error):
@@ -57,13 +61,16 @@ def read_batches(paths: Iterable[Path], shape: Shape, labels_key: str, labels: r
     """Read pickled batches, one file in memory at a time.
 
     Args:
-        paths: dicts of ``data``, uint8 (n, C*H*W) rows of planar pixels, and of labels.
+        paths: of the files: dicts of ``data``, uint8 (n, C*H*W) rows of planar pixels, and of labels.
         shape: (C, H, W).
-        labels_key: where the labels are.
-        labels: the values they may have; the first becomes class 0.
+        labels_key: key of the labels.
+        labels: allowed values; the first becomes class 0.
+
+    Yields:
+        Blocks.
 
     Raises:
-        DataError: a file is not what it should be.
+        DataError: a file is malformed.
     """
     for path in paths:
         yield from _read_batch(path, shape, labels_key, labels)
@@ -83,16 +90,16 @@ def _read_batch(path: Path, shape: Shape, labels_key: str, labels: range) -> Ite
     classes = check_labels(batch[labels_key], len(data), labels, path) - labels.start
     step = block_length(shape)
     for start in range(0, len(data), step):
-        # A copy: a view that the caller still holds would keep this file in memory while the next one is loaded.
+        # A copy, because a view would keep this file in memory while the next one is loaded.
         yield Block(data[start : start + step].reshape(-1, *shape).copy(), classes[start : start + step])
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """Something a data file has no business asking for."""
+    """A request that no data file needs to make."""
 
 
 class _Function:
-    """A function that a pickle may call, but not change by the attributes it sets on what it has built."""
+    """A function that a pickle may call, but whose state it may not set."""
 
     __slots__ = ("_call",)
 
@@ -107,7 +114,7 @@ class _Function:
 
 
 class _DType:
-    """Stands for `numpy.dtype`: plain numbers only."""
+    """Replacement of `numpy.dtype`: plain numbers only."""
 
     __slots__ = ("value",)
 
@@ -122,7 +129,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for `numpy.ndarray`."""
+    """Replacement of `numpy.ndarray`."""
 
     __slots__ = ("value",)
     value: npt.NDArray[Any]
@@ -160,8 +167,8 @@ def _encode(text: str, encoding: str | bytes) -> bytes:
     return text.encode("latin-1")
 
 
-# All that pickles of plain arrays and numbers name, by numpy 1 ("core") and 2 ("_core"). The values are ours: no
-# module is ever imported because a file names it.
+# All names in pickles of plain arrays and numbers, by numpy 1 ("core") and 2 ("_core"). Modules that a file names are
+# never imported.
 _GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,

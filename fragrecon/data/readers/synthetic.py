@@ -1,11 +1,11 @@
-"""The data set that needs nothing on disk: abstract pictures with the statistics of photographs.
+"""A generated data set that needs no files: abstract images with the statistics of photographs.
 
-A picture follows the dead leaves model of natural images (Lee, Mumford and Huang, "Occlusion models for natural
-images", 2001): opaque shapes, a few large ones and many small ones, hide each other in front of a background. Every
-shape has a texture, a light that falls off across it and a soft shadow; all share a small palette drawn for that
-picture alone. The class decides shapes, texture and layout, never the colours, so that telling images apart by their
-colours (what raw pixels do) and telling classes apart are two different things. Clustering the raw 16x16 fragments of
-ten 64x64 pictures scores about what it scores on photographs: an ARI of 0.15.
+The images follow the dead leaves model of natural images (Lee, Mumford and Huang, "Occlusion models for natural
+images", 2001): opaque shapes, a few large and many small ones, occlude each other in front of a background. Every shape
+has a texture, a shading and a soft shadow; all share a small palette drawn for each image. The class determines shapes,
+texture and layout, never the colours, so that telling images apart by colour (as raw pixels do) and telling classes
+apart are different tasks. KMeans of the raw 16x16 fragments of ten 64x64 images scores an ARI of 0.15, about as on
+photographs.
 """
 
 from __future__ import annotations
@@ -25,22 +25,30 @@ Array = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-VERSION = 1  # to be raised whenever the same seed gives other pictures
+VERSION = 1  # increase it whenever the same seed gives other images
 SHAPES = 12
 SMALLEST_SIDE = 16
-BLOCK_PIXELS = 2**17  # of one channel; a plane of that many floats stays in the cache
-TYPICAL = 0.8  # share of the shapes of a picture that are typical of its class
+BLOCK_PIXELS = 2**17  # of one channel; so many floats fit into the CPU cache
+TYPICAL = 0.8  # share of the shapes of an image that are typical of its class
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 class Synthetic:
-    """Reader of pictures that are drawn as they are asked for.
+    """Reader that generates images on demand.
 
-    A picture is a pure function of ``seed``, split, index, class and size: a reader of more images begins with the same
-    ones, and one channel gives the luma of the same picture as three. Classes take turns, so they are balanced.
+    An image is a pure function of ``seed``, split, index, class and size: a reader of more images begins with the same
+    ones, and one channel gives the luma of the same image as three. Classes alternate, so they are balanced.
+
+    Args:
+        image_size: (height, width) in pixels.
+        channels: 3 for RGB, 1 for gray.
+        train_images: number of training images.
+        test_images: number of test images.
+        num_classes: number of classes.
+        seed: of all images.
 
     Raises:
-        ConfigError: an argument that cannot be meant.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class Synthetic:
         self._seed = seed
 
     def source(self, split: Split) -> Source:
+        """Describe a split; see `Reader.source`."""
         identity = {
             "reader": "synthetic",
             "version": VERSION,
@@ -79,13 +88,14 @@ class Synthetic:
         return Source(identity, self._counts[split], CLASSES[: self._num_classes])
 
     def blocks(self, split: Split) -> Iterator[Block]:
+        """Generate the images of a split; see `Reader.blocks`."""
         count, step = self._counts[split], max(1, BLOCK_PIXELS // (self.shape[1] * self.shape[2]))
         for start in range(0, count, step):
             indices = range(start, min(start + step, count))
             yield Block(self.draw(split, indices), np.array(indices, np.int64) % self._num_classes)
 
     def draw(self, split: Split, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """Pictures at ``indices`` of ``split``, which need not be in order: uint8 (n, C, H, W)."""
+        """Images of a split at ``indices``, in any order: uint8 (n, C, H, W)."""
         channels, height, width = self.shape
         scenes = []
         for index in indices:
@@ -100,9 +110,9 @@ class Synthetic:
 
 
 class _Scene(NamedTuple):
-    """All that is in a picture of S shapes, the first one at the back; for a block of pictures, with an axis in front.
+    """The contents of an image of S shapes, from back to front; for a block of images, with a leading axis.
 
-    Lengths are in units of the shorter side, points are (y, x) from the centre of the picture, angles in radians.
+    Lengths are in units of the shorter side, points are (y, x) from the centre of the image, angles in radians.
     """
 
     backdrop: Array  # (2, 3) colours above and below the horizon
@@ -143,21 +153,21 @@ def _imagine(rng: np.random.Generator, label: int, height: int, width: int) -> _
         outline=np.where(typical[0], label % len(OUTLINES), rng.integers(len(OUTLINES), size=SHAPES)),
         texture=np.where(typical[1], label % len(TEXTURES), rng.integers(len(TEXTURES), size=SHAPES)),
         centre=tuple(LAYOUTS.values())[label % len(LAYOUTS)](rng) * [height / side, width / side],
-        # The dead leaves model: numbers that fall off as the cube of the radius, the largest shapes at the back.
+        # The dead leaves model: the density of radii falls as their cube; the largest shapes are at the back.
         radius=np.sort(0.08 * (1 - 0.96 * rng.random(SHAPES)) ** -0.5)[::-1],
         stretch=rng.uniform(1, 1.5, SHAPES),
         turn=rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.6, SHAPES),
         weave=rng.uniform([0, 4, 0], [2 * np.pi, min(14, side / 4), 2 * np.pi], (SHAPES, 3)),
         shade=rng.uniform(0.05, 0.35, (SHAPES, 1)) * _direction(rng.normal(light, 0.5, SHAPES)),
         colours=np.stack([palette[first], palette[first] + away], 1),
-        # Last, as how many numbers they take depends on the size: the same scene at every size.
+        # Last, because they consume a number of draws that depends on the size: the same scene at every size.
         fields=_fields(rng, height, width),
         noise=rng.uniform(0.004, 0.016) * rng.standard_normal((3, height, width), np.float32),
     )
 
 
 def _palette(rng: np.random.Generator) -> Doubles:
-    """Five RGB colours from dark to bright: neighbours of one hue, and an accent near its complement."""
+    """Five RGB colours from dark to bright: similar hues, and an accent near their complement."""
     key, contrast = rng.uniform(0.28, 0.8), rng.uniform(0.42, 0.82)
     value = key + contrast * (np.linspace(-0.5, 0.5, 5) + rng.normal(0, 0.05, 5))
     hue = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5, 5)
@@ -168,7 +178,7 @@ def _palette(rng: np.random.Generator) -> Doubles:
 
 
 def _fields(rng: np.random.Generator, height: int, width: int) -> Array:
-    """A smooth and a rough random field (2, H, W), cut from a larger torus so that opposite sides do not match."""
+    """A smooth and a rough random field (2, H, W), cropped from a larger torus so that opposite sides do not match."""
     amplitude, torus = _spectra(height, width)
     white = rng.standard_normal((*amplitude.shape, 2), np.float32).view(np.complex64)[..., 0]
     return np.fft.irfft2(white * amplitude, torus)[:, :height, :width].astype(np.float32)
@@ -176,7 +186,7 @@ def _fields(rng: np.random.Generator, height: int, width: int) -> Array:
 
 @lru_cache
 def _spectra(height: int, width: int) -> tuple[Array, tuple[int, int]]:
-    """Amplitudes, falling off with the frequency, that make fields of unit variance; and the size of the torus."""
+    """Amplitudes, decreasing with the frequency, of fields of unit variance; and the size of the torus."""
     rows, columns = height * 5 // 4, width * 5 // 4
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)) * min(height, width)
     amplitude = np.maximum(frequency, 0.8) ** np.array([-2, -1])[:, None, None]
@@ -186,7 +196,7 @@ def _spectra(height: int, width: int) -> tuple[Array, tuple[int, int]]:
 
 
 def _paint(scene: _Scene) -> Array:
-    """RGB images of a block of scenes: (n, 3, H, W), about 0 to 1."""
+    """Render a block of scenes: RGB images (n, 3, H, W) with values of about 0 to 1."""
     height, width = scene.fields.shape[-2:]
     side = min(height, width)
     y = ((np.arange(height, dtype=np.float32) - (height - 1) / 2) / side)[:, None]
@@ -220,7 +230,7 @@ def _paint(scene: _Scene) -> Array:
 
 
 def _choose(functions: dict[str, Callable[..., Array]], which: Integers, *planes: Array) -> Array:
-    """Apply to each picture the function that it asks for."""
+    """Apply to each image its function."""
     out = np.empty(np.broadcast_shapes(*(plane.shape for plane in planes)), np.float32)
     for number, function in enumerate(functions.values()):
         chosen = np.flatnonzero(which == number)
@@ -262,7 +272,7 @@ def _ramp(t: Array) -> Array:
 
 
 def _blend(pair: Array, t: Array) -> Array:
-    """From the first to the second of two colours (n, 2, 3) as ``t`` (n, H, W) goes from 0 to 1: (n, 3, H, W)."""
+    """Interpolate between two colours (n, 2, 3) by ``t`` (n, H, W) in [0, 1]: (n, 3, H, W)."""
     start, end = pair[:, 0, :, None, None], pair[:, 1, :, None, None]
     return start + (end - start) * t[:, None]
 
@@ -272,7 +282,7 @@ def _length(u: Array, v: Array) -> Array:
     return length
 
 
-# Outlines: about the distance from the edge of a shape of radius 1, negative inside.
+# Outlines: approximate signed distance from the edge of a shape of radius 1, negative inside.
 
 
 def _ellipse(u: Array, v: Array) -> Array:
@@ -299,7 +309,7 @@ def _band(u: Array, v: Array) -> Array:
     return abs(v) - 0.5
 
 
-# Textures: 0 to 1, from coordinates in radians of their cycle and two noise fields.
+# Textures in [0, 1], from coordinates in radians and two noise fields.
 
 
 def _grating(u: Array, v: Array, wash: Array, grain: Array) -> Array:
@@ -321,7 +331,7 @@ def _marble(u: Array, v: Array, wash: Array, grain: Array) -> Array:
     return 0.5 + 0.5 * vein
 
 
-# Layouts: centres (S, 2) of the shapes in a picture whose sides run from -0.5 to 0.5.
+# Layouts: centres (S, 2) of the shapes in an image with sides from -0.5 to 0.5.
 
 
 def _scattered(rng: np.random.Generator) -> Doubles:
@@ -356,7 +366,7 @@ LAYOUTS: dict[str, Callable[[np.random.Generator], Doubles]] = {
     "gathered": _gathered,
     "lined": _lined,
 }
-# The numbers of outlines, textures and layouts are coprime: counting all three up gives every combination once.
+# The numbers of outlines, textures and layouts are coprime, so every combination occurs once.
 CLASSES = tuple(
     "-".join(tuple(options)[label % len(options)] for options in (OUTLINES, TEXTURES, LAYOUTS))
     for label in range(len(OUTLINES) * len(TEXTURES) * len(LAYOUTS))
