@@ -278,6 +278,7 @@ class FragmentData(pl.LightningDataModule):
         return images.view(*ids.shape, *images.shape[1:]), torch.from_numpy(store.labels[ids])
 
     def train_dataloader(self) -> Iterable[FragmentBatch]:
+        """Batches of the rest of the current epoch; called by Lightning."""
         trainer = self.trainer
         assert trainer is not None
         every, per_epoch = trainer.accumulate_grad_batches, self.epoch_length(trainer.limit_train_batches)
@@ -294,6 +295,7 @@ class FragmentData(pl.LightningDataModule):
         return Batches(make, numbers, per_epoch)
 
     def val_dataloader(self) -> Iterable[FragmentBatch]:
+        """Batches of the validation puzzles; called by Lightning."""
         trainer = self.trainer
         assert trainer is not None
         validation = self.validation_set()

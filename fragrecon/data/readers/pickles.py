@@ -36,7 +36,7 @@ def load_pickle(path: Path) -> dict[str, Any]:
 
     Raises:
         DataError: the file is missing, empty, truncated or no such dict, or it asks for other objects or calls.
-    """
+    """  # noqa: DOC501  # what is raised inside is caught inside
     try:
         with path.open("rb") as file:
             value = _Unpickler(file, encoding="bytes").load()
