@@ -24,7 +24,7 @@ PERCEPTUAL = ("features", "lpips", "fid")
 """What networks can tell of reconstructions, by `fragrecon.evaluation.pixels.perceptual`."""
 
 PROBES = ("mlp", "linear", "knn", "logistic", "svm")
-"""Classifiers of embeddings, by `fragrecon.evaluation.probes.classifiers`."""
+"""Names of the probes of `fragrecon.evaluation.probes`."""
 
 COMPILERS = ("default", "reduce-overhead", "max-autotune")
 """Modes of ``torch.compile``."""

@@ -340,13 +340,6 @@ def test_a_saved_classifier_says_the_same_bit_for_bit(tmp_path: Path, name: str)
     assert load_probe(path).classes is None
 
 
-def test_opening_one_draws_no_random_numbers(tmp_path: Path) -> None:
-    save_probe(tmp_path / "mlp.pt", fit("mlp"), "key", None)
-    state = torch.get_rng_state()
-    load_probe(tmp_path / "mlp.pt")
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_what_is_no_saved_classifier_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mlp.pt"
     with pytest.raises(RunError, match=r"mlp\.pt"):
@@ -365,8 +358,10 @@ def test_what_is_no_saved_classifier_is_refused(tmp_path: Path) -> None:
             load_probe(tmp_path / "other.pt")
 
 
-def test_a_network_that_is_opened_learns_no_more(tmp_path: Path) -> None:
+def test_opening_one_draws_no_random_numbers_and_its_weights_are_frozen(tmp_path: Path) -> None:
     save_probe(tmp_path / "mlp.pt", fit("mlp"), "key", None)
+    state = torch.get_rng_state()
     probe = load_probe(tmp_path / "mlp.pt")
+    assert torch.equal(torch.get_rng_state(), state)
     assert isinstance(probe, Network)
     assert not any(weight.requires_grad for weight in probe.layers.parameters())
