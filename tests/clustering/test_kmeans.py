@@ -43,16 +43,16 @@ def reference(points: Tensor, k: int, restarts: int = 10) -> tuple[Tensor, Float
 
 # In few dimensions both end in many local optima, so it takes many problems for the mean to be known to 0.1%.
 FAMILIES: dict[str, Callable[[], tuple[Tensor, Tensor | None]]] = {
-    "tight blobs in 2 dimensions": lambda: blobs(250, 10, 16, 0.1, 2, 1),
-    "wide blobs in 2 dimensions": lambda: blobs(250, 10, 16, 0.4, 2, 2),
-    "blobs in 3 dimensions": lambda: blobs(250, 10, 16, 0.6, 3, 3),
-    "uniform in 2 dimensions": lambda: (uniform(150, 100, 2, 4), None),
-    "uniform in 3 dimensions": lambda: (uniform(150, 160, 3, 5), None),
-    "blobs in 16 dimensions": lambda: blobs(100, 10, 16, 0.8, 16, 6),
-    "tight blobs in 128 dimensions": lambda: blobs(60, 10, 16, 0.5, 128, 7),
-    "wide blobs in 128 dimensions": lambda: blobs(150, 10, 16, 3.0, 128, 8),
-    "blobs in 128 dimensions that are hard to tell": lambda: blobs(100, 10, 16, 6.0, 128, 9),
-    "uniform in 128 dimensions": lambda: (uniform(100, 160, 128, 10), None),
+    "tight blobs in 2 dimensions": lambda: blobs(125, 10, 16, 0.1, 2, 1),
+    "wide blobs in 2 dimensions": lambda: blobs(125, 10, 16, 0.4, 2, 2),
+    "blobs in 3 dimensions": lambda: blobs(125, 10, 16, 0.6, 3, 3),
+    "uniform in 2 dimensions": lambda: (uniform(75, 100, 2, 4), None),
+    "uniform in 3 dimensions": lambda: (uniform(75, 160, 3, 5), None),
+    "blobs in 16 dimensions": lambda: blobs(50, 10, 16, 0.8, 16, 6),
+    "tight blobs in 128 dimensions": lambda: blobs(30, 10, 16, 0.5, 128, 7),
+    "wide blobs in 128 dimensions": lambda: blobs(75, 10, 16, 3.0, 128, 8),
+    "blobs in 128 dimensions that are hard to tell": lambda: blobs(50, 10, 16, 6.0, 128, 9),
+    "uniform in 128 dimensions": lambda: (uniform(50, 160, 128, 10), None),
 }
 
 
@@ -67,7 +67,7 @@ def test_inertia_and_ari_are_those_of_scikit_learn() -> None:
         assert abs(relative[-1].mean()) < 0.004, name
         if truth is not None:
             assert is_not_lower(ari(found.labels, truth), ari(labels, truth)), name
-    assert sum(map(len, relative)) > 1500
+    assert sum(map(len, relative)) > 750
     assert abs(np.concatenate(relative).mean()) < 0.001
 
 
@@ -439,38 +439,24 @@ def test_a_sum_out_of_the_range_of_half_precision_is_no_reason_to_refuse() -> No
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
-    points = uniform(3, 10, 2)
-    points[2, 9, 1] = value
-    with pytest.raises(ValueError, match="finite"):
-        kmeans(points, 3, keys(3))
-
-
-@pytest.mark.parametrize("k", [-1, 0, 11])
-def test_a_number_of_clusters_that_cannot_be_is_refused(k: int) -> None:
-    with pytest.raises(ValueError, match=f"k={k} .*10"):
-        kmeans(uniform(3, 10, 2), k, keys(3))
-
-
-@pytest.mark.parametrize("shape", [(9, 4), (9,), (1, 1, 9, 4)])
-def test_points_of_the_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"\(P, n, D\)"):
-        kmeans(torch.zeros(shape), 2, keys(1))
-
-
-@pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), ()])
-def test_keys_of_the_wrong_length_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"keys must be \(3,\)"):
-        kmeans(uniform(3, 10, 2), 2, torch.zeros(shape, dtype=torch.int64))
-
-
-@pytest.mark.parametrize("restarts", [0, -1])
-def test_no_restarts_are_refused(restarts: int) -> None:
-    with pytest.raises(ValueError, match=f"restarts={restarts}"):
-        kmeans(uniform(1, 6, 2), 2, keys(1), restarts)
-
-
-def test_points_without_a_dimension_are_refused() -> None:
+def test_what_cannot_be_clustered_is_refused() -> None:
+    points, few = uniform(3, 10, 2), torch.zeros(3, dtype=torch.int64)
+    for value in (math.nan, math.inf, -math.inf):
+        bad = points.clone()
+        bad[2, 9, 1] = value
+        with pytest.raises(ValueError, match="finite"):
+            kmeans(bad, 3, few)
+    for k in (-1, 0, 11):
+        with pytest.raises(ValueError, match=f"k={k} .*10"):
+            kmeans(points, k, few)
+    for shape in ((9, 4), (9,), (1, 1, 9, 4)):
+        with pytest.raises(ValueError, match=r"\(P, n, D\)"):
+            kmeans(torch.zeros(shape), 2, few[:1])
+    for shape in ((2,), (4,), (3, 1), ()):
+        with pytest.raises(ValueError, match=r"keys must be \(3,\)"):
+            kmeans(points, 2, torch.zeros(shape, dtype=torch.int64))
+    for restarts in (0, -1):
+        with pytest.raises(ValueError, match=f"restarts={restarts}"):
+            kmeans(points, 2, few, restarts)
     with pytest.raises(ValueError, match="dimensions"):
-        kmeans(torch.zeros(1, 6, 0), 2, keys(1))
+        kmeans(torch.zeros(1, 6, 0), 2, few[:1])

@@ -128,14 +128,14 @@ points = torch.randn(1, 800, 4, generator=torch.Generator().manual_seed(0))
 
 def peak(problems):
     many = points.expand(problems, -1, -1)
-    kmeans(many, 50, keys_of(0, "test", 0, problems), restarts=2)
-    kmedoids(many, 50)
+    kmeans(many, 20, keys_of(0, "test", 0, problems), restarts=2)
+    kmedoids(many, 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 small = points[:, :60]
 kmeans(small, 5, keys_of(0, "test", 0, 1))
 kmedoids(small, 5)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, peak(8), peak(32))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, peak(4), peak(12))
 """
 
 
