@@ -28,7 +28,7 @@ from fragrecon.evaluation.setup import open_data
 from fragrecon.models.base import FragmentModel
 from fragrecon.runs.read import Run
 from tests import layouts
-from tests.cli import SMALL, Cli, best, fingerprint, job, shared_cache
+from tests.cli import SMALL, Cli, best, fingerprint, job, shared_cache, shared_run
 from tests.jobs.test_reconstruction import TINY, WHOLE
 
 pytestmark = pytest.mark.timeout(180)
@@ -42,11 +42,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small finished run of a model that sees fragments one by one; only to be read."""
-    folder = tmp_path_factory.mktemp("pca") / "run"
-    job(folder, cache, *SMALL, "model=pca", "data.epochs=1")
-    return folder
+    return shared_run(tmp_path_factory, "pca", *SMALL, "model=pca", "data.epochs=1")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +100,7 @@ def test_the_package_has_nothing_else() -> None:
 # A moved run ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_moved_run_works_in_a_fresh_interpreter_elsewhere_without_hydra(
     folder: Path, copy: Path, tmp_path: Path, cache: Path
 ) -> None:
@@ -302,6 +301,7 @@ def test_a_run_scores_itself_as_its_metrics_say(run: Run, mosaic: Run) -> None:
     assert {"kmeans_ari", "spectral_ari", "reassembly_direct"} <= found.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [[*WHOLE], [*SMALL, "model.patch=4", "evaluation.clustering=true"]])
 def test_a_run_scores_what_it_fills_in_as_its_metrics_say(tmp_path: Path, cache: Path, line: list[str]) -> None:
     job(tmp_path / "run", cache, *TINY["mae"], *line, "evaluation=reconstruction", "data.epochs=1")

@@ -124,14 +124,6 @@ def opened(folder: Path) -> tuple[FragmentData, dict[str, Tensor], Embedded]:
         return data, pictures, embedded(run.load_model(), data.validation_set(), torch.device("cpu"))
 
 
-def test_without_a_logger_figures_go_to_metrics_csv_only(tmp_path: Path, cache: Path) -> None:
-    job(tmp_path / "run", cache, *LINE, "logger=csv")
-    found = set(names(tmp_path / "run"))
-    assert "metrics.csv" in found
-    assert not [name for name in found if "events" in name or "wandb" in name or "lightning" in name]
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """A run with TensorBoard."""
@@ -203,9 +195,14 @@ def test_tensorboard_projects_the_embeddings_of_the_best_checkpoint(board: Path)
         torch.testing.assert_close(sprite[:, top : top + side, left : left + side], thumbnail, rtol=0, atol=1)
 
 
-def test_numbers_are_the_same_with_a_logger_and_without(board: Path, tmp_path: Path, cache: Path) -> None:
+def test_numbers_are_the_same_without_a_logger_and_go_to_metrics_csv_only(
+    board: Path, tmp_path: Path, cache: Path
+) -> None:
     job(tmp_path / "plain", cache, *LINE, "logger=csv")
     assert_same_run(tmp_path / "plain", board)
+    found = set(names(tmp_path / "plain"))
+    assert not [name for name in found if "events" in name or "wandb" in name or "lightning" in name]
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
 
 
 def test_no_pictures_where_none_are_wanted(tmp_path: Path, cache: Path) -> None:
@@ -489,6 +486,7 @@ def test_a_run_goes_on_offline_where_there_is_no_server_or_no_login(
     assert exit_code(tmp_path / "run") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the figures where Linux keeps them")
 def test_no_logger_is_imported_unless_it_is_asked_for(tmp_path: Path, cache: Path) -> None:
     cli = Cli(tmp_path, cache)
