@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "rate that is no number": (["optimizer.lr=fast"], ["optimizer.lr='fast' should be a number"]),
     "nothing to train": (["trainer.max_epochs=0"], ["trainer.max_epochs=0 leaves nothing to train"]),
     "negative count": (["evaluation.puzzles=-1"], ["evaluation.puzzles=-1 should be at least 0"]),
-    "no run to evaluate": (["mode=evaluate", "run=nowhere"], ["nowhere is no folder", "outputs/"]),
+    "no run to evaluate": (["mode=evaluate", "run=nowhere"], ["nowhere", "outputs/"]),
     "a run to train": (["run=somewhere"], ["run=somewhere is not for mode=train", "init_from="]),
     "a condition that is none": (
         ["evaluation=robustness", "evaluation.robustness.noise=[0.1,0]"],
@@ -120,7 +120,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["unknown key evaluation.robustness.blur", "jitter"],
     ),
     "evaluation of nothing": (["mode=evaluate"], ["mode=evaluate needs the run to score: run=FOLDER"]),
-    "no run to start from": (["init_from=nowhere"], ["nowhere is no folder", "outputs/"]),
+    "no run to start from": (["init_from=nowhere"], ["nowhere", "outputs/"]),
 }
 
 

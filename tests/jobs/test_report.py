@@ -105,7 +105,7 @@ def test_a_sweep_of_masked_images_has_tables_and_pages_of_what_was_filled_in(tmp
     [
         (["mode=report"], ConfigError, "mode=report needs a sweep or a run: sweep.dir=FOLDER or run=FOLDER"),
         (["mode=report", "sweep.dir=nowhere"], RunError, "nowhere is not the folder of a sweep"),
-        (["mode=report", "run=nowhere"], RunError, "nowhere is no folder"),
+        (["mode=report", "run=nowhere"], RunError, "nowhere"),
     ],
 )
 def test_what_there_is_nothing_to_report_on_is_refused(
