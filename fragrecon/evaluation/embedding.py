@@ -78,9 +78,15 @@ def embed(
 def embed_images(
     model: FragmentModel, given: Any, image_shape: Shape, *, device: torch.device | str, batch_size: int
 ) -> Embeddings:
-    """Embed images (M, C, H, W) as (M, D), the mean over the fragments of each image as a puzzle of its own.
+    """Embed images: the mean of the embeddings of the fragments of each image, as a puzzle of its own.
 
-    Arguments and errors are those of `embed`.
+    The arguments are those of `embed`, with images (M, C, H, W).
+
+    Returns:
+        Embeddings, (M, D).
+
+    Raises:
+        DataError: as for `embed`, or the images have another shape than the model's.
     """
     pixels, fragment_size = _checked(given), model.fragment_shape[1:]
     if model.any_size and image_shape == model.fragment_shape and pixels.ndim == 4:

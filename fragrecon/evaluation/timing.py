@@ -112,8 +112,13 @@ def process_memory(device: torch.device) -> int | None:
 
 
 def operations(work: Work) -> int:
-    """Count the floating-point operations of the matrix products and convolutions of a computation, with its backward
-    passes; a multiplication and an addition count as two.
+    """Count the floating-point operations of the matrix products and convolutions of a computation.
+
+    Args:
+        work: the computation, which may include backward passes.
+
+    Returns:
+        Number of operations; a multiplication and an addition count as two.
     """
     # The counter does not know the fused attention kernels of CPUs.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -262,6 +262,7 @@ class Attentive(Protocol):
 
 
 def count_parameters(model: nn.Module) -> int:
+    """Number of parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -38,8 +38,12 @@ def mean_colour(images: Tensor, mask: Tensor, patches: PatchGrid) -> Tensor:
 
 
 def bilinear(images: Tensor, mask: Tensor, patches: PatchGrid) -> Tensor:
-    """Fill images (M, C, H, W) by linear interpolation on the Delaunay triangulation of the visible pixels, and by the
-    nearest visible pixel outside of it.
+    """Fill masked pixels by linear interpolation on the Delaunay triangulation of the visible pixels.
+
+    Outside of the triangulation, the nearest visible pixel is copied.
+
+    Returns:
+        Images, (M, C, H, W).
     """
     visible = ~pixels_of(mask, patches, images.shape)[:, 0]
     rows, columns = np.mgrid[: images.shape[2], : images.shape[3]]

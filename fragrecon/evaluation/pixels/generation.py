@@ -92,6 +92,7 @@ class Normal:
 
 
 def standard_normal(dim: int) -> Normal:
+    """The standard normal distribution in ``dim`` dimensions."""
     return Normal(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64))
 
 

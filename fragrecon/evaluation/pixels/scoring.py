@@ -38,8 +38,10 @@ def score_pixels(scoring: Scoring) -> PartResult:
 
 
 def score_reconstruction(scoring: Scoring) -> PartResult:
-    """Score inpainted images beside the baselines of inpainting, or decoded images beside downsampled ones; also by
-    pretrained networks if the config asks for them.
+    """Score inpainted images beside the baselines of inpainting, or decoded images beside downsampled ones.
+
+    Returns:
+        The scores, with those by pretrained networks if the config asks for them.
     """
     reconstruction, model, puzzles = scoring.config.evaluation.reconstruction, scoring.model, scoring.puzzles
     assert reconstruction

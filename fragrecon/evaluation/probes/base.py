@@ -150,6 +150,7 @@ class Scaling:
         return cls(mean, deviation.clamp(min=1e-6 * float(deviation.max()) or 1.0))
 
     def __call__(self, embeddings: Tensor) -> Tensor:
+        """Scale embeddings (M, D)."""
         return (embeddings - self.mean).div_(self.deviation)
 
 

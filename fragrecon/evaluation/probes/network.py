@@ -93,6 +93,9 @@ class NetworkProbe(Probe):
     def fit(self, train: Samples, validation: Samples, classes: int, advance: Advance) -> FittedProbe:
         """See `Probe.fit`.
 
+        Returns:
+            The fitted probe.
+
         Raises:
             TrainingError: the loss is not finite.
         """
