@@ -19,13 +19,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint; called by Lightning."""
         with files.atomic_file(Path(path)) as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """Read a checkpoint; called by Lightning."""
         return load_checkpoint(Path(path), map_location)
 
     def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint; called by Lightning."""
         Path(path).unlink(missing_ok=True)
 
 

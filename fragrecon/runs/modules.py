@@ -33,10 +33,12 @@ class Facts:
     num_classes: int
 
     def to_dict(self) -> dict[str, Any]:
+        """The facts as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Facts:
+        """The facts from the JSON values of `to_dict`."""
         return cls(tuple(values["fragment_shape"]), tuple(values["grid"]), values["num_classes"])
 
 
@@ -80,6 +82,9 @@ def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> O
         node: the ``objective`` section of the config.
         facts: about the data.
         latent_dim: dimensions of the model's embeddings.
+
+    Returns:
+        The objective.
 
     Raises:
         ConfigError: a setting is refused, or ``_target_`` is not an `Objective`.

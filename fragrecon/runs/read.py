@@ -102,9 +102,12 @@ class Run(RunFolder):
 
     @property
     def best_checkpoint(self) -> Path:
-        """The selected checkpoint, or the last if none was selected; raises `RunError` if there is neither.
+        """The selected checkpoint, or the last if none was selected.
 
         If a kill left two selected checkpoints, the newer one counts.
+
+        Raises:
+            RunError: there is neither.
         """
         found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         best = found[-1] if found else self.last_checkpoint

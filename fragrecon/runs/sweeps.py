@@ -30,6 +30,9 @@ def job_folder(overrides: Sequence[str]) -> str:
 
     Args:
         overrides: of the job, as ``KEY=VALUE``.
+
+    Returns:
+        The name.
     """
     given = sorted(by_key(overrides).items(), key=_weight)
     counted = {key: value for key, value in given if not is_inert(key)}

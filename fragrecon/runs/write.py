@@ -82,9 +82,12 @@ class Record(RunFolder):
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Lock the folder within the block; raises `RunError` if another process has locked it.
+        """Lock the folder within the block.
 
         The lock ends with the process, however that ends.
+
+        Raises:
+            RunError: another process has locked the folder.
         """
         if not self.writes:
             yield
@@ -250,6 +253,9 @@ def read_json(path: Path, key: str) -> dict[str, Any]:
     Args:
         path: of the file.
         key: that its mapping must have.
+
+    Returns:
+        The mapping.
 
     Raises:
         RunError: the file is damaged, or holds something else.
