@@ -90,14 +90,7 @@ class FragmentData(pl.LightningDataModule):
         return cache.expanduser().absolute()
 
     def variant(self, **changes: Any) -> FragmentData:
-        """Other puzzles of the same images.
-
-        Args:
-            changes: keys of the ``data`` section with their new values.
-
-        Returns:
-            The data under the changed configuration; opened stores are shared.
-        """
+        """Other puzzles of the same images, by changes to the ``data`` section; opened stores are shared."""
         config = dataclasses.replace(self.config, **changes)
         other = FragmentData(config, self.reader, self.seed, self.puzzle_seed, self.validation_puzzles)
         other._stores = self._stores

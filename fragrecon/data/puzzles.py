@@ -231,16 +231,7 @@ def _pass_order(count: int, seed: int, purpose: str, pass_number: int) -> Indice
 
 
 def draw_orders(puzzles: int, fragments: int, generator: np.random.Generator) -> Indices:
-    """Draw an independent random order of the fragments of each puzzle.
-
-    Args:
-        puzzles: number of puzzles, B.
-        fragments: number of fragments in a puzzle, F.
-        generator: source of the random numbers.
-
-    Returns:
-        Permutations, (B, F).
-    """
+    """An independent random order of the fragments of each puzzle: (puzzles, fragments)."""
     return generator.permuted(np.tile(np.arange(fragments), (puzzles, 1)), axis=1)
 
 
