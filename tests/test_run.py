@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "too many layers": (["model.encoder_channels=[8,8,8,8,8]"], ["model.encoder_channels", "at most 4"]),
     "fragment that does not divide": (["data.fragment_size=15"], ["15 does not divide", "1, 2, 4, 8, 16, 32, 64"]),
     "no puzzle": (["data.fragment_size=64"], ["2 fragments an image", "data.fragment_size lower"]),
-    "too many images a puzzle": (["data.images_per_puzzle=400"], ["400 images", "data.images_per_puzzle lower"]),
+    "too many images a puzzle": (["data.images_per_puzzle=400"], ["400 images", "data.images_per_puzzle"]),
     "odd share": (["trainer=ddp_cpu", "data.puzzles_per_batch=3"], ["data.puzzles_per_batch=3", "2 processes"]),
     "range of too many images": (
         ["data.images_range=[4,32]"],

@@ -285,7 +285,7 @@ def test_every_model_of_whole_images_is_served(overrides: list[str]) -> None:
         (["bench.warmup=-1"], "bench.warmup=-1 should be at least 0"),
         (["bench.seconds=0"], "bench.seconds=0.0 should be above 0"),
         (["bench.seconds=1e999"], "bench.seconds=inf should be above 0"),
-        (["trainer=gpu"], "trainer.accelerator=gpu needs a device"),
+        (["trainer=gpu"], "trainer.accelerator=gpu"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, cache: Path, overrides: list[str], words: str) -> None:

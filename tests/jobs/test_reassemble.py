@@ -169,7 +169,7 @@ def test_photographs_are_cut_shuffled_and_rebuilt_from_the_command_line(
     )
     assert told in result.stdout
     assert f"record: {folder}" in result.stdout
-    assert "2 images are cut into 32 fragments (loose=true: the files are fragments)" in result.stdout + result.stderr
+    assert "loose=true" in result.stdout + result.stderr
     assert fingerprint(mosaic) | fingerprint(photographs) == before
     assert status(folder)["status"] == "done"
     figures = [str(Path("figures") / f"{name}.png") for name in ("groups", "rebuilt", "shuffled")]
