@@ -20,12 +20,10 @@ from fragrecon.models.cnn_v3 import (
     AdaptiveAutoencoder,
     AutoEncoder_CNNV3,
     AutoEncoderCNNV3,
-    Grow,
-    Shrink,
     create_autoencoder,
     visualize_attention,
 )
-from fragrecon.models.residual import BLOCKS
+from fragrecon.models.cnn_v3.blocks import BLOCKS, Downsample, Upsample
 
 SMALL: dict[str, Any] = {"block_config": ["resnet", "se"], "channel_config": [8, 12], "stride_config": [2, 2]}
 SIZES = [(201, 201), (152, 1280), (1280, 152), (152, 333), (16, 16), (7, 5)]
@@ -260,8 +258,8 @@ def test_an_unknown_preset_is_refused_by_name() -> None:
 def test_stages_begin_as_means_and_as_parabolas_with_these_means(
     stride: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fragrecon.models.cells.NOISE", 0.0)
-    down, up = Shrink(2, 3, stride), Grow(3, 2, stride)
+    monkeypatch.setattr("fragrecon.models.cnn_v3.blocks.NOISE", 0.0)
+    down, up = Downsample(2, 3, stride), Upsample(3, 2, stride)
     y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in size), indexing="ij")
     parabola = (0.3 + 0.2 * x - 0.01 * x**2 + 0.1 * y + 0.02 * y**2).expand(1, 2, -1, -1)
     small = down(parabola)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fragrecon.models.residual import BLOCKS, Fork, Gate, SelfAttention
+from fragrecon.models.cnn_v3.blocks import BLOCKS, Fork, Gate, SelfAttention
 
 
 def noise(*shape: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fragrecon.models.cells import CELLS, FromCells, ToCells, waves_of
+from fragrecon.models.cnn_v3.cells import CELLS, FromCells, ToCells, waves_of
 
 
 def pooled(features: Tensor, channels: int) -> Tensor:
@@ -23,9 +23,9 @@ def pooled(features: Tensor, channels: int) -> Tensor:
     return found
 
 
-def spread(cells: Tensor, size: tuple[int, int], told: int | None = None) -> Tensor:
+def spread(cells: Tensor, size: tuple[int, int], fade_channels: int | None = None) -> Tensor:
     """To one feature, the sum of all waves."""
-    layer = FromCells(cells.shape[1], 1, told)
+    layer = FromCells(cells.shape[1], 1, fade_channels)
     nn.init.ones_(layer.weight)
     found: Tensor = layer(cells, size).detach()
     return found
@@ -75,12 +75,12 @@ def test_means_alone_change_evenly_around_each_seam() -> None:
     torch.testing.assert_close(found.double(), torch.from_numpy(both), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("told", [1, 2, 9])
-def test_waves_go_on_beyond_a_seam_while_they_fade(told: int) -> None:
+@pytest.mark.parametrize("fade_channels", [1, 2, 9])
+def test_waves_go_on_beyond_a_seam_while_they_fade(fade_channels: int) -> None:
     cells, size = noise(1, 2, CELLS, CELLS), (4, 48)
     assert waves_of(2, size).v.tolist() == [0, 1]
-    found, expected = spread(cells, size, told)[0, 0].double(), torch.zeros(size, dtype=torch.float64)
-    over = 0.5 / min(told, 2)  # of a cell; both ways
+    found, expected = spread(cells, size, fade_channels)[0, 0].double(), torch.zeros(size, dtype=torch.float64)
+    over = 0.5 / min(fade_channels, 2)  # of a cell; both ways
     for row in range(4):
         for column in range(48):
             for cell in range(CELLS):
