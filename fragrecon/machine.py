@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from fragrecon.errors import ConfigError
 
+if TYPE_CHECKING:
+    from fragrecon.config.schema import TrainerConfig
 
-def device_of(trainer: dict[str, Any]) -> torch.device:
+
+def device_of(trainer: TrainerConfig) -> torch.device:
     """Device of a single process.
 
     Args:
@@ -21,7 +24,7 @@ def device_of(trainer: dict[str, Any]) -> torch.device:
     Raises:
         ConfigError: the machine has no such device.
     """
-    accelerator = str(trainer["accelerator"])
+    accelerator = str(trainer.accelerator)
     wanted = {"gpu": ("cuda", "mps"), "auto": ("cuda", "mps", "cpu")}.get(accelerator, (accelerator,))
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     for device in wanted:
@@ -42,15 +45,15 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def precision_of(trainer: dict[str, Any]) -> str:
+def precision_of(trainer: TrainerConfig) -> str:
     """Precision in Lightning's terms; ``auto`` is bfloat16 if the device has units for it, else float32."""
-    precision = str(trainer["precision"])
+    precision = str(trainer.precision)
     if precision != "auto":
         return precision
     return "bf16-mixed" if has_bfloat16(device_of(trainer)) else "32-true"
 
 
-def describe(trainer: dict[str, Any]) -> str:
+def describe(trainer: TrainerConfig) -> str:
     """One line on device and precision, for the log."""
     device = device_of(trainer)
     threads = torch.get_num_threads()

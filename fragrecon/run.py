@@ -9,10 +9,11 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -24,20 +25,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fragrecon.config import schema
-from fragrecon.config.saved import check_same_model, overlay
 from fragrecon.errors import ConfigError, FragreconError, RunError, nearest, typed
-from fragrecon.runs import sweeps
-from fragrecon.runs.read import load_run
-from fragrecon.runs.write import METRICS, PAGE, Record, reason
+
+if TYPE_CHECKING:
+    from fragrecon.config.schema import Config
 
 log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
-# Keys that say what to do with a run; they are no part of the run's own configuration.
-_COMMANDS = ("mode", "run", "resume", "sweep.dir")
 # Where launchers of several processes say which one this is.
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 # Launchers and sweepers of Hydra that are installed apart.
@@ -63,6 +60,13 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
     return resume
 
 
+def job_folder(overrides: Sequence[str]) -> str:
+    """The folder's name of a job of a sweep; see `fragrecon.runs.sweeps.job_folder`."""
+    from fragrecon.runs import sweeps
+
+    return sweeps.job_folder(overrides)
+
+
 def help_text() -> str:
     """A line on each config group and each of its options, as their files say it."""
     root, lines = (CONF / "config.yaml").read_text(), []
@@ -80,7 +84,7 @@ def _first_comment(path: Path) -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-OmegaConf.register_new_resolver("job_folder", sweeps.job_folder, replace=True)
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 OmegaConf.register_new_resolver("help_text", help_text, replace=True)
 
 
@@ -95,6 +99,8 @@ def _hydra_main(composed: DictConfig) -> float | None:
         outcome = run_job(composed, folder, overrides, multirun=multirun)
     except Exception as error:
         expected = isinstance(error, FragreconError)
+        if expected and not multirun and not composed.get("resume"):
+            discard(folder)
         if multirun:  # Hydra will only tell of the first that failed
             log.error("%s failed: %s", folder.name, error, exc_info=not expected or _wants_traceback())
             raise
@@ -103,15 +109,29 @@ def _hydra_main(composed: DictConfig) -> float | None:
         sys.exit(f"error: {error}")  # without the line that Hydra would print first
     if multirun:
         from fragrecon.report.leaderboard import best_validation
+        from fragrecon.runs.read import load_run
 
         return best_validation(load_run(folder))  # what a search goes by
-    if outcome is not None and (folder / METRICS).is_file():
+    if outcome is not None and (folder / "metrics.json").is_file():
         from fragrecon.report.page import write_run_page
         from fragrecon.report.terminal import plain_console
+        from fragrecon.runs.read import load_run
+        from fragrecon.runs.write import PAGE
 
         write_run_page(folder / PAGE, load_run(folder))
         plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)
     return None
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a job that was refused, if it holds no result, and the folders above that are then empty."""
+    from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS
+
+    if {path.name for path in folder.iterdir()} <= {CONFIG, OVERRIDES, STATUS, LOCK, "run.log"}:
+        shutil.rmtree(folder)
+        for above in (folder.parent, folder.parent.parent):
+            if above != Path.cwd() and not any(above.iterdir()):
+                above.rmdir()
 
 
 class SweepCallback(Callback):
@@ -120,6 +140,8 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Note what this command is about to do, and where."""
         global _sweep
+        from fragrecon.runs import sweeps
+
         _sweep = Path(config.hydra.sweep.dir)
         overrides = list(config.hydra.overrides.task)
         sweeps.begin(_sweep, config.sweep.name, count_jobs(config.hydra.sweeper, overrides), overrides)
@@ -128,6 +150,7 @@ class SweepCallback(Callback):
         """Tell how far the sweep has come."""
         if config.hydra.mode == RunMode.MULTIRUN:
             from fragrecon.report.terminal import print_sweep_progress
+            from fragrecon.runs import sweeps
 
             folder = Path(config.hydra.sweep.dir)
             done, total = config.hydra.job.num, sweeps.note(folder)["jobs"]
@@ -170,12 +193,16 @@ def run_job(
     first = all(os.environ.get(name, "0") == "0" for name in _RANKS)
     if not first:
         logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
+    from fragrecon.config.schema import parse
+    from fragrecon.runs import sweeps
+    from fragrecon.runs.write import Record
+
     record = Record(folder, writes=first)
     with record.hold():
         if not composed.get("resume") and not multirun:
             record.check_unused()
         try:
-            config = job_config(schema.parse(composed), overrides)
+            config = job_config(parse(composed), overrides)
         except Exception as error:
             if not composed.get("resume"):  # what is refused changes nothing of a run that it names
                 record.refuse(overrides, error)
@@ -203,30 +230,24 @@ def run_job(
                 gather(sweep)
 
 
-def job_config(composed: schema.Config, overrides: Sequence[str]) -> schema.Config:
-    """The config to work by: that of the run which is resumed or evaluated, under what this command line says, or
-    this one.
-    """
-    source = composed.resume or (composed.run if composed.mode != "train" else None)
+def job_config(composed: Config, overrides: Sequence[str]) -> Config:
+    """The config to work by: this command line's, or that of the run which it resumes or reads, changed by it."""
+    source = composed.resume or composed.run
     if not source:
         return composed
+    from fragrecon.config.saved import changed
     from fragrecon.runs.read import load_run
 
-    before = load_run(source).config
-    given = [override for override in overrides if override.partition("=")[0] not in _COMMANDS]
-    merged = overlay(before, composed, given, GROUPS)
-    check_same_model(before, merged, resuming=bool(composed.resume))
-    merged.resume = composed.resume
-    if not composed.resume:
-        merged.mode, merged.run = composed.mode, composed.run
-    return merged
+    return changed(load_run(source).config, composed, overrides)
 
 
-def compose(overrides: Sequence[str]) -> schema.Config:
+def compose(overrides: Sequence[str]) -> Config:
     """The config that a command line with these overrides would give."""
+    from fragrecon.config.schema import parse
+
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return schema.parse(hydra.compose("config", list(overrides)))
+        return parse(hydra.compose("config", list(overrides)))
 
 
 def explain(error: Exception) -> str:
@@ -243,6 +264,9 @@ def explain(error: Exception) -> str:
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node]
         hint = nearest(str(cause.key), known)
+        modes = {path.stem: list(map(str, OmegaConf.load(path))) for path in (CONF / "mode").glob("*.yaml")}
+        if having := sorted(mode for mode, keys in modes.items() if str(cause.key) in keys):
+            hint = f"; it belongs to mode={', '.join(having)}"
         if any(argument.startswith(("resume=", "run=")) for argument in sys.argv):
             hint += f" (a key that only the run itself has is given as +{cause.full_key}=VALUE)"
         return f"unknown key {cause.full_key}{hint}"
@@ -279,7 +303,7 @@ def main() -> None:
         if (not expected and not _sweep) or _wants_traceback():
             raise
         problem, begun = explain(error), not isinstance(error, HydraException)
-    if _sweep and begun and (_sweep / sweeps.SWEEP).is_file():  # Hydra composes all jobs before the first begins
+    if _sweep and begun and (_sweep / "sweep.json").is_file():  # Hydra composes all jobs before the first begins
         problem = close_sweep(_sweep) or problem
     if problem:
         sys.exit(f"error: {problem}")
@@ -289,6 +313,8 @@ def close_sweep(folder: Path) -> str | None:
     """Print a sweep's leaderboard; the message on the jobs that failed, if some did."""
     from fragrecon.report.sweep import gather
     from fragrecon.report.terminal import print_leaderboard
+    from fragrecon.runs import sweeps
+    from fragrecon.runs.write import reason
 
     print_leaderboard(gather(folder, page=True), folder)
     ended = sweeps.ended_since_start(folder)

@@ -34,7 +34,7 @@ def test_it_trains_scores_and_leaves_a_record(tmp_path: Path) -> None:
     assert run.status["status"] == "done"
     assert run.config.data.name == "imagenet64"
     assert (run.config.data.images_per_puzzle, run.config.data.puzzles_per_batch) == (5, 2)
-    assert (run.config.selection.patience, run.config.trainer["max_epochs"]) == (7, 2)
+    assert (run.config.selection.patience, run.config.max_epochs) == (7, 2)
     assert metrics["model"]["latent_dim"] == 24
     assert run.load_model().latent_dim == 24
 
@@ -45,7 +45,7 @@ def test_its_defaults_are_those_of_the_study() -> None:
     assert config.model["latent_dim"] == 128
     assert config.data.root == str(Path("data").absolute())
     assert (config.data.images_per_puzzle, config.data.puzzles_per_batch) == (10, 8)
-    assert (config.trainer["max_epochs"], config.selection.patience) == (100, 15)
+    assert (config.max_epochs, config.selection.patience) == (100, 15)
 
 
 def test_a_value_that_cannot_be_meant_is_refused_at_once() -> None:

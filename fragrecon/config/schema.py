@@ -1,67 +1,116 @@
-"""The configuration as the program knows it: types, cross-field checks, its hash, and how its nodes become objects.
+"""The configuration as the program knows it: typed, frozen sections, and how a composed config becomes one.
 
-Needs OmegaConf, but neither Hydra nor torch, so that a saved config can be opened anywhere.
+Needs OmegaConf and pydantic, but neither Hydra nor torch, so that a saved config can be opened anywhere.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from fragrecon.errors import ConfigError, nearest
 
 Node = dict[str, Any]
 """A mapping with ``_target_``, the dotted name of what it builds, and its arguments."""
 
+Perceptual = Literal["features", "lpips", "fid"]
+Probe = Literal["mlp", "linear", "knn", "logistic", "svm"]
+Projection = Literal["pca", "tsne", "umap"]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
-PERCEPTUAL = ("features", "lpips", "fid")
-"""What networks can tell of reconstructions, by `fragrecon.evaluation.pixels.perceptual`."""
+INERT = {"inert": True}
+"""Marks keys that change no number: what a job is called, where it writes, what it prints, how often it is saved."""
 
-PROBES = ("mlp", "linear", "knn", "logistic", "svm")
-"""Names of the probes of `fragrecon.evaluation.probes`."""
+PERCEPTUAL, PROBES, PROJECTIONS = get_args(Perceptual), get_args(Probe), get_args(Projection)
 
-COMPILERS = ("default", "reduce-overhead", "max-autotune")
-"""Modes of ``torch.compile``."""
-
-UNTRAINABLE = ("16-true", "bf16-true", "64", "64-true", "transformer-engine", "transformer-engine-float16")
-"""Precisions of Lightning that change the weights'."""
-
-PROJECTIONS = ("pca", "tsne", "umap")
-"""Ways to bring embeddings into a plane, by `fragrecon.report.figures.projections`."""
+WEIGHT_PRECISIONS = ("16-true", "bf16-true", "64", "64-true", "transformer-engine", "transformer-engine-float16")
+"""Precisions of Lightning that change the type of the weights, which training keeps in float32."""
 
 
-@dataclass
-class DataConfig:
-    """Which images, and how they become puzzles. ``image_size`` and ``fragment_size`` are (height, width) in pixels.
+class Section:
+    """A part of the configuration. It is checked where it is parsed."""
 
-    ``image_height`` leaves the width free: images keep their aspect, at widths that are multiples of ``width_step``.
-    ``image_size`` then only tells the aspect of an image of nominal size, which ``image_shape`` and ``fragment_shape``
-    are.
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True)
+class DataConfig(Section):
+    """Which images, and how they become puzzles. Sizes are (height, width) in pixels.
+
+    With ``image_height``, images keep their aspect: their widths vary, in multiples of ``width_step``. ``image_size``
+    then only gives the aspect of a nominal image, whose size ``image_shape`` and ``fragment_shape`` have.
     """
 
     name: str
     reader: Node
     root: str | None
-    image_size: list[int]
-    channels: int
-    fragment_size: Any
-    images_per_puzzle: int
-    puzzles_per_batch: int
-    batches_per_epoch: int | None
+    image_size: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    channels: Literal[1, 3]
+    fragment_size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
+    images_per_puzzle: Count
+    puzzles_per_batch: Count
+    batches_per_epoch: Count | None
     epochs: int
     download: bool
-    cache_dir: str | None
-    augment: dict[str, float]
-    corruption: dict[str, float] | None = None
-    images_range: list[int] | None = None
-    image_height: int | None = None
-    width_step: int = 16
+    cache_dir: str | None = field(metadata=INERT)
+    augment: dict[str, NonNegative]
+    corruption: dict[str, NonNegative] | None = None
+    images_range: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    image_height: Count | None = None
+    width_step: Count = 16
+
+    @field_validator("root", "cache_dir")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        return absolute(path)
+
+    @field_validator("fragment_size", mode="before")
+    @classmethod
+    def _square(cls, size: Any) -> Any:
+        return size * 2 if isinstance(size, list) and len(size) == 1 else size
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        for key, strength in (self.corruption or {}).items():
+            if key in ("share", "rotation", "jitter") and strength > 1:
+                raise ConfigError(f"data.corruption.{key}={strength} should be at most 1")
+        if self.images_range is not None:
+            least, most = self.images_range
+            images = self.images_per_puzzle * self.puzzles_per_batch
+            if not 2 <= least <= most <= images:
+                raise ConfigError(
+                    f"data.images_range={self.images_range} should be [least,most], from 2 up to the {images} images "
+                    "of a batch (data.images_per_puzzle * data.puzzles_per_batch)"
+                )
+        if self.free_width:
+            if not self._is_whole_image:
+                raise ConfigError(
+                    f"data.image_height={self.image_height} gives images of variable width, which cannot be cut into "
+                    f"fragments of data.fragment_size={self.fragment_size}; set "
+                    "data.fragment_size=${data.image_size}, as experiment=whole_images does"
+                )
+            if self.images_per_puzzle != 1 or self.images_range is not None:
+                raise ConfigError(
+                    f"data.image_height={self.image_height} gives images of variable width, which make no puzzle; set "
+                    "data.images_per_puzzle=1 and data.images_range=null, as experiment=whole_images does"
+                )
+        return self
+
+    @property
+    def _is_whole_image(self) -> bool:
+        size = self.fragment_size
+        return ([size, size] if isinstance(size, int) else size) == self.image_size
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -83,195 +132,291 @@ class DataConfig:
         return self.image_height is not None
 
 
-@dataclass
-class RobustnessConfig:
-    """Conditions to score under besides the usual: along each axis, a list of values."""
+@dataclass(frozen=True)
+class TrainerConfig(Section):
+    """Arguments of ``lightning.Trainer``; ``max_epochs`` is by default ``data.epochs``."""
 
-    puzzles: int
-    images: list[int]
-    fragment_size: list[int]
-    noise: list[float]
-    rotation: list[float]
-    jitter: list[float]
-    gap: list[int]
+    accelerator: str
+    strategy: str
+    devices: int | str | list[int]
+    num_nodes: Count
+    precision: str | int
+    fast_dev_run: bool | int
+    max_epochs: Annotated[int, Field(ge=-1)] | None
+    min_epochs: int | None
+    max_steps: Annotated[int, Field(ge=-1)]
+    min_steps: int | None
+    max_time: str | dict[str, int] | None
+    limit_train_batches: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
+    limit_val_batches: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
+    val_check_interval: Count | Annotated[float, Field(ge=0, le=1)] | str | None
+    check_val_every_n_epoch: Count | None
+    num_sanity_val_steps: int
+    log_every_n_steps: int
+    enable_progress_bar: bool | None = field(metadata=INERT)
+    accumulate_grad_batches: Count
+    gradient_clip_val: NonNegative | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None
+    deterministic: bool | Literal["warn"] | None
+    benchmark: bool | None
+    inference_mode: bool
+    profiler: str | None
+    detect_anomaly: bool
+    sync_batchnorm: bool
 
 
-@dataclass
-class ReconstructionConfig:
-    """How reconstruction is scored: the share of the patches that are hidden from models that fill in, and which
-    networks look at the outcome (`PERCEPTUAL`).
-    """
+@dataclass(frozen=True)
+class RobustnessConfig(Section):
+    """Conditions to score under besides the usual one: along each axis, a list of values."""
 
-    ratio: float
-    perceptual: list[str] = field(default_factory=list)
+    puzzles: Count
+    images: list[Count]
+    fragment_size: list[Count]
+    noise: list[Positive]
+    rotation: list[Share]
+    jitter: list[Share]
+    gap: list[Count]
+
+    @model_validator(mode="after")
+    def _check(self) -> RobustnessConfig:
+        if not any(values for values in asdict(self).values() if isinstance(values, list)):
+            raise ConfigError("evaluation.robustness names no condition; evaluation.robustness=null switches it off")
+        return self
 
 
-@dataclass
-class ProbeConfig:
+@dataclass(frozen=True)
+class ReconstructionConfig(Section):
+    """The share of patches that masked models do not see, and which pretrained networks compare images."""
+
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+    perceptual: list[Perceptual] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ProbeConfig(Section):
     """Which classifiers of frozen embeddings are trained, and how.
 
     ``hidden`` are the widths of the MLP; it and the linear probe learn by Adam at the rate ``lr`` for ``epochs``. The
-    MLP alone is regularised: by ``noise`` on its inputs, by ``weight_decay``, and by ``scaling`` (each, all) its inputs
-    to deviation 1 each by itself or all by one factor.
-    ``neighbours`` and ``strengths`` (inverse regularisation) are tried out on the validation part. At most ``images``
-    of the training part are used, of which the support vector machine takes the first ``svm_images``.
+    MLP alone is regularised: by ``noise`` on its inputs, by ``weight_decay``, and by ``scaling`` its inputs to standard
+    deviation 1, each by itself or all by one factor. ``neighbours`` and ``strengths`` (inverse regularisation) are
+    chosen on the validation part. At most ``images`` of the training part are used, of which the support vector machine
+    takes the first ``svm_images``.
     """
 
-    classifiers: list[str]
-    hidden: list[int]
-    epochs: int
-    batch_size: int
-    lr: float
-    neighbours: list[int]
-    strengths: list[float]
-    images: int | None
-    svm_images: int
-    projections: list[str]
-    noise: float = 0.0
-    weight_decay: float = 0.0
-    scaling: str = "each"
+    classifiers: Annotated[list[Probe], Field(min_length=1)]
+    hidden: list[Count]
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    neighbours: list[Count]
+    strengths: list[Positive]
+    images: Count | None
+    svm_images: Count
+    projections: list[Projection]
+    noise: NonNegative = 0.0
+    weight_decay: NonNegative = 0.0
+    scaling: Literal["each", "all"] = "each"
+
+    @model_validator(mode="after")
+    def _check(self) -> ProbeConfig:
+        for key, classifiers in (("neighbours", {"knn"}), ("strengths", {"logistic", "svm"})):
+            if not getattr(self, key) and (asking := classifiers.intersection(self.classifiers)):
+                raise ConfigError(f"evaluation.probe.{key} is empty, but {sorted(asking)[0]} chooses from it")
+        return self
 
 
-@dataclass
-class GenerationConfig:
-    """How many samples of the prior are decoded, and which networks look at them (of `PERCEPTUAL`, not lpips)."""
+@dataclass(frozen=True)
+class GenerationConfig(Section):
+    """How many samples of the prior are decoded, and which pretrained networks compare them with images."""
 
-    samples: int
-    perceptual: list[str]
+    samples: Count
+    perceptual: list[Literal["features", "fid"]]
+
+    @model_validator(mode="after")
+    def _check(self) -> GenerationConfig:
+        if self.perceptual and self.samples < 2:
+            raise ConfigError("evaluation.generation.samples=1 makes no distribution for .perceptual; use 2 or more")
+        return self
 
 
-@dataclass
-class EvaluationConfig:
+@dataclass(frozen=True)
+class EvaluationConfig(Section):
     """How models are scored: by which protocols, and on how many puzzles."""
 
-    puzzles: int
-    validation_puzzles: int
-    train_puzzles: int
-    batch_size: int
-    seed: int
+    puzzles: Annotated[int, Field(ge=0)]
+    validation_puzzles: Count
+    train_puzzles: Annotated[int, Field(ge=0)]
+    batch_size: Count
+    seed: Annotated[int, Field(ge=0)]
     backend: str
-    restarts: int
-    memory_mb: int = 32
+    restarts: Count
+    memory_mb: Count = 32
     robustness: RobustnessConfig | None = None
     clustering: bool = True
     reconstruction: ReconstructionConfig | None = None
     probe: ProbeConfig | None = None
     generation: GenerationConfig | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationConfig:
+        if self.robustness and self.robustness.puzzles > self.puzzles:
+            raise ConfigError(
+                f"evaluation.robustness.puzzles={self.robustness.puzzles} should be at most "
+                f"evaluation.puzzles={self.puzzles}, of which they are the first"
+            )
+        return self
 
-@dataclass
-class SelectionConfig:
+
+@dataclass(frozen=True)
+class SelectionConfig(Section):
     """Which logged figure picks the best checkpoint and stops training early."""
 
     monitor: str
-    mode: str
-    patience: int
+    mode: Literal["min", "max"]
+    patience: Annotated[int, Field(ge=0)]
     min_delta: float
 
 
-@dataclass
-class ComputeConfig:
-    """How a model is computed in training, by `fragrecon.training.compute`: whether and in which of `COMPILERS` it is
-    compiled, whether images lie in memory pixel by pixel, and whether activations are computed again in the backward
-    pass rather than kept.
+@dataclass(frozen=True)
+class ComputeConfig(Section):
+    """How a model is computed in training: by ``torch.compile``, with images in memory pixel by pixel, and with
+    activations computed again in the backward pass rather than kept.
     """
 
-    compile: str | None = None
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
     channels_last: bool = False
     gradient_checkpointing: bool = False
 
 
-@dataclass
-class CheckpointConfig:
-    """How often, in optimizer steps, ``last.ckpt`` is written within an epoch; it is always written at an epoch's
-    end.
-    """
+@dataclass(frozen=True)
+class CheckpointConfig(Section):
+    """How often, in optimizer steps, ``last.ckpt`` is written within an epoch; every epoch ends with it."""
 
-    every_n_steps: int
+    every_n_steps: Count
 
 
-@dataclass
-class EmbedConfig:
-    """What ``mode=embed`` writes: of which split (test, validation or train), how many images, by default all, and in
-    which format (npz or parquet).
-    """
+@dataclass(frozen=True)
+class EmbedConfig(Section):
+    """What ``mode=embed`` writes: of which split, how many images (by default all), in which format."""
 
-    split: str = "test"
-    images: int | None = None
-    format: str = "npz"
+    split: Literal["train", "validation", "test"]
+    images: Count | None
+    format: Literal["npz", "parquet"]
 
 
-@dataclass
-class DemoConfig:
-    """Where ``mode=demo`` serves its page, by default at the first port from 7860 that is free, and whether it opens a
-    browser.
-    """
+@dataclass(frozen=True)
+class DemoConfig(Section):
+    """Where ``mode=demo`` serves its page, by default at the first free port from 7860, and whether a browser opens."""
 
-    port: int | None = None
-    open: bool = True
+    port: Annotated[int, Field(ge=1, lt=2**16)] | None
+    open: bool
 
 
-@dataclass
-class BenchConfig:
+@dataclass(frozen=True)
+class BenchConfig(Section):
     """What ``mode=bench`` times: batches of how many images, after ``warmup`` steps that are not counted, each until
     its time is known within 10% or ``seconds`` are over.
     """
 
-    batch_sizes: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
-    seconds: float = 5.0
-    warmup: int = 2
+    batch_sizes: Annotated[list[Count], Field(min_length=1)]
+    seconds: Positive
+    warmup: Annotated[int, Field(ge=0)]
 
 
-@dataclass
-class SweepConfig:
-    """A sweep's folder under ``multirun/``; ``dir`` is that of a sweep to report on."""
+@dataclass(frozen=True)
+class SweepConfig(Section):
+    """The name of a sweep's folder under ``multirun/``; ``dir`` is the folder that ``mode=report`` reads."""
 
     name: str
     dir: str | None = None
 
 
-@dataclass
-class Config:
-    """All of a job's configuration, plain values only."""
+@dataclass(frozen=True)
+class Config(Section):
+    """All of a job's configuration, plain values only. What is None at the end belongs to other modes."""
 
     mode: str
-    seed: int
-    run: str | None
-    resume: str | None
+    seed: Annotated[int, Field(ge=0)]
+    resume: str | None = field(metadata=INERT)
     init_from: str | None
     data: DataConfig
     model: Node
     objective: Node
     optimizer: Node
     scheduler: Node
-    trainer: Node
-    logger: Node
+    trainer: TrainerConfig
+    logger: Node = field(metadata=INERT)
     evaluation: EvaluationConfig
     selection: SelectionConfig
-    checkpoint: CheckpointConfig
-    sweep: SweepConfig
-    input: Any = None
+    compute: ComputeConfig
+    checkpoint: CheckpointConfig = field(metadata=INERT)
+    sweep: SweepConfig = field(metadata=INERT)
+    run: str | None = None
+    input: str | list[str] | None = None
     loose: bool | None = None
-    embed: EmbedConfig = field(default_factory=EmbedConfig)
-    demo: DemoConfig = field(default_factory=DemoConfig)
-    compute: ComputeConfig = field(default_factory=ComputeConfig)
-    bench: BenchConfig = field(default_factory=BenchConfig)
+    embed: EmbedConfig | None = None
+    demo: DemoConfig | None = None
+    bench: BenchConfig | None = None
+
+    @field_validator("init_from")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        return absolute(path)
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        evaluation, reconstruction = self.evaluation, self.evaluation.reconstruction
+        images = evaluation.puzzles * self.data.images_per_puzzle
+        if reconstruction and reconstruction.perceptual and 0 < images < 2:
+            raise ConfigError(
+                f"evaluation.puzzles={evaluation.puzzles} gives {images} test image, but "
+                "evaluation.reconstruction.perceptual compares distributions; use 2 images or more"
+            )
+        if self.data.free_width and evaluation.clustering:
+            raise ConfigError(
+                f"data.image_height={self.data.image_height} gives images of variable width, which make no puzzle to "
+                "cluster; choose evaluation=reconstruction, probe or generation"
+            )
+        for name in ("lr", "weight_decay"):
+            value = self.optimizer.get(name, 0.0)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                raise ConfigError(f"optimizer.{name}={value!r} should be a number, 0 or greater")
+        if self.mode == "train":
+            if self.max_epochs == 0:
+                raise ConfigError("trainer.max_epochs=0 leaves nothing to train; use 1 or more")
+            if str(self.trainer.precision) in WEIGHT_PRECISIONS:
+                raise ConfigError(
+                    f"trainer.precision={self.trainer.precision} keeps weights in another type than float32; use auto, "
+                    "32-true, bf16-mixed or 16-mixed"
+                )
+        return self
+
+    @property
+    def max_epochs(self) -> int:
+        return self.data.epochs if self.trainer.max_epochs is None else self.trainer.max_epochs
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values by key, without the keys of other modes."""
+        optional = ("run", "input", "loose", "embed", "demo", "bench")
+        return {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
 
 
-_RECONSTRUCTION = {"perceptual": 0.0, "perceptual_network": "features", "bottleneck": 0.0}
-# Settings of objectives that came later, at the values that leave all as it was. There they are left out, so that a
-# config equals one of before: its hash is the same, and figures compare.
-_LATER: dict[str, dict[str, Any]] = {
-    "fragrecon.objectives.reconstruction.Reconstruction": _RECONSTRUCTION,
-    "fragrecon.objectives.vae.VAE": _RECONSTRUCTION,
-}
+_CONFIG = TypeAdapter(Config)
+
+
+def absolute(path: str | None) -> str | None:
+    """A path that holds in any working folder, so that a saved config can be used from anywhere."""
+    return str(Path(path).expanduser().absolute()) if path else path
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Config:
     """Turn a composed config into the typed one.
+
+    Args:
+        config: all keys, interpolations resolved or not.
+
+    Returns:
+        The frozen config, with absolute paths.
 
     Raises:
         ConfigError: an unknown or missing key, a value of the wrong type or out of range, or values that exclude each
@@ -282,19 +427,69 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
             config = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
         except OmegaConfBaseException as error:
             raise ConfigError(str(error).splitlines()[0]) from None
-    parsed = cast(Config, typed_as(Config, config, ""))
-    parsed.objective = _without_later(parsed.objective)
-    _anchor(parsed)
-    _check(parsed)
-    return parsed
+    for path, value in _leaves(config):
+        if value == "???":
+            raise ConfigError(f"{path} must be set: {path}=VALUE")
+    try:
+        text = json.dumps(config)
+    except TypeError as error:
+        raise ConfigError(f"a config holds plain values only: {error}") from None
+    try:
+        return _CONFIG.validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(_message(error.errors()[0])) from None
 
 
-def _without_later(node: Any) -> Any:
-    if not isinstance(node, dict):
-        return node
-    later = _LATER.get(str(node.get("_target_")), {})
-    used = {key: value for key, value in node.items() if key not in later or value != later[key]}
-    return {key: _without_later(value) for key, value in used.items()}
+def typed_as(kind: Any, value: Any, path: str) -> Any:
+    """A value held to a type without conversion, but for integers as floats; raises `ConfigError`."""
+    try:
+        return TypeAdapter(kind, config=ConfigDict(strict=True)).validate_json(json.dumps(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(_message({**first, "loc": (*path.split("."), *first["loc"])})) from None
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _message(error: ErrorDetails) -> str:
+    """One line on the first thing that is wrong: key, value, and what would be right."""
+    # Of a union, the location also names the alternative that was tried last: a type, and no key.
+    parts = [part for part in error["loc"] if isinstance(part, int) or _is_key(part)]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    value, kind = error["input"], error["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known([str(part) for part in parts[:-1]])
+        return f"unknown key {path}{nearest(str(parts[-1]), known)}"
+    if kind in ("missing", "missing_argument"):
+        return f"missing key {path}"
+    if kind == "literal_error" and isinstance(value, str):
+        expected = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return f"{path}={value!r} is not known{nearest(value, expected)}"
+    if isinstance(value, list) and kind in ("int_type", "float_type", "bool_type", "string_type"):
+        line = ",".join(map(str, value))
+        return f"{path}={value} should be a single value; to run one job for each, use -m {path}={line}"
+    if "ctx" in error and isinstance(error["ctx"].get("error"), Exception):
+        return str(error["ctx"]["error"])
+    return f"{path}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _is_key(part: str) -> bool:
+    return part.isidentifier() and part not in ("int", "float", "str", "bool", "list", "dict", "constrained")
+
+
+def _known(path: Sequence[str]) -> list[str]:
+    """Keys of the section at a path."""
+    kind: Any = Config
+    for key in path:
+        kind = get_type_hints(kind)[key]
+        kind = next((option for option in get_args(kind) if is_dataclass(option)), kind)
+    return [field.name for field in fields(kind)]
 
 
 def model_name(node: Node) -> str:
@@ -305,202 +500,3 @@ def model_name(node: Node) -> str:
 def class_name(config: Config) -> str:
     """What a model is called in tables and figures."""
     return str(config.model["_target_"].rpartition(".")[2])
-
-
-def typed_as(kind: Any, value: Any, path: str) -> Any:
-    """``value`` as the annotated type ``kind``; ints pass as floats, nothing else is converted."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={value!r} should be a group of keys: {', '.join(f.name for f in fields(kind))}")
-        hints = get_type_hints(kind)
-        prefix = f"{path}." if path else ""
-        for key in value:
-            if key not in hints:
-                raise ConfigError(f"unknown key {prefix}{key}{nearest(str(key), hints)}")
-        # A key with a default came later: runs that were saved before it still open.
-        needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
-        if missing := [name for name in needed if name not in value]:
-            raise ConfigError(f"missing key {prefix}{missing[0]}")
-        return cast(Any, kind)(**{key: typed_as(hints[key], item, prefix + key) for key, item in value.items()})
-    if value == "???":
-        raise ConfigError(f"{path} must be set: {path}=VALUE")
-    if type(None) in arguments:
-        return None if value is None else typed_as(next(a for a in arguments if a is not type(None)), value, path)
-    if origin is list and isinstance(value, (list, tuple)):
-        return [typed_as(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if origin is dict and isinstance(value, Mapping):
-        return {str(key): typed_as(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    name = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
-    raise ConfigError(f"{path}={value!r} should be of type {name}")
-
-
-def _anchor(config: Config) -> None:
-    """Make paths whole, so that a saved config can be used from any folder."""
-    data = config.data
-    data.root, data.cache_dir, config.init_from = (
-        str(Path(path).expanduser().absolute()) if path else path
-        for path in (data.root, data.cache_dir, config.init_from)
-    )
-
-
-def _check(config: Config) -> None:
-    data = config.data
-    if len(data.image_size) != 2:
-        raise ConfigError(f"data.image_size={data.image_size} should be [height,width]")
-    size = data.fragment_size
-    sides = [size] if isinstance(size, int) else size
-    if not (isinstance(sides, list) and 1 <= len(sides) <= 2 and all(type(side) is int for side in sides)):
-        raise ConfigError(f"data.fragment_size={size!r} should be a number of pixels or [height,width]")
-    if isinstance(size, list) and len(size) == 1:
-        data.fragment_size = size * 2
-    if data.channels not in (1, 3):
-        raise ConfigError(f"data.channels={data.channels} should be 1 (grey) or 3 (colour)")
-    evaluation = config.evaluation
-    for path, value, least in (
-        ("seed", config.seed, 0),
-        ("data.image_size", min(data.image_size), 1),
-        ("data.image_height", data.image_height, 1),
-        ("data.width_step", data.width_step, 1),
-        ("data.images_per_puzzle", data.images_per_puzzle, 1),
-        ("data.puzzles_per_batch", data.puzzles_per_batch, 1),
-        ("data.batches_per_epoch", data.batches_per_epoch, 1),
-        ("evaluation.puzzles", evaluation.puzzles, 0),
-        ("evaluation.validation_puzzles", evaluation.validation_puzzles, 1),
-        ("evaluation.train_puzzles", evaluation.train_puzzles, 0),
-        ("evaluation.batch_size", evaluation.batch_size, 1),
-        ("evaluation.seed", evaluation.seed, 0),
-        ("evaluation.restarts", evaluation.restarts, 1),
-        ("evaluation.memory_mb", evaluation.memory_mb, 1),
-        ("selection.patience", config.selection.patience, 0),
-        ("checkpoint.every_n_steps", config.checkpoint.every_n_steps, 1),
-        ("embed.images", config.embed.images, 1),
-        ("bench.batch_sizes", min(config.bench.batch_sizes, default=1), 1),
-        ("bench.warmup", config.bench.warmup, 0),
-    ):
-        if value is not None and value < least:
-            raise ConfigError(f"{path}={value} should be at least {least}")
-    if data.free_width:
-        _check_free_width(data, clustering=evaluation.clustering)
-    if config.demo.port is not None and not 0 < config.demo.port < 2**16:
-        raise ConfigError(f"demo.port={config.demo.port} should be from 1 to {2**16 - 1}")
-    if reconstruction := evaluation.reconstruction:
-        if not 0 < reconstruction.ratio < 1:
-            raise ConfigError(f"evaluation.reconstruction.ratio={reconstruction.ratio} should lie between 0 and 1")
-        _check_names("evaluation.reconstruction.perceptual", reconstruction.perceptual, PERCEPTUAL)
-        if reconstruction.perceptual and 0 < evaluation.puzzles * data.images_per_puzzle < 2:
-            raise ConfigError(
-                "evaluation.reconstruction.perceptual needs at least 2 test images, as it compares distributions; "
-                "set evaluation.puzzles higher"
-            )
-    if probe := evaluation.probe:
-        _check_probe(probe)
-    if generation := evaluation.generation:
-        if generation.samples < 1:
-            raise ConfigError(f"evaluation.generation.samples={generation.samples} should be at least 1")
-        _check_names("evaluation.generation.perceptual", generation.perceptual, ("features", "fid"))
-        if generation.perceptual and generation.samples < 2:
-            raise ConfigError("evaluation.generation.perceptual compares distributions; set .samples to 2 at least")
-    if harder := evaluation.robustness:
-        for field in fields(harder):
-            values = getattr(harder, field.name)
-            most = 1.0 if field.name in ("rotation", "jitter") else math.inf
-            for value in values if isinstance(values, list) else [values]:
-                if not (0 < value <= most and math.isfinite(value)):
-                    limit = f" and at most {most:g}" if most < math.inf else ""
-                    raise ConfigError(f"evaluation.robustness.{field.name}={values} should be above 0{limit}")
-        if not any(values for values in asdict(harder).values() if isinstance(values, list)):
-            raise ConfigError("evaluation.robustness names no condition; evaluation.robustness=null switches it off")
-        if harder.puzzles > evaluation.puzzles:
-            raise ConfigError(
-                f"evaluation.robustness.puzzles={harder.puzzles} should be at most "
-                f"evaluation.puzzles={evaluation.puzzles}, of which they are the first"
-            )
-    for group in ("augment", "corruption"):
-        for key, strength in (getattr(data, group) or {}).items():
-            if strength < 0:
-                raise ConfigError(f"data.{group}.{key}={strength} should not be negative; 0 switches it off")
-            most = 1.0 if group == "corruption" and key in ("share", "rotation", "jitter") else math.inf
-            if not (strength <= most and math.isfinite(strength)):
-                limit = f"at most {most:g}" if most < math.inf else "a finite number"
-                raise ConfigError(f"data.{group}.{key}={strength} should be {limit}")
-    if data.images_range is not None:
-        least, most = data.images_range if len(data.images_range) == 2 else (0, 0)
-        images = data.images_per_puzzle * data.puzzles_per_batch
-        if not 2 <= least <= most <= images:
-            raise ConfigError(
-                f"data.images_range={data.images_range} should be [least,most], from 2 up to the {images} images of a "
-                "batch (data.images_per_puzzle * data.puzzles_per_batch)"
-            )
-    for name in ("lr", "weight_decay"):
-        value = config.optimizer.get(name, 0.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise ConfigError(f"optimizer.{name}={value!r} should be a number that is not negative")
-    if config.trainer.get("max_epochs") == 0 and config.mode == "train":
-        raise ConfigError("trainer.max_epochs=0 leaves nothing to train")
-    if config.mode == "train" and (precision := str(config.trainer.get("precision"))) in UNTRAINABLE:
-        raise ConfigError(
-            f"trainer.precision={precision} would keep weights in another precision than float32, which training does "
-            "not; choose auto, 32-true, bf16-mixed or 16-mixed"
-        )
-    if not config.bench.batch_sizes:
-        raise ConfigError("bench.batch_sizes=[] leaves nothing to time")
-    if not (config.bench.seconds > 0 and math.isfinite(config.bench.seconds)):
-        raise ConfigError(f"bench.seconds={config.bench.seconds} should be above 0")
-    if config.compute.compile is not None:
-        _check_names("compute.compile", [config.compute.compile], COMPILERS)
-    if config.selection.mode not in ("min", "max"):
-        raise ConfigError(f"selection.mode='{config.selection.mode}' should be min or max")
-
-
-def _check_free_width(data: DataConfig, *, clustering: bool) -> None:
-    """Where widths are free, each image is whole and by itself."""
-    size = data.fragment_size
-    if ([size, size] if isinstance(size, int) else size) != data.image_size:
-        raise ConfigError(
-            f"data.image_height={data.image_height} leaves the width of images free, so they cannot be cut into "
-            f"fragments of data.fragment_size={size}; set data.fragment_size=${{data.image_size}}, as "
-            "experiment=whole_images does"
-        )
-    if data.images_per_puzzle != 1 or data.images_range is not None:
-        raise ConfigError(
-            f"data.image_height={data.image_height} leaves the width of images free, so each is by itself and no "
-            "puzzle; set data.images_per_puzzle=1 and data.images_range=null, as experiment=whole_images does"
-        )
-    if clustering:
-        raise ConfigError(
-            f"data.image_height={data.image_height} leaves the width of images free, so there is no puzzle whose "
-            "fragments are clustered; choose evaluation=reconstruction, probe or generation"
-        )
-
-
-def _check_probe(probe: ProbeConfig) -> None:
-    path = "evaluation.probe"
-    _check_names(f"{path}.classifiers", probe.classifiers, PROBES)
-    _check_names(f"{path}.projections", probe.projections, PROJECTIONS)
-    if not probe.classifiers:
-        raise ConfigError(f"{path}.classifiers names none; choose from {', '.join(PROBES)}")
-    for key in ("hidden", "epochs", "batch_size", "lr", "neighbours", "strengths", "images", "svm_images"):
-        given = getattr(probe, key)
-        for value in given if isinstance(given, list) else [given]:
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"{path}.{key}={given} should be above 0")
-    for key in ("noise", "weight_decay"):
-        if not 0 <= getattr(probe, key) < math.inf:
-            raise ConfigError(f"{path}.{key}={getattr(probe, key)} should not be negative")
-    _check_names(f"{path}.scaling", [probe.scaling], ("each", "all"))
-    for key, classifiers in (("neighbours", {"knn"}), ("strengths", {"logistic", "svm"})):
-        if not getattr(probe, key) and (asking := classifiers.intersection(probe.classifiers)):
-            raise ConfigError(f"{path}.{key} is empty, but {' and '.join(sorted(asking))} should choose from it")
-
-
-def _check_names(path: str, given: Sequence[str], known: Sequence[str]) -> None:
-    for name in given:
-        if name not in known:
-            raise ConfigError(f"{path}: '{name}' is not known{nearest(name, known)}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +14,7 @@ import platformdirs
 import torch
 
 from fragrecon.data import augment, puzzles
+from fragrecon.data.batches import Batches, Start
 from fragrecon.data.corruption import Corruption
 from fragrecon.data.puzzles import FragmentBatch, Indices
 from fragrecon.data.store import Reader, Split, Store, open_or_build
@@ -26,38 +25,7 @@ from fragrecon.seeds import numpy_generator, torch_generator
 if TYPE_CHECKING:
     from fragrecon.config.schema import DataConfig
 
-LOOKAHEAD = 2
 Settings = TypeVar("Settings", augment.Augmentation, Corruption)
-
-
-class Batches:
-    """A sequence of batches, prepared ahead of their use by one thread.
-
-    Args:
-        make: makes the batch of a number; pure, so that a batch does not depend on those made before.
-        numbers: returns the numbers of the next pass; called at its start.
-        length: of a complete pass.
-    """
-
-    def __init__(self, make: Callable[[int], FragmentBatch], numbers: Callable[[], Iterable[int]], length: int) -> None:
-        self.make, self.numbers, self.length = make, numbers, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[FragmentBatch]:
-        pending: deque[Future[FragmentBatch]] = deque()
-        with ThreadPoolExecutor(1, "batches") as thread:
-            try:
-                for number in self.numbers():
-                    pending.append(thread.submit(self.make, number))
-                    if len(pending) > LOOKAHEAD:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
 
 
 class FragmentData(pl.LightningDataModule):
@@ -81,6 +49,7 @@ class FragmentData(pl.LightningDataModule):
         self.strength = _settings(augment.Augmentation, config.augment, "data.augment")
         self.corruption = _settings(Corruption, config.corruption or {}, "data.corruption")
         self._stores: dict[Split, Store] = {}
+        self.start = Start()
 
     @property
     def cache(self) -> Path:
@@ -275,11 +244,10 @@ class FragmentData(pl.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         every, per_epoch = trainer.accumulate_grad_batches, self.epoch_length(trainer.limit_train_batches)
-        steps_per_epoch = -(-per_epoch // every)
 
         def numbers() -> range:
             """What is left of the current epoch: less than all of it after resuming in its middle."""
-            epoch, step = divmod(trainer.global_step, steps_per_epoch)
+            epoch, step = self.start.place(trainer.global_step, per_epoch, every)
             return range(epoch * per_epoch + step * every, (epoch + 1) * per_epoch)
 
         def make(number: int) -> FragmentBatch:

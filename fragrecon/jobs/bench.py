@@ -50,6 +50,7 @@ CLASSES = 10
 
 def main(config: Config, record: Record) -> dict[str, Any]:
     """Measure each of ``config.bench.batch_sizes``; returns what ``bench.json`` holds."""
+    assert config.bench
     device, sizes = hardware.device_of(config.trainer), sorted(set(config.bench.batch_sizes))
     model = described(config, sizes[0])
     rows, stopped = [], None
@@ -131,6 +132,7 @@ def check_whole(config: Config, model: FragmentModel, objective: Objective) -> N
             "such as model=conv, and an objective of single images"
         )
     mixes = [part.mix for part in objective.modules() if isinstance(part, Masked) and part.mix]
+    assert config.bench
     for size in config.bench.batch_sizes:
         if any(size % mix for mix in mixes):
             raise ConfigError(
@@ -165,8 +167,8 @@ class Workload:
     def __init__(self, config: Config, images: int) -> None:
         trainer, facts = config.trainer, facts_of(config)
         self.device = hardware.device_of(trainer)
-        if trainer["benchmark"] is not None:
-            torch.backends.cudnn.benchmark = bool(trainer["benchmark"])
+        if trainer.benchmark is not None:
+            torch.backends.cudnn.benchmark = bool(trainer.benchmark)
         precision: Any = hardware.precision_of(trainer)
         try:
             self.fabric = Fabric(accelerator=self.device.type, devices=1, precision=precision)
@@ -181,9 +183,9 @@ class Workload:
         self.batch = made_up(facts.fragment_shape, images, config.seed).to(self.device)
         self.batch.fragments = self.batch.fragments.to(parameters[0].dtype)
         self.generator = torch_generator(config.seed, "bench", device=self.device)
-        self.batches = int(trainer["accumulate_grad_batches"])
-        clip = trainer["gradient_clip_val"]
-        by = "clip_val" if trainer["gradient_clip_algorithm"] == "value" else "max_norm"
+        self.batches = int(trainer.accumulate_grad_batches)
+        clip = trainer.gradient_clip_val
+        by = "clip_val" if trainer.gradient_clip_algorithm == "value" else "max_norm"
         self.clip = {by: clip} if clip else {}
 
     @torch.no_grad()
@@ -215,6 +217,7 @@ def measure(config: Config, images: int, threads: int) -> dict[str, Any]:
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.set_num_threads(threads)
     device, bench = hardware.device_of(config.trainer), config.bench
+    assert bench
 
     def make() -> Workload:
         return Workload(config, images)
@@ -267,12 +270,13 @@ def figures(timing: Timing, images: int) -> dict[str, Any]:
 
 def settings(config: Config) -> dict[str, Any]:
     """By which the model is computed and trained."""
+    assert config.bench
     return {
         "precision": hardware.precision_of(config.trainer),
         "compute": asdict(config.compute),
         "objective": str(config.objective["_target_"]).rpartition(".")[2],
         "optimizer": str(config.optimizer["_target_"]).rpartition(".")[2],
-        "accumulate_grad_batches": config.trainer["accumulate_grad_batches"],
+        "accumulate_grad_batches": config.trainer.accumulate_grad_batches,
         "seconds": config.bench.seconds,
         "warmup": config.bench.warmup,
     }

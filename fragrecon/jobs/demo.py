@@ -33,8 +33,8 @@ EXAMPLES = 12
 
 def main(config: Config, record: Record) -> None:
     """Serve the page of ``config.run`` until Ctrl-C."""
-    if config.run is None:
-        raise ConfigError("mode=demo needs the run to show: run=FOLDER")
+    assert config.run
+    assert config.demo
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError('mode=demo needs Gradio: pip install "fragrecon[demo]"')
     run = load_run(config.run)

@@ -55,8 +55,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     Raises:
         ConfigError: there is no run, or nothing to draw of its model.
     """
-    if config.run is None:
-        raise ConfigError("mode=draw needs the run to draw: run=FOLDER")
+    assert config.run
     run, folder = load_run(config.run), record.folder / FIGURES
     checkpoint = run.best_checkpoint
     model = open_model(config, run, checkpoint).to(hardware.device_of(config.trainer))

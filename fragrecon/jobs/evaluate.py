@@ -29,8 +29,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     Raises:
         ConfigError: there is no run or nothing to score, or its model does not take the fragments of the config.
     """
-    if config.run is None:
-        raise ConfigError("mode=evaluate needs the run to score: run=FOLDER")
+    assert config.run
     if not config.evaluation.puzzles:
         raise ConfigError("evaluation.puzzles=0 leaves nothing to score; set it to 1 or more")
     data = open_data(config)

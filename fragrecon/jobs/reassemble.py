@@ -64,8 +64,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         ConfigError: there is no run, or its model does not reassemble such images.
         DataError: loose fragments differ in size.
     """
-    if not config.run:
-        raise ConfigError("mode=reassemble needs the run whose model puts the fragments together: run=FOLDER")
+    assert config.run
     paths = image_files(config.input)
     run = load_run(config.run)
     shape, grid = config.data.fragment_shape, grid_of(config.data.image_shape[1:], config.data.fragment_shape[1:])

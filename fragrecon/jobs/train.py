@@ -18,7 +18,7 @@ from fragrecon import machine as hardware
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
-from fragrecon.errors import ConfigError, FragreconError
+from fragrecon.errors import FragreconError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.evaluation.suite import check_data
 from fragrecon.report.figures.views import PUZZLES, ROWS, Album, embedded
@@ -83,11 +83,6 @@ def check_settings(config: Config, data: FragmentData) -> Path | None:
     Raises:
         ConfigError: a setting is refused.
     """
-    if config.run:
-        raise ConfigError(
-            f"run={config.run} is not for mode=train: mode=evaluate scores that run again, resume= resumes it, "
-            "and init_from= starts a new one from its weights"
-        )
     model, objective = check_model(config, data.grid)
     check_scorable(config, model)
     check_monitor(config, objective)

@@ -235,7 +235,7 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
         EpochRows(record, selection.monitor),
         last,
     ]
-    if config.trainer["limit_val_batches"] == 0:
+    if config.trainer.limit_val_batches == 0:
         return callbacks  # without validation no checkpoint is selected
     label = selection.monitor.replace("/", "_")
     best = ModelCheckpoint(

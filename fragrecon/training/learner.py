@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from torchmetrics import MeanMetric
 
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config, class_name
+from fragrecon.data.batches import Start
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, nearest
@@ -108,14 +110,41 @@ class Learner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["facts"] = self.facts.to_dict()
+        checkpoint["epochs"] = {**asdict(self._data.start), "batches": self._batches_per_epoch()}
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.plateau_state = checkpoint.get("plateau")
+        self._begin_whole_epochs(checkpoint)
         # A mean that the checkpoint lacks starts anew.
         weights, means = checkpoint["state_dict"], self.means.state_dict(prefix="means.")
         weights.update({name: value for name, value in means.items() if name not in weights})
+
+    @property
+    def _data(self) -> FragmentData:
+        return cast(FragmentData, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _batches_per_epoch(self) -> int:
+        return self._data.epoch_length(self.trainer.limit_train_batches)
+
+    def _begin_whole_epochs(self, checkpoint: dict[str, Any]) -> None:
+        """Where batches have another size than before, begin an epoch of the new length.
+
+        An epoch that was stopped in its middle begins anew.
+        """
+        before, now = checkpoint["epochs"], self._batches_per_epoch()
+        self._data.start = Start(before["step"], before["epoch"])
+        if before["batches"] == now:
+            return
+        step = int(checkpoint["global_step"])
+        epoch, within = self._data.start.place(step, before["batches"], self.trainer.accumulate_grad_batches)
+        self._data.start = Start(step, epoch)
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        progress.update(dict.fromkeys(progress, 0 if within else now))  # which of the epoch's batches are done
+        weights = checkpoint["state_dict"]
+        for name in [name for name in weights if name.startswith("means.train/")]:
+            del weights[name]
 
     def training_step(self, batch: FragmentBatch, batch_idx: int) -> Tensor:
         # Dropout draws from torch's global generator; seeded here, it does not depend on what ran before.
@@ -202,7 +231,7 @@ def make_learner(config: Config, data: FragmentData, initial: Path | None) -> Le
         load_weights(model, initial)
         log.info("starting from the weights in %s", initial)
     prepare(model, config.compute)
-    batches = data.epoch_length(config.trainer["limit_train_batches"])
+    batches = data.epoch_length(config.trainer.limit_train_batches)
     log.info(
         "%s: %s parameters, %s training and %s validation images, %d batches an epoch",
         class_name(config),
@@ -217,7 +246,7 @@ def make_learner(config: Config, data: FragmentData, initial: Path | None) -> Le
         facts,
         protocol_of(config) if config.evaluation.clustering else None,
         partial(build, config.optimizer, "optimizer"),
-        partial(make_scheduler, config, batches),
+        partial(make_scheduler, config, data),
         monitor=config.selection.monitor,
         seed=config.seed,
         scored_batches=-(-config.evaluation.train_puzzles // config.data.puzzles_per_batch),

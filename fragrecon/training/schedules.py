@@ -10,24 +10,26 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
+from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
 
 
-def make_scheduler(config: Config, batches: int, optimizer: Optimizer) -> Any:
+def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> Any:
     """Build the learning-rate schedule of the whole training; None if the config has none.
 
     Args:
         config: of the run.
-        batches: of an epoch.
+        data: of the run; a resumed run has its ``start`` set.
         optimizer: whose rate the schedule sets.
     """
     if config.scheduler["_target_"] is None:
         return None
     trainer = config.trainer
     # The last batch of an epoch ends an optimizer step, however many gradients are accumulated by then.
-    steps = -(-batches // trainer["accumulate_grad_batches"]) * trainer["max_epochs"]
-    if trainer["max_steps"] >= 0:
-        steps = min(steps, trainer["max_steps"]) if steps > 0 else trainer["max_steps"]
+    batches, epochs = data.epoch_length(trainer.limit_train_batches), config.max_epochs - data.start.epoch
+    steps = data.start.step + -(-batches // trainer.accumulate_grad_batches) * epochs
+    if trainer.max_steps >= 0:
+        steps = min(steps, trainer.max_steps) if steps > 0 else trainer.max_steps
     return build(config.scheduler, "scheduler", optimizer, total_steps=steps, mode=config.selection.mode)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import signal
 import sys
 import warnings
+from dataclasses import asdict
 
 import lightning.pytorch as pl
 import torch
@@ -18,7 +18,7 @@ from fragrecon import machine as hardware
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
-from fragrecon.errors import ConfigError, nearest, typed
+from fragrecon.errors import ConfigError, typed
 from fragrecon.report.figures.views import Album
 from fragrecon.runs.checkpoints import AtomicCheckpointIO
 from fragrecon.runs.sweeps import note, sweep_of
@@ -52,10 +52,6 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
     Raises:
         ConfigError: Lightning or the logger refuses a setting.
     """
-    known = inspect.signature(pl.Trainer).parameters
-    for key in config.trainer:
-        if key not in known:
-            raise ConfigError(f"unknown key trainer.{key}{nearest(key, known)}")
     _quieten()
     sweep = sweep_of(record.folder)
     logger = build(
@@ -68,12 +64,13 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
     callbacks = training_callbacks(config, record)
     if isinstance(logger, Album):
         callbacks.append(Pictures(logger))
-    interactive = config.trainer["enable_progress_bar"]
+    interactive = config.trainer.enable_progress_bar
     if interactive is None:
         interactive = sys.stdout.isatty()
     if interactive:
         callbacks += [RichProgressBar(), RichModelSummary()]
-    settings = config.trainer | {
+    settings = asdict(config.trainer) | {
+        "max_epochs": config.max_epochs,
         "precision": hardware.precision_of(config.trainer),
         "enable_progress_bar": interactive,
         "enable_model_summary": interactive,

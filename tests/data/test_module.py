@@ -18,8 +18,9 @@ from torch import Tensor
 
 from fragrecon.config.schema import Config
 from fragrecon.data import puzzles
+from fragrecon.data.batches import LOOKAHEAD, Batches
 from fragrecon.data.corruption import Corruption
-from fragrecon.data.module import LOOKAHEAD, Batches, FixedPuzzles, FragmentData
+from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fragrecon.config import saved, schema
+from fragrecon.config import schema
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.timing import Timing
 from fragrecon.jobs import bench
@@ -295,14 +295,6 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, cache: Path, overrid
         job(tmp_path / "run", cache, *QUICK, *overrides)
     assert status(tmp_path / "run")["status"] == "failed"
     assert not (tmp_path / "run" / "bench.json").exists()
-
-
-def test_configs_of_before_open_and_their_hash_is_as_it_was() -> None:
-    config = composed()
-    values = config.to_dict()
-    del values["bench"]
-    assert schema.parse(values).bench == schema.BenchConfig()
-    assert saved.config_hash(schema.parse(values)) == saved.config_hash(composed("bench.batch_sizes=[3]"))
 
 
 # Processes ------------------------------------------------------------------------------------------------------------

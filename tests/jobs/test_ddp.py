@@ -110,7 +110,7 @@ def test_one_record_is_written_and_nothing_beside_it(cli: Cli, together: Path) -
     assert names(together, ".*") == [".lock"]
     assert status(together)["status"] == "done"
     assert (together / "run.log").read_text().count("epoch 0:") == 1
-    assert load_run(together).config.trainer["strategy"] == "ddp"
+    assert load_run(together).config.trainer.strategy == "ddp"
 
 
 def test_only_the_first_process_speaks(result: Result) -> None:

@@ -11,8 +11,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,6 @@ from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect
 from sklearn.datasets import load_sample_images
 
-from fragrecon.config import schema
 from fragrecon.data.readers.images import decode
 from fragrecon.errors import ConfigError
 from fragrecon.jobs.demo import example_files
@@ -501,12 +501,12 @@ def test_nothing_is_downloaded_for_test_images(
     tmp_path: Path, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = load_run(runs["mae"]).config
-    config.data.reader = {"_target_": "fragrecon.data.readers.cifar.Cifar10"}
-    config.data.root, config.data.download, config.data.image_size = str(tmp_path / "absent"), True, [32, 32]
-    config.data.fragment_size, config.data.cache_dir = 32, str(tmp_path / "cache")
+    places: Any = {"root": str(tmp_path / "absent"), "cache_dir": str(tmp_path / "cache"), "download": True}
+    reader = {"_target_": "fragrecon.data.readers.cifar.Cifar10"}
+    config = replace(config, data=replace(config.data, reader=reader, image_size=[32, 32], fragment_size=32, **places))
     asked: list[object] = []
     monkeypatch.setattr(socket.socket, "connect", lambda *arguments: asked.append(arguments))
-    assert example_files(schema.parse(config.to_dict()), (32, 32), tmp_path) == []
+    assert example_files(config, (32, 32), tmp_path) == []
     assert "there are no test images to choose from: " in caplog.text
     assert str(tmp_path / "absent") in caplog.text
     assert not asked

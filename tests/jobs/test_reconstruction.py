@@ -196,7 +196,7 @@ def test_recipes_run_on_images_as_they_are_given_out(tmp_path: Path, name: str, 
     settings = run.config.optimizer
     if seed:
         assert (settings["lr"], settings["weight_decay"], settings["betas"]) == (5e-5, 1e-4, [0.9, 0.999])
-    assert run.config.trainer["gradient_clip_val"] == 1.0
+    assert run.config.trainer.gradient_clip_val == 1.0
 
 
 @pytest.mark.parametrize("name", ["mae_fragments", "energy_fragments"])

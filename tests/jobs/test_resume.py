@@ -308,6 +308,35 @@ def test_puzzles_of_any_size_go_on_as_they_would_have(
     assert {step % 4 for step in stopped_at} > {0}
 
 
+@pytest.mark.parametrize(("puzzles", "batches"), [(2, 14), (4, 7), (8, 3)])
+@pytest.mark.parametrize("at", [3, 7], ids=["in the middle", "at the end"])
+def test_batches_of_another_size_make_whole_epochs_from_the_one_that_was_begun(
+    tmp_path: Path, cache: Path, terms: Moments, puzzles: int, batches: int, at: int
+) -> None:
+    """Batches of four puzzles make epochs of seven; a run is stopped in its second epoch, or before the third."""
+    line = [*SHORT, UNSCORED, "scheduler=cosine", "data.batches_per_epoch=null", "data.epochs=4"]
+    line += ["data.images_per_puzzle=10", "data.puzzles_per_batch=4"]
+    job(tmp_path / "whole", cache, *line)
+    (first,) = terms.kinds["training_step"][7 + at - 1 : 7 + at] if at < 7 else terms.kinds["on_train_epoch_start"][2:3]
+    terms.restart(first)
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        job(folder, cache, *line)
+    terms.restart()
+    stopped = int(checkpoint(folder)["global_step"])
+    job(folder, cache, f"resume={folder}", f"data.puzzles_per_batch={puzzles}")
+    steps = [int(row["step"]) for row in rows(folder)]
+    if puzzles == 4:
+        assert steps == [7, 14, 21, 28]
+        assert_same_run(tmp_path / "whole", folder)
+    else:
+        done = [7] if at < 7 else [7, 14]
+        assert steps == [*done, *(stopped + batches * number for number in range(1, 5 - len(done)))]
+    (state,) = checkpoint(folder)["lr_schedulers"]
+    assert state["last_epoch"] == steps[-1]
+    assert state["_last_lr"][0] < 1e-6
+
+
 @pytest.mark.parametrize("key", ["trainer.max_epochs", "data.epochs"])
 def test_a_finished_run_goes_on_with_more_epochs(tmp_path: Path, cache: Path, key: str) -> None:
     short = [*SHORT, "data.epochs=1"]

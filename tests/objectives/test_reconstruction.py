@@ -1,25 +1,17 @@
 from __future__ import annotations
 
-import inspect
 import math
 import statistics
 from dataclasses import replace
-from typing import Any, cast
 
-import hydra
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from fragrecon.config import saved, schema
 from fragrecon.errors import ConfigError
 from fragrecon.objectives.reconstruction import BEST_PSNR, Reconstruction, mean_psnr, psnr, reconstruction_error, spread
-from fragrecon.objectives.vae import VAE
-from fragrecon.run import CONF, compose
 from tests.objectives.test_objectives import Fixed, autoencoder, batch, losses
 
 
@@ -183,25 +175,3 @@ def test_fragments_are_decoded_to_their_own_size() -> None:
     losses(Reconstruction(), Sized(puzzles.fragments), puzzles)
     assert asked == [(5, 9)]
     assert type(asked[0]) is tuple
-
-
-@pytest.mark.parametrize("name", ["reconstruction", "vae"])
-def test_settings_that_came_later_leave_configs_as_they_were(name: str) -> None:
-    """Runs from before open, are gone on with, and stand in the same line of a leaderboard."""
-    line = ["model=vae", f"objective={name}", "sweep.name=any"]  # by itself it is the time
-    now = compose(line)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        values = cast(dict[str, Any], OmegaConf.to_container(hydra.compose("config", line), resolve=True))
-    later = schema._LATER[values["objective"]["_target_"]]
-    given = inspect.signature(Reconstruction if name == "reconstruction" else VAE).parameters
-    for key, value in later.items():
-        assert values["objective"].pop(key) == value == given[key].default
-    values["data"]["cache_dir"] = now.data.cache_dir
-    before = schema.parse(values)
-    assert before == now
-    assert saved.config_hash(before) == saved.config_hash(now)
-    used = compose([*line, "objective.bottleneck=0.1"])
-    assert used.objective == {**now.objective, "bottleneck": 0.1}
-    assert saved.config_hash(used) != saved.config_hash(now)
-    term = compose(["model=vae", "objective=combined"]).objective["terms"][name]
-    assert term == now.objective

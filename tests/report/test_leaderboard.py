@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import html.parser
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,7 @@ class Sweep:
         validation: Sequence[float] | None = (0.5,),
         size: str = "8",
         seed: int = 0,
-        mode: str = "max",
+        mode: Literal["min", "max"] = "max",
         puzzle_seed: int = 0,
         methods: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
         images: int = 10,
@@ -95,9 +95,13 @@ class Sweep:
             given: other overrides.
         """
         name = f"{size}-{seed}-{len(list(self.folder.glob('*')))}"
-        config = copy.deepcopy(self.config)
-        config.seed, config.selection.mode, config.selection.monitor = seed, mode, monitor
-        config.model["patch"], config.objective = patch, {"_target_": "fragrecon.objectives", "of": loss}
+        config = replace(
+            self.config,
+            seed=seed,
+            selection=replace(self.config.selection, mode=mode, monitor=monitor),
+            model=self.config.model | {"patch": patch},
+            objective={"_target_": "fragrecon.objectives", "of": loss},
+        )
         given = {"model.latent_dim": size, "seed": str(seed), **(given or {})}
         record = Record(self.folder / name)
         record.start(config, [f"{key}={value}" for key, value in given.items()])
@@ -290,7 +294,9 @@ def test_a_loss_is_best_where_it_is_least(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
-def test_without_validation_the_test_score_orders_and_the_caption_says_so(sweep: Sweep, mode: str) -> None:
+def test_without_validation_the_test_score_orders_and_the_caption_says_so(
+    sweep: Sweep, mode: Literal["min", "max"]
+) -> None:
     jobs = [
         sweep.job([0.1, 0.2], validation=None, size="1", mode=mode),
         sweep.job([0.8, 0.9], validation=None, size="2", mode=mode),

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -371,14 +372,14 @@ def test_scoring_nothing_is_refused(run: Run, puzzles: int) -> None:
 
 
 def test_a_run_of_which_nothing_can_be_scored_here_is_refused(run: Run) -> None:
-    run.config.evaluation.clustering = False
+    run.config = replace(run.config, evaluation=replace(run.config.evaluation, clustering=False))
     with pytest.raises(ConfigError, match=r"evaluation\.clustering .*mode=evaluate run="):
         run.evaluate(puzzles=2)
 
 
 def test_data_that_are_gone_are_named_and_what_to_do(run: Run) -> None:
-    run.config.data.reader = {"_target_": "fragrecon.data.readers.folder.ImageFolder"}
-    run.config.data.root = "/gone/images"
+    reader = {"_target_": "fragrecon.data.readers.folder.ImageFolder"}
+    run.config = replace(run.config, data=replace(run.config.data, reader=reader, root="/gone/images"))
     with pytest.raises(DataError, match=rf"/gone/images .*{run.folder}.*run\.evaluate\(FOLDER\)"):
         run.evaluate()
 

@@ -478,20 +478,8 @@ def test_parameters_that_are_not_to_be_trained_stay_out_of_the_optimizer(given: 
     assert all(parameter is not frozen for parameter in inside)
 
 
-def test_facts_survive_a_checkpoint(given: Given) -> None:
-    trainable = given(*LINEAR)
-    checkpoint: dict[str, Any] = {}
-    trainable.learner.on_save_checkpoint(checkpoint)
-    assert checkpoint == {"facts": {"fragment_shape": [3, 16, 16], "grid": [2, 2], "num_classes": 10}}
-    assert Facts.from_dict(checkpoint["facts"]) == trainable.learner.facts
-
-
-def test_a_checkpoint_of_before_a_figure_was_noted_is_still_loaded(given: Given) -> None:
-    learner = given("model=pca").learner
-    state = learner.state_dict()
-    older = {name: value for name, value in state.items() if "psnr" not in name}
-    assert 0 < len(older) < len(state)
-    checkpoint: dict[str, Any] = {"state_dict": dict(older)}
-    learner.on_load_checkpoint(checkpoint)
-    learner.load_state_dict(checkpoint["state_dict"])  # strictly: none may be missing
-    assert all(torch.equal(checkpoint["state_dict"][name], value) for name, value in older.items())
+def test_facts_survive_plain_values(given: Given) -> None:
+    learner = given(*LINEAR).learner
+    stored = learner.facts.to_dict()
+    assert stored == {"fragment_shape": [3, 16, 16], "grid": [2, 2], "num_classes": 10}
+    assert Facts.from_dict(stored) == learner.facts

@@ -111,7 +111,7 @@ def data_of(cache: Path, reader: Any = None, fragment_size: int = 8, seed: int =
     return FragmentData(config, reader, seed=0, puzzle_seed=seed, validation_puzzles=2)
 
 
-def probing_of(data: FragmentData, *classifiers: str, **changes: Any) -> Probing:
+def probing_of(data: FragmentData, *classifiers: Any, **changes: Any) -> Probing:
     config = replace(CONFIG, classifiers=list(classifiers) or CONFIG.classifiers, **changes)
     return Probing(config, data, at_once=16, device=CPU)
 
