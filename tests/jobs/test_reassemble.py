@@ -519,12 +519,12 @@ def test_what_is_missing_is_told(tmp_path: Path, cache: Path, mosaic: Path) -> N
     (tmp_path / "empty" / "notes.txt").write_text("no image")
     run = f"run={mosaic}"
     for error, message, given in (
-        (ConfigError, "needs images: input=FOLDER, or", [run]),
-        (ConfigError, "needs images", [run, "input=[]"]),
-        (ConfigError, "needs images", [run, "input=3"]),
-        (ConfigError, "needs images", [run, "input=[a.png,3]"]),
-        (ConfigError, "needs images", [run, "input={a: b.png}"]),
-        (ConfigError, "needs the run whose model.*run=FOLDER", [f"input={tmp_path / 'empty'}"]),
+        (ConfigError, "input", [run]),
+        (ConfigError, "input", [run, "input=[]"]),
+        (ConfigError, "input", [run, "input=3"]),
+        (ConfigError, "input", [run, "input=[a.png,3]"]),
+        (ConfigError, "input", [run, "input={a: b.png}"]),
+        (ConfigError, "run", [f"input={tmp_path / 'empty'}"]),
         (DataError, "empty holds no image", [run, f"input={tmp_path / 'empty'}"]),
         (DataError, "nowhere is not there", [run, f"input={tmp_path / 'nowhere'}"]),
         (DataError, r"nothing\.png is not there", [run, f"input=[{CHINA},{tmp_path / 'nothing.png'}]"]),
