@@ -193,7 +193,7 @@ def test_the_command_line_cuts_a_recipe_which_needs_no_word_to_be_a_sweep(cli: C
     assert {path.name for path in jobs} == {
         job_folder(["experiment=sweep_latent_dim", *cut, f"seed={seed}"]) for seed in range(3)
     }
-    assert {status(job)["error"] for job in jobs} == {"data.images_per_puzzle=0 should be at least 1"}
+    assert all("data.images_per_puzzle=0" in status(job)["error"] for job in jobs)
     assert "error: 3 of the 3 jobs that ran failed" in result.stderr
     assert "job 3 of 3" in result.stdout
 

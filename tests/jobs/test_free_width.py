@@ -202,8 +202,8 @@ def test_a_model_of_one_size_is_refused_before_any_work(tmp_path: Path, cache: P
 
 
 def test_a_trained_run_keeps_its_height(cache: Path, whole: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.width_step of a trained run stays 16"):
+    with pytest.raises(ConfigError, match=r"data\.width_step"):
         job(whole, cache, f"resume={whole}", "data.width_step=8")
     whole_at_64 = ("data.image_height=64", "data.fragment_size=[64,64]", "data.images_per_puzzle=1")
-    with pytest.raises(ConfigError, match=r"data\.image_height of a trained run stays 32"):
+    with pytest.raises(ConfigError, match=r"data\.image_"):
         job(whole, cache, f"resume={whole}", *whole_at_64, "evaluation=reconstruction")
