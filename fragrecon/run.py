@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fragrecon.errors import ConfigError, FragreconError, RunError, nearest, typed
+from fragrecon.errors import ConfigError, FragreconError, RunError, TrainingError, nearest, typed
 
 if TYPE_CHECKING:
     from fragrecon.config.schema import Config
@@ -99,7 +99,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
         outcome = run_job(composed, folder, overrides, multirun=multirun)
     except Exception as error:
         expected = isinstance(error, FragreconError)
-        if expected and not multirun and not composed.get("resume"):
+        if expected and not isinstance(error, TrainingError) and not multirun and not composed.get("resume"):
             discard(folder)
         if multirun:  # Hydra will only tell of the first that failed
             log.error("%s failed: %s", folder.name, error, exc_info=not expected or _wants_traceback())
