@@ -24,6 +24,10 @@ class RunError(FragreconError):
     """A run folder that is missing, incomplete or not of this project."""
 
 
+class FolderTakenError(RunError):
+    """The folder of a new run holds another run, which must be left as it is."""
+
+
 class TrainingError(FragreconError):
     """Training that cannot continue, for example because the loss is not finite."""
 

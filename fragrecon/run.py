@@ -9,9 +9,8 @@ import logging
 import math
 import os
 import re
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fragrecon.errors import ConfigError, FragreconError, RunError, TrainingError, nearest, typed
+from fragrecon.errors import ConfigError, FolderTakenError, FragreconError, RunError, TrainingError, nearest, typed
 
 if TYPE_CHECKING:
     from fragrecon.config.schema import Config
@@ -93,14 +92,16 @@ def _hydra_main(composed: DictConfig) -> float | None:
     settings = HydraConfig.get()
     folder, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
     multirun = settings.mode == RunMode.MULTIRUN
+    before = {path.name for path in folder.iterdir()} - {"run.log"}  # to which this job's log is added by now
     # Lightning starts further processes by Hydra's command line where it sees one; that of a sweep names many jobs.
     HydraConfig.instance().cfg = None
     try:
         outcome = run_job(composed, folder, overrides, multirun=multirun)
     except Exception as error:
         expected = isinstance(error, FragreconError)
-        if expected and not isinstance(error, TrainingError) and not multirun and not composed.get("resume"):
-            discard(folder)
+        refused = expected and not isinstance(error, (TrainingError, FolderTakenError))
+        if refused and not multirun and not composed.get("resume") and is_first_process():
+            discard(folder, before)
         if multirun:  # Hydra will only tell of the first that failed
             log.error("%s failed: %s", folder.name, error, exc_info=not expected or _wants_traceback())
             raise
@@ -123,15 +124,29 @@ def _hydra_main(composed: DictConfig) -> float | None:
     return None
 
 
-def discard(folder: Path) -> None:
-    """Remove the folder of a job that was refused, if it holds no result, and the folders above that are then empty."""
+def discard(folder: Path, before: Collection[str]) -> None:
+    """Delete what a refused job has written, and its folder and the two above it if they are then empty.
+
+    Args:
+        folder: of the job.
+        before: names in the folder from before the job; they are kept. If the job wrote results, all is kept.
+    """
     from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS
 
-    if {path.name for path in folder.iterdir()} <= {CONFIG, OVERRIDES, STATUS, LOCK, "run.log"}:
-        shutil.rmtree(folder)
-        for above in (folder.parent, folder.parent.parent):
-            if above != Path.cwd() and not any(above.iterdir()):
-                above.rmdir()
+    written = {path.name for path in folder.iterdir()}.difference(before)
+    if not written <= {CONFIG, OVERRIDES, STATUS, LOCK, "run.log"}:
+        return
+    for name in written:
+        (folder / name).unlink()
+    for place in (folder, folder.parent, folder.parent.parent):
+        if place == Path.cwd() or any(place.iterdir()):
+            break
+        place.rmdir()
+
+
+def is_first_process() -> bool:
+    """Whether this is the first, or the only, of the processes that a launcher started for a job."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 class SweepCallback(Callback):
@@ -181,16 +196,19 @@ def count_jobs(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
 def run_job(
     composed: DictConfig, folder: Path, overrides: list[str], *, multirun: bool = False
 ) -> dict[str, Any] | None:
-    """Do one job in a folder of its own; how it ended is noted there, also where its config is refused.
+    """Run one job in a folder of its own and record there how it ended, also if its config is refused.
 
-    A job of a sweep that is done is not done again; one that failed or was stopped is taken up.
+    In a sweep, finished jobs are skipped; failed and stopped ones run again.
+
+    Raises:
+        FolderTakenError: the folder holds another run.
     """
     if multirun and composed.get("resume"):
         raise ConfigError(
             f"resume={composed.resume} goes on with one run, in that run's own folder: give it without -m. A sweep is "
             "gone on with by its own command"
         )
-    first = all(os.environ.get(name, "0") == "0" for name in _RANKS)
+    first = is_first_process()
     if not first:
         logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
     from fragrecon.config.schema import parse

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import pickle
 import re
@@ -20,6 +21,7 @@ from fragrecon.data.readers.pickles import load_pickle
 from fragrecon.errors import FragreconError
 from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.runs.read import load_run
+from fragrecon.runs.write import Record
 from tests import layouts
 from tests.cli import SMALL, Cli, best, checkpoint, job, metrics, names, rows, shared_cache, status
 
@@ -123,6 +125,21 @@ def test_a_bad_value_is_refused_by_name_before_any_training(tmp_path: Path, cach
 def test_a_refused_command_says_why_in_one_line_and_leaves_nothing(cli: Cli, key: str, arguments: list[str]) -> None:
     assert key in cli.run(*SMALL, *arguments).refusal()
     assert not names(cli.home)
+
+
+def test_a_refused_command_keeps_what_was_in_its_folder(cli: Cli) -> None:
+    """A run that another process is training, a failed run, and a file of the user's own."""
+    record = {"status.json": '{"status": "failed"}', "config.yaml": "a: 1", "overrides.yaml": "[]", "run.log": "log"}
+    for name, kept in ("live", record), ("failed", record), ("mine", {"config.yaml": "b: 2"}):
+        folder = cli.home / name
+        folder.mkdir()
+        for file, text in kept.items():
+            (folder / file).write_text(text)
+        with Record(folder).hold() if name == "live" else contextlib.nullcontext():
+            cli.run(f"hydra.run.dir={name}", "seed=true").refusal()
+        found = {file: (folder / file).read_text() for file in names(folder) if file != ".lock"}
+        assert found.keys() == kept.keys()
+        assert all(found[file].startswith(text) for file, text in kept.items())
 
 
 def malicious(batch: Path) -> None:

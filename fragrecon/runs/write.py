@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from fragrecon import __version__, files
 from fragrecon.config.saved import config_hash
 from fragrecon.config.schema import Config
-from fragrecon.errors import FragreconError, RunError, typed
+from fragrecon.errors import FolderTakenError, FragreconError, RunError, typed
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Scores
@@ -87,7 +87,7 @@ class Record(RunFolder):
         The lock ends with the process, however that ends.
 
         Raises:
-            RunError: another process has locked the folder.
+            FolderTakenError: another process has locked the folder.
         """
         if not self.writes:
             yield
@@ -98,12 +98,12 @@ class Record(RunFolder):
                 self.status = self._read_status()
                 yield
         except Timeout:
-            raise RunError(f"another process is working in {self.folder}; wait until it ends") from None
+            raise FolderTakenError(f"another process is working in {self.folder}; wait until it ends") from None
 
     def check_unused(self) -> None:
-        """Raise `RunError` if the folder already holds a run."""
+        """Raise `FolderTakenError` if the folder already holds a run."""
         if self.writes and self.status:
-            raise RunError(
+            raise FolderTakenError(
                 f"{self.folder} already holds a run, whose status is {self.status['status']}; resume it with "
                 f"{typed('resume', self.folder)}, or choose another folder (another sweep.name, for a sweep)"
             )
