@@ -211,7 +211,7 @@ def run_job(
     first = is_first_process()
     if not first:
         logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
-    from fragrecon.config.schema import parse
+    from fragrecon.config.parse import parse
     from fragrecon.runs import sweeps
     from fragrecon.runs.write import Record
 
@@ -261,7 +261,7 @@ def job_config(composed: Config, overrides: Sequence[str]) -> Config:
 
 def compose(overrides: Sequence[str]) -> Config:
     """The config that a command line with these overrides would give."""
-    from fragrecon.config.schema import parse
+    from fragrecon.config.parse import parse
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -45,6 +45,7 @@ WITHOUT_TORCH = (
     "errors",
     "files",
     "config.schema",
+    "config.parse",
     "config.build",
     "config.saved",
     "runs.write",

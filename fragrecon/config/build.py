@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
-from fragrecon.config.schema import typed_as
+from fragrecon.config.parse import typed_as
 from fragrecon.errors import ConfigError, FragreconError, nearest
 
 

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fragrecon.config.schema import Config, parse
+from fragrecon.config.parse import parse
+from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError
 from fragrecon.files import digest
 

@@ -1,22 +1,14 @@
-"""The configuration as the program knows it: typed, frozen sections, and how a composed config becomes one.
-
-Needs OmegaConf and pydantic, but neither Hydra nor torch, so that a saved config can be opened anywhere.
-"""
+"""The sections of the configuration: typed and frozen."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
-from fragrecon.errors import ConfigError, nearest
+from fragrecon.errors import ConfigError
 
 Node = dict[str, Any]
 """A mapping with ``_target_``, the dotted name of what it builds, and its arguments."""
@@ -28,6 +20,8 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
+SavedPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))]
+"""A path made absolute, so that a saved config can be used from any working folder."""
 
 INERT = {"inert": True}
 """Marks keys that change no number: what a job is called, where it writes, what it prints, how often it is saved."""
@@ -54,7 +48,7 @@ class DataConfig(Section):
 
     name: str
     reader: Node
-    root: str | None
+    root: SavedPath | None
     image_size: Annotated[list[Count], Field(min_length=2, max_length=2)]
     channels: Literal[1, 3]
     fragment_size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
@@ -63,17 +57,12 @@ class DataConfig(Section):
     batches_per_epoch: Count | None
     epochs: int
     download: bool
-    cache_dir: str | None = field(metadata=INERT)
+    cache_dir: SavedPath | None = field(metadata=INERT)
     augment: dict[str, NonNegative]
     corruption: dict[str, NonNegative] | None = None
     images_range: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
     image_height: Count | None = None
     width_step: Count = 16
-
-    @field_validator("root", "cache_dir")
-    @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        return absolute(path)
 
     @field_validator("fragment_size", mode="before")
     @classmethod
@@ -338,7 +327,7 @@ class Config(Section):
     mode: str
     seed: Annotated[int, Field(ge=0)]
     resume: str | None = field(metadata=INERT)
-    init_from: str | None
+    init_from: SavedPath | None
     data: DataConfig
     model: Node
     objective: Node
@@ -357,11 +346,6 @@ class Config(Section):
     embed: EmbedConfig | None = None
     demo: DemoConfig | None = None
     bench: BenchConfig | None = None
-
-    @field_validator("init_from")
-    @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        return absolute(path)
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -399,97 +383,6 @@ class Config(Section):
         """Plain values by key, without the keys of other modes."""
         optional = ("run", "input", "loose", "embed", "demo", "bench")
         return {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
-
-
-_CONFIG = TypeAdapter(Config)
-
-
-def absolute(path: str | None) -> str | None:
-    """A path that holds in any working folder, so that a saved config can be used from anywhere."""
-    return str(Path(path).expanduser().absolute()) if path else path
-
-
-def parse(config: DictConfig | Mapping[str, Any]) -> Config:
-    """Turn a composed config into the typed one.
-
-    Args:
-        config: all keys, interpolations resolved or not.
-
-    Returns:
-        The frozen config, with absolute paths.
-
-    Raises:
-        ConfigError: an unknown or missing key, a value of the wrong type or out of range, or values that exclude each
-            other.
-    """
-    if isinstance(config, DictConfig):
-        try:
-            config = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
-        except OmegaConfBaseException as error:
-            raise ConfigError(str(error).splitlines()[0]) from None
-    for path, value in _leaves(config):
-        if value == "???":
-            raise ConfigError(f"{path} must be set: {path}=VALUE")
-    try:
-        text = json.dumps(config)
-    except TypeError as error:
-        raise ConfigError(f"a config holds plain values only: {error}") from None
-    try:
-        return _CONFIG.validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(_message(error.errors()[0])) from None
-
-
-def typed_as(kind: Any, value: Any, path: str) -> Any:
-    """A value held to a type without conversion, but for integers as floats; raises `ConfigError`."""
-    try:
-        return TypeAdapter(kind, config=ConfigDict(strict=True)).validate_json(json.dumps(value))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(_message({**first, "loc": (*path.split("."), *first["loc"])})) from None
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _message(error: ErrorDetails) -> str:
-    """One line on the first thing that is wrong: key, value, and what would be right."""
-    # Of a union, the location also names the alternative that was tried last: a type, and no key.
-    parts = [part for part in error["loc"] if isinstance(part, int) or _is_key(part)]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-    value, kind = error["input"], error["type"]
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _known([str(part) for part in parts[:-1]])
-        return f"unknown key {path}{nearest(str(parts[-1]), known)}"
-    if kind in ("missing", "missing_argument"):
-        return f"missing key {path}"
-    if kind == "literal_error" and isinstance(value, str):
-        expected = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        return f"{path}={value!r} is not known{nearest(value, expected)}"
-    if isinstance(value, list) and kind in ("int_type", "float_type", "bool_type", "string_type"):
-        line = ",".join(map(str, value))
-        return f"{path}={value} should be a single value; to run one job for each, use -m {path}={line}"
-    if "ctx" in error and isinstance(error["ctx"].get("error"), Exception):
-        return str(error["ctx"]["error"])
-    return f"{path}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _is_key(part: str) -> bool:
-    return part.isidentifier() and part not in ("int", "float", "str", "bool", "list", "dict", "constrained")
-
-
-def _known(path: Sequence[str]) -> list[str]:
-    """Keys of the section at a path."""
-    kind: Any = Config
-    for key in path:
-        kind = get_type_hints(kind)[key]
-        kind = next((option for option in get_args(kind) if is_dataclass(option)), kind)
-    return [field.name for field in fields(kind)]
 
 
 def model_name(node: Node) -> str:

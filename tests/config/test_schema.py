@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 
 from fragrecon.config import saved
 from fragrecon.config.build import _resolve, build
+from fragrecon.config.parse import parse
 from fragrecon.config.saved import changed as apply
 from fragrecon.config.saved import config_hash
-from fragrecon.config.schema import Config, parse
+from fragrecon.config.schema import Config
 from fragrecon.data.corruption import Corruption
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
@@ -440,9 +441,6 @@ def test_a_refused_target_is_not_even_imported(tmp_path: Path, monkeypatch: pyte
 def test_a_node_without_a_target_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\._target_"):
         build({"latent_dim": 3}, "model")
-
-
-# Overlay -------------------------------------------------------------------------------------------------------------
 
 
 # Later command lines on a saved config ------------------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""Composed and saved configs become the typed one of `schema`; what is wrong is told in one line.
+
+Needs OmegaConf and pydantic, but neither Hydra nor torch, so that a saved config can be opened anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, cast, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from fragrecon.config.schema import Config
+from fragrecon.errors import ConfigError, nearest
+
+_CONFIG = TypeAdapter(Config)
+
+
+def parse(config: DictConfig | Mapping[str, Any]) -> Config:
+    """Turn a composed config into the typed one.
+
+    Args:
+        config: all keys, interpolations resolved or not.
+
+    Returns:
+        The frozen config, with absolute paths.
+
+    Raises:
+        ConfigError: an unknown or missing key, a value of the wrong type or out of range, or values that exclude each
+            other.
+    """
+    if isinstance(config, DictConfig):
+        try:
+            config = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
+        except OmegaConfBaseException as error:
+            raise ConfigError(str(error).splitlines()[0]) from None
+    for path, value in _leaves(config):
+        if value == "???":
+            raise ConfigError(f"{path} must be set: {path}=VALUE")
+    try:
+        text = json.dumps(config)
+    except TypeError as error:
+        raise ConfigError(f"a config holds plain values only: {error}") from None
+    try:
+        return _CONFIG.validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(_message(error.errors()[0])) from None
+
+
+def typed_as(kind: Any, value: Any, path: str) -> Any:
+    """A value held to a type without conversion, but for integers as floats; raises `ConfigError`."""
+    try:
+        return TypeAdapter(kind, config=ConfigDict(strict=True)).validate_json(json.dumps(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(_message({**first, "loc": (*path.split("."), *first["loc"])})) from None
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _message(error: ErrorDetails) -> str:
+    """One line on the first thing that is wrong: key, value, and what would be right."""
+    # Of a union, the location also names the alternative that was tried last: a type, and no key.
+    parts = [part for part in error["loc"] if isinstance(part, int) or _is_key(part)]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    value, kind = error["input"], error["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known([str(part) for part in parts[:-1]])
+        return f"unknown key {path}{nearest(str(parts[-1]), known)}"
+    if kind in ("missing", "missing_argument"):
+        return f"missing key {path}"
+    if kind == "literal_error" and isinstance(value, str):
+        expected = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return f"{path}={value!r} is not known{nearest(value, expected)}"
+    if isinstance(value, list) and kind in ("int_type", "float_type", "bool_type", "string_type"):
+        line = ",".join(map(str, value))
+        return f"{path}={value} should be a single value; to run one job for each, use -m {path}={line}"
+    if "ctx" in error and isinstance(error["ctx"].get("error"), Exception):
+        return str(error["ctx"]["error"])
+    return f"{path}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _is_key(part: str) -> bool:
+    return part.isidentifier() and part not in ("int", "float", "str", "bool", "list", "dict", "constrained")
+
+
+def _known(path: Sequence[str]) -> list[str]:
+    """Keys of the section at a path."""
+    kind: Any = Config
+    for key in path:
+        kind = get_type_hints(kind)[key]
+        kind = next((option for option in get_args(kind) if is_dataclass(option)), kind)
+    return [field.name for field in fields(kind)]
