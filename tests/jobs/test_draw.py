@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -305,14 +304,3 @@ def test_a_model_of_which_there_is_nothing_to_draw_is_refused(tmp_path: Path, ca
     job(tmp_path / "run", cache, "model=supervised", *UNCLUSTERED, *monitored)
     with pytest.raises(ConfigError, match=r"evaluation\.clustering=false"):
         job(tmp_path / "drawn", cache, "mode=draw", f"run={tmp_path / 'run'}")
-
-
-def test_an_older_run_is_drawn_too(tmp_path: Path, cache: Path, finished: Path) -> None:
-    """One that was saved before there were keys for it."""
-    old = tmp_path / "old"
-    shutil.copytree(finished, old)
-    config = yaml.safe_load((old / "config.yaml").read_text())
-    del config["input"], config["loose"]
-    (old / "config.yaml").write_text(yaml.safe_dump(config))
-    draw(tmp_path / "run", cache, old)
-    assert fingerprint(tmp_path / "run" / "figures") == fingerprint(finished / "figures")

@@ -12,16 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from fragrecon import load_run
-from fragrecon.config.saved import config_hash
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.jobs.embed import Table
-from fragrecon.run import compose
 from tests import layouts
 from tests.cli import Cli, fingerprint, job, names, shared_run, status
 from tests.jobs.test_reassemble import TINY
@@ -220,7 +217,7 @@ def test_no_run_is_refused(tmp_path: Path, cache: Path) -> None:
 def test_ones_own_images_have_no_splits(tmp_path: Path, cache: Path, finished: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.png is not there"):
         embed(tmp_path / "absent", cache, finished, "input=absent.png")
-    with pytest.raises(ConfigError, match=r"embed\.split='train' is not known.*Valid: test$"):
+    with pytest.raises(ConfigError, match=r"embed\.split=train"):
         embed(tmp_path / "split", cache, finished, "input=absent.png", "embed.split=train")
 
 
@@ -256,26 +253,3 @@ def test_a_table_is_whole_or_not_there(
         )
     assert status(tmp_path / "run")["status"] == "failed"
     assert not names(tmp_path / "run", "*embeddings*")
-
-
-@pytest.fixture
-def older(tmp_path: Path, finished: Path) -> Path:
-    """A run that was saved before there was anything to say about embedding."""
-    config = yaml.safe_load((finished / "config.yaml").read_text())
-    del config["embed"]
-    folder = tmp_path / "older"
-    folder.mkdir()
-    for path in finished.iterdir():
-        if path.name != "config.yaml":
-            (folder / path.name).symlink_to(path)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return folder
-
-
-def test_an_older_run_is_embedded_too(tmp_path: Path, cache: Path, older: Path, finished: Path) -> None:
-    assert load_run(older).config == load_run(finished).config
-    assert len(embed(tmp_path / "run", cache, older, "embed.images=2")["image"]) == 32
-
-
-def test_what_is_embedded_makes_no_other_run() -> None:
-    assert config_hash(compose(["embed.split=train", "embed.images=3"])) == config_hash(compose([]))
