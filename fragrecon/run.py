@@ -92,7 +92,8 @@ def _hydra_main(composed: DictConfig) -> float | None:
     settings = HydraConfig.get()
     folder, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
     multirun = settings.mode == RunMode.MULTIRUN
-    before = {path.name for path in folder.iterdir()} - {"run.log"}  # to which this job's log is added by now
+    # Hydra has opened the log of this job by now: an empty one is not from before.
+    before = {path.name for path in folder.iterdir() if path.name != "run.log" or path.stat().st_size}
     # Lightning starts further processes by Hydra's command line where it sees one; that of a sweep names many jobs.
     HydraConfig.instance().cfg = None
     try:

@@ -128,9 +128,14 @@ def test_a_refused_command_says_why_in_one_line_and_leaves_nothing(cli: Cli, key
 
 
 def test_a_refused_command_keeps_what_was_in_its_folder(cli: Cli) -> None:
-    """A run that another process is training, a failed run, and a file of the user's own."""
+    """A run that another process is training, a failed run, and files of the user's own."""
     record = {"status.json": '{"status": "failed"}', "config.yaml": "a: 1", "overrides.yaml": "[]", "run.log": "log"}
-    for name, kept in ("live", record), ("failed", record), ("mine", {"config.yaml": "b: 2"}):
+    for name, kept in (
+        ("live", record),
+        ("failed", record),
+        ("mine", {"config.yaml": "b: 2"}),
+        ("log", {"run.log": "log"}),
+    ):
         folder = cli.home / name
         folder.mkdir()
         for file, text in kept.items():
