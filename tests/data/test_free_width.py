@@ -312,8 +312,8 @@ def test_images_beside_each_other_are_of_the_commonest_width(opened: Opener) -> 
         (["data.images_per_puzzle=2"], r"data\.images_per_puzzle=1"),
         (["data.images_range=[2,4]"], r"data\.images_range=null"),
         (["evaluation=clustering"], "evaluation=reconstruction"),
-        (["data.image_height=0"], r"data\.image_height=0 should be at least 1"),
-        (["data.width_step=0"], r"data\.width_step=0 should be at least 1"),
+        (["data.image_height=0"], r"data\.image_height=0"),
+        (["data.width_step=0"], r"data\.width_step=0"),
     ],
 )
 def test_what_free_widths_exclude_is_refused_with_a_way_out(photos: Path, overrides: list[str], message: str) -> None:
