@@ -361,10 +361,9 @@ def troubles(board: Leaderboard) -> list[str]:
 
 
 def write(board: Leaderboard, folder: Path) -> None:
-    """Write ``leaderboard.csv``, ``.md`` and ``.html``."""
+    """Write ``leaderboard.csv`` and ``leaderboard.md``."""
     files.write_csv(folder / "leaderboard.csv", [_flat(rank, row) for rank, row in enumerate(board.rows, 1)])
     files.write_text(folder / "leaderboard.md", markdown(board))
-    files.write_text(folder / "leaderboard.html", page(board))
 
 
 def _flat(rank: int, row: Row) -> dict[str, Any]:
@@ -394,35 +393,3 @@ def markdown(board: Leaderboard) -> str:
 def _inline(text: str) -> str:
     """Text that stays on its line and in its cell of Markdown, and is no markup."""
     return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
-
-
-def page(board: Leaderboard) -> str:
-    """The table as a page of its own."""
-    header, table = cells(board)
-    name, notes = html.escape(board.name), "".join(f"<li>{html.escape(line)}</li>" for line in troubles(board))
-
-    def line(tag: str, values: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
-
-    rows = "\n".join(line("td", values) for values in table)
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}</title>
-<style>
-  body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; overflow-x: auto }}
-  table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-  th, td {{ padding: .3rem .8rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #ddd }}
-</style>
-<h1>{name}</h1>
-<table>
-<thead>{line("th", header)}</thead>
-<tbody>
-{rows}
-</tbody>
-</table>
-<p>{html.escape(caption(board))}</p>
-<ul>{notes}</ul>
-</html>
-"""

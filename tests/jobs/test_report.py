@@ -21,7 +21,7 @@ from tests.jobs.test_reconstruction import BASELINES, MASKED, TINY, WHOLE
 
 pytestmark = pytest.mark.timeout(180)
 LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4", "data.epochs=1")
-TABLES = ("leaderboard.csv", "leaderboard.md", "leaderboard.html")
+TABLES = ("leaderboard.csv", "leaderboard.md")
 
 
 @pytest.fixture(scope="module")

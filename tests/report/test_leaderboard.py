@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html.parser
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +25,6 @@ from fragrecon.report.leaderboard import (
     duration,
     leaderboard,
     markdown,
-    page,
     short,
     signed,
     spread,
@@ -226,7 +224,7 @@ def test_nothing_is_an_empty_table(tmp_path: Path) -> None:
     board = leaderboard("nothing", [])
     assert (board.rows, board.parameters, board.baselines) == ([], [], {})
     write(board, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"leaderboard.csv", "leaderboard.md", "leaderboard.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"leaderboard.csv", "leaderboard.md"}
     assert "# nothing" in (tmp_path / "leaderboard.md").read_text()
 
 
@@ -263,7 +261,7 @@ def test_a_sweep_of_which_all_failed_has_its_reasons(sweep: Sweep, tmp_path: Pat
     board = leaderboard("name", [sweep.failed("one", size="1"), sweep.failed("two", size="2")])
     assert (sizes(board), board.monitor, board.baselines) == (["1", "2"], "", {})
     write(board, tmp_path)
-    for name in ("leaderboard.csv", "leaderboard.md", "leaderboard.html"):
+    for name in ("leaderboard.csv", "leaderboard.md"):
         assert all(word in (tmp_path / name).read_text() for word in ("one", "two"))
 
 
@@ -572,34 +570,10 @@ def test_what_has_one_value_for_all_images_is_a_score_without_interval_or_differ
 NASTY = "<script>alert('x')</script>|a\nb & `c` *d*"
 
 
-class Texts(html.parser.HTMLParser):
-    """Elements and texts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.texts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.tags.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
 @pytest.fixture
 def nasty(sweep: Sweep) -> Leaderboard:
     jobs = [sweep.job(size="1"), sweep.job(size=NASTY), sweep.failed(NASTY.replace("\n", " "), size="3")]
     return leaderboard(NASTY, jobs)
-
-
-def test_values_names_and_errors_do_nothing_to_the_page(nasty: Leaderboard) -> None:
-    found = Texts(page(nasty))
-    assert "script" not in found.tags
-    assert found.tags.count("tr") == 1 + 3 + 1  # the last of the baseline
-    assert found.texts.count(NASTY) >= 2  # the value, and the name in the heading
-    assert any(NASTY.replace("\n", " ") in text for text in found.texts)
 
 
 def test_values_names_and_errors_do_nothing_to_the_markdown(nasty: Leaderboard) -> None:
