@@ -64,8 +64,8 @@ baselines: $(VENV)/.installed  ## train the four models and the case study; DATA
 	$(BIN)/python -m fragrecon.run -m experiment=baselines model=conv,linear,pca,supervised data.root="$(DATA)" sweep.name=baselines
 	$(BIN)/python -m fragrecon.run experiment=case_study data.root="$(DATA)"
 
-tables: $(VENV)/.installed  ## write the tables of experiments/ and README.md from experiments/results/
-	$(BIN)/python experiments/tables.py
+tables: $(VENV)/.installed  ## write the tables of experiments/ and README.md from experiments/results/; ARGS=--check only compares
+	$(BIN)/python experiments/tables.py $(ARGS)
 
 clean:  ## remove caches and built files, but no results and not .venv
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

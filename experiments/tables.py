@@ -1,5 +1,7 @@
 """Writes the tables of the pages from the metrics.json and metrics.csv files in ``experiments/results/``.
 
+With ``--check`` it writes nothing, prints each page whose tables differ from the results, and exits with 1 if any does.
+
 A page holds a table between two comments; the first says what to show, and names the results in the order of the rows:
 
     <!-- scores: baselines/pca baselines/conv -->
@@ -20,9 +22,12 @@ beside what the requirement estimates.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -469,13 +474,25 @@ def filled(page: str) -> str:
     return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
 
 
-def main() -> None:
-    for path in PAGES:
-        text = path.read_text()
-        if (new := filled(text)) != text:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the tables of all pages, or check them.
+
+    Args:
+        arguments: ``["--check"]`` to write nothing; those of the command line by default.
+
+    Returns:
+        The exit status: 1 if ``--check`` found a page whose tables differ from the results, otherwise 0.
+    """
+    parser = argparse.ArgumentParser(description="Write the tables of experiments/ and README.md from the results.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table differs")
+    check = parser.parse_args(arguments).check
+    differing = {path: new for path in PAGES if (new := filled(text := path.read_text())) != text}
+    for path, new in differing.items():
+        if not check:
             path.write_text(new)
-            print(f"wrote {path}")
+        print(f"{path}: its tables differ from experiments/results/; run `make tables`" if check else f"wrote {path}")
+    return int(check and bool(differing))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

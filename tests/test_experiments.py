@@ -28,10 +28,27 @@ TIMED = [path for path in RESULTS if path.parent.name == "bench"]
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
 
-@pytest.mark.parametrize("page", tables.PAGES, ids=lambda path: path.name)
-def test_a_page_holds_the_tables_that_its_results_give(page: Path) -> None:
-    text = page.read_text()
-    assert tables.filled(text) == text, "run: make tables"
+def test_the_tables_of_all_pages_match_the_results() -> None:
+    assert tables.main(["--check"]) == 0, "run: make tables"
+
+
+def test_a_check_of_the_tables_fails_on_an_edited_page_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, edited = tmp_path / "whole.md", tmp_path / "edited.md"
+    right = tables.filled("<!-- bench: clustering -->\n<!-- end of table -->\n")
+    wrong = right.replace("ratio", "RATIO")
+    whole.write_text(right)
+    edited.write_text(wrong)
+    monkeypatch.setattr(tables, "PAGES", [whole, edited])
+    assert tables.main(["--check"]) == 1
+    printed = capsys.readouterr().out
+    assert str(edited) in printed
+    assert str(whole) not in printed
+    assert edited.read_text() == wrong
+    assert tables.main([]) == 0
+    assert edited.read_text() == whole.read_text() == right
+    assert tables.main(["--check"]) == 0
 
 
 def test_the_readme_shows_every_model_of_the_baselines() -> None:
@@ -39,61 +56,62 @@ def test_the_readme_shows_every_model_of_the_baselines() -> None:
     assert {"baselines/conv", "baselines/linear", "baselines/pca", "baselines/supervised"} <= set(names.split())
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *LARGER, *TIMED]],
-    ids=lambda path: f"{path.parent.name}-{path.stem}",
-)
-def test_a_result_was_scored_by_the_whole_protocol(path: Path) -> None:
-    result = json.loads(path.read_text())
-    assert result["protocol"]["puzzles"] == 1000
-    assert result["protocol"]["images_per_puzzle"] == 10
+def test_results_were_scored_by_the_whole_protocol() -> None:
     filling = ["mean_colour", "bilinear", "linear_prediction"]
     special = {"Mosaic": ["seam_gradients"], "MaskedAutoencoder": filling, "EnergyTransformer": filling}
-    assert list(result["scores"]) == [*BASELINES, "model", *special.get(result["model"]["name"], [])]
-    assert result["protocol"]["backend"] == ("sklearn" if path.parent.name == "sklearn" else "batched")
-    random, pixels = result["scores"]["random"], result["scores"]["raw_pixels"]
-    assert abs(random["kmeans_ari"]["mean"]) < 0.002
-    assert 0.145 < pixels["kmeans_ari"]["mean"] < 0.160
+    found = [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *LARGER, *TIMED]]
+    assert found
+    for path in found:
+        result = json.loads(path.read_text())
+        assert result["protocol"]["puzzles"] == 1000, path
+        assert result["protocol"]["images_per_puzzle"] == 10, path
+        assert list(result["scores"]) == [*BASELINES, "model", *special.get(result["model"]["name"], [])], path
+        assert result["protocol"]["backend"] == ("sklearn" if path.parent.name == "sklearn" else "batched"), path
+        random, pixels = result["scores"]["random"], result["scores"]["raw_pixels"]
+        assert abs(random["kmeans_ari"]["mean"]) < 0.002, path
+        assert 0.145 < pixels["kmeans_ari"]["mean"] < 0.160, path
 
 
-@pytest.mark.parametrize("path", MASKED, ids=lambda path: path.stem)
-def test_masked_images_are_filled_in_better_than_by_mean_colour_and_interpolation(path: Path) -> None:
-    result = json.loads(path.read_text())
-    assert list(result["scores"]) == ["mean_colour", "bilinear", "linear_prediction", "model"]
-    assert result["protocol"]["mask_ratio"] == 0.85
-    assert result["protocol"]["fragments_per_image"] == result["protocol"]["images_per_puzzle"] == 1
-    for baseline in ("mean_colour", "bilinear"):
-        for metric in ("masked_psnr", "masked_ssim"):
-            found = result["model_minus"][baseline][metric]
-            assert found["ci95"][0] > 0, (baseline, metric)
-            assert found["n"] == result["protocol"]["puzzles"] == (10_000 if "cifar" in path.stem else 1000)
+def test_inpainting_is_better_than_by_mean_colour_and_interpolation() -> None:
+    assert MASKED
+    for path in MASKED:
+        result = json.loads(path.read_text())
+        assert list(result["scores"]) == ["mean_colour", "bilinear", "linear_prediction", "model"], path
+        assert result["protocol"]["mask_ratio"] == 0.85, path
+        assert result["protocol"]["fragments_per_image"] == result["protocol"]["images_per_puzzle"] == 1, path
+        for baseline in ("mean_colour", "bilinear"):
+            for metric in ("masked_psnr", "masked_ssim"):
+                found = result["model_minus"][baseline][metric]
+                assert found["ci95"][0] > 0, (path, baseline, metric)
+                assert found["n"] == result["protocol"]["puzzles"] == (10_000 if "cifar" in path.stem else 1000), path
 
 
-@pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
-def test_classifiers_were_scored_on_all_test_images_beside_raw_pixels_and_components(path: Path) -> None:
-    result = json.loads(path.read_text())
-    assert {"model", "raw_pixels", "exact_pca"} <= set(result["scores"])
-    protocol = result["protocol"]
-    assert protocol["probe_test_images"] == protocol["puzzles"] == 10_000
-    assert protocol["probe_training_images"] + protocol["probe_validation_images"] == 50_000
-    assert set(tables.PROBES) <= set(result["scores"]["model"])
-    beside = json.loads((path.parent / "conv_256.json").read_text())
-    assert result["scores"]["raw_pixels"] == beside["scores"]["raw_pixels"]
+def test_probes_were_scored_on_all_test_images_beside_raw_pixels_and_components() -> None:
+    assert EMBEDDED
+    for path in EMBEDDED:
+        result = json.loads(path.read_text())
+        assert {"model", "raw_pixels", "exact_pca"} <= set(result["scores"]), path
+        protocol = result["protocol"]
+        assert protocol["probe_test_images"] == protocol["puzzles"] == 10_000, path
+        assert protocol["probe_training_images"] + protocol["probe_validation_images"] == 50_000, path
+        assert set(tables.PROBES) <= set(result["scores"]["model"]), path
+        beside = json.loads((path.parent / "conv_256.json").read_text())
+        assert result["scores"]["raw_pixels"] == beside["scores"]["raw_pixels"], path
 
 
-@pytest.mark.parametrize("path", LARGER, ids=lambda path: path.stem)
-def test_larger_images_are_decoded_better_than_when_shrunk_to_as_many_numbers(path: Path) -> None:
-    result = json.loads(path.read_text())
-    network, _, size = path.stem.rpartition("_")
-    assert result["data"]["image_shape"] == [1, *cnn_v3.SIZES[size]]
-    assert result["protocol"]["puzzles"] == int(cnn_v3.CROPS[size][-1])
-    minus = result["model_minus"]["shrunk"]
-    if network == "large":  # whose latents are more than its cells hold
-        assert minus["reconstruction_psnr"]["ci95"][1] < 0
-    else:
-        assert minus["reconstruction_psnr"]["mean"] > 0
-        assert minus["reconstruction_mse"]["ci95"][1] < 0
+def test_larger_images_are_decoded_better_than_downsampled_ones_of_as_many_dimensions() -> None:
+    assert LARGER
+    for path in LARGER:
+        result = json.loads(path.read_text())
+        network, _, size = path.stem.rpartition("_")
+        assert result["data"]["image_shape"] == [1, *cnn_v3.SIZES[size]], path
+        assert result["protocol"]["puzzles"] == int(cnn_v3.CROPS[size][-1]), path
+        minus = result["model_minus"]["shrunk"]
+        if network == "large":  # its latents have more dimensions than its cells hold
+            assert minus["reconstruction_psnr"]["ci95"][1] < 0, path
+        else:
+            assert minus["reconstruction_psnr"]["mean"] > 0, path
+            assert minus["reconstruction_mse"]["ci95"][1] < 0, path
 
 
 def test_every_training_and_timing_of_larger_images_is_recorded() -> None:
@@ -145,22 +163,22 @@ def test_the_script_of_larger_images_trains_times_and_does_nothing_twice(
         assert figure.height > 0.7 * figure.width
 
 
-@pytest.mark.parametrize("name", ["pca", "linear", "conv", "case_study", "supervised"])
-def test_both_back_ends_give_the_same_figures_within_their_intervals(name: str) -> None:
-    engine, libraries = (
-        json.loads((ROOT / "experiments" / "results" / folder / f"{name}.json").read_text())
-        for folder in ("baselines", "sklearn")
-    )
-    for key in ("test", "checkpoint"):
-        assert engine["data"].get(key) == libraries["data"].get(key)
-        assert engine["model"].get(key) == libraries["model"].get(key)
-    compared = 0
-    for method, scores in engine["scores"].items():
-        for metric, found in scores.items():
-            low, high = found["ci95"]
-            assert low <= libraries["scores"][method][metric]["mean"] <= high, (method, metric)
-            compared += 1
-    assert compared >= 6 * 17
+def test_both_back_ends_give_the_same_figures_within_their_intervals() -> None:
+    for name in ("pca", "linear", "conv", "case_study", "supervised"):
+        engine, libraries = (
+            json.loads((ROOT / "experiments" / "results" / folder / f"{name}.json").read_text())
+            for folder in ("baselines", "sklearn")
+        )
+        for key in ("test", "checkpoint"):
+            assert engine["data"].get(key) == libraries["data"].get(key), name
+            assert engine["model"].get(key) == libraries["model"].get(key), name
+        compared = 0
+        for method, scores in engine["scores"].items():
+            for metric, found in scores.items():
+                low, high = found["ci95"]
+                assert low <= libraries["scores"][method][metric]["mean"] <= high, (name, method, metric)
+                compared += 1
+        assert compared >= 6 * 17, name
 
 
 def test_the_figures_of_the_puzzle_models_stand_where_the_pages_say() -> None:
@@ -236,19 +254,27 @@ def test_of_a_named_experiment_steps_alone_are_timed(tmp_path: Path) -> None:
     assert "sprint" not in result
 
 
-def test_the_table_is_a_row_for_each_method_with_its_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def summary(mean: float) -> dict[str, object]:
-        return {"mean": mean, "std": 0.1, "ci95": [mean - 0.01, mean + 0.01], "n": 1000}
+def summary(mean: float) -> dict[str, object]:
+    return {"mean": mean, "std": 0.1, "ci95": [mean - 0.01, mean + 0.01], "n": 1000}
 
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that the tables are made from."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    return folder
+
+
+def test_the_table_is_a_row_for_each_method_with_its_interval(results: Path) -> None:
     row = dict.fromkeys(tables.COLUMNS, summary(0.25))
     result = {
         "scores": {"random": row, "whitened_pca": row, "model": dict.fromkeys(tables.COLUMNS, summary(0.5))},
         "model_minus": {"raw_pixels": {"kmeans_ari": summary(0.25)}},
         "model": {"parameters": 1234},
     }
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "mine.json").write_text(json.dumps(result))
-    monkeypatch.setattr(tables, "HERE", tmp_path)
+    (results / "mine.json").write_text(json.dumps(result))
     lines = tables.filled("<!-- scores: mine -->\nold\n<!-- end of table -->\n").splitlines()
     assert [line.split("|")[1].strip() for line in lines[1:-1]] == ["", "---", "random", "whitened PCA", "`mine`"]
     assert "0.5000 ± 0.0100" in lines[-2]
@@ -264,26 +290,18 @@ def test_what_leaves_the_protocol_has_a_table_of_its_own() -> None:
     assert f"{found['unknown_k_error']['mean']:.4f}" in rows[-1]
 
 
-def test_results_of_different_puzzles_are_not_put_into_one_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "results").mkdir()
+def test_results_of_different_puzzles_are_not_put_into_one_table(results: Path) -> None:
     for name, mean in (("one", 0.15), ("two", 0.16)):
         scores = {metric: {"mean": mean, "ci95": [mean, mean]} for metric in tables.COLUMNS}
         result = {"scores": {"random": scores, "raw_pixels": scores, "model": scores}}
-        (tmp_path / "results" / f"{name}.json").write_text(json.dumps(result))
-    monkeypatch.setattr(tables, "HERE", tmp_path)
+        (results / f"{name}.json").write_text(json.dumps(result))
     with pytest.raises(ValueError, match="same puzzles"):
         tables.scores(["one", "two"])
 
 
-def test_the_course_of_a_training_is_told_by_its_best_and_its_last_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "results").mkdir()
+def test_the_course_of_a_training_is_told_by_its_best_and_its_last_epoch(results: Path) -> None:
     rows = ["epoch,step,val/loss,val_mean_clustering_score", "0,5,0.3,0.1", "1,10,0.2,0.4", "2,15,0.1,0.25"]
-    (tmp_path / "results" / "mine.csv").write_text("\n".join(rows))
-    monkeypatch.setattr(tables, "HERE", tmp_path)
+    (results / "mine.csv").write_text("\n".join(rows))
     last = tables.filled("<!-- epochs: mine -->\n<!-- end of table -->\n").splitlines()[-2]
     assert last == "| `mine` | 1 | 10 | 0.2000 | 0.4000 | 2 | 0.1000 | 0.2500 |"
 
@@ -324,12 +342,7 @@ def test_the_count_script_finds_the_number_of_far_blobs(tmp_path: Path) -> None:
         assert found == images
 
 
-def test_masked_results_stand_beside_their_baselines_and_the_linear_prediction(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def summary(mean: float) -> dict[str, object]:
-        return {"mean": mean, "std": 0.1, "ci95": [mean - 0.01, mean + 0.01], "n": 1000}
-
+def test_masked_results_stand_beside_their_baselines_and_the_linear_prediction(results: Path) -> None:
     columns = tables.MASKED | tables.COMPOSITE
     result = {
         "scores": {
@@ -339,9 +352,7 @@ def test_masked_results_stand_beside_their_baselines_and_the_linear_prediction(
         "model_minus": {"linear_prediction": dict.fromkeys(columns, summary(1.25))},
         "model": {"parameters": 1234},
     }
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "mine.json").write_text(json.dumps(result))
-    monkeypatch.setattr(tables, "HERE", tmp_path)
+    (results / "mine.json").write_text(json.dumps(result))
     lines = tables.filled("<!-- masked: mine -->\n<!-- end of table -->\n").splitlines()
     linear, mine = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-3:-1])
     assert linear == [
@@ -359,27 +370,17 @@ def test_masked_results_stand_beside_their_baselines_and_the_linear_prediction(
     assert mine[-2:] == ["+1.25 ± 0.01", "+1.2500 ± 0.0100"]
 
 
-def test_the_seeds_of_a_training_are_told_by_mean_and_deviation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "results").mkdir()
+def test_the_seeds_of_a_training_are_told_by_mean_and_deviation(results: Path) -> None:
     for seed, accuracy in enumerate((0.5, 0.52, 0.54)):
         scores = {metric: {"mean": accuracy} for metric in tables.PROBES}
-        (tmp_path / "results" / f"mine-{seed}.json").write_text(json.dumps({"scores": {"model": scores}}))
-    monkeypatch.setattr(tables, "HERE", tmp_path)
+        (results / f"mine-{seed}.json").write_text(json.dumps({"scores": {"model": scores}}))
     last = tables.filled("<!-- seeds: mine -->\n<!-- end of table -->\n").splitlines()[-2]
     assert last == (
         "| `mine` | 3 | 0.52 ± 0.02 | 0.5200 ± 0.0200 | 0.5200 ± 0.0200 | 0.5200 ± 0.0200 | 0.5000, 0.5200, 0.5400 |"
     )
 
 
-def test_classifiers_stand_beside_components_of_as_many_latents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def summary(mean: float) -> dict[str, object]:
-        return {"mean": mean, "ci95": [mean - 0.01, mean + 0.01]}
-
-    (tmp_path / "results").mkdir()
+def test_classifiers_stand_beside_components_of_as_many_latents(results: Path) -> None:
     for count in (32, 64):
         scores = {
             "model": dict.fromkeys(tables.PROBES, summary(0.6)),
@@ -387,18 +388,17 @@ def test_classifiers_stand_beside_components_of_as_many_latents(
             "exact_pca": dict.fromkeys(tables.PROBES, summary(count / 100)),
         }
         result = {"scores": scores, "model": {"parameters": 1234, "latent_dim": count}}
-        (tmp_path / "results" / f"m_{count}.json").write_text(json.dumps(result))
-        (tmp_path / "results" / f"m_{count}.csv").write_text("epoch,validation_accuracy\n0,0.4\n1,0.7\n2,0.65\n")
-    monkeypatch.setattr(tables, "HERE", tmp_path)
+        (results / f"m_{count}.json").write_text(json.dumps(result))
+        (results / f"m_{count}.csv").write_text("epoch,validation_accuracy\n0,0.4\n1,0.7\n2,0.65\n")
     page = "<!-- probes: m_32 m_64 -->\n<!-- end of table -->\n"
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in tables.filled(page).splitlines()[3:-1]]
     assert [row[0] for row in rows] == ["raw pixels", "exact PCA, 32", "exact PCA, 64", "`m_32`", "`m_64`"]
     assert rows[1][3] == "0.3200 ± 0.0100"
     assert rows[-1][1:3] == ["1,234", "0.60 ± 0.01"]
     assert rows[-1][-2:] == ["0.7000", "0.6500"]
-    differing = json.loads((tmp_path / "results" / "m_64.json").read_text())
+    differing = json.loads((results / "m_64.json").read_text())
     differing["scores"]["raw_pixels"] = dict.fromkeys(tables.PROBES, summary(0.51))
-    (tmp_path / "results" / "m_64.json").write_text(json.dumps(differing))
+    (results / "m_64.json").write_text(json.dumps(differing))
     with pytest.raises(ValueError, match="same images"):
         tables.filled(page)
 
@@ -413,12 +413,7 @@ def test_how_fast_models_train_is_told_in_images(tmp_path: Path, monkeypatch: py
     assert last == "| `mine` | bfloat16 | 2 | 0.500 | 128 | 10% of 640 GFLOP/s |"  # 64 images a step
 
 
-def test_larger_images_stand_beside_shrinking_and_say_how_long_they_were_learned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def summary(mean: float) -> dict[str, object]:
-        return {"mean": mean, "ci95": [mean - 0.01, mean + 0.01]}
-
+def test_larger_images_stand_beside_shrinking_and_say_how_long_they_were_learned(results: Path) -> None:
     metrics = ("reconstruction_psnr", "reconstruction_ssim")
     result = {
         "scores": {"shrunk": dict.fromkeys(metrics, summary(19)), "model": dict.fromkeys(metrics, summary(20))},
@@ -426,20 +421,15 @@ def test_larger_images_stand_beside_shrinking_and_say_how_long_they_were_learned
         "model": {"parameters": 1234, "latent_dim": 2048},
         "seconds": {"training": 90.0},
     }
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "mine.json").write_text(json.dumps(result))
-    (tmp_path / "results" / "mine.csv").write_text("epoch,val/loss\n0,0.4\n1,0.7\n2,0.65\n")
-    monkeypatch.setattr(tables, "HERE", tmp_path)
+    (results / "mine.json").write_text(json.dumps(result))
+    (results / "mine.csv").write_text("epoch,val/loss\n0,0.4\n1,0.7\n2,0.65\n")
     last = tables.filled("<!-- crops: mine -->\n<!-- end of table -->\n").splitlines()[-2]
     psnr, ssim = "19.00 ± 0.01 | 20.00 ± 0.01 | +1.00 ± 0.01", "19.0000 ± 0.0100 | 20.0000 ± 0.0100 | +1.0000 ± 0.0100"
     assert last == f"| `mine` | 1,234 | 2,048 | 3 | 1.5 | {psnr} | {ssim} |"
 
 
 @pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cuda"]])
-def test_timings_of_a_gpu_fill_the_columns_left_for_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[str]
-) -> None:
-    (tmp_path / "results").mkdir()
+def test_timings_of_a_gpu_fill_the_columns_left_for_them(results: Path, devices: list[str]) -> None:
     rows = [
         {
             "batch_size": size,
@@ -453,10 +443,9 @@ def test_timings_of_a_gpu_fill_the_columns_left_for_them(
     for device in devices:
         for preset in cnn_v3.PRESETS:
             for size in cnn_v3.SIZES:
-                path = tmp_path / "results" / f"{preset}_{size}_float32.{device}.json"
+                path = results / f"{preset}_{size}_float32.{device}.json"
                 path.write_text(json.dumps(found | {"rows": rows[:1]}))
-        (tmp_path / "results" / f"mine.{device}.json").write_text(json.dumps(found))
-    monkeypatch.setattr(tables, "HERE", tmp_path)
+        (results / f"mine.{device}.json").write_text(json.dumps(found))
     first, second = tables.filled("<!-- timings: mine -->\n<!-- end of table -->\n").splitlines()[-3:-1]
     gpu = " 2.00 | 1,234 | 3,072 |" if "cuda" in devices else "  |  |  |"
     assert first == f"| `mine` | 1,234 | 1.50 | 1 | 2.00 | 1,234 | 3,072 |{gpu}"
@@ -466,7 +455,7 @@ def test_timings_of_a_gpu_fill_the_columns_left_for_them(
     assert len(estimated) == 8
     for size in cnn_v3.SIZES:
         for device in devices:
-            (tmp_path / "results" / f"small_{size}.{device}.json").write_text(json.dumps(found))
+            (results / f"small_{size}.{device}.json").write_text(json.dumps(found))
     speeds = tables.filled("<!-- speeds: . -->\n<!-- end of table -->\n").splitlines()[3:-1]
     ours = ("2.00", "500", "125") if "cuda" in devices else ("", "", "")
     assert speeds[0] == (
