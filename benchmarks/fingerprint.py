@@ -104,9 +104,6 @@ RECIPES = {
 }
 """Overrides of each run. ``@NAME`` is the folder of a recipe before it, ``@photos`` one of images of several widths."""
 
-RENAMED = {"data.corruption": "data.wear"}
-"""Keys and what older code calls them; recipes use the new names."""
-
 TIMES = ("seconds",)
 """Columns of tables that differ from run to run."""
 RUNNING = "means."
@@ -118,38 +115,19 @@ DATASET_WIDE = "dataset_wide"
 OURS = ("HYDRA_", "WANDB_", "FRAGRECON_", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_", "COLUMNS")
 
 
-def code() -> tuple[Path, Path]:
-    """The folder that has the package Python finds, and that of its config."""
+def code() -> Path:
+    """Return the folder of the package that Python finds."""
     found = importlib.util.find_spec("fragrecon")
     if found is None or found.origin is None:
         sys.exit("error: there is no fragrecon on PYTHONPATH")
-    package = Path(found.origin).resolve().parent
-    inside = package / "conf"
-    return package.parent, inside if inside.is_dir() else package.parent / "conf"
+    return Path(found.origin).resolve().parents[1]
 
 
-def old_names(conf: Path) -> dict[str, str]:
-    """Those of `RENAMED` whose new name this config does not have yet."""
-
-    def known(key: str) -> bool:
-        group, _, name = key.partition(".")
-        texts = (path.read_text() for path in (conf / group).glob("*.yaml"))
-        return any(re.search(rf"^{name}:", text, re.MULTILINE) for text in texts)
-
-    return {new: old for new, old in RENAMED.items() if not known(new)}
-
-
-def command(recipe: str, folders: Mapping[str, Path], renamed: Mapping[str, str]) -> list[str]:
-    """The overrides of a recipe, with the names that the code has; ``folders`` are what ``@NAME`` stands for."""
-    given = []
-    for override in RECIPES[recipe].split():
-        key, _, value = override.partition("=")
-        for new, old in renamed.items():
-            if key == new or key.startswith(f"{new}."):
-                key = old + key.removeprefix(new)
-        given.append(f"{key}={folders[value[1:]] if value.startswith('@') else value}")
-    # What is said last counts, and is said once.
-    return list({override.partition("=")[0]: override for override in given}.values())
+def command(recipe: str, folders: Mapping[str, Path]) -> list[str]:
+    """Return the overrides of a recipe, of a repeated key the last; ``folders`` are what ``@NAME`` stands for."""
+    given = (override.partition("=")[::2] for override in RECIPES[recipe].split())
+    values = {key: folders[value[1:]] if value.startswith("@") else value for key, value in given}
+    return [f"{key}={value}" for key, value in values.items()]
 
 
 def needed(recipe: str) -> list[str]:
@@ -231,7 +209,7 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256(b"".join(found)).hexdigest()[:16]
 
 
-def run(recipe: str, home: Path, root: Path, renamed: Mapping[str, str]) -> str | None:
+def run(recipe: str, home: Path, root: Path) -> str | None:
     """Run a recipe and hash it; None, and the reason on stderr, if it failed."""
     folders = {name: home / name for name in ("photos", *RECIPES)}
     kept = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
@@ -242,7 +220,7 @@ def run(recipe: str, home: Path, root: Path, renamed: Mapping[str, str]) -> str 
         "MPLCONFIGDIR": str(home / "cache" / "matplotlib"),
     }
     line = [sys.executable, "-m", "fragrecon.run", f"hydra.run.dir={folders[recipe]}"]
-    line += command(recipe, folders, renamed)
+    line += command(recipe, folders)
     process = subprocess.run(
         line, cwd=home, env=kept | own, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
@@ -268,8 +246,7 @@ def main() -> int:
         parser.error(f"no recipe is called {', '.join(unknown)}")
     before = read_lines(options.against) if options.against else None
 
-    root, conf = code()
-    renamed = old_names(conf)
+    root = code()
     print(f"code: {root}", file=sys.stderr)
     wanted = {name for recipe in chosen for name in (recipe, *needed(recipe))}
     wrong, started = [], time.monotonic()
@@ -277,7 +254,7 @@ def main() -> int:
         home = Path(name)
         draw_photos(home / "photos")
         for recipe in (recipe for recipe in RECIPES if recipe in wanted):
-            found = run(recipe, home, root, renamed)
+            found = run(recipe, home, root)
             if recipe not in chosen:
                 continue
             print(f"{recipe:<34} {found or 'failed'}", flush=True)

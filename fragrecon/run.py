@@ -48,9 +48,12 @@ _TRACEBACK = "FRAGRECON_TRACEBACK"
 
 
 def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
-    """The folder of this job: the one to go on with, which must be a run's, or a new one.
+    """Return the folder of this job: that of the run to resume, or a new one.
 
-    The command line's ``model`` names it where a model is trained; elsewhere the model is that of the run that is read.
+    A new folder is named after the mode and, for a training, the model.
+
+    Raises:
+        RunError: ``resume`` is not the folder of a run.
     """
     if not resume:
         return f"{fresh}-{mode}-{model}" if mode == "train" else f"{fresh}-{mode}"
@@ -60,14 +63,14 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
 
 
 def job_folder(overrides: Sequence[str]) -> str:
-    """The folder's name of a job of a sweep; see `fragrecon.runs.sweeps.job_folder`."""
+    """Return the name of a sweep job's folder; `fragrecon.runs.sweeps` is imported only when a sweep needs it."""
     from fragrecon.runs import sweeps
 
     return sweeps.job_folder(overrides)
 
 
 def help_text() -> str:
-    """A line on each config group and each of its options, as their files say it."""
+    """Return a line for each config group and each of its options, from the comments of their files."""
     root, lines = (CONF / "config.yaml").read_text(), []
     for group in [*GROUPS, "hydra/launcher"]:
         said = re.search(rf"^  - (?:override )?{group}: \S+ +# (.+)$", root, re.MULTILINE)
@@ -114,11 +117,12 @@ def _hydra_main(composed: DictConfig) -> float | None:
         from fragrecon.runs.read import load_run
 
         return best_validation(load_run(folder))  # what a search goes by
-    if outcome is not None and (folder / "metrics.json").is_file():
+    from fragrecon.runs.write import METRICS, PAGE
+
+    if outcome is not None and (folder / METRICS).is_file():
         from fragrecon.report.page import write_run_page
         from fragrecon.report.terminal import plain_console
         from fragrecon.runs.read import load_run
-        from fragrecon.runs.write import PAGE
 
         write_run_page(folder / PAGE, load_run(folder))
         plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)
@@ -151,10 +155,10 @@ def is_first_process() -> bool:
 
 
 class SweepCallback(Callback):
-    """What is to be done before a sweep's first job and before each one."""
+    """Hydra callback of sweeps: records the command, and prints the progress before each job."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Note what this command is about to do, and where."""
+        """Record what this command is about to run, and where."""
         global _sweep
         from fragrecon.runs import sweeps
 
@@ -163,7 +167,7 @@ class SweepCallback(Callback):
         sweeps.begin(_sweep, config.sweep.name, count_jobs(config.hydra.sweeper, overrides), overrides)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Tell how far the sweep has come."""
+        """Print how many jobs of the sweep are finished."""
         if config.hydra.mode == RunMode.MULTIRUN:
             from fragrecon.report.terminal import print_sweep_progress
             from fragrecon.runs import sweeps
@@ -175,11 +179,11 @@ class SweepCallback(Callback):
 
 
 _sweep: Path | None = None
-"""The folder of the sweep that this process was told to do."""
+"""Folder of the sweep that this process runs."""
 
 
 def count_jobs(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
-    """How many jobs a sweeper will make of the command line's overrides; None where it has not said."""
+    """Return the number of jobs that a sweeper makes of the command line's overrides; None if only it knows."""
     if "n_trials" in sweeper:
         return int(sweeper.n_trials)
     grid = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
@@ -206,8 +210,7 @@ def run_job(
     """
     if multirun and composed.get("resume"):
         raise ConfigError(
-            f"resume={composed.resume} goes on with one run, in that run's own folder: give it without -m. A sweep is "
-            "gone on with by its own command"
+            f"resume={composed.resume} resumes one run, so leave out -m; a sweep is resumed by repeating its command"
         )
     first = is_first_process()
     if not first:
@@ -240,7 +243,7 @@ def run_job(
             return jobs.run(config, record, overrides)
         except KeyboardInterrupt:
             again = "the same command" if multirun else f"python -m fragrecon.run {typed('resume', folder)}"
-            log.warning("stopped from the keyboard; go on with: %s", again)
+            log.warning("stopped from the keyboard; resume with: %s", again)
             sys.exit(130)
         finally:
             if sweep := sweeps.sweep_of(folder):
@@ -250,7 +253,7 @@ def run_job(
 
 
 def job_config(composed: Config, overrides: Sequence[str]) -> Config:
-    """The config to work by: this command line's, or that of the run which it resumes or reads, changed by it."""
+    """Return the config of the job: the command line's, or that of the run it resumes or reads, with its overrides."""
     source = composed.resume or composed.run
     if not source:
         return composed
@@ -261,7 +264,7 @@ def job_config(composed: Config, overrides: Sequence[str]) -> Config:
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """The config that a command line with these overrides would give."""
+    """Return the config that a command line with these overrides gives; raises `ConfigError`."""
     from fragrecon.config.parse import parse
 
     GlobalHydra.instance().clear()
@@ -270,7 +273,7 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def explain(error: Exception) -> str:
-    """One message for an error of the command line, with the nearest valid name where a name is unknown."""
+    """Return one message for an error of the command line, with the nearest valid name for an unknown one."""
     cause = error
     while isinstance(cause, HydraException) and isinstance(cause.__cause__, Exception):
         cause = cause.__cause__
@@ -304,7 +307,7 @@ def explain(error: Exception) -> str:
 
 
 def main() -> None:
-    """Run from the command line; what a user can mend is answered by its message alone."""
+    """Run the command line; errors that a user can mend are printed as one message."""
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them its own way
     for flag in {"-m", "--multirun"}.intersection(sys.argv[2:]):  # which Hydra takes before or after all overrides only
@@ -315,7 +318,7 @@ def main() -> None:
         _hydra_main()
     except KeyboardInterrupt:
         if _sweep:
-            log.warning("stopped; jobs handed to other processes may go on, and the same command takes up the rest")
+            log.warning("stopped; jobs of other processes may continue, and the same command runs the rest")
         sys.exit(130)
     except Exception as error:
         expected = isinstance(error, (FragreconError, HydraException, OmegaConfBaseException, PermissionError))
@@ -329,7 +332,7 @@ def main() -> None:
 
 
 def close_sweep(folder: Path) -> str | None:
-    """Print a sweep's leaderboard; the message on the jobs that failed, if some did."""
+    """Print a sweep's leaderboard; returns the message on failed jobs, if there are any."""
     from fragrecon.report.sweep import gather
     from fragrecon.report.terminal import print_leaderboard
     from fragrecon.runs import sweeps

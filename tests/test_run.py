@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import pickle
+import pkgutil
 import re
 import resource
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from fragrecon import jobs
 from fragrecon import run as command
 from fragrecon.data.readers.pickles import load_pickle
 from fragrecon.errors import FragreconError
@@ -100,6 +102,8 @@ REFUSED: tuple[tuple[str, list[str]], ...] = (
     ("evaluation.robustness.puzzles", ["evaluation=robustness", "evaluation.puzzles=20"]),
     ("evaluation.robustness.blur", ["evaluation=robustness", "+evaluation.robustness.blur=[1]"]),
     ("run", ["mode=evaluate"]),
+    ("run", ["mode=evaluate", "run=null"]),
+    ("embed", ["mode=embed", "run=nowhere", "embed=null"]),
     ("nowhere", ["init_from=nowhere"]),
 )
 
@@ -145,6 +149,11 @@ def test_a_refused_command_keeps_what_was_in_its_folder(cli: Cli) -> None:
         found = {file: (folder / file).read_text() for file in names(folder) if file != ".lock"}
         assert found.keys() == kept.keys()
         assert all(found[file].startswith(text) for file, text in kept.items())
+
+
+def test_a_mode_is_a_module_and_a_file() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(jobs.__path__)}
+    assert modules == {path.stem for path in (command.CONF / "mode").glob("*.yaml")}
 
 
 def malicious(batch: Path) -> None:

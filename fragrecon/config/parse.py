@@ -1,4 +1,4 @@
-"""Composed and saved configs become the typed one of `schema`; what is wrong is told in one line.
+"""Parse composed and saved configs into the typed one of `schema`; an error is one line.
 
 Needs OmegaConf and pydantic, but neither Hydra nor torch, so that a saved config can be opened anywhere.
 """
@@ -49,16 +49,28 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
     try:
         return _CONFIG.validate_json(text)
     except ValidationError as error:
-        raise ConfigError(_message(error.errors()[0])) from None
+        raise ConfigError(_message(error.errors())) from None
 
 
 def typed_as(kind: Any, value: Any, path: str) -> Any:
-    """A value held to a type without conversion, but for integers as floats; raises `ConfigError`."""
+    """Check that a value has a type; nothing is converted but integers to floats.
+
+    Args:
+        kind: the type.
+        value: a plain value.
+        path: dotted key of the value, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
     try:
         return TypeAdapter(kind, config=ConfigDict(strict=True)).validate_json(json.dumps(value))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(_message({**first, "loc": (*path.split("."), *first["loc"])})) from None
+        found = [{**one, "loc": (*path.split("."), *one["loc"])} for one in error.errors()]
+        raise ConfigError(_message(cast(list[ErrorDetails], found))) from None
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -69,10 +81,10 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _message(error: ErrorDetails) -> str:
+def _message(errors: Sequence[ErrorDetails]) -> str:
     """One line on the first thing that is wrong: key, value, and what would be right."""
-    # Of a union, the location also names the alternative that was tried last: a type, and no key.
-    parts = [part for part in error["loc"] if isinstance(part, int) or _is_key(part)]
+    error = errors[0]
+    parts = _key(error)
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     value, kind = error["input"], error["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -88,11 +100,15 @@ def _message(error: ErrorDetails) -> str:
         return f"{path}={value} should be a single value; to run one job for each, use -m {path}={line}"
     if "ctx" in error and isinstance(error["ctx"].get("error"), Exception):
         return str(error["ctx"]["error"])
-    return f"{path}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    # Of a union, there is an error for each alternative.
+    expected = dict.fromkeys(one["msg"].removeprefix("Input ") for one in errors if _key(one) == parts)
+    return f"{path}={value!r} {' or '.join(expected)}"
 
 
-def _is_key(part: str) -> bool:
-    return part.isidentifier() and part not in ("int", "float", "str", "bool", "list", "dict", "constrained")
+def _key(error: ErrorDetails) -> list[int | str]:
+    """The key of an error, in parts; the location in a union also names an alternative: a type, and no key."""
+    types = ("int", "float", "str", "bool")
+    return [part for part in error["loc"] if isinstance(part, int) or (part.isidentifier() and part not in types)]
 
 
 def _known(path: Sequence[str]) -> list[str]:

@@ -23,11 +23,11 @@ RESUMABLE = (
 )
 """What may change when a run is resumed."""
 
-READABLE = ("seed", "data", "optimizer", "trainer", "logger", "evaluation", "compute", "checkpoint", "sweep")
+READABLE = ("seed", "data", "trainer", "evaluation", "selection")
 """What may change when a run is read by another mode, besides the keys that the mode brings."""
 
 COMMANDS = ("mode", "run", "resume", "input", "loose", "embed", "demo", "bench", "sweep")
-"""What the command line says of the job itself; never taken from the saved config."""
+"""Keys of the job itself: they come from the command line, never from the saved config of the run that it reads."""
 
 
 def load(path: Path) -> Config:
@@ -66,15 +66,18 @@ def _decisive(part: Any) -> Any:
 
 
 def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config:
-    """A saved config under a later command line, which resumes the run or reads it by another mode.
+    """Apply a later command line, which resumes a run or reads it by another mode, to the run's saved config.
 
     Args:
-        saved: of the run.
-        composed: of the command line.
-        overrides: of the command line, as ``key=value``.
+        saved: config of the run.
+        composed: config of the command line.
+        overrides: overrides of the command line, as ``key=value``.
+
+    Returns:
+        The config of the job.
 
     Raises:
-        ConfigError: an override of what stays as it was trained.
+        ConfigError: an override of what stays as it was trained, or values that exclude each other.
     """
     values, fresh = saved.to_dict(), composed.to_dict()
     allowed = RESUMABLE if composed.resume else READABLE
@@ -84,7 +87,7 @@ def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config
             continue
         if not any(f"{key}.".startswith(f"{name}.") for name in allowed):
             if _at(values, key) == _at(fresh, key) and not key.startswith("~"):
-                continue  # what is said is what is saved
+                continue  # the value is the saved one
             raise ConfigError(
                 f"{override}: a trained run keeps its {key.lstrip('~')}; what can change is {', '.join(allowed)}. "
                 "To train another from its weights, use init_from=FOLDER"
@@ -92,10 +95,12 @@ def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config
         *sections, name = key.split(".")
         target = values
         for part in sections:
-            target = target[part] if isinstance(target.get(part), dict) else target.setdefault(part, {})
+            if not isinstance(target.get(part), dict):
+                target[part] = {}
+            target = target[part]
         target[name] = _at(fresh, key)
     if not composed.resume:
-        values |= {key: fresh.get(key) for key in COMMANDS if key not in ("resume",)}
+        values |= {key: fresh.get(key) for key in COMMANDS}
     return parse(values | {"resume": composed.resume})
 
 

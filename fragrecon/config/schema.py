@@ -55,7 +55,7 @@ class DataConfig(Section):
     images_per_puzzle: Count
     puzzles_per_batch: Count
     batches_per_epoch: Count | None
-    epochs: int
+    epochs: Annotated[int, Field(ge=0)]
     download: bool
     cache_dir: SavedPath | None = field(metadata=INERT)
     augment: dict[str, NonNegative]
@@ -365,6 +365,8 @@ class Config(Section):
             value = self.optimizer.get(name, 0.0)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
                 raise ConfigError(f"optimizer.{name}={value!r} should be a number, 0 or greater")
+        if self.mode in ("embed", "demo", "bench") and getattr(self, self.mode) is None:
+            raise ConfigError(f"{self.mode}=null should be a group of keys; leave it out for the defaults")
         if self.mode == "train":
             if self.max_epochs == 0:
                 raise ConfigError("trainer.max_epochs=0 leaves nothing to train; use 1 or more")

@@ -15,9 +15,13 @@ LOOKAHEAD = 2
 
 @dataclass(frozen=True)
 class Start:
-    """Where epochs of the current length begin: after some optimizer steps and epochs of other lengths.
+    """Where the current kind of epoch begins: after some optimizer steps and epochs of another length.
 
-    That is at 0, unless a run was resumed with batches of another size.
+    Both are 0, unless a run was resumed with other batches or another accumulation of gradients.
+
+    Attributes:
+        step: optimizer steps before.
+        epoch: epochs before.
     """
 
     step: int = 0

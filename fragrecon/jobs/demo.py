@@ -19,7 +19,7 @@ from fragrecon.models.base import FragmentModel, Inpainter, Solver
 from fragrecon.report.figures import pictures
 from fragrecon.report.scoring import open_model
 from fragrecon.report.terminal import plain_console
-from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.read import Run, run_of
 from fragrecon.runs.write import Record
 
 if TYPE_CHECKING:
@@ -33,11 +33,10 @@ EXAMPLES = 12
 
 def main(config: Config, record: Record) -> None:
     """Serve the page of ``config.run`` until Ctrl-C."""
-    assert config.run
     assert config.demo
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError('mode=demo needs Gradio: pip install "fragrecon[demo]"')
-    run = load_run(config.run)
+    run = run_of(config)
     model = open_model(config, run, run.best_checkpoint)
     check_shown(config, model, run)
 

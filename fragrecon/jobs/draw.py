@@ -29,7 +29,7 @@ from fragrecon.report.figures.masked import masked_psnr
 from fragrecon.report.figures.views import view_picture
 from fragrecon.report.scoring import open_model
 from fragrecon.report.terminal import plain_console
-from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.read import Run, run_of
 from fragrecon.runs.write import FIGURES, SCORES, Record
 from fragrecon.seeds import torch_generator
 
@@ -55,8 +55,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     Raises:
         ConfigError: there is no run, or nothing to draw of its model.
     """
-    assert config.run
-    run, folder = load_run(config.run), record.folder / FIGURES
+    run, folder = run_of(config), record.folder / FIGURES
     checkpoint = run.best_checkpoint
     model = open_model(config, run, checkpoint).to(hardware.device_of(config.trainer))
     clustering, generation = config.evaluation.clustering, config.evaluation.generation

@@ -27,7 +27,7 @@ from fragrecon.models.base import FragmentModel
 from fragrecon.progress import progress
 from fragrecon.report.scoring import open_model
 from fragrecon.report.terminal import plain_console
-from fragrecon.runs.read import load_run
+from fragrecon.runs.read import run_of
 from fragrecon.runs.write import Record
 
 
@@ -44,7 +44,6 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     Raises:
         ConfigError: there is no run, a setting is not valid, or PyArrow is not installed.
     """
-    assert config.run
     assert config.embed
     settings, writers = config.embed, {"npz": write_npz, "parquet": write_parquet}
     if config.input and settings.split != "test":
@@ -53,7 +52,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         _import_pyarrow()
     paths = image_files(config.input) if config.input else []
     device = hardware.device_of(config.trainer)
-    run = load_run(config.run)
+    run = run_of(config)
     with own_data(config, paths) if paths else nullcontext(open_data(config)) as data:
         model = open_model(config, run, run.best_checkpoint).to(device)
         table = open_table(config, data, model, device)

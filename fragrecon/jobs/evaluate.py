@@ -10,7 +10,7 @@ from fragrecon.errors import ConfigError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.evaluation.suite import check_data
 from fragrecon.report.scoring import open_model, score
-from fragrecon.runs.read import load_run
+from fragrecon.runs.read import run_of
 from fragrecon.runs.write import Record
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,10 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     Raises:
         ConfigError: there is no run or nothing to score, or its model does not take the fragments of the config.
     """
-    assert config.run
     if not config.evaluation.puzzles:
         raise ConfigError("evaluation.puzzles=0 leaves nothing to score; set it to 1 or more")
     data = open_data(config)
-    run = load_run(config.run)
+    run = run_of(config)
     checkpoint = run.best_checkpoint
     model = open_model(config, run, checkpoint)
     check_data(config, data)

@@ -27,7 +27,7 @@ from fragrecon.reassembly.solve import solve
 from fragrecon.report.figures import pictures
 from fragrecon.report.figures.rebuilt import groups_sheet, rebuilt_images, rebuilt_sheet, shuffled_sheet
 from fragrecon.report.terminal import plain_console
-from fragrecon.runs.read import load_run
+from fragrecon.runs.read import run_of
 from fragrecon.runs.write import FIGURES, Record
 
 log = logging.getLogger(__name__)
@@ -64,9 +64,8 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         ConfigError: there is no run, or its model does not reassemble such images.
         DataError: loose fragments differ in size.
     """
-    assert config.run
     paths = image_files(config.input)
-    run = load_run(config.run)
+    run = run_of(config)
     shape, grid = config.data.fragment_shape, grid_of(config.data.image_shape[1:], config.data.fragment_shape[1:])
     sizes = [size_of(path) for path in paths]
     loose = are_loose(sizes, config) if config.loose is None else config.loose

@@ -18,7 +18,7 @@ from fragrecon.models.base import FragmentModel, count_parameters
 from fragrecon.report.figures import gallery, plots, projections
 from fragrecon.report.figures import puzzles as figures
 from fragrecon.report.terminal import print_metrics, print_robustness
-from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.read import Run
 from fragrecon.runs.write import FIGURES, PROBE_FILES, Record
 
 
@@ -42,11 +42,11 @@ def open_model(config: Config, run: Run, checkpoint: Path) -> FragmentModel:
             f"the model of {run.folder} takes fragments of {shape_text(model.fragment_shape)}, but data gives "
             f"{shape_text(config.data.fragment_shape)}; set data.fragment_size and data.channels to match"
         )
-    check_model(config, model)
+    check_scorable(config, model)
     return model
 
 
-def check_model(config: Config, model: FragmentModel) -> None:
+def check_scorable(config: Config, model: FragmentModel) -> None:
     """Check that a model can be scored and drawn as the config asks.
 
     Raises:
@@ -118,7 +118,7 @@ def score(
         record.write_examples(arrays_of(found.examples))
     folder = record.folder / FIGURES
     gallery.draw(found, scoring.name, evaluation.probe.projections if evaluation.probe else [], folder)
-    gallery.draw_epochs(load_run(record.folder).epochs, config.selection.monitor, checkpoint.name, folder)
+    gallery.draw_epochs(record.epochs, config.selection.monitor, checkpoint.name, folder)
     print_metrics(metrics, record.folder)
     if evaluation.robustness:
         outcomes = suite.score_robustness(scoring, found.scores)

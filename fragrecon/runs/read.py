@@ -269,6 +269,24 @@ class Run(RunFolder):
         return self.model if device == "cpu" else copy.deepcopy(self.model).to(device)
 
 
+def run_of(config: Config) -> Run:
+    """Open the run that a mode reads.
+
+    Args:
+        config: configuration of the job.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: the config names none.
+        RunError: it is not one, or not a complete one.
+    """
+    if not config.run:
+        raise ConfigError(f"mode={config.mode} reads a run: run=FOLDER")
+    return load_run(config.run)
+
+
 def load_run(folder: str | Path) -> Run:
     """Open a run's folder, wherever it is now.
 

@@ -110,7 +110,7 @@ class Learner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["facts"] = self.facts.to_dict()
-        checkpoint["epochs"] = {**asdict(self._data.start), "batches": self._batches_per_epoch()}
+        checkpoint["epochs"] = {**asdict(self._data.start), **self._epoch_shape()}
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
@@ -125,23 +125,26 @@ class Learner(pl.LightningModule):
     def _data(self) -> FragmentData:
         return cast(FragmentData, self.trainer.datamodule)  # type: ignore[attr-defined]
 
-    def _batches_per_epoch(self) -> int:
-        return self._data.epoch_length(self.trainer.limit_train_batches)
+    def _epoch_shape(self) -> dict[str, int]:
+        """Batches an epoch, and batches an optimizer step."""
+        batches = self._data.epoch_length(self.trainer.limit_train_batches)
+        return {"per_epoch": batches, "every": self.trainer.accumulate_grad_batches}
 
     def _begin_whole_epochs(self, checkpoint: dict[str, Any]) -> None:
-        """Where batches have another size than before, begin an epoch of the new length.
+        """If epochs have other batches or steps than before, begin an epoch of the new kind.
 
         An epoch that was stopped in its middle begins anew.
         """
-        before, now = checkpoint["epochs"], self._batches_per_epoch()
-        self._data.start = Start(before["step"], before["epoch"])
-        if before["batches"] == now:
+        before, shape = dict(checkpoint["epochs"]), self._epoch_shape()
+        self._data.start = Start(before.pop("step"), before.pop("epoch"))
+        if before == shape:
             return
         step = int(checkpoint["global_step"])
-        epoch, within = self._data.start.place(step, before["batches"], self.trainer.accumulate_grad_batches)
+        epoch, within = self._data.start.place(step, **before)
         self._data.start = Start(step, epoch)
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        progress.update(dict.fromkeys(progress, 0 if within else now))  # which of the epoch's batches are done
+        done = 0 if within else shape["per_epoch"]
+        progress.update(dict.fromkeys(progress, done))
         weights = checkpoint["state_dict"]
         for name in [name for name in weights if name.startswith("means.train/")]:
             del weights[name]

@@ -50,7 +50,7 @@ def composed(*overrides: str) -> Config:
 
 
 def values(*overrides: str) -> dict[str, Any]:
-    """A composed config as plain values of one's own."""
+    """A composed config as plain values that may be changed."""
     return copy.deepcopy(composed(*overrides).to_dict())
 
 
@@ -112,6 +112,7 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     *((f"data.{key}", 0, ()) for key in ("images_per_puzzle", "puzzles_per_batch", "image_height", "width_step")),
     ("data.cache_dir", 7, ()),
     ("data.root", "???", ()),
+    ("data.epochs", -1, ()),
     ("model", "conv", ()),
     *(("optimizer.lr", value, ()) for value in (-1, "fast", True)),
     *(("trainer.max_epochs", value, ()) for value in ("ten", 2.5, [1, 2], 0)),
@@ -165,6 +166,11 @@ def test_what_excludes_each_other_is_refused() -> None:
     ):
         with pytest.raises(ConfigError):
             compose(line)
+
+
+def test_a_value_of_several_types_is_told_all_that_it_may_be() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.limit_train_batches=1\.5 .*integer.*1"):
+        parse(changed("trainer.limit_train_batches", 1.5))
 
 
 def test_a_list_for_a_single_value_says_how_to_sweep() -> None:
@@ -478,6 +484,11 @@ def test_only_what_is_given_changes() -> None:
     ):
         expected = {*found, "resume"} if command == ("resume=x",) else {*found, "mode", "run"}
         assert differences(composed(*SAVED).to_dict(), later(SAVED, *command, *given).to_dict()) == expected, given
+
+
+def test_a_key_of_a_group_that_was_saved_as_null_is_set() -> None:
+    config = later((*SAVED, "data.corruption=null"), "resume=x", "data.corruption.share=0.5")
+    assert config.data.corruption == {"share": 0.5}
 
 
 def test_what_was_trained_stays() -> None:
