@@ -479,7 +479,7 @@ def test_without_gradio_the_page_is_refused_before_any_work(
     tmp_path: Path, cache: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.setattr("fragrecon.jobs.demo.load_run", None)  # nor is the run opened
+    monkeypatch.setattr("fragrecon.jobs.demo.open_model", None)  # nor is the run opened
     with pytest.raises(ConfigError, match=r'pip install "fragrecon\[demo\]"'):
         job(tmp_path / "run", cache, "mode=demo", f"run={finished}")
 

@@ -225,7 +225,7 @@ def test_without_pyarrow_parquet_is_refused_before_any_work(
     tmp_path: Path, cache: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setattr("fragrecon.jobs.embed.load_run", None)  # nor is the run opened
+    monkeypatch.setattr("fragrecon.jobs.embed.open_model", None)  # nor is the run opened
     with pytest.raises(ConfigError, match=r'pip install "fragrecon\[parquet\]"; embed\.format=npz'):
         job(tmp_path / "run", cache, "mode=embed", f"run={finished}", "embed.format=parquet")
 
