@@ -1,1 +1,4 @@
-"""The page of ``mode=demo``: what it shows is computed apart from how it is laid out; the layout alone needs Gradio."""
+"""The pages of ``mode=demo``.
+
+What a page shows is computed apart from how it is laid out, and only the layout imports Gradio (an extra).
+"""

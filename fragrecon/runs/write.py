@@ -1,4 +1,11 @@
-"""The files of a run: config, status, metrics, scores, examples. Every file is written atomically."""
+"""The files of a run, and when each is written. Every file but the log is written atomically.
+
+* At the start: ``config.yaml`` (resolved), ``overrides.yaml`` and ``status.json``. The status is written again when a
+  stage begins and at the end: running, done or failed.
+* After each epoch: a row of ``metrics.csv``, and ``checkpoints/last.ckpt`` and ``best-EPOCH-SCORE.ckpt``.
+* After scoring: ``metrics.json``, ``scores.npz`` (of each puzzle), ``examples.npz``, ``robustness.csv``, ``probes/``;
+  then ``figures/`` and ``report.html``.
+"""
 
 from __future__ import annotations
 
