@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, get_type_hints
+
+from pydantic.errors import PydanticSchemaGenerationError
 
 from fragrecon.config.parse import typed_as
 from fragrecon.errors import ConfigError, FragreconError, nearest
@@ -22,7 +25,8 @@ def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) 
             name.
 
     Raises:
-        ConfigError: unknown target, unknown or missing argument, or one that the target refuses.
+        ConfigError: unknown target, unknown or missing argument, or one of another type or out of range by the
+            target's annotations, or refused by the target.
     """
     target = _resolve(str(node.get("_target_")), path)
     given = {key: value for key, value in node.items() if key != "_target_"}
@@ -47,17 +51,15 @@ def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) 
 
 
 def _check_types(target: Any, given: Mapping[str, Any], path: str) -> None:
-    """Hold arguments to the annotations of the target, where these are plain numbers, strings or sequences of them."""
+    """Check arguments against the annotations of the target, except those of types that no config value can have."""
     try:
-        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except (NameError, TypeError):
         return
     for key, value in given.items():
-        kind = hints.get(key)
-        if get_origin(kind) is Sequence:
-            kind = list[get_args(kind)[0]]  # type: ignore[misc]
-        if kind in (int, float, bool, str) or get_origin(kind) is list:
-            typed_as(kind, value, f"{path}.{key}")
+        if key in hints:
+            with suppress(PydanticSchemaGenerationError):
+                typed_as(hints[key], value, f"{path}.{key}")
 
 
 def _resolve(target: str, path: str) -> Any:
