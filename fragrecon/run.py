@@ -1,6 +1,6 @@
 """The command line: ``python -m fragrecon.run model=pca``. The only module that knows Hydra.
 
-Torch is imported by the job, not before, so that bad input is answered at once.
+What a job needs is imported when it starts, so that invalid input is answered at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fragrecon.errors import ConfigError, FolderTakenError, FragreconError, RunError, TrainingError, nearest, typed
+from fragrecon.errors import FolderTakenError, FragreconError, RunError, TrainingError, nearest
 
 if TYPE_CHECKING:
     from fragrecon.config.schema import Config
@@ -34,16 +34,8 @@ log = logging.getLogger(__name__)
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
-# Where launchers of several processes say which one this is.
-_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-# Launchers and sweepers of Hydra that are installed apart.
-_EXTRAS = {
-    "joblib": "joblib",
-    "submitit_local": "submitit",
-    "submitit_slurm": "submitit",
-    "ray": "ray",
-    "optuna": "optuna",
-}
+# Launchers and sweepers that are installed separately, each by an extra of its name's first word.
+_EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 _TRACEBACK = "FRAGRECON_TRACEBACK"
 
 
@@ -63,7 +55,7 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
 
 
 def job_folder(overrides: Sequence[str]) -> str:
-    """Return the name of a sweep job's folder; `fragrecon.runs.sweeps` is imported only when a sweep needs it."""
+    """Return the name of a sweep job's folder."""
     from fragrecon.runs import sweeps
 
     return sweeps.job_folder(overrides)
@@ -73,8 +65,8 @@ def help_text() -> str:
     """Return a line for each config group and each of its options, from the comments of their files."""
     root, lines = (CONF / "config.yaml").read_text(), []
     for group in [*GROUPS, "hydra/launcher"]:
-        said = re.search(rf"^  - (?:override )?{group}: \S+ +# (.+)$", root, re.MULTILINE)
-        lines.append(f"\n  {group + '=':<26} {said.group(1) if said else ''}")
+        comment = re.search(rf"^  - (?:override )?{group}: \S+ +# (.+)$", root, re.MULTILINE)
+        lines.append(f"\n  {group + '=':<26} {comment.group(1) if comment else ''}")
         options = sorted(path for path in (CONF / group).glob("*.yaml") if path.stem != "base")
         lines += [f"    {path.stem:<24} {_first_comment(path)}" for path in options]
     return "\n".join(lines).replace("$", "$$")
@@ -92,73 +84,47 @@ OmegaConf.register_new_resolver("help_text", help_text, replace=True)
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _hydra_main(composed: DictConfig) -> float | None:
+    from fragrecon import jobs
+    from fragrecon.report.leaderboard import best_validation
+    from fragrecon.runs.read import load_run
+    from fragrecon.runs.write import METRICS, PAGE
+
     settings = HydraConfig.get()
     folder, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
     multirun = settings.mode == RunMode.MULTIRUN
-    # Hydra has opened the log of this job by now: an empty one is not from before.
+    # Hydra has opened the log of this job by now; an empty one is new.
     before = {path.name for path in folder.iterdir() if path.name != "run.log" or path.stat().st_size}
-    # Lightning starts further processes by Hydra's command line where it sees one; that of a sweep names many jobs.
+    # Lightning would start further processes by Hydra's command line, which names all jobs of a sweep.
     HydraConfig.instance().cfg = None
     try:
-        outcome = run_job(composed, folder, overrides, multirun=multirun)
+        outcome = jobs.run_job(composed, folder, overrides, multirun=multirun)
     except Exception as error:
         expected = isinstance(error, FragreconError)
         refused = expected and not isinstance(error, (TrainingError, FolderTakenError))
-        if refused and not multirun and not composed.get("resume") and is_first_process():
-            discard(folder, before)
-        if multirun:  # Hydra will only tell of the first that failed
+        if refused and not multirun and not composed.get("resume") and jobs.is_first_process():
+            jobs.discard(folder, before)
+        if multirun:  # Hydra reports only the first job that failed
             log.error("%s failed: %s", folder.name, error, exc_info=not expected or _wants_traceback())
             raise
         if _wants_traceback() or not expected:
             raise
-        sys.exit(f"error: {error}")  # without the line that Hydra would print first
+        sys.exit(f"error: {error}")  # Hydra would print a line of its own first
     if multirun:
-        from fragrecon.report.leaderboard import best_validation
-        from fragrecon.runs.read import load_run
-
-        return best_validation(load_run(folder))  # what a search goes by
-    from fragrecon.runs.write import METRICS, PAGE
-
+        return best_validation(load_run(folder))  # the objective of a search
     if outcome is not None and (folder / METRICS).is_file():
         from fragrecon.report.page import write_run_page
         from fragrecon.report.terminal import plain_console
-        from fragrecon.runs.read import load_run
 
         write_run_page(folder / PAGE, load_run(folder))
         plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)
     return None
 
 
-def discard(folder: Path, before: Collection[str]) -> None:
-    """Delete what a refused job has written, and its folder and the two above it if they are then empty.
-
-    Args:
-        folder: of the job.
-        before: names in the folder from before the job; they are kept. If the job wrote results, all is kept.
-    """
-    from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS
-
-    written = {path.name for path in folder.iterdir()}.difference(before)
-    if not written <= {CONFIG, OVERRIDES, STATUS, LOCK, "run.log"}:
-        return
-    for name in written:
-        (folder / name).unlink()
-    for place in (folder, folder.parent, folder.parent.parent):
-        if place == Path.cwd() or any(place.iterdir()):
-            break
-        place.rmdir()
-
-
-def is_first_process() -> bool:
-    """Whether this is the first, or the only, of the processes that a launcher started for a job."""
-    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
-
-
 class SweepCallback(Callback):
     """Hydra callback of sweeps: records the command, and prints the progress before each job."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Record what this command is about to run, and where."""
+        """Record the command and the number of its jobs in the folder of the sweep."""
         global _sweep
         from fragrecon.runs import sweeps
 
@@ -167,15 +133,14 @@ class SweepCallback(Callback):
         sweeps.begin(_sweep, config.sweep.name, count_jobs(config.hydra.sweeper, overrides), overrides)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Print how many jobs of the sweep are finished."""
+        """Print the number of finished jobs of the sweep."""
         if config.hydra.mode == RunMode.MULTIRUN:
             from fragrecon.report.terminal import print_sweep_progress
             from fragrecon.runs import sweeps
 
-            folder = Path(config.hydra.sweep.dir)
-            done, total = config.hydra.job.num, sweeps.note(folder)["jobs"]
+            folder, done = Path(config.hydra.sweep.dir), config.hydra.job.num
             left = sweeps.time_left(folder, done)
-            print_sweep_progress(config.hydra.sweep.subdir, done, total, left)
+            print_sweep_progress(config.hydra.sweep.subdir, done, sweeps.note(folder)["jobs"], left)
 
 
 _sweep: Path | None = None
@@ -193,74 +158,9 @@ def count_jobs(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
             found.key_or_group: len(list(found.sweep_string_iterator())) if found.is_sweep_override() else 1
             for found in parsed
         }
-    except HydraException:  # of glob(*) only the sweeper knows what it stands for; what is wrong it will refuse itself
+    except HydraException:  # only the sweeper can expand glob(*); it also reports what is invalid
         return None
     return math.prod(sizes.values())
-
-
-def run_job(
-    composed: DictConfig, folder: Path, overrides: list[str], *, multirun: bool = False
-) -> dict[str, Any] | None:
-    """Run one job in a folder of its own and record there how it ended, also if its config is refused.
-
-    In a sweep, finished jobs are skipped; failed and stopped ones run again.
-
-    Raises:
-        FolderTakenError: the folder holds another run.
-    """
-    if multirun and composed.get("resume"):
-        raise ConfigError(
-            f"resume={composed.resume} resumes one run, so leave out -m; a sweep is resumed by repeating its command"
-        )
-    first = is_first_process()
-    if not first:
-        logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process speaks for all
-    from fragrecon.config.parse import parse
-    from fragrecon.runs import sweeps
-    from fragrecon.runs.write import Record
-
-    record = Record(folder, writes=first)
-    with record.hold():
-        if not composed.get("resume") and not multirun:
-            record.check_unused()
-        try:
-            config = job_config(parse(composed), overrides)
-        except Exception as error:
-            if not composed.get("resume"):  # what is refused changes nothing of a run that it names
-                record.refuse(overrides, error)
-            raise
-        if config.resume:
-            if record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:
-                log.info("%s is finished already; nothing is left to do", folder)
-                return None
-            overrides = [*record.overrides, *(o for o in overrides if not o.startswith("resume="))]
-        elif multirun and record.status and not record.take_up(config):
-            log.info("%s is done already", folder.name)
-            return None
-        try:
-            from fragrecon import jobs
-
-            return jobs.run(config, record, overrides)
-        except KeyboardInterrupt:
-            again = "the same command" if multirun else f"python -m fragrecon.run {typed('resume', folder)}"
-            log.warning("stopped from the keyboard; resume with: %s", again)
-            sys.exit(130)
-        finally:
-            if sweep := sweeps.sweep_of(folder):
-                from fragrecon.report.sweep import gather
-
-                gather(sweep)
-
-
-def job_config(composed: Config, overrides: Sequence[str]) -> Config:
-    """Return the config of the job: the command line's, or that of the run it resumes or reads, with its overrides."""
-    source = composed.resume or composed.run
-    if not source:
-        return composed
-    from fragrecon.config.saved import changed
-    from fragrecon.runs.read import load_run
-
-    return changed(load_run(source).config, composed, overrides)
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -280,37 +180,36 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if group.startswith("hydra/") and name in _EXTRAS:
-            return f'{group}={name} needs the extra: pip install "fragrecon[{_EXTRAS[name]}]"'
+            return f'{group}={name} needs the extra: pip install "fragrecon[{name.partition("_")[0]}]"'
         if error.options is not None:
             return f"{group}='{name}' is not known{nearest(name, error.options)}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
-        known = [str(key) for key in cause.parent_node]
-        hint = nearest(str(cause.key), known)
+        hint = nearest(str(cause.key), map(str, cause.parent_node))
         modes = {path.stem: list(map(str, OmegaConf.load(path))) for path in (CONF / "mode").glob("*.yaml")}
         if having := sorted(mode for mode, keys in modes.items() if str(cause.key) in keys):
             hint = f"; it belongs to mode={', '.join(having)}"
         if any(argument.startswith(("resume=", "run=")) for argument in sys.argv):
-            hint += f" (a key that only the run itself has is given as +{cause.full_key}=VALUE)"
+            hint += f" (to set a key that only the saved run has, use +{cause.full_key}=VALUE)"
         return f"unknown key {cause.full_key}{hint}"
     if isinstance(error, OverrideParseException):
         return (
-            f"'{error.override}' is not understood: KEY=VALUE is expected, and a value with spaces, = or other signs "
-            "takes quotes within quotes, as in \"run='my runs/a=b'\""
+            f"'{error.override}' is not valid: it should be KEY=VALUE. A value with spaces, = or other special "
+            "characters needs quotes within quotes, as in \"run='my runs/a=b'\""
         )
     if isinstance(error, PermissionError):
         return (
-            f"{error.filename}: {error.strerror}; run from a folder that can be written to, or name another: "
-            "hydra.run.dir=FOLDER, for a sweep hydra.sweep.dir=FOLDER"
+            f"{error.filename}: {error.strerror}; run in a folder that is writable, or name another one with "
+            "hydra.run.dir=FOLDER (for a sweep, hydra.sweep.dir=FOLDER)"
         )
     text = re.split(r"\n\s*full_key", str(cause if isinstance(cause, FragreconError) else error).strip())[0]
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
 
 
 def main() -> None:
-    """Run the command line; errors that a user can mend are printed as one message."""
+    """Run the command line; an error that the user can correct is printed as one message."""
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them its own way
-    for flag in {"-m", "--multirun"}.intersection(sys.argv[2:]):  # which Hydra takes before or after all overrides only
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
+    for flag in {"-m", "--multirun"}.intersection(sys.argv[2:]):  # Hydra accepts it before or after all overrides only
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
     problem, begun = None, True
@@ -318,7 +217,7 @@ def main() -> None:
         _hydra_main()
     except KeyboardInterrupt:
         if _sweep:
-            log.warning("stopped; jobs of other processes may continue, and the same command runs the rest")
+            log.warning("stopped; jobs of other processes may continue. The same command runs the rest")
         sys.exit(130)
     except Exception as error:
         expected = isinstance(error, (FragreconError, HydraException, OmegaConfBaseException, PermissionError))
@@ -352,7 +251,7 @@ def _wants_traceback() -> bool:
 
 
 if __name__ == "__main__":
-    # The module that Hydra and the processes of launchers import is another than the one called __main__.
+    # Hydra and the processes of launchers import this module by name, which is not the one called __main__.
     from fragrecon.run import main as entry
 
     entry()

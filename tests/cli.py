@@ -24,6 +24,7 @@ from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 
 import fragrecon
+from fragrecon import jobs
 from fragrecon import run as command
 
 ROOT = Path(fragrecon.__file__).parents[1]
@@ -163,7 +164,7 @@ def job(folder: Path, cache: Path, *overrides: object) -> dict[str, Any] | None:
         composed = hydra.compose("config", [*placed, *given])
     folder.mkdir(parents=True, exist_ok=True)
     with one_thread():
-        return command.run_job(composed, folder, given)
+        return jobs.run_job(composed, folder, given)
 
 
 @contextlib.contextmanager

@@ -53,6 +53,7 @@ WITHOUT_TORCH = (
     "runs.sweeps",
     "report.leaderboard",
     "report.terminal",
+    "jobs",
     "run",
 )
 UNPICKLER = "data.readers.pickles"

@@ -1,19 +1,20 @@
-"""Parse composed and saved configs into the typed one of `schema`; an error is one line.
+"""Parse a composed or saved config into the typed `fragrecon.config.schema.Config`; an error is one line.
 
-Needs OmegaConf and pydantic, but neither Hydra nor torch, so that a saved config can be opened anywhere.
+This needs OmegaConf and pydantic, but neither Hydra nor torch, so that a saved config can be opened anywhere.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, cast, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+from typing_extensions import is_typeddict
 
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, nearest
@@ -22,10 +23,10 @@ _CONFIG = TypeAdapter(Config)
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Config:
-    """Turn a composed config into the typed one.
+    """Parse a config.
 
     Args:
-        config: all keys, interpolations resolved or not.
+        config: all keys; interpolations may be unresolved.
 
     Returns:
         The frozen config, with absolute paths.
@@ -45,7 +46,7 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
     try:
         text = json.dumps(config)
     except TypeError as error:
-        raise ConfigError(f"a config holds plain values only: {error}") from None
+        raise ConfigError(f"a config may hold plain values only: {error}") from None
     try:
         return _CONFIG.validate_json(text)
     except ValidationError as error:
@@ -53,7 +54,7 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
 
 
 def typed_as(kind: Any, value: Any, path: str) -> Any:
-    """Check that a value has a type; nothing is converted but integers to floats.
+    """Check the type of a value; only integers are converted, to floats.
 
     Args:
         kind: the type.
@@ -82,7 +83,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _message(errors: Sequence[ErrorDetails]) -> str:
-    """One line on the first thing that is wrong: key, value, and what would be right."""
+    """One line on the first error: the key, the value, and what would be right."""
     error = errors[0]
     parts = _key(error)
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
@@ -100,13 +101,13 @@ def _message(errors: Sequence[ErrorDetails]) -> str:
         return f"{path}={value} should be a single value; to run one job for each, use -m {path}={line}"
     if "ctx" in error and isinstance(error["ctx"].get("error"), Exception):
         return str(error["ctx"]["error"])
-    # Of a union, there is an error for each alternative.
+    # A union has an error for each alternative.
     expected = dict.fromkeys(one["msg"].removeprefix("Input ") for one in errors if _key(one) == parts)
     return f"{path}={value!r} {' or '.join(expected)}"
 
 
 def _key(error: ErrorDetails) -> list[int | str]:
-    """The key of an error, in parts; the location in a union also names an alternative: a type, and no key."""
+    """The key of an error, in parts, without the names of types that its location has for alternatives of a union."""
     types = ("int", "float", "str", "bool")
     return [part for part in error["loc"] if isinstance(part, int) or (part.isidentifier() and part not in types)]
 
@@ -116,5 +117,5 @@ def _known(path: Sequence[str]) -> list[str]:
     kind: Any = Config
     for key in path:
         kind = get_type_hints(kind)[key]
-        kind = next((option for option in get_args(kind) if is_dataclass(option)), kind)
-    return [field.name for field in fields(kind)]
+        kind = next((option for option in get_args(kind) if is_dataclass(option) or is_typeddict(option)), kind)
+    return list(get_type_hints(kind))

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fragrecon.config.parse import parse
-from fragrecon.config.schema import Config
+from fragrecon.config.schema import MODE_KEYS, Config
 from fragrecon.errors import ConfigError
 from fragrecon.files import digest
 
@@ -21,17 +21,17 @@ RESUMABLE = (
     *("data.augment", "data.corruption", "data.reader", "optimizer", "scheduler", "trainer", "logger", "evaluation"),
     *("selection", "compute", "checkpoint"),
 )
-"""What may change when a run is resumed."""
+"""Keys that may change when a run is resumed."""
 
 READABLE = ("seed", "data", "trainer", "evaluation", "selection")
-"""What may change when a run is read by another mode, besides the keys that the mode brings."""
+"""Keys that may change when another mode reads a run, besides the keys of that mode."""
 
-COMMANDS = ("mode", "run", "resume", "input", "loose", "embed", "demo", "bench", "sweep")
+COMMANDS = ("mode", "resume", "sweep", *MODE_KEYS)
 """Keys of the job itself: they come from the command line, never from the saved config of the run that it reads."""
 
 
 def load(path: Path) -> Config:
-    """Read a config as a run has saved it; raises `ConfigError`."""
+    """Read the config that a run saved; raises `ConfigError`."""
     try:
         values = OmegaConf.load(path)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
@@ -42,7 +42,7 @@ def load(path: Path) -> Config:
 
 
 def is_inert(key: str) -> bool:
-    """Whether a dotted key changes no number, by its mark in the schema."""
+    """Whether a dotted key is marked in the schema as one that changes no number."""
     kind: Any = Config
     for part in key.split("."):
         known = {found.name: found for found in fields(kind)} if is_dataclass(kind) else {}
@@ -55,14 +55,14 @@ def is_inert(key: str) -> bool:
 
 
 def config_hash(config: Config) -> str:
-    """A short hash of everything that decides a run's numbers."""
-    return digest(_decisive(config))[:16]
+    """A short hash of all keys that determine a run's numbers."""
+    return digest(_without_inert(config))[:16]
 
 
-def _decisive(part: Any) -> Any:
+def _without_inert(part: Any) -> Any:
     if not is_dataclass(part):
         return part
-    return {key.name: _decisive(getattr(part, key.name)) for key in fields(part) if not key.metadata.get("inert")}
+    return {key.name: _without_inert(getattr(part, key.name)) for key in fields(part) if not key.metadata.get("inert")}
 
 
 def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config:
@@ -77,7 +77,7 @@ def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config
         The config of the job.
 
     Raises:
-        ConfigError: an override of what stays as it was trained, or values that exclude each other.
+        ConfigError: an override of a key that is fixed by training, or values that exclude each other.
     """
     values, fresh = saved.to_dict(), composed.to_dict()
     allowed = RESUMABLE if composed.resume else READABLE
@@ -89,8 +89,8 @@ def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config
             if _at(values, key) == _at(fresh, key) and not key.startswith("~"):
                 continue  # the value is the saved one
             raise ConfigError(
-                f"{override}: a trained run keeps its {key.lstrip('~')}; what can change is {', '.join(allowed)}. "
-                "To train another from its weights, use init_from=FOLDER"
+                f"{override}: {key.lstrip('~')} of a trained run is fixed; only these can change: "
+                f"{', '.join(allowed)}. To start a new run from its weights, use init_from=FOLDER"
             )
         *sections, name = key.split(".")
         target = values

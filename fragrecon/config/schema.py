@@ -1,12 +1,13 @@
-"""The sections of the configuration: typed and frozen."""
+"""The sections of the configuration: typed, bounded and frozen."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator, with_config
+from typing_extensions import TypedDict
 
 from fragrecon.errors import ConfigError
 
@@ -16,15 +17,18 @@ Node = dict[str, Any]
 Perceptual = Literal["features", "lpips", "fid"]
 Probe = Literal["mlp", "linear", "knn", "logistic", "svm"]
 Projection = Literal["pca", "tsne", "umap"]
+Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Unlimited = Literal[-1]
 SavedPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))]
 """A path made absolute, so that a saved config can be used from any working folder."""
 
 INERT = {"inert": True}
-"""Marks keys that change no number: what a job is called, where it writes, what it prints, how often it is saved."""
+"""Marks keys that change no number: the name of a job, where it writes, what it prints, how often it is saved."""
 
 PERCEPTUAL, PROBES, PROJECTIONS = get_args(Perceptual), get_args(Probe), get_args(Projection)
 
@@ -32,18 +36,45 @@ WEIGHT_PRECISIONS = ("16-true", "bf16-true", "64", "64-true", "transformer-engin
 """Precisions of Lightning that change the type of the weights, which training keeps in float32."""
 
 
-class Section:
-    """A part of the configuration. It is checked where it is parsed."""
+_STRICT = ConfigDict(extra="forbid", strict=True)
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+class Section:
+    """A section of the configuration, checked when it is parsed."""
+
+    __pydantic_config__ = _STRICT
+
+
+@with_config(_STRICT)
+class AugmentConfig(TypedDict, total=False):
+    """Strength of the augmentation of training images; see `fragrecon.data.augment.Augmentation`."""
+
+    horizontal_flip: Fraction
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    brightness: Fraction
+    contrast: Fraction
+    saturation: Fraction
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+
+
+@with_config(_STRICT)
+class CorruptionConfig(TypedDict, total=False):
+    """Strength of the corruptions of training fragments; see `fragrecon.data.corruption.Corruption`."""
+
+    share: Fraction
+    gap: NonNegative
+    noise: NonNegative
+    jitter: Fraction
+    rotation: Fraction
 
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    """Which images, and how they become puzzles. Sizes are (height, width) in pixels.
+    """The images, and how puzzles are made of them. Sizes are (height, width) in pixels.
 
-    With ``image_height``, images keep their aspect: their widths vary, in multiples of ``width_step``. ``image_size``
-    then only gives the aspect of a nominal image, whose size ``image_shape`` and ``fragment_shape`` have.
+    With ``image_height``, images keep their aspect ratio: their widths vary, in multiples of ``width_step``.
+    ``image_size`` is then the aspect ratio of a nominal image, the one that ``image_shape`` and ``fragment_shape``
+    describe.
     """
 
     name: str
@@ -55,11 +86,11 @@ class DataConfig(Section):
     images_per_puzzle: Count
     puzzles_per_batch: Count
     batches_per_epoch: Count | None
-    epochs: Annotated[int, Field(ge=0)]
-    download: bool
+    epochs: Count
     cache_dir: SavedPath | None = field(metadata=INERT)
-    augment: dict[str, NonNegative]
-    corruption: dict[str, NonNegative] | None = None
+    augment: AugmentConfig
+    download: bool = False
+    corruption: CorruptionConfig | None = None
     images_range: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
     image_height: Count | None = None
     width_step: Count = 16
@@ -71,9 +102,6 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
-        for key, strength in (self.corruption or {}).items():
-            if key in ("share", "rotation", "jitter") and strength > 1:
-                raise ConfigError(f"data.corruption.{key}={strength} should be at most 1")
         if self.images_range is not None:
             least, most = self.images_range
             images = self.images_per_puzzle * self.puzzles_per_batch
@@ -91,7 +119,7 @@ class DataConfig(Section):
                 )
             if self.images_per_puzzle != 1 or self.images_range is not None:
                 raise ConfigError(
-                    f"data.image_height={self.image_height} gives images of variable width, which make no puzzle; set "
+                    f"data.image_height={self.image_height} gives images of variable width, which form no puzzle; set "
                     "data.images_per_puzzle=1 and data.images_range=null, as experiment=whole_images does"
                 )
         return self
@@ -127,21 +155,20 @@ class TrainerConfig(Section):
 
     accelerator: str
     strategy: str
-    devices: int | str | list[int]
+    devices: Count | Unlimited | str | list[Whole]
     num_nodes: Count
     precision: str | int
-    fast_dev_run: bool | int
-    max_epochs: Annotated[int, Field(ge=-1)] | None
-    min_epochs: int | None
-    max_steps: Annotated[int, Field(ge=-1)]
-    min_steps: int | None
-    max_time: str | dict[str, int] | None
-    limit_train_batches: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
-    limit_val_batches: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
-    val_check_interval: Count | Annotated[float, Field(ge=0, le=1)] | str | None
+    fast_dev_run: bool | Whole
+    max_epochs: Count | None
+    min_epochs: Count | None
+    max_steps: Count | Unlimited
+    min_steps: Count | None
+    max_time: str | dict[str, Whole] | None
+    limit_train_batches: Count | Share
+    limit_val_batches: Whole | Fraction
+    val_check_interval: Count | Share | str | None
     check_val_every_n_epoch: Count | None
-    num_sanity_val_steps: int
-    log_every_n_steps: int
+    num_sanity_val_steps: Whole | Unlimited
     enable_progress_bar: bool | None = field(metadata=INERT)
     accumulate_grad_batches: Count
     gradient_clip_val: NonNegative | None
@@ -156,7 +183,7 @@ class TrainerConfig(Section):
 
 @dataclass(frozen=True)
 class RobustnessConfig(Section):
-    """Conditions to score under besides the usual one: along each axis, a list of values."""
+    """Harder conditions to score under as well: for each axis, a list of values."""
 
     puzzles: Count
     images: list[Count]
@@ -169,13 +196,13 @@ class RobustnessConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> RobustnessConfig:
         if not any(values for values in asdict(self).values() if isinstance(values, list)):
-            raise ConfigError("evaluation.robustness names no condition; evaluation.robustness=null switches it off")
+            raise ConfigError("evaluation.robustness names no condition; use evaluation.robustness=null to disable it")
         return self
 
 
 @dataclass(frozen=True)
 class ReconstructionConfig(Section):
-    """The share of patches that masked models do not see, and which pretrained networks compare images."""
+    """The share of hidden patches for masked models, and the perceptual metrics."""
 
     ratio: Annotated[float, Field(gt=0, lt=1)]
     perceptual: list[Perceptual] = field(default_factory=list)
@@ -183,13 +210,13 @@ class ReconstructionConfig(Section):
 
 @dataclass(frozen=True)
 class ProbeConfig(Section):
-    """Which classifiers of frozen embeddings are trained, and how.
+    """Classifiers of frozen embeddings, and how they are trained.
 
-    ``hidden`` are the widths of the MLP; it and the linear probe learn by Adam at the rate ``lr`` for ``epochs``. The
-    MLP alone is regularised: by ``noise`` on its inputs, by ``weight_decay``, and by ``scaling`` its inputs to standard
-    deviation 1, each by itself or all by one factor. ``neighbours`` and ``strengths`` (inverse regularisation) are
-    chosen on the validation part. At most ``images`` of the training part are used, of which the support vector machine
-    takes the first ``svm_images``.
+    ``hidden`` are the widths of the MLP. The MLP and the linear probe are trained with Adam at the rate ``lr`` for
+    ``epochs``. Only the MLP is regularised: by ``noise`` on its inputs, by ``weight_decay``, and by ``scaling`` its
+    inputs to standard deviation 1, each separately or all by one factor. ``neighbours`` and ``strengths`` (inverse
+    regularisation) are selected on the validation part. At most ``images`` of the training part are used; the support
+    vector machine uses the first ``svm_images`` of them.
     """
 
     classifiers: Annotated[list[Probe], Field(min_length=1)]
@@ -210,13 +237,13 @@ class ProbeConfig(Section):
     def _check(self) -> ProbeConfig:
         for key, classifiers in (("neighbours", {"knn"}), ("strengths", {"logistic", "svm"})):
             if not getattr(self, key) and (asking := classifiers.intersection(self.classifiers)):
-                raise ConfigError(f"evaluation.probe.{key} is empty, but {sorted(asking)[0]} chooses from it")
+                raise ConfigError(f"evaluation.probe.{key} is empty, but {sorted(asking)[0]} selects from it")
         return self
 
 
 @dataclass(frozen=True)
 class GenerationConfig(Section):
-    """How many samples of the prior are decoded, and which pretrained networks compare them with images."""
+    """The number of samples of the prior that are decoded, and the perceptual metrics that compare them to images."""
 
     samples: Count
     perceptual: list[Literal["features", "fid"]]
@@ -224,19 +251,19 @@ class GenerationConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> GenerationConfig:
         if self.perceptual and self.samples < 2:
-            raise ConfigError("evaluation.generation.samples=1 makes no distribution for .perceptual; use 2 or more")
+            raise ConfigError("evaluation.generation.samples=1 is no distribution for .perceptual; use 2 or more")
         return self
 
 
 @dataclass(frozen=True)
 class EvaluationConfig(Section):
-    """How models are scored: by which protocols, and on how many puzzles."""
+    """How models are scored: the parts of the evaluation and the number of puzzles."""
 
-    puzzles: Annotated[int, Field(ge=0)]
+    puzzles: Whole
     validation_puzzles: Count
-    train_puzzles: Annotated[int, Field(ge=0)]
+    train_puzzles: Whole
     batch_size: Count
-    seed: Annotated[int, Field(ge=0)]
+    seed: Whole
     backend: str
     restarts: Count
     memory_mb: Count = 32
@@ -251,25 +278,25 @@ class EvaluationConfig(Section):
         if self.robustness and self.robustness.puzzles > self.puzzles:
             raise ConfigError(
                 f"evaluation.robustness.puzzles={self.robustness.puzzles} should be at most "
-                f"evaluation.puzzles={self.puzzles}, of which they are the first"
+                f"evaluation.puzzles={self.puzzles}, because they are the first of these"
             )
         return self
 
 
 @dataclass(frozen=True)
 class SelectionConfig(Section):
-    """Which logged figure picks the best checkpoint and stops training early."""
+    """The logged metric that selects the best checkpoint and stops training early."""
 
     monitor: str
     mode: Literal["min", "max"]
-    patience: Annotated[int, Field(ge=0)]
-    min_delta: float
+    patience: Whole
+    min_delta: NonNegative
 
 
 @dataclass(frozen=True)
 class ComputeConfig(Section):
-    """How a model is computed in training: by ``torch.compile``, with images in memory pixel by pixel, and with
-    activations computed again in the backward pass rather than kept.
+    """How a model is computed in training: ``torch.compile``, the channels-last memory format, and gradient
+    checkpointing.
     """
 
     compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
@@ -279,14 +306,14 @@ class ComputeConfig(Section):
 
 @dataclass(frozen=True)
 class CheckpointConfig(Section):
-    """How often, in optimizer steps, ``last.ckpt`` is written within an epoch; every epoch ends with it."""
+    """How often ``last.ckpt`` is written within an epoch, in optimizer steps; it is also written after every epoch."""
 
     every_n_steps: Count
 
 
 @dataclass(frozen=True)
 class EmbedConfig(Section):
-    """What ``mode=embed`` writes: of which split, how many images (by default all), in which format."""
+    """What ``mode=embed`` writes: the split, the number of images (by default all) and the format."""
 
     split: Literal["train", "validation", "test"]
     images: Count | None
@@ -295,7 +322,7 @@ class EmbedConfig(Section):
 
 @dataclass(frozen=True)
 class DemoConfig(Section):
-    """Where ``mode=demo`` serves its page, by default at the first free port from 7860, and whether a browser opens."""
+    """The port of ``mode=demo``, by default the first free one from 7860, and whether a browser opens."""
 
     port: Annotated[int, Field(ge=1, lt=2**16)] | None
     open: bool
@@ -303,18 +330,18 @@ class DemoConfig(Section):
 
 @dataclass(frozen=True)
 class BenchConfig(Section):
-    """What ``mode=bench`` times: batches of how many images, after ``warmup`` steps that are not counted, each until
-    its time is known within 10% or ``seconds`` are over.
+    """What ``mode=bench`` times: the batch sizes, and for each ``warmup`` steps that are not counted, then steps until
+    the time is known within 10% or ``seconds`` have passed.
     """
 
     batch_sizes: Annotated[list[Count], Field(min_length=1)]
     seconds: Positive
-    warmup: Annotated[int, Field(ge=0)]
+    warmup: Whole
 
 
 @dataclass(frozen=True)
 class SweepConfig(Section):
-    """The name of a sweep's folder under ``multirun/``; ``dir`` is the folder that ``mode=report`` reads."""
+    """The name of a sweep, and of its folder under ``multirun/``; ``dir`` is the folder that ``mode=report`` reads."""
 
     name: str
     dir: str | None = None
@@ -322,10 +349,10 @@ class SweepConfig(Section):
 
 @dataclass(frozen=True)
 class Config(Section):
-    """All of a job's configuration, plain values only. What is None at the end belongs to other modes."""
+    """The configuration of a job, in plain values. The keys at the end, None by default, belong to single modes."""
 
     mode: str
-    seed: Annotated[int, Field(ge=0)]
+    seed: Whole
     resume: str | None = field(metadata=INERT)
     init_from: SavedPath | None
     data: DataConfig
@@ -358,40 +385,40 @@ class Config(Section):
             )
         if self.data.free_width and evaluation.clustering:
             raise ConfigError(
-                f"data.image_height={self.data.image_height} gives images of variable width, which make no puzzle to "
-                "cluster; choose evaluation=reconstruction, probe or generation"
+                f"data.image_height={self.data.image_height} gives images of variable width, which form no puzzle to "
+                "cluster; use evaluation=reconstruction, probe or generation"
             )
         for name in ("lr", "weight_decay"):
             value = self.optimizer.get(name, 0.0)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
                 raise ConfigError(f"optimizer.{name}={value!r} should be a number, 0 or greater")
-        if self.mode in ("embed", "demo", "bench") and getattr(self, self.mode) is None:
+        if getattr(self, self.mode, self) is None:
             raise ConfigError(f"{self.mode}=null should be a group of keys; leave it out for the defaults")
-        if self.mode == "train":
-            if self.max_epochs == 0:
-                raise ConfigError("trainer.max_epochs=0 leaves nothing to train; use 1 or more")
-            if str(self.trainer.precision) in WEIGHT_PRECISIONS:
-                raise ConfigError(
-                    f"trainer.precision={self.trainer.precision} keeps weights in another type than float32; use auto, "
-                    "32-true, bf16-mixed or 16-mixed"
-                )
+        if self.mode == "train" and str(self.trainer.precision) in WEIGHT_PRECISIONS:
+            raise ConfigError(
+                f"trainer.precision={self.trainer.precision} keeps weights in another type than float32; use auto, "
+                "32-true, bf16-mixed or 16-mixed"
+            )
         return self
 
     @property
     def max_epochs(self) -> int:
-        return self.data.epochs if self.trainer.max_epochs is None else self.trainer.max_epochs
+        return self.trainer.max_epochs or self.data.epochs
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by key, without the keys of other modes."""
-        optional = ("run", "input", "loose", "embed", "demo", "bench")
-        return {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
+        return {key: value for key, value in asdict(self).items() if key not in MODE_KEYS or value is not None}
+
+
+MODE_KEYS = tuple(found.name for found in fields(Config) if found.default is None)
+"""Keys that only some modes have."""
 
 
 def model_name(node: Node) -> str:
-    """What a model is called on the command line: ``conv`` for ``fragrecon.models.conv.ConvAutoencoder``."""
+    """The name of a model on the command line: ``conv`` for ``fragrecon.models.conv.ConvAutoencoder``."""
     return str(node["_target_"]).split(".")[-2]
 
 
 def class_name(config: Config) -> str:
-    """What a model is called in tables and figures."""
+    """The name of a model in tables and figures."""
     return str(config.model["_target_"].rpartition(".")[2])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,13 +19,11 @@ from fragrecon.data.corruption import Corruption
 from fragrecon.data.puzzles import FragmentBatch, Indices
 from fragrecon.data.store import Reader, Split, Store, open_or_build
 from fragrecon.data.widths import TrainingGroups, commonest, groups
-from fragrecon.errors import ConfigError, DataError, nearest
+from fragrecon.errors import ConfigError, DataError
 from fragrecon.seeds import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
     from fragrecon.config.schema import DataConfig
-
-Settings = TypeVar("Settings", augment.Augmentation, Corruption)
 
 
 class FragmentData(pl.LightningDataModule):
@@ -46,8 +44,8 @@ class FragmentData(pl.LightningDataModule):
         self.config, self.reader, self.seed = config, reader, seed
         self.puzzle_seed, self.validation_puzzles = puzzle_seed, validation_puzzles
         self.grid = puzzles.grid_of(config.image_shape[1:], config.fragment_shape[1:])
-        self.strength = _settings(augment.Augmentation, config.augment, "data.augment")
-        self.corruption = _settings(Corruption, config.corruption or {}, "data.corruption")
+        self.strength = augment.Augmentation(**config.augment)
+        self.corruption = Corruption(**config.corruption or {})
         self._stores: dict[Split, Store] = {}
         self.start = Start()
 
@@ -269,14 +267,6 @@ class FragmentData(pl.LightningDataModule):
     def _pinned(self, batch: FragmentBatch) -> FragmentBatch:
         assert self.trainer is not None
         return batch.pin_memory() if self.trainer.strategy.root_device.type == "cuda" else batch
-
-
-def _settings(kind: type[Settings], given: Mapping[str, float], path: str) -> Settings:
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"unknown key {path}.{key}{nearest(key, known)}")
-    return kind(**given)
 
 
 class FixedPuzzles:

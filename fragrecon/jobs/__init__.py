@@ -1,26 +1,117 @@
-"""One module a mode. A job takes a config and a record; it knows nothing of the command line."""
+"""The modes, one module each: ``mode=train`` calls ``main(config, record)`` of `fragrecon.jobs.train`.
+
+This file runs a mode in the folder of its job. ``conf/mode/`` lists the modes.
+"""
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
+import logging
+import os
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
+from fragrecon.config.parse import parse
+from fragrecon.config.saved import changed
 from fragrecon.config.schema import Config
-from fragrecon.errors import ConfigError, nearest
-from fragrecon.runs.write import Record
+from fragrecon.errors import ConfigError, typed
+from fragrecon.report.sweep import gather
+from fragrecon.runs.read import load_run
+from fragrecon.runs.sweeps import sweep_of
+from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS, Record
+
+log = logging.getLogger(__name__)
+
+# Environment variables in which launchers of several processes number them.
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+
+
+def run_job(
+    composed: DictConfig, folder: Path, overrides: list[str], *, multirun: bool = False
+) -> dict[str, Any] | None:
+    """Run one job in its folder and record there how it ended, even if its config is refused.
+
+    In a sweep, finished jobs are skipped; failed and stopped ones run again.
+
+    Raises:
+        FolderTakenError: the folder holds another run.
+    """
+    if multirun and composed.get("resume"):
+        raise ConfigError(
+            f"resume={composed.resume} resumes a single run; leave out -m. To resume a sweep, repeat its command"
+        )
+    first = is_first_process()
+    if not first:
+        logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process logs for all
+    record = Record(folder, writes=first)
+    with record.hold():
+        if not composed.get("resume") and not multirun:
+            record.check_unused()
+        try:
+            config = _job_config(parse(composed), overrides)
+        except Exception as error:
+            if not composed.get("resume"):  # a refused command leaves the run that it names unchanged
+                record.refuse(overrides, error)
+            raise
+        if config.resume:
+            if record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:
+                log.info("%s is finished; nothing is left to do", folder)
+                return None
+            overrides = [*record.overrides, *(o for o in overrides if not o.startswith("resume="))]
+        elif multirun and record.status and not record.must_run(config):
+            log.info("%s is finished; skipped", folder.name)
+            return None
+        try:
+            return run(config, record, overrides)
+        except KeyboardInterrupt:
+            again = "the same command" if multirun else f"python -m fragrecon.run {typed('resume', folder)}"
+            log.warning("stopped from the keyboard; resume with: %s", again)
+            sys.exit(130)
+        finally:
+            if sweep := sweep_of(folder):
+                gather(sweep)
 
 
 def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] | None:
-    """Do the job that ``config.mode`` names, and note in its record how it ended."""
+    """Run the mode of a config, and record how it ended."""
     record.start(config, overrides)
     try:
-        modes = [module.name for module in pkgutil.iter_modules(__path__)]
-        if config.mode not in modes:
-            raise ConfigError(f"mode='{config.mode}' is not known{nearest(config.mode, modes)}")
         metrics: dict[str, Any] | None = importlib.import_module(f"{__name__}.{config.mode}").main(config, record)
     except Exception as error:
         record.fail(error)
         raise
     record.finish()
     return metrics
+
+
+def _job_config(composed: Config, overrides: Sequence[str]) -> Config:
+    """The config of the command line or, if that resumes or reads a run, the config of the run with its overrides."""
+    source = composed.resume or composed.run
+    return changed(load_run(source).config, composed, overrides) if source else composed
+
+
+def is_first_process() -> bool:
+    """Whether this is the first, or the only, of the processes that a launcher started for a job."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+def discard(folder: Path, before: Collection[str]) -> None:
+    """Delete what a refused job has written, and its folder and the two above it if they are then empty.
+
+    Args:
+        folder: of the job.
+        before: names in the folder from before the job, which are kept. If the job wrote results, nothing is deleted.
+    """
+    written = {path.name for path in folder.iterdir()}.difference(before)
+    if not written <= {CONFIG, OVERRIDES, STATUS, LOCK, "run.log"}:
+        return
+    for name in written:
+        (folder / name).unlink()
+    for place in (folder, folder.parent, folder.parent.parent):
+        if place == Path.cwd() or any(place.iterdir()):
+            break
+        place.rmdir()

@@ -24,7 +24,7 @@ from fragrecon.evaluation.suite import check_data
 from fragrecon.report.figures.views import PUZZLES, ROWS, Album, embedded
 from fragrecon.report.metrics import scores_of
 from fragrecon.report.scoring import check_scorable, score
-from fragrecon.runs.modules import check_model
+from fragrecon.runs.modules import build_on_meta
 from fragrecon.runs.read import Run, load_run
 from fragrecon.runs.write import Record
 from fragrecon.training.compute import compiling
@@ -82,7 +82,7 @@ def check_settings(config: Config, data: FragmentData) -> Path | None:
     Raises:
         ConfigError: a setting is refused.
     """
-    model, objective = check_model(config, data.grid)
+    model, objective = build_on_meta(config, data.grid)
     check_scorable(config, model)
     check_monitor(config, objective)
     build(config.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])

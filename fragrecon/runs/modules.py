@@ -99,7 +99,7 @@ def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> O
     return objective
 
 
-def check_model(config: Config, grid: tuple[int, int]) -> tuple[FragmentModel, Objective]:
+def build_on_meta(config: Config, grid: tuple[int, int]) -> tuple[FragmentModel, Objective]:
     """Build model and objective on the meta device, to refuse a config before any data is read.
 
     Args:

@@ -115,7 +115,7 @@ class Record(RunFolder):
                 f"{typed('resume', self.folder)}, or choose another folder (another sweep.name, for a sweep)"
             )
 
-    def take_up(self, config: Config) -> bool:
+    def must_run(self, config: Config) -> bool:
         """Decide whether a job of a sweep has to run, and delete what an unfinished job of another config left.
 
         Args:

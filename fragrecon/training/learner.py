@@ -235,6 +235,11 @@ def make_learner(config: Config, data: FragmentData, initial: Path | None) -> Le
         log.info("starting from the weights in %s", initial)
     prepare(model, config.compute)
     batches = data.epoch_length(config.trainer.limit_train_batches)
+    if not batches:
+        raise ConfigError(
+            f"trainer.limit_train_batches={config.trainer.limit_train_batches} leaves none of the "
+            f"{data.batches_per_epoch} batches of an epoch; use a larger share, or a number of batches"
+        )
     log.info(
         "%s: %s parameters, %s training and %s validation images, %d batches an epoch",
         class_name(config),

@@ -51,7 +51,7 @@ def line(root: Path, *more: str) -> list[str]:
 @pytest.fixture
 def opened(config: Config) -> Opener:
     def open_(seed: int = 0, **changes: Any) -> FragmentData:
-        return open_data(replace(config, seed=seed, data=replace(config.data, augment=PLAIN, **changes)))
+        return open_data(replace(config, seed=seed, data=replace(config.data, **changes | {"augment": PLAIN})))
 
     return open_
 

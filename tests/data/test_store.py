@@ -583,7 +583,7 @@ def watch():
         peak = max(peak, anonymous())
 
 cache, count = sys.argv[1], int(sys.argv[2])
-config = DataConfig("many", {}, None, [64, 64], 3, 16, 10, 8, None, 1, False, cache, {})
+config = DataConfig("many", {}, None, [64, 64], 3, 16, 10, 8, None, 1, cache, {})
 data = FragmentData(config, Many(), seed=0, puzzle_seed=0, validation_puzzles=10)
 watcher = threading.Thread(target=watch)
 watcher.start()

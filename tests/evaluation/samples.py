@@ -56,7 +56,6 @@ def config_of(reader: Pictures, cache: Path, **changes: Any) -> DataConfig:
         "puzzles_per_batch": 2,
         "batches_per_epoch": None,
         "epochs": 1,
-        "download": False,
         "cache_dir": str(cache),
         "augment": {},
     }

@@ -25,7 +25,7 @@ from fragrecon.models.pca import PCAAutoencoder
 from fragrecon.report.figures.gallery import draw_generated
 from fragrecon.report.figures.views import embedded, views_of
 from fragrecon.run import compose
-from fragrecon.runs.modules import check_model
+from fragrecon.runs.modules import build_on_meta
 from tests.data.photos import Bands, bands, crops
 
 CPU = torch.device("cpu")
@@ -189,4 +189,4 @@ def test_a_model_of_one_size_takes_no_other() -> None:
 
 def test_a_model_of_one_size_is_refused_where_widths_are_free(config: Config) -> None:
     with pytest.raises(ConfigError, match=r"data\.image_height"):
-        check_model(config, (1, 1))
+        build_on_meta(config, (1, 1))

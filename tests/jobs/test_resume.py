@@ -125,7 +125,7 @@ def test_a_process_may_be_killed_again_and_again(cli: Cli, whole: Callable[[str]
 def test_resuming_a_finished_run_says_so_and_changes_nothing(cli: Cli, finished: Path) -> None:
     before = {name: value for name, value in fingerprint(finished).items() if name != "run.log"}
     result = cli.run(f"resume={finished}").ok()
-    assert "is finished already; nothing is left to do" in result.stdout
+    assert "is finished; nothing is left to do" in result.stdout
     assert {name: value for name, value in fingerprint(finished).items() if name != "run.log"} == before
     assert not list(cli.home.iterdir())
 

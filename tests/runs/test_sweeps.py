@@ -338,7 +338,7 @@ def test_the_same_command_again_tries_what_failed_and_leaves_the_rest(cli: Cli, 
     result = cli.run("-m", *LINE, "model.latent_dim=8,-1,16", "seed=0,1", "sweep.name=sizes")
     assert result.code == 1
     assert "error: 3 of the 3 jobs that ran failed" in result.stderr
-    assert result.stdout.count("is done already") == len(before) == 3
+    assert result.stdout.count("is finished; skipped") == len(before) == 3
     assert len(jobs_in(copied)) == 6
     for name, found in before.items():
         assert results(copied / name) == found
@@ -392,7 +392,7 @@ def test_what_is_done_is_passed_over_quickly(cli: Cli, copied: Path) -> None:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         values = ",".join(map(str, seeds[:jobs]))
         result = cli.run("-m", *LINE, "model.latent_dim=8", f"seed={values}", "sweep.name=sizes").ok()
-        assert result.stdout.count("is done already") == jobs
+        assert result.stdout.count("is finished; skipped") == jobs
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

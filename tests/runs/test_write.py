@@ -211,34 +211,34 @@ def left_behind(config: Config, folder: Path, ended: str) -> Record:
 def test_a_job_that_did_not_end_is_taken_up_with_what_it_has(config: Config, tmp_path: Path, ended: str) -> None:
     record = left_behind(config, tmp_path, ended)
     before = names(tmp_path)
-    assert record.take_up(config)
+    assert record.must_run(config)
     assert names(tmp_path) == before
 
 
 @pytest.mark.parametrize("ended", ["running", "failed"])
 def test_what_another_configuration_left_is_cleared_away(config: Config, tmp_path: Path, ended: str) -> None:
     record = left_behind(config, tmp_path, ended)
-    assert record.take_up(compose([*OVERRIDES, "seed=4"]))
+    assert record.must_run(compose([*OVERRIDES, "seed=4"]))
     assert names(tmp_path) == {"config.yaml", "overrides.yaml", "status.json", "run.log"}
 
 
 def test_a_job_that_is_done_is_not_taken_up(config: Config, tmp_path: Path) -> None:
     record = left_behind(config, tmp_path, "done")
     before = names(tmp_path)
-    assert not record.take_up(config)
+    assert not record.must_run(config)
     with pytest.raises(RunError, match=r"sweep\.name"):
-        record.take_up(compose([*OVERRIDES, "seed=4"]))
+        record.must_run(compose([*OVERRIDES, "seed=4"]))
     assert names(tmp_path) == before
 
 
 def test_a_job_that_is_done_but_whose_scores_are_gone_is_taken_up(config: Config, tmp_path: Path) -> None:
     record = left_behind(config, tmp_path, "done")
     (tmp_path / "metrics.json").unlink()
-    assert record.take_up(config)
+    assert record.must_run(config)
     unscored = compose([*OVERRIDES, "evaluation.puzzles=0"])
     record = left_behind(unscored, tmp_path / "unscored", "done")
     (tmp_path / "unscored" / "metrics.json").unlink()
-    assert not record.take_up(unscored)
+    assert not record.must_run(unscored)
 
 
 def test_a_run_is_not_begun_where_another_lies(config: Config, tmp_path: Path) -> None:
