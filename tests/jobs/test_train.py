@@ -104,7 +104,6 @@ def test_validation_is_the_same_whatever_training_puzzles_are_like(tmp_path: Pat
 TOO_MUCH: dict[str, tuple[str, ...]] = {
     "gap": ("data.corruption.gap=8",),
     "turned fragments that are not square": ("data.corruption.rotation=0.5", "data.fragment_size=[16,32]"),
-    "unknown kind": ("+data.corruption.blur=0.1",),
 }
 
 
