@@ -1,5 +1,1 @@
-"""Models: one module each; ``conf/model/`` has a file for each.
-
-The contract is `fragrecon.models.base.FragmentModel`. `blocks` and `patches` hold layers that several models share.
-Losses belong to `fragrecon.objectives`.
-"""
+"""Networks that embed fragments, one module a model; `base` has the contract, `blocks` what several share."""

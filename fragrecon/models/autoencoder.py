@@ -1,65 +1,90 @@
-"""What autoencoders with a linear bottleneck share, plain or variational."""
+"""Base classes of autoencoders with a linear bottleneck, plain or variational."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from fragrecon.models.base import FragmentModel, Posterior, Shape, fixed_size
+from fragrecon.models.base import FragmentModel, Posterior, Shape, check_size
 
 
 class Autoencoder(FragmentModel):
-    """An encoder to features, a linear layer to the latents and one back, and a decoder.
-
-    A subclass adds the decoder, after the rest: initial weights are drawn in the order in which layers are made.
+    """An encoder to features, a linear layer to the latents, one back to the features, and a decoder.
 
     Args:
         fragment_shape: (C, h, w).
         latent_dim: D.
-        encoder: from (M, C, h, w) to (M, values).
+        encoder: maps (M, C, h, w) to (M, values).
         features: (channels, rows, columns) of these values.
-
-    Attributes:
-        decoder: from (M, values) to (M, C, h, w) in [0, 1].
+        decoder: creates the decoder, from (M, values) to (M, C, h, w) in [0, 1]. It is called after the linear layers
+            are created, as the order of layers is that in which their initial weights are drawn.
     """
 
-    decoder: nn.Module
-
-    def __init__(self, fragment_shape: Shape, latent_dim: int, encoder: nn.Module, features: Shape) -> None:
+    def __init__(
+        self,
+        fragment_shape: Shape,
+        latent_dim: int,
+        encoder: nn.Module,
+        features: Shape,
+        decoder: Callable[[], nn.Module],
+    ) -> None:
         super().__init__(fragment_shape, latent_dim)
         self.encoder, self.features = encoder, features
         size = math.prod(features)
         self.to_latent = nn.Linear(size, latent_dim)
         self.from_latent = nn.Linear(latent_dim, size)
+        self.decoder = decoder()
 
     def embed(self, fragments: Tensor) -> Tensor:
+        """Embed fragments (M, C, h, w) as latents (M, D)."""
         latents: Tensor = self.to_latent(self.encoder(fragments))
         return latents
 
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        fixed_size(size, self.fragment_shape)
+        """Decode latents (..., D) to fragments (..., C, h, w) in [0, 1]."""
+        check_size(size, self.fragment_shape)
         images: Tensor = self.decoder(self.from_latent(latents.reshape(-1, self.latent_dim)))
         return images.view(*latents.shape[:-1], *self.fragment_shape)
 
 
 class VariationalAutoencoder(Autoencoder):
-    """Makes the autoencoder it is mixed into variational: its latents become means, and a second layer tells variances.
+    """An autoencoder whose latents are means, with a second linear layer for their variances.
 
-    Embeddings are the means, so that nothing but the objective ever samples (Kingma and Welling, 2014). To be named
-    before the autoencoder among a class's bases.
+    Kingma and Welling, 2014. Embeddings are the means: only the objective draws samples. Use it as the second
+    base of a class whose first is an `Autoencoder`.
+
+    Args:
+        fragment_shape: (C, h, w).
+        latent_dim: D.
+        encoder: see `Autoencoder`.
+        features: see `Autoencoder`.
+        decoder: see `Autoencoder`.
     """
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.to_log_variance = nn.Linear(self.to_latent.in_features, self.latent_dim)
+    def __init__(
+        self,
+        fragment_shape: Shape,
+        latent_dim: int,
+        encoder: nn.Module,
+        features: Shape,
+        decoder: Callable[[], nn.Module],
+    ) -> None:
+        super().__init__(fragment_shape, latent_dim, encoder, features, decoder)
+        self.to_log_variance = nn.Linear(math.prod(features), latent_dim)
 
     def posterior(self, fragments: Tensor) -> Posterior:
-        """Of fragments (M, C, h, w), in float32 whatever the layers compute in, as variances are exponentials.
+        """Predict the distribution of each fragment's latents, always in float32, as variances are exponentials.
 
-        Log-variances are not clamped: float32 holds them up to 88, and one beyond is of a run that has diverged, which
-        should stop rather than go on with latents that no gradient can bring back.
+        Log-variances are not clamped: float32 holds their exponentials up to 88. Beyond that training has diverged, and
+        should stop rather than continue with latents that have no gradient.
+
+        Args:
+            fragments: (M, C, h, w) in [0, 1].
+
+        Returns:
+            Means and log-variances (M, D).
         """
         features = self.encoder(fragments)
         return Posterior(self.to_latent(features).float(), self.to_log_variance(features).float())

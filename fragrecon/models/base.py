@@ -1,6 +1,10 @@
 """The contract of a model: fragments in, one embedding a fragment out.
 
-What only some models can do are small protocols, which objectives and evaluations ask for.
+A model of fragments is a `FragmentModel`. Further abilities, such as decoding, are small protocols, which objectives
+and evaluations ask for by `isinstance`.
+
+Shapes: B puzzles of F fragments (C, h, w); M single fragments or images; D dimensions of an embedding; P patches of an
+image.
 """
 
 from __future__ import annotations
@@ -11,15 +15,14 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fragrecon.errors import ConfigError
-
 Shape = tuple[int, int, int]
 """(channels, height, width) of a fragment."""
 
 
 class FragmentModel(nn.Module):
-    """Base of all models. A model that sees fragments one by one writes `embed`; one that sees the puzzle overrides
-    `encode`.
+    """Base class of all models.
+
+    A model that embeds fragments one by one implements `embed`; one that needs the whole puzzle overrides `encode`.
 
     Args:
         fragment_shape: (C, h, w).
@@ -33,32 +36,45 @@ class FragmentModel(nn.Module):
 
     def __init__(self, fragment_shape: Shape, latent_dim: int) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ConfigError(f"model.latent_dim={latent_dim} should be at least 1")
         self.fragment_shape = fragment_shape
         self.latent_dim = latent_dim
 
     def encode(self, fragments: Tensor) -> Tensor:
-        """Embed the fragments of puzzles, (B, F, C, h, w) in [0, 1], as (B, F, D); deterministic in eval mode."""
+        """Embed the fragments of puzzles; deterministic in eval mode.
+
+        Args:
+            fragments: (B, F, C, h, w) in [0, 1].
+
+        Returns:
+            Embeddings (B, F, D).
+        """
         embedded = self.embed(fragments.flatten(0, 1))
         return embedded.view(*fragments.shape[:2], -1)
 
     def embed(self, fragments: Tensor) -> Tensor:
-        """Embed single fragments (M, C, h, w) as (M, D)."""
+        """Embed single fragments (M, C, h, w) in [0, 1] as (M, D)."""
         raise NotImplementedError
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A model that turns embeddings back into fragments."""
+    """A model that decodes embeddings to fragments."""
 
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """(..., D) to (..., C, h, w) in [0, 1]; ``size`` is (h, w) where a model can make several."""
+        """Decode embeddings.
+
+        Args:
+            latents: (..., D).
+            size: (h, w) of the result, for a model that can decode to several; by default that of the fragments.
+
+        Returns:
+            Fragments (..., C, h, w) in [0, 1].
+        """
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Normal distributions of latents, each number independent of the others.
+    """Normal distributions of latents with independent dimensions.
 
     Attributes:
         mean: (..., D).
@@ -69,34 +85,48 @@ class Posterior:
     log_variance: Tensor
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Latents (..., D), differentiable by mean and variance (Kingma and Welling, 2014, section 2.4)."""
+        """Draw a sample of each, differentiable with respect to mean and variance.
+
+        Source: the reparameterisation of Kingma and Welling, 2014, section 2.4.
+
+        Args:
+            generator: source of random numbers.
+
+        Returns:
+            Latents (..., D).
+        """
         noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
         return self.mean + (self.log_variance / 2).exp() * noise
 
 
 @runtime_checkable
 class Variational(Decoder, Protocol):
-    """A model that takes a fragment for a distribution of latents, of which its embedding is the mean."""
+    """A model that predicts a distribution of latents, whose mean is the embedding."""
 
     def posterior(self, fragments: Tensor) -> Posterior:
-        """Of fragments (M, C, h, w)."""
+        """Predict the distribution of the latents of each of the fragments (M, C, h, w)."""
 
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A model with a head for classes."""
+    """A model with a classification head."""
 
     def classify(self, latents: Tensor) -> Tensor:
-        """(..., D) to logits (..., classes)."""
+        """Predict logits (..., classes) from embeddings (..., D)."""
 
 
 TEMPERATURE = 0.1
-"""Of the cosine of two embeddings, where it is read as how likely they are of one image."""
+"""Divides the cosine of two embeddings where `Solution.pair_scores` reads it as a probability."""
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """How likely two fragments are of the same image, and abut: (B, F, F) in 0..1, alike in both orders."""
+    """Scores of pairs of fragments in [0, 1], the same in both orders.
+
+    Attributes:
+        same: how likely two fragments are of the same image, (B, F, F).
+        adjacent: how likely they abut, (B, F, F).
+    """
 
     same: Tensor
     adjacent: Tensor
@@ -104,13 +134,13 @@ class PairScores:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a model makes of puzzles of F fragments.
+    """Predictions of a model for puzzles of F fragments.
 
     Attributes:
-        embeddings: (B, F, D), of length 1.
-        cells: logits (B, F, cells) of a fragment's place in its image.
-        sides: logits (B, F, 4, F + 1), for each side of a fragment in the order of `fragrecon.seams.SIDES`, of which
-            fragment abuts there; the last is that none does.
+        embeddings: of length 1, (B, F, D).
+        cells: logits for the cell of a fragment in its image, (B, F, cells).
+        sides: logits for the fragment that abuts each side of a fragment, (B, F, 4, F + 1); sides in the order of
+            `fragrecon.seams.SIDES`; the last logit is for none.
     """
 
     embeddings: Tensor
@@ -118,7 +148,7 @@ class Solution:
     sides: Tensor
 
     def pair_scores(self) -> PairScores:
-        """By the similarity of embeddings, and how likely either is at a side of the other."""
+        """Score pairs by the similarity of their embeddings, and by how likely either abuts a side of the other."""
         same = torch.exp((self.embeddings @ self.embeddings.mT - 1) / TEMPERATURE)
         beside = self.sides.softmax(-1)[..., :-1].sum(2).clamp(max=1)
         return PairScores(same, (beside + beside.mT) / 2)
@@ -126,7 +156,7 @@ class Solution:
 
 @runtime_checkable
 class Solver(Protocol):
-    """A model that puts a puzzle together.
+    """A model that solves puzzles: it predicts embeddings, cells and neighbours of all fragments together.
 
     Attributes:
         grid: rows and columns of fragments in an image.
@@ -135,12 +165,17 @@ class Solver(Protocol):
     grid: tuple[int, int]
 
     def solve(self, fragments: Tensor) -> Solution:
-        """Of fragments (B, F, C, h, w)."""
+        """Solve puzzles of fragments (B, F, C, h, w) in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class PairLogits:
-    """Logits (B, F, F) for ordered pairs of fragments: that they are of the same image, and that they abut."""
+    """Logits for ordered pairs of fragments.
+
+    Attributes:
+        same: that they are of the same image, (B, F, F).
+        adjacent: that they abut, (B, F, F).
+    """
 
     same: Tensor
     adjacent: Tensor
@@ -148,57 +183,65 @@ class PairLogits:
 
 @runtime_checkable
 class PairPredictor(Protocol):
-    """A model that is trained to judge fragments two by two."""
+    """A model that is trained on pairs of fragments."""
 
     def pair_logits(self, fragments: Tensor) -> PairLogits:
-        """Of fragments (B, F, C, h, w)."""
+        """Predict logits for all ordered pairs of the fragments (B, F, C, h, w) of each puzzle."""
 
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """A model that scores fragments two by two."""
+    """A model that scores pairs of fragments."""
 
     def pair_scores(self, fragments: Tensor) -> PairScores:
-        """Of fragments (B, F, C, h, w)."""
+        """Score all pairs of the fragments (B, F, C, h, w) of each puzzle."""
 
 
 class PatchGrid(Protocol):
-    """How images divide into patches of equal size.
+    """The grid of equally large patches of an image.
 
     Attributes:
-        count: P, patches of an image.
-        grid: rows and columns of them.
+        count: P, number of patches of an image.
+        grid: rows and columns of patches.
     """
 
     count: int
     grid: tuple[int, int]
 
-    def of(self, images: Tensor) -> Tensor:
-        """The patches (M, P, values) of images (M, C, h, w), row by row."""
+    def cut(self, images: Tensor) -> Tensor:
+        """Cut images (M, C, h, w) into patches (M, P, values), row by row."""
 
     def join(self, patches: Tensor) -> Tensor:
-        """Images (M, C, h, w) of patches (M, P, values)."""
+        """Join patches (M, P, values) to images (M, C, h, w)."""
 
 
 @runtime_checkable
 class Inpainter(Protocol):
-    """A model that fills in the masked patches of whole images."""
+    """A model that predicts the masked patches of images."""
 
     @property
     def patches(self) -> PatchGrid:
-        """How images divide into patches."""
+        """The grid of patches of an image."""
 
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
-        """What lies in each patch, (M, P, values), of images (M, C, h, w) that are hidden where mask (M, P)."""
+        """Predict all patches.
+
+        Args:
+            images: (M, C, h, w) in [0, 1].
+            mask: which patches are hidden, (M, P) bool.
+
+        Returns:
+            Patches (M, P, values).
+        """
 
 
 @dataclass(frozen=True)
 class Unmixed:
-    """What a model makes of G mixed images, each of the patches of N images.
+    """Predictions of a model for G mixed images, each made of patches of N images.
 
     Attributes:
-        tokens: (G, P, D), what encodes each patch in the light of the others.
-        patches: (G, N, P, values), what lies in each patch of each of the N images.
+        tokens: encoding of each patch in the context of the others, (G, P, D).
+        patches: prediction of each patch of each of the N images, (G, N, P, values).
     """
 
     tokens: Tensor
@@ -207,35 +250,48 @@ class Unmixed:
 
 @runtime_checkable
 class Unmixer(Protocol):
-    """A model that encodes what it sees by itself, and so can fill in several images that are seen mixed."""
+    """A model whose encoder processes visible patches only, so that it can inpaint several images shown mixed."""
 
     @property
     def patches(self) -> PatchGrid:
-        """How images divide into patches."""
+        """The grid of patches of an image."""
 
     def unmix(self, mixed: Tensor, mask: Tensor) -> Unmixed:
-        """Of mixed images (G, C, h, w), each of whose patches is of the one image whose mask (G, N, P) is False there.
+        """Encode mixed images, and predict all patches of the images they are mixed from.
 
-        All N images have equally many patches.
+        Args:
+            mixed: (G, C, h, w) in [0, 1].
+            mask: which patches of each of N images are hidden, (G, N, P) bool. Each patch is visible of exactly one
+                image, and all images have equally many visible patches.
+
+        Returns:
+            Encoded and predicted patches.
         """
 
 
 @runtime_checkable
 class Viewer(Protocol):
-    """A model that has something to show of how it sees a puzzle, such as where it attends."""
+    """A model that can draw how it processes a puzzle, such as where it attends."""
 
     def views(self, fragments: Tensor) -> dict[str, Tensor]:
-        """Pictures (K, C, H, W) in [0, 1] by name, of fragments (B, F, C, h, w); C is 1 or 3."""
+        """Draw pictures of how puzzles are processed.
+
+        Args:
+            fragments: (B, F, C, h, w) in [0, 1].
+
+        Returns:
+            Pictures (K, C, H, W) in [0, 1] by name; C is 1 or 3.
+        """
 
 
 @dataclass(frozen=True)
 class Descent:
-    """How a model came to what it fills in.
+    """The descent of an energy from masked to predicted images, in S steps.
 
     Attributes:
-        patches: (S + 1, M, P, values), what it would have filled in before the first of S steps, and after each.
-        energies: (L, T + 1, M), before the first step and after each, for the T steps of each of L blocks that have
-            an energy of their own; S = L * T.
+        patches: prediction before the first step and after each, (S + 1, M, P, values).
+        energies: energy before the first step and after each, (L, T + 1, M), for the T steps of each of L blocks, which
+            have an energy each; S = L * T.
     """
 
     patches: Tensor
@@ -244,10 +300,10 @@ class Descent:
 
 @runtime_checkable
 class Descender(Protocol):
-    """A model that fills in by descending an energy."""
+    """A model that inpaints by descending an energy."""
 
     def descend(self, images: Tensor, mask: Tensor) -> Descent:
-        """Of images (M, C, h, w) that are hidden where mask (M, P)."""
+        """Record the descent for images (M, C, h, w) in [0, 1], whose patches are hidden where mask (M, P) is True."""
 
 
 @runtime_checkable
@@ -255,18 +311,32 @@ class Attentive(Protocol):
     """A model whose patches attend to each other."""
 
     def attention(self, images: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
-        """How much one patch of each image, chosen (M,), attends to each at last, (M, H, P), by H heads.
+        """Compute the attention weights of one patch of each image, in the last layer.
 
-        Of images (M, C, h, w) that are hidden where mask (M, P). What goes to other tokens than patches is left out.
+        Args:
+            images: (M, C, h, w) in [0, 1].
+            mask: which patches are hidden, (M, P) bool.
+            chosen: the patch that attends, (M,) in 0..P-1.
+
+        Returns:
+            Weights (M, H, P) of H heads on all patches; those on other tokens are left out.
         """
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters of a model."""
+    """PositiveInt the parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def fixed_size(size: tuple[int, int] | None, shape: Shape) -> None:
-    """Refuse a size that a model of one size cannot decode to."""
+def check_size(size: tuple[int, int] | None, shape: Shape) -> None:
+    """Check the size that fragments should be decoded to, for a model that can decode to one size only.
+
+    Args:
+        size: (h, w) asked for, if any.
+        shape: (C, h, w) that the model decodes to.
+
+    Raises:
+        ValueError: they differ.
+    """
     if size is not None and size != shape[1:]:
-        raise ValueError(f"this model decodes fragments of {shape[1:]} only, not {size}")
+        raise ValueError(f"this model decodes to fragments of {shape[1:]} only, not {size}")

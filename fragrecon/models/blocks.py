@@ -1,23 +1,26 @@
-"""Parts that several models share."""
+"""Layers and setting types that several models share."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import Shape
 
+Channels = Annotated[Sequence[PositiveInt], Field(min_length=1)]
+"""Numbers of channels, one a stage."""
+Probability = Annotated[float, Field(ge=0, lt=1)]
+"""Probability of dropout."""
+
 
 def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
-    """Linear layers of these widths, with ReLU and dropout between them but not after the last."""
-    if min(widths) < 1:
-        raise ConfigError(f"model.hidden: the widths {list(widths)} should be positive")
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"model.dropout={dropout} should be at least 0 and below 1")
+    """Create linear layers of these widths, with ReLU and dropout between them but not after the last."""
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         layers += [nn.ReLU(), nn.Dropout(dropout)] if i else []
@@ -26,22 +29,24 @@ def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
 
 
 def conv_encoder(fragment_shape: Shape, encoder_channels: Sequence[int]) -> tuple[nn.Sequential, Shape]:
-    """Stages of two convolutions, each of which halves height and width, flattened at the end.
+    """Create stages of two convolutions, each of which halves height and width, followed by flattening.
+
+    Args:
+        fragment_shape: (C, h, w).
+        encoder_channels: channels after each stage.
 
     Returns:
-        The network, from (M, C, h, w) to (M, values), and the shape that is flattened.
+        The network, from (M, C, h, w) to (M, values), and the (channels, rows, columns) that are flattened.
 
     Raises:
         ConfigError: there are more stages than the fragment can be halved.
     """
     channels, height, width = fragment_shape
     stages = len(encoder_channels)
-    if not stages or min(encoder_channels) < 1:
-        raise ConfigError(f"model.encoder_channels={list(encoder_channels)} should name at least one positive number")
     if height % 2**stages or width % 2**stages:
         most = next(n for n in range(stages, -1, -1) if height % 2**n == 0 and width % 2**n == 0)
         raise ConfigError(
-            f"model.encoder_channels={list(encoder_channels)} has {stages} layers, but a fragment of "
+            f"model.encoder_channels={list(encoder_channels)} has {stages} stages, but a fragment of "
             f"{height}x{width} can be halved {most} times only; name at most {most} channels"
         )
     steps = itertools.pairwise([channels, *encoder_channels])
@@ -50,23 +55,23 @@ def conv_encoder(fragment_shape: Shape, encoder_channels: Sequence[int]) -> tupl
 
 
 def conv_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """A 3x3 convolution with batch norm and ReLU."""
+    """Create a 3x3 convolution with batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions, added to what they read (He et al., 2016, figure 2).
+    """Two 3x3 convolutions, added to their input (He et al., 2016, figure 2).
 
-    Where size or channels change, what they read goes through a 1x1 convolution with batch norm first.
+    Where size or channels change, the input is added after a 1x1 convolution with batch norm.
 
     Args:
-        inputs: channels.
-        outputs: channels.
-        down: the stride.
-        up: how many times pixels are repeated either way before they are convolved. Unlike a transposed convolution,
-            this treats all pixels alike, and leaves no checkerboard (Odena et al., 2016).
+        inputs: input channels.
+        outputs: output channels.
+        down: stride, by which height and width are divided.
+        up: factor by which height and width are multiplied: pixels are repeated before they are convolved. Unlike a
+            transposed convolution this treats all pixels alike and leaves no checkerboard (Odena et al., 2016).
     """
 
     def __init__(self, inputs: int, outputs: int, down: int = 1, up: int = 1) -> None:
@@ -78,10 +83,11 @@ class Residual(nn.Module):
             nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        # A 1x1 convolution of repeated pixels is the same as repeats of those convolved, but takes longer.
+        # To convolve by 1x1 and then repeat the pixels gives the same as the other way round, in less time.
         changed = (inputs, 1, 1) != (outputs, down, up)
         project = [nn.Conv2d(inputs, outputs, 1, down, bias=False), nn.BatchNorm2d(outputs)] if changed else []
         self.shortcut = nn.Sequential(*project, *grow)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Map (M, inputs, h, w) to (M, outputs, h * up / down, w * up / down)."""
         return F.relu(self.convolutions(hidden) + self.shortcut(hidden))

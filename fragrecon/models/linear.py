@@ -1,18 +1,22 @@
-"""An autoencoder that sees a fragment as a vector."""
+"""An autoencoder of linear layers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from fragrecon.models.base import FragmentModel, Shape, fixed_size
-from fragrecon.models.blocks import perceptron
+from fragrecon.models.base import FragmentModel, Shape, check_size
+from fragrecon.models.blocks import Probability, perceptron
 
 
 class LinearAutoencoder(FragmentModel):
-    """Linear layers with ReLU and dropout, 768 -> 512 -> 256 -> 128 by default, and back, with a sigmoid at the end.
+    """Linear layers with ReLU and dropout to the latents and back, with a sigmoid at the end.
+
+    The fragment is read as a vector. With the default settings, the widths of 16x16 colour fragments are 768, 512, 256
+    and 128.
 
     Args:
         fragment_shape: (C, h, w).
@@ -22,7 +26,11 @@ class LinearAutoencoder(FragmentModel):
     """
 
     def __init__(
-        self, fragment_shape: Shape, latent_dim: int = 128, hidden: Sequence[int] = (512, 256), dropout: float = 0.1
+        self,
+        fragment_shape: Shape,
+        latent_dim: PositiveInt = 128,
+        hidden: Sequence[PositiveInt] = (512, 256),
+        dropout: Probability = 0.1,
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
         pixels = math.prod(fragment_shape)
@@ -30,10 +38,12 @@ class LinearAutoencoder(FragmentModel):
         self.decoder = nn.Sequential(perceptron([latent_dim, *list(hidden)[::-1], pixels], dropout), nn.Sigmoid())
 
     def embed(self, fragments: Tensor) -> Tensor:
+        """Embed fragments (M, C, h, w) as latents (M, D)."""
         latents: Tensor = self.encoder(fragments.flatten(1))
         return latents
 
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        fixed_size(size, self.fragment_shape)
+        """Decode latents (..., D) to fragments (..., C, h, w) in [0, 1]."""
+        check_size(size, self.fragment_shape)
         pixels: Tensor = self.decoder(latents)
         return pixels.view(*latents.shape[:-1], *self.fragment_shape)

@@ -1,7 +1,7 @@
-"""The masked autoencoder: an encoder that sees the visible patches only, and a light decoder.
+"""The masked autoencoder: an encoder of the visible patches only, and a small decoder.
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, https://arxiv.org/abs/2111.06377.
-Shapes: M images of P patches, V of them visible; where images are mixed, G groups of N.
+Shapes: M images of P patches, V of them visible; D width of the encoder; where images are mixed, G groups of N images.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -18,32 +19,34 @@ from fragrecon.models.patches import Patches, attention_views
 
 
 class MaskedAutoencoder(FragmentModel):
-    """A transformer encodes the visible patches and a token for the image; a narrower one fills in the others.
+    """A transformer encodes the visible patches and an image token; a narrower transformer predicts the other patches.
+
+    The embedding is the mean of the encoded patches of a whole image.
 
     Args:
         fragment_shape: (C, h, w) of an image.
-        latent_dim: D, width of the encoder.
+        latent_dim: D, the width of the encoder.
         patch: side of a patch, in pixels.
-        depth: blocks of the encoder.
-        heads: of its attention.
-        decoder_width: of the decoder.
-        decoder_depth: blocks of the decoder.
-        decoder_heads: of its attention.
+        depth: number of blocks of the encoder.
+        heads: number of attention heads of the encoder.
+        decoder_width: width of the decoder.
+        decoder_depth: number of blocks of the decoder.
+        decoder_heads: number of attention heads of the decoder.
 
     Raises:
-        ConfigError: patches do not divide the image, or heads a width.
+        ConfigError: the side of a patch does not divide the image, or a number of heads does not divide the width.
     """
 
     def __init__(
         self,
         fragment_shape: Shape,
-        latent_dim: int = 192,
-        patch: int = 4,
-        depth: int = 6,
-        heads: int = 3,
-        decoder_width: int = 96,
-        decoder_depth: int = 2,
-        decoder_heads: int = 3,
+        latent_dim: PositiveInt = 192,
+        patch: PositiveInt = 4,
+        depth: PositiveInt = 6,
+        heads: PositiveInt = 3,
+        decoder_width: PositiveInt = 96,
+        decoder_depth: PositiveInt = 2,
+        decoder_heads: PositiveInt = 3,
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
         self.patches = Patches(fragment_shape, patch)
@@ -58,21 +61,28 @@ class MaskedAutoencoder(FragmentModel):
         self.to_pixels = nn.Linear(decoder_width, self.patches.values)
 
     def embed(self, fragments: Tensor) -> Tensor:
-        """The mean of the patches' tokens, of whole images (M, C, h, w)."""
+        """Embed whole images (M, C, h, w) as the mean (M, D) of their encoded patches."""
         return self._encode(self._tokens(fragments))[:, 1:].mean(1)
 
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
-        """What lies in each patch, (M, P, values), of images (M, C, h, w) whose patches are hidden where mask (M, P).
+        """Predict all patches of masked images; see `fragrecon.models.base.Inpainter`.
+
+        Args:
+            images: (M, C, h, w) in [0, 1].
+            mask: which patches are hidden, (M, P) bool.
+
+        Returns:
+            Patches (M, P, values).
 
         Raises:
-            ValueError: the images have not equally many visible patches.
+            ValueError: the images have unequal numbers of visible patches.
         """
-        return self._decode(*self._seen(images, mask))
+        return self._decode(*self._encode_visible(images, mask))
 
     def attention(self, images: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
-        """In the last block of the decoder; see `fragrecon.models.base.Attentive`."""
+        """Compute the attention weights of the decoder's last block; see `fragrecon.models.base.Attentive`."""
         *others, last = self.decoder.layers
-        tokens = self._filled(*self._seen(images, mask))
+        tokens = self._decoder_input(*self._encode_visible(images, mask))
         for block in others:
             tokens = block(tokens)
         assert isinstance(last, nn.TransformerEncoderLayer)
@@ -82,60 +92,70 @@ class MaskedAutoencoder(FragmentModel):
         return found
 
     def views(self, fragments: Tensor) -> dict[str, Tensor]:
+        """Draw where the middle patch attends; see `fragrecon.models.patches.attention_views`."""
         return attention_views(self, fragments)
 
     def unmix(self, mixed: Tensor, mask: Tensor) -> Unmixed:
-        """Encode mixed images (G, C, h, w) whole; decode each of the N images of each from the tokens of its patches.
+        """Encode mixed images whole; decode each of their N images from the tokens of its patches.
+
+        See `fragrecon.models.base.Unmixer`.
+
+        Args:
+            mixed: (G, C, h, w) in [0, 1].
+            mask: which patches of each image are hidden, (G, N, P) bool.
+
+        Returns:
+            Encoded and predicted patches.
 
         Raises:
-            ValueError: the images have not equally many patches where mask (G, N, P) is False.
+            ValueError: the images have unequal numbers of visible patches.
         """
         tokens = self._encode(self._tokens(mixed))
-        own = _places(~mask.flatten(0, 1))  # (G * N, V)
-        each = tokens.repeat_interleave(mask.shape[1], 0)
-        seen = torch.cat([each[:, :1], each[:, 1:].take_along_dim(own.unsqueeze(-1), 1)], 1)
-        return Unmixed(tokens[:, 1:], self._decode(seen, own).view(*mask.shape, -1))
+        visible = _positions(~mask.flatten(0, 1))  # (G * N, V)
+        repeated = tokens.repeat_interleave(mask.shape[1], 0)
+        own = torch.cat([repeated[:, :1], repeated[:, 1:].take_along_dim(visible.unsqueeze(-1), 1)], 1)
+        return Unmixed(tokens[:, 1:], self._decode(own, visible).view(*mask.shape, -1))
 
     def _tokens(self, images: Tensor) -> Tensor:
-        """Of all patches, (M, P, D)."""
-        tokens: Tensor = self.embed_patch(self.patches.of(images) * 2 - 1) + self.positions
+        """Embed all patches of images (M, C, h, w), with their positions, as tokens (M, P, D)."""
+        tokens: Tensor = self.embed_patch(self.patches.cut(images) * 2 - 1) + self.positions
         return tokens
 
     def _encode(self, tokens: Tensor) -> Tensor:
-        """Tokens (M, V, D) in each other's light, after the image's own: (M, 1 + V, D)."""
-        with _quick_attention(tokens.device):
+        """Encode tokens (M, V, D), with the image token in front: (M, 1 + V, D)."""
+        with _attention_backend(tokens.device):
             encoded: Tensor = self.encoder(torch.cat([self.image_token.expand(len(tokens), -1, -1), tokens], 1))
         return encoded
 
-    def _seen(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens (M, 1 + V, D) of an image and its visible patches, encoded, and the places (M, V) of these."""
-        visible = _places(~mask)
+    def _encode_visible(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode the image token and the visible patches, (M, 1 + V, D); also return the patches' positions (M, V)."""
+        visible = _positions(~mask)
         return self._encode(self._tokens(images).take_along_dim(visible.unsqueeze(-1), 1)), visible
 
-    def _filled(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """What is decoded: of tokens (M, 1 + V, D), those at places (M, V), and mask tokens elsewhere."""
-        seen = self.to_decoder(tokens)
-        filled = self.mask_token.to(seen.dtype).expand(len(places), self.patches.count, -1)
-        index = places.unsqueeze(-1).expand(-1, -1, seen.shape[-1])
-        return torch.cat([seen[:, :1], filled.scatter(1, index, seen[:, 1:]) + self.decoder_positions], 1)
+    def _decoder_input(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Put encoded tokens (M, 1 + V, D) at their positions (M, V), and mask tokens elsewhere."""
+        encoded = self.to_decoder(tokens)
+        masked = self.mask_token.to(encoded.dtype).expand(len(visible), self.patches.count, -1)
+        index = visible.unsqueeze(-1).expand(-1, -1, encoded.shape[-1])
+        return torch.cat([encoded[:, :1], masked.scatter(1, index, encoded[:, 1:]) + self.decoder_positions], 1)
 
-    def _decode(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """The patches (M, P, values) that follow from an image's token and those at places (M, V): (M, 1 + V, D)."""
-        with _quick_attention(tokens.device):
-            pixels: Tensor = self.to_pixels(self.decoder(self._filled(tokens, places))[:, 1:])
+    def _decode(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Predict all patches (M, P, values) from encoded tokens (M, 1 + V, D) and the positions (M, V) of patches."""
+        with _attention_backend(tokens.device):
+            pixels: Tensor = self.to_pixels(self.decoder(self._decoder_input(tokens, visible))[:, 1:])
         return pixels
 
 
-def _places(chosen: Tensor) -> Tensor:
-    """Where rows (M, P) are True, in order; raises `ValueError` unless equally often in each."""
+def _positions(chosen: Tensor) -> Tensor:
+    """Indices of True in each row of (M, P), in order; raises `ValueError` unless all rows have equally many."""
     counts = chosen.sum(1)
     if not torch.all(counts == counts[0]):
-        raise ValueError("images of a batch should have equally many visible patches")
+        raise ValueError(f"images should have equally many visible patches; they have {counts.tolist()}")
     return chosen.nonzero()[:, 1].view(len(chosen), -1)
 
 
-def _quick_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Plain products on a CPU, whose fused kernel takes half the time of a training step on so few tokens."""
+def _attention_backend(device: torch.device) -> AbstractContextManager[None]:
+    """Use plain matrix products on a CPU, whose fused kernel is slow for few tokens (half the time of a step)."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
@@ -144,7 +164,7 @@ def _learned(*shape: int) -> nn.Parameter:
 
 
 def _transformer(prefix: str, width: int, depth: int, heads: int) -> nn.TransformerEncoder:
-    if heads < 1 or width % heads:
+    if width % heads:
         raise ConfigError(f"{prefix}heads={heads} should divide the width {width}")
     layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
     return nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)

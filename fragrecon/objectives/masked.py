@@ -84,7 +84,7 @@ class Masked(Objective):
             return self._mixed(model, images, self.mix, generator)
         mask = draw_mask(len(images), model.patches.count, self.ratio, generator)
         predicted = model.predict(self._seen(images, generator), mask)
-        return {"loss": masked_error(predicted.float(), self._targets(model.patches.of(images)), mask)}
+        return {"loss": masked_error(predicted.float(), self._targets(model.patches.cut(images)), mask)}
 
     def _mixed(self, model: Unmixer, images: Tensor, mix: int, generator: torch.Generator) -> Losses:
         """Of images in groups of ``mix`` as they come; those that make no whole group are left out."""
@@ -97,9 +97,9 @@ class Masked(Objective):
         images = images[: groups * mix]
         sources = draw_sources(groups, model.patches.count, mix, generator)
         mask = hidden_from(sources, mix)
-        seen = model.patches.of(self._seen(images, generator)).view(*mask.shape, -1)
+        seen = model.patches.cut(self._seen(images, generator)).view(*mask.shape, -1)
         unmixed = model.unmix(model.patches.join(mixed(seen, sources)), mask)
-        targets = self._targets(model.patches.of(images)).view(*mask.shape, -1)
+        targets = self._targets(model.patches.cut(images)).view(*mask.shape, -1)
         error = masked_error(unmixed.patches.float(), targets, mask)
         tokens = F.normalize(unmixed.tokens.float(), dim=-1)
         contrast = supervised_contrastive(tokens, sources, self.temperature)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fragrecon.errors import ConfigError, nearest
-from fragrecon.models.pretrained import VGG16, EfficientNetLite, enlarged
+from fragrecon.models.pretrained import VGG16, EfficientNetLite, upsampled
 
 NETWORKS: dict[str, Callable[[], EfficientNetLite | VGG16]] = {"features": EfficientNetLite, "vgg16": VGG16}
 """By name: one that is installed with its weights, and one whose weights are downloaded, untested with them."""
@@ -48,8 +48,8 @@ class Perceptual:
         with torch.inference_mode(False):  # weights that validation has moved must serve training too
             self.network.to(images.device)
         with torch.no_grad():
-            wanted = self.network.stages(enlarged(images, LEAST))
-        seen = self.network.stages(enlarged(decoded, LEAST))
+            wanted = self.network.stages(upsampled(images, LEAST))
+        seen = self.network.stages(upsampled(decoded, LEAST))
         return torch.stack([distance(*stage) for stage in zip(seen, wanted, strict=True)]).mean()
 
 

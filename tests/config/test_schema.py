@@ -395,8 +395,23 @@ def test_what_a_target_refuses_is_refused_under_its_path(node: dict[str, Any], m
 
 
 def test_what_a_target_says_of_its_own_is_left_as_it_is() -> None:
-    with pytest.raises(ConfigError, match=r"^model\.latent_dim=0 should be at least 1$"):
-        build({"_target_": CONV, "latent_dim": 0}, "model", **FACTS)
+    with pytest.raises(ConfigError, match=r"^model\.encoder_channels=\[8, 8, 8, 8, 8\] has 5 stages"):
+        build({"_target_": CONV, "encoder_channels": [8] * 5}, "model", **FACTS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("latent_dim", 0, r"model\.latent_dim=0 should be"),
+        ("latent_dim", True, r"model\.latent_dim=True should be"),
+        ("encoder_channels", [8, 0], r"model\.encoder_channels\[1\]=0 should be"),
+        ("encoder_channels", [], r"model\.encoder_channels=\[\]"),
+        ("encoder_channels", "8,8", r"model\.encoder_channels='8,8' should be"),
+    ],
+)
+def test_settings_are_held_to_the_annotations_of_the_target(setting: str, value: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{words}"):
+        build({"_target_": CONV, setting: value}, "model", **FACTS)
 
 
 @pytest.mark.parametrize(

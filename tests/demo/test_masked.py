@@ -109,7 +109,7 @@ def test_there_is_one_output_before_the_first_step_and_after_each_with_its_own_e
     model, scene = transformer(), Scene(image(), mask_with(1, 2, 3, 8, 9))
     filling = masked.answer(model, scene, CPU)
     assert masked.steps_of(filling) == 6
-    tokens = model.start(scene.image[None], scene.mask[None])
+    tokens = model.tokens(scene.image[None], scene.mask[None])
     outputs, energies = [tokens], []
     with torch.no_grad():
         for block in model.blocks:

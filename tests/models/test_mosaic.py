@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fragrecon.errors import ConfigError
-from fragrecon.models.base import PairScorer, Shape, Solver
+from fragrecon.models.base import Shape
 from fragrecon.models.mosaic import Edges, Mosaic
 from fragrecon.seams import SIDES, seam_features, strips
 
@@ -44,8 +43,6 @@ def test_embeddings_have_length_one_for_any_number_of_fragments() -> None:
 @torch.inference_mode()
 def test_a_solution_has_a_logit_for_every_cell_and_every_neighbour(seams: bool, edges: bool) -> None:
     model = mosaic((3, 6, 9), seams=seams, edges=edges)
-    assert isinstance(model, Solver)
-    assert isinstance(model, PairScorer)
     for count in (1, 2, 7):
         some = fragments(2, count, (3, 6, 9))
         solution = model.solve(some)
@@ -101,10 +98,10 @@ def test_sides_add_what_seams_tell_to_how_ends_match() -> None:
     model.seam_sides.weight.zero_()
     model.seam_sides.weight[0, 0] = -2.0  # right, from touching differences to the right
     model.seam_sides.weight[1, 8 + 2 * Edges.GROUPS + 1] = -3.0  # below, from a group of the lower edges
-    seams, foretold = seam_features(some), model.edges(some * 4 - 2)
+    seams, predicted = seam_features(some), model.edges(some * 4 - 2)
     sides = model.solve(some).sides
     apart = ~torch.eye(12, dtype=torch.bool).expand(3, 12, 12)
-    for side, expected in ((RIGHT, -2 * seams[..., RIGHT]), (BELOW, -3 * foretold[..., 2 * Edges.GROUPS + 1])):
+    for side, expected in ((RIGHT, -2 * seams[..., RIGHT]), (BELOW, -3 * predicted[..., 2 * Edges.GROUPS + 1])):
         torch.testing.assert_close(sides[:, :, side, :-1][apart], expected[apart], rtol=1e-4, atol=1e-5)
 
 
@@ -124,15 +121,6 @@ def test_a_puzzle_is_solved_alike_in_any_batch() -> None:
     alone, whole = model.solve(some[1:2]), model.solve(some)
     for name, found in vars(alone).items():
         torch.testing.assert_close(found, getattr(whole, name)[1:2], rtol=1e-4, atol=1e-5)
-
-
-@torch.inference_mode()
-def test_solving_is_deterministic_and_draws_nothing() -> None:
-    model, before = mosaic(), torch.get_rng_state()
-    one, two = model.solve(fragments()), model.solve(fragments())
-    for name, found in vars(one).items():
-        assert torch.equal(found, getattr(two, name)), name
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @torch.inference_mode()
@@ -264,7 +252,7 @@ def test_the_chance_to_abut_is_at_most_one(count: int) -> None:
 def slow_edges(edges: Edges, some: Tensor) -> Tensor:
     """What `Edges` tells of one puzzle (F, C, h, w), side by side, pixel by pixel."""
     count, channels = some.shape[:2]
-    foretold: dict[str, list[Tensor]] = {side: [] for side in SIDES}
+    predicted: dict[str, list[Tensor]] = {side: [] for side in SIDES}
     for fragment in some:
         turned = {  # so that the seam is the first row of pixels, and what lies along it runs as before
             "above": fragment,
@@ -279,13 +267,13 @@ def slow_edges(edges: Edges, some: Tensor) -> Tensor:
                 near = [min(max(x + step, 0), length - 1) for step in (-2, -1, 0, 1, 2)]
                 read = [[pixels[c, row, at] for at in near] for c in range(channels) for row in range(rows)]
                 places.append(edges.layers(torch.stack([value for line in read for value in line])))
-            foretold[side].append(torch.stack(places).view(length, Edges.GROUPS, edges.size))
+            predicted[side].append(torch.stack(places).view(length, Edges.GROUPS, edges.size))
     opposite = {"right": "left", "left": "right", "below": "above", "above": "below"}
     logs = torch.zeros(count, count, len(SIDES), Edges.GROUPS, dtype=torch.float64)
     for i in range(count):
         for j in range(count):
             for number, side in enumerate(SIDES):
-                difference = (foretold[side][i] - foretold[opposite[side]][j]).double()
+                difference = (predicted[side][i] - predicted[opposite[side]][j]).double()
                 logs[i, j, number] = torch.log(difference.square().mean((0, 2)) + 1e-3)
     return (logs - logs.mean((0, 1), keepdim=True)).flatten(2)
 
@@ -312,7 +300,7 @@ def test_edges_are_centred_in_each_puzzle_and_follow_the_order_of_fragments() ->
 
 
 @torch.inference_mode()
-def test_the_two_orders_of_a_pair_foretell_the_same_seam() -> None:
+def test_the_two_orders_of_a_pair_predict_the_same_seam() -> None:
     right, left, below, above = edges_of()(fragments()).unflatten(-1, (4, Edges.GROUPS)).unbind(-2)
     torch.testing.assert_close(right, left.transpose(1, 2))
     torch.testing.assert_close(below, above.transpose(1, 2))
@@ -375,16 +363,3 @@ def test_edges_stay_exact_in_half_precision() -> None:
         solution = mosaic().solve(some)
     assert {part.dtype for part in vars(solution).values()} == {torch.float32}
     torch.testing.assert_close(solution.embeddings.norm(dim=-1), torch.ones(1, 6))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"width": 30}, "cannot be shared equally"),
-        ({"window": 9}, "from 2 to the fragment's side, 8"),
-        ({"window": 1}, "2 to"),
-    ],
-)
-def test_impossible_settings_are_refused(change: dict[str, int], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        mosaic(**change)  # type: ignore[arg-type]

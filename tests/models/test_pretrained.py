@@ -12,7 +12,7 @@ from torch import Tensor
 from fragrecon.data.readers.imagenet64 import ImageNet64
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.pixels.perceptual import in_parts
-from fragrecon.models.pretrained import VGG16, EfficientNetLite, enlarged, have_weights
+from fragrecon.models.pretrained import VGG16, EfficientNetLite, download_weights, upsampled
 from tests import layouts
 
 
@@ -79,7 +79,7 @@ def test_a_network_is_frozen_and_made_without_random_numbers_wherever_others_are
 @pytest.mark.parametrize(("height", "width", "size"), [(16, 16, (64, 64)), (16, 48, (64, 192)), (64, 80, (64, 80))])
 def test_small_images_are_enlarged_and_others_left(height: int, width: int, size: tuple[int, int]) -> None:
     across = torch.linspace(0, 1, width).expand(2, 3, height, width)
-    found = enlarged(across, 64)
+    found = upsampled(across, 64)
     assert found.shape[2:] == size
     assert torch.equal(found, across) == (size == (height, width))
     assert float((found - torch.linspace(0, 1, size[1])).abs().max()) < 0.5 / width + 1e-6
@@ -123,17 +123,17 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_weights_are_fetched_once(tmp_path: Path, kept: Path) -> None:
     source = tmp_path / "net.pth"
     torch.save({"weight": torch.ones(2)}, source)
-    have_weights("fid", source.as_uri())
+    download_weights("fid", source.as_uri())
     assert (kept / "net.pth").read_bytes() == source.read_bytes()
     source.unlink()
-    found = have_weights("fid", source.as_uri())
+    found = download_weights("fid", source.as_uri())
     assert torch.equal(found["weight"], torch.ones(2))
 
 
 def test_weights_that_cannot_be_fetched_are_to_be_put_where_they_are_looked_for(tmp_path: Path, kept: Path) -> None:
     url = (tmp_path / "net.pth").as_uri()
     with pytest.raises(ConfigError) as refusal:
-        have_weights("lpips", url)
+        download_weights("lpips", url)
     for part in ("perceptual: lpips needs", url, f"put it at {kept / 'net.pth'}"):
         assert part in str(refusal.value)
 
@@ -155,5 +155,5 @@ def test_a_file_that_holds_more_than_weights_is_not_opened(tmp_path: Path, kept:
     (kept / "old.pth").write_bytes(pickle.dumps(harm, protocol=2))
     for name in ("new", "old"):
         with pytest.raises(ConfigError, match="needs the weights"):
-            have_weights("fid", f"https://nowhere.invalid/{name}.pth")
+            download_weights("fid", f"https://nowhere.invalid/{name}.pth")
     assert not (tmp_path / "harm").exists()

@@ -24,7 +24,7 @@ class Copy(FragmentModel):
 
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
         self.images, self.mask = images, mask
-        seen = self.patches.of(images)
+        seen = self.patches.cut(images)
         return torch.where(mask.unsqueeze(-1), torch.full_like(seen, self.constant), seen) + self.weight
 
 

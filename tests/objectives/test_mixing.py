@@ -168,7 +168,7 @@ def test_the_loss_is_that_of_a_slow_loop(normalize: bool) -> None:
 
 
 def test_a_perfect_answer_costs_the_choice_within_images_and_no_knowledge_its_logarithm() -> None:
-    puzzles, truth = batch(6), Patches(SHAPE, 4).of(batch(6).fragments[0]).view(3, 2, 4, 48)
+    puzzles, truth = batch(6), Patches(SHAPE, 4).cut(batch(6).fragments[0]).view(3, 2, 4, 48)
     sources = draw_sources(3, 4, 2, generator(0))
     objective = Masked(mix=2, homologous=1.0, temperature=0.01)
     perfect = objective(Told(torch.eye(2)[sources], truth), puzzles, generator(0))
@@ -214,7 +214,7 @@ def test_changing_all_that_is_hidden_changes_nothing_that_a_model_is_given() -> 
     first, second, puzzles = told(), told(), batch(6)
     Masked(mix=2)(first, puzzles, generator())
     images, patches = puzzles.fragments[0], first.patches
-    changed = torch.where(first.mask.view(6, 4, 1), 1 - patches.of(images), patches.of(images))
+    changed = torch.where(first.mask.view(6, 4, 1), 1 - patches.cut(images), patches.cut(images))
     others = replace(puzzles, fragments=patches.join(changed)[None])
     assert not torch.equal(others.fragments, puzzles.fragments)
     Masked(mix=2)(second, others, generator())

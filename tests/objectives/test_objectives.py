@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
+from fragrecon.models.conv import ConvVAE
 from fragrecon.models.factories import create_linear_autoencoder, create_supervised_classifier
 from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.mosaic import Mosaic
 from fragrecon.models.siamese import Siamese
 from fragrecon.models.simclr import SimCLR
-from fragrecon.models.vae import ConvVAE
 from fragrecon.objectives.anti_correlation import AntiCorrelation
 from fragrecon.objectives.base import Losses, Objective
 from fragrecon.objectives.contrastive import Contrastive

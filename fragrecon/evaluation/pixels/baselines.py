@@ -73,7 +73,7 @@ class ConditionalMean:
 
     def __init__(self, images: Tensor, patches: PatchGrid) -> None:
         self.patches = patches
-        rows = patches.of(images).flatten(1).double()  # (M, d), patch by patch
+        rows = patches.cut(images).flatten(1).double()  # (M, d), patch by patch
         self.mean = rows.mean(0)
         centred = rows - self.mean
         self.covariance = centred.T @ centred / (len(rows) - 1)
@@ -81,7 +81,7 @@ class ConditionalMean:
 
     def __call__(self, images: Tensor, mask: Tensor, patches: PatchGrid, batch: int = 32) -> Tensor:
         """Fill images (M, C, H, W) where ``mask`` (M, P) is True; all images have equally many visible patches."""
-        rows = patches.of(images).flatten(1).double().cpu() - self.mean
+        rows = patches.cut(images).flatten(1).double().cpu() - self.mean
         values = rows.shape[1] // patches.count
         places = (~mask).cpu().nonzero()[:, 1].view(len(mask), -1, 1) * values + torch.arange(values)
         places = places.flatten(1)  # (M, V * values)

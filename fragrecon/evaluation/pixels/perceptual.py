@@ -24,13 +24,13 @@ from fragrecon.evaluation.pixels.baselines import InpaintingBaselines
 from fragrecon.evaluation.pixels.reconstruction import Fill, by_puzzle, fill_of, pixels_of
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter
-from fragrecon.models.pretrained import EfficientNetLite, enlarged, have_weights, needed
+from fragrecon.models.pretrained import EfficientNetLite, download_weights, import_optional, upsampled
 from fragrecon.objectives import reconstruction
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 16
-"""Images per forward pass of a network, independent of the batch size, as images are enlarged for it."""
+"""Images per forward pass of a network, independent of the batch size, as images are upsampled for it."""
 
 FEATURES = "frechet_feature_distance"
 """The Fréchet distance of the features of `EfficientNetLite`."""
@@ -51,8 +51,8 @@ class Inception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        extractor = needed("torch_fidelity.feature_extractor_inceptionv3", "fid", "perceptual")
-        have_weights("fid", extractor.URL_INCEPTION_V3)
+        extractor = import_optional("torch_fidelity.feature_extractor_inceptionv3", "fid", "perceptual")
+        download_weights("fid", extractor.URL_INCEPTION_V3)
         self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Inception(nn.Module):
 class Lpips(nn.Module):
     """LPIPS by AlexNet (Zhang et al., 2018).
 
-    Images whose shorter side is below 64 pixels, the size that its weights were fitted on, are enlarged to that
+    Images whose shorter side is below 64 pixels, the size that its weights were fitted on, are upsampled to that
     bilinearly.
 
     Raises:
@@ -75,13 +75,13 @@ class Lpips(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        models = needed("torchvision.models", "lpips", "perceptual")
-        have_weights("lpips", models.AlexNet_Weights.DEFAULT.url)
+        models = import_optional("torchvision.models", "lpips", "perceptual")
+        download_weights("lpips", models.AlexNet_Weights.DEFAULT.url)
         self.network = LearnedPerceptualImagePatchSimilarity(net_type="alex").net
 
     def forward(self, output: Tensor, images: Tensor) -> Tensor:
         """Distances (M,)."""
-        output, images = (enlarged(every.expand(-1, 3, -1, -1), self.least) for every in (output, images))
+        output, images = (upsampled(every.expand(-1, 3, -1, -1), self.least) for every in (output, images))
         distances: Tensor = self.network(output, images, normalize=True)
         return distances.flatten()
 

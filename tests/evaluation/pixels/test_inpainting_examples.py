@@ -50,7 +50,7 @@ def test_the_descent_ends_in_what_is_predicted_and_starts_at_the_tokens() -> Non
         descent = model.descend(images, mask)
         assert descent.patches.shape == (1 + 2 * 4, 5, PATCHES, 48)
         assert torch.equal(descent.patches[-1], model.predict(images, mask))
-        start = model.to_pixels(model.norm(model.start(images, mask))[:, 1:])
+        start = model.to_pixels(model.norm(model.tokens(images, mask))[:, 1:])
         assert torch.equal(descent.patches[0], start)
         shorter = energy_transformer(layers=1, steps=3)
         shorter.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("blocks.1")})
@@ -62,7 +62,7 @@ def test_the_energies_are_those_of_each_block_and_fall_by_small_steps() -> None:
     with torch.no_grad():
         energies = model.descend(images, mask).energies
         assert energies.shape == (2, 5, 5)
-        tokens = model.start(images, mask)
+        tokens = model.tokens(images, mask)
         for number, block in enumerate(model.blocks):
             assert isinstance(block, EnergyBlock)
             torch.testing.assert_close(energies[number, 0], block.energy(tokens))
@@ -73,13 +73,13 @@ def test_the_energies_are_those_of_each_block_and_fall_by_small_steps() -> None:
 
 @pytest.mark.parametrize("itself", [False, True])
 def test_attention_is_the_softmax_of_queries_and_keys(itself: bool) -> None:
-    model, (images, mask) = energy_transformer(itself=itself), masked_images()
+    model, (images, mask) = energy_transformer(attend_to_self=itself), masked_images()
     chosen = torch.tensor([0, 5, 2, 2, 3])
     with torch.no_grad():
         found = model.attention(images, mask, chosen)
         (block,) = model.blocks
         assert isinstance(block, EnergyBlock)
-        g = block.norm(block(model.start(images, mask)))
+        g = block.norm(block(model.tokens(images, mask)))
     assert found.shape == (5, 3, PATCHES)
     for image in range(5):
         for head in range(3):

@@ -106,7 +106,7 @@ def test_filling_in_the_truth_is_perfect_and_what_is_visible_does_not_count() ->
         for part in ("masked", "composite"):
             torch.testing.assert_close(perfect[f"{part}_{name}"], torch.full((3,), value, dtype=torch.float64))
     guess = smooth(3, seed=5)
-    spoiled = torch.where(mask.unsqueeze(-1), PATCHES.of(guess), torch.rand(3, 16, 48))
+    spoiled = torch.where(mask.unsqueeze(-1), PATCHES.cut(guess), torch.rand(3, 16, 48))
     first = score_filling(lambda *_: guess, images, mask, PATCHES)
     second = score_filling(lambda *_: PATCHES.join(spoiled), images, mask, PATCHES)
     for name, values in first.items():
@@ -157,7 +157,7 @@ def test_the_mean_colour_is_that_of_the_visible_patches() -> None:
     images, mask = smooth(3), masks(3)
     found = mean_colour(images, mask, PATCHES)
     for image, row, output in zip(images, mask, found, strict=True):
-        seen = PATCHES.of(image[None])[0][~row].view(-1, 3, 16).movedim(1, 0).reshape(3, -1)
+        seen = PATCHES.cut(image[None])[0][~row].view(-1, 3, 16).movedim(1, 0).reshape(3, -1)
         torch.testing.assert_close(output, seen.mean(1)[:, None, None].expand(SHAPE))
 
 
@@ -192,10 +192,10 @@ def test_one_line_of_visible_pixels_is_no_fault() -> None:
 
 def slow_conditional(training: Tensor, image: Tensor, row: Tensor) -> Tensor:
     """By NumPy, with an index a pixel."""
-    rows = PATCHES.of(training).flatten(1).double().numpy()
+    rows = PATCHES.cut(training).flatten(1).double().numpy()
     mean, covariance = rows.mean(0), np.cov(rows.T) + 1e-4 * np.eye(rows.shape[1])
     seen = np.repeat(~row.numpy(), 48)
-    values = PATCHES.of(image[None]).flatten().double().numpy()
+    values = PATCHES.cut(image[None]).flatten().double().numpy()
     guess = mean + covariance[:, seen] @ np.linalg.solve(covariance[np.ix_(seen, seen)], values[seen] - mean[seen])
     return PATCHES.join(torch.from_numpy(guess).view(1, 16, 48)).clamp(0, 1)[0]
 
