@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import hydra
 import pytest
@@ -150,20 +151,29 @@ def shared_run(factory: pytest.TempPathFactory, name: str, *overrides: object) -
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not (folder / "finished").exists():
-            job(folder / "run", shared_cache(factory), *overrides)
+            job(folder / "run", shared_cache(factory), *overrides, figures=True)
             (folder / "finished").touch()
     return folder / "run"
 
 
-def job(folder: Path, cache: Path, *overrides: object) -> dict[str, Any] | None:
-    """Do a job in this process, in a given folder, as the command line would."""
+def job(folder: Path, cache: Path, *overrides: object, figures: bool = False) -> dict[str, Any] | None:
+    """Do a job in this process, in a given folder, as the command line would.
+
+    Args:
+        folder: of the record.
+        cache: folder of converted images.
+        overrides: of the config.
+        figures: whether a scoring draws its figures, which takes longer than a small job itself.
+    """
     given = [str(override) for override in overrides]
     placed = [] if any(text.startswith("resume=") for text in given) else [f"data.cache_dir={cache}"]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(command.CONF), version_base="1.3"):
         composed = hydra.compose("config", [*placed, *given])
     folder.mkdir(parents=True, exist_ok=True)
-    with one_thread():
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
+        if not figures:
+            patch.setattr("fragrecon.report.scoring.gallery", Mock())
         return jobs.run_job(composed, folder, given)
 
 

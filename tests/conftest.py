@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 # One thread a process, set before torch reads it: tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Collecting garbage goes through all objects of the libraries; drawing a figure makes enough for that many times.
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

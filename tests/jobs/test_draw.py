@@ -246,7 +246,7 @@ def test_what_an_evaluation_draws_of_samples_is_drawn_again_to_the_byte(
 ) -> None:
     scored = tmp_path / "scored"
     given = ["evaluation=generation", "evaluation.puzzles=5", "evaluation.generation.samples=20"]
-    job(scored, cache, "mode=evaluate", f"run={autoencoder}", *given)
+    job(scored, cache, "mode=evaluate", f"run={autoencoder}", *given, figures=True)
     wide = read_json(scored / "metrics.json")["dataset_wide"]
     assert set(wide["model"]) == {"generation_latent_frechet_distance", "generation_active_share"}
     draw(tmp_path / "drawn", cache, autoencoder, *given)

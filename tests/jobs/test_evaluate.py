@@ -212,7 +212,7 @@ def figures_of(folder: Path) -> list[str]:
 
 def test_every_scored_run_leaves_its_figures(tmp_path: Path, cache: Path, finished: Path) -> None:
     assert figures_of(finished) == sorted([*EXAMPLE, "curves.png", "reconstructions.png", "scores.png"])
-    job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}")
+    job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", figures=True)
     # The record has no epochs of its own; all else is the same.
     assert figures_of(tmp_path / "run") == sorted([*EXAMPLE, "reconstructions.png", "scores.png"])
     own, again = fingerprint(finished / "figures"), fingerprint(tmp_path / "run" / "figures")
@@ -249,7 +249,7 @@ def test_the_smallest_puzzle_can_be_drawn_too(tmp_path: Path, cache: Path, model
     """Of two images in two fragments each, scored once."""
     size = ["data.images_per_puzzle=2", "evaluation.puzzles=1", "evaluation.validation_puzzles=2"]
     few = ["data.batches_per_epoch=1", "data.epochs=1", "model.latent_dim=1"]
-    job(tmp_path, cache, *SMALL, f"model={model}", *data, *size, *few)
+    job(tmp_path, cache, *SMALL, f"model={model}", *data, *size, *few, figures=True)
     decoded = [] if model == "mosaic" else ["reconstructions.png"]
     assert figures_of(tmp_path) == sorted([*EXAMPLE, *decoded, "curves.png", "scores.png"])
     examples = files.read_arrays(tmp_path / "examples.npz")
@@ -258,7 +258,7 @@ def test_the_smallest_puzzle_can_be_drawn_too(tmp_path: Path, cache: Path, model
 
 
 def test_a_run_without_validation_has_curves_of_its_training_alone(tmp_path: Path, cache: Path) -> None:
-    job(tmp_path, cache, *SMALL, "model=pca", "trainer.limit_val_batches=0", "data.epochs=1")
+    job(tmp_path, cache, *SMALL, "model=pca", "trainer.limit_val_batches=0", "data.epochs=1", figures=True)
     assert "curves.png" in figures_of(tmp_path)
 
 
@@ -287,7 +287,7 @@ def harder(tmp_path_factory: pytest.TempPathFactory, cache: Path, finished: Path
     cli = Cli(tmp_path_factory.mktemp("harder"), cache)
     given = ["mode=evaluate", f"run={finished}", f"data.cache_dir={cache}"]
     result = cli.run(*given, *HARDER, *FEW, "hydra.run.dir=harder").ok()
-    job(cli.home / "plain", cache, "mode=evaluate", f"run={finished}", *PLAIN)
+    job(cli.home / "plain", cache, "mode=evaluate", f"run={finished}", *PLAIN, figures=True)
     return Harder(cli.home / "harder", cli.home / "plain", result)
 
 

@@ -57,7 +57,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     """The folder of a run that nothing has stopped; only to be read."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    job(folder, shared_cache(tmp_path_factory), *line(photos))
+    job(folder, shared_cache(tmp_path_factory), *line(photos), figures=True)
     return folder
 
 

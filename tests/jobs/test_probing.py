@@ -54,7 +54,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Run:
     """A small variational autoencoder, scored by all that whole images can be."""
     folder = tmp_path_factory.mktemp("probing") / "run"
-    job(folder, cache, *WHOLE, *BOTH)
+    job(folder, cache, *WHOLE, *BOTH, figures=True)
     return load_run(folder)
 
 

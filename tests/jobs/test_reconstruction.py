@@ -55,7 +55,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", TINY)
 def test_whole_images_are_trained_on_and_scored(tmp_path: Path, cache: Path, name: str) -> None:
     folder = tmp_path / "run"
-    job(folder, cache, *TINY[name], *WHOLE)
+    job(folder, cache, *TINY[name], *WHOLE, figures=True)
     assert status(folder)["status"] == "done"
     found = metrics(folder)
     assert list(found["scores"]) == [*BASELINES, "model"]
@@ -138,7 +138,7 @@ def drawn(folder: Path, cache: Path, run: Path, *given: object) -> float:
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_run_is_drawn_again_to_the_byte(tmp_path: Path, cache: Path, name: str) -> None:
-    job(tmp_path / "run", cache, *TINY[name], *WHOLE)
+    job(tmp_path / "run", cache, *TINY[name], *WHOLE, figures=True)
     ratio = drawn(tmp_path / "again", cache, tmp_path / "run")
     pictures = set(names(tmp_path / "run", "figures/*.png"))
     assert pictures == set(names(tmp_path / "again", "figures/*.png"))

@@ -208,13 +208,13 @@ def test_without_test_puzzles_the_test_split_stays_untouched(
 
 @pytest.mark.parametrize("model", ["conv", "linear"])
 def test_grey_images_can_be_trained_on(tmp_path: Path, cache: Path, model: str) -> None:
-    job(tmp_path / "run", cache, *SMALL, f"model={model}", "data.channels=1", "data.batches_per_epoch=4")
+    job(tmp_path / "run", cache, *SMALL, f"model={model}", "data.channels=1", "data.batches_per_epoch=4", figures=True)
     assert metrics(tmp_path / "run")["protocol"]["fragment_shape"] == [1, 16, 16]
 
 
 def test_images_and_fragments_need_not_be_square(tmp_path: Path, cache: Path) -> None:
     sizes = ["data.image_size=[32,64]", "data.fragment_size=[16,8]"]
-    job(tmp_path / "run", cache, *SMALL, "model=conv", "data.batches_per_epoch=4", *sizes)
+    job(tmp_path / "run", cache, *SMALL, "model=conv", "data.batches_per_epoch=4", *sizes, figures=True)
     protocol = metrics(tmp_path / "run")["protocol"]
     assert protocol["fragment_shape"] == [3, 16, 8]
     assert protocol["fragments_per_image"] == 16
