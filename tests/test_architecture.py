@@ -45,6 +45,8 @@ WITHOUT_TORCH = (
     "errors",
     "files",
     "config.schema",
+    "config.evaluation",
+    "config.types",
     "config.parse",
     "config.build",
     "config.saved",

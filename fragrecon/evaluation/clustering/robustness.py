@@ -18,7 +18,7 @@ from fragrecon.evaluation.statistics import Scores, Summary, paired_summaries, s
 from fragrecon.seeds import keys_of
 
 if TYPE_CHECKING:
-    from fragrecon.config.schema import RobustnessConfig
+    from fragrecon.config.evaluation import RobustnessConfig
 
 
 @dataclass(frozen=True)

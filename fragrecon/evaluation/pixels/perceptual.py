@@ -94,7 +94,7 @@ class PerceptualNetworks:
         lpips: the LPIPS network, if requested.
 
     Args:
-        names: names from `fragrecon.config.schema.PERCEPTUAL`.
+        names: names from `fragrecon.config.evaluation.PERCEPTUAL`.
         device: device of the networks.
 
     Raises:

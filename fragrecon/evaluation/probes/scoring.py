@@ -28,7 +28,7 @@ from fragrecon.evaluation.statistics import Scores
 from fragrecon.progress import progress
 
 if TYPE_CHECKING:
-    from fragrecon.config.schema import ProbeConfig
+    from fragrecon.config.evaluation import ProbeConfig
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ def draw(found: PartResult, model: str, names: Sequence[str], folder: Path) -> N
     Args:
         found: what the evaluation found and saw.
         model: name of the model.
-        names: projections of embeddings to draw, of `fragrecon.config.schema.PROJECTIONS`.
+        names: projections of embeddings to draw, of `fragrecon.config.evaluation.PROJECTIONS`.
         folder: folder of the figures.
     """
     if found.examples:

@@ -40,7 +40,7 @@ def check(names: Iterable[str]) -> None:
 
 
 def draw(probed: ProbeResults, names: Iterable[str], model: str, folder: Path) -> None:
-    """Write ``projection_{name}.png``, one for each name of `fragrecon.config.schema.PROJECTIONS`.
+    """Write ``projection_{name}.png``, one for each name of `fragrecon.config.evaluation.PROJECTIONS`.
 
     Args:
         probed: whose test images.

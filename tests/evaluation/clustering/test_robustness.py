@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from fragrecon.clustering.backends import load_backend
-from fragrecon.config.schema import RobustnessConfig
+from fragrecon.config.evaluation import RobustnessConfig
 from fragrecon.data.corruption import CHANGES
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch

@@ -13,7 +13,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, distributed
 
-from fragrecon.config.schema import PERCEPTUAL
+from fragrecon.config.evaluation import PERCEPTUAL
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.pixels.baselines import InpaintingBaselines, bilinear

@@ -17,7 +17,7 @@ from sklearn.metrics import classification_report
 from torch import Tensor, nn
 
 from fragrecon import files
-from fragrecon.config.schema import PROBES, ProbeConfig
+from fragrecon.config.evaluation import PROBES, ProbeConfig
 from fragrecon.data.module import FragmentData
 from fragrecon.data.readers.cifar import Cifar10
 from fragrecon.data.store import Block, Source, Split

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fragrecon.config.schema import PROJECTIONS
+from fragrecon.config.evaluation import PROJECTIONS
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.probes.base import Samples
 from fragrecon.evaluation.probes.scoring import ProbeResults

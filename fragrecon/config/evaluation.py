@@ -1,0 +1,118 @@
+"""The ``evaluation`` section of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from fragrecon.config.types import Count, NonNegative, Positive, Section, Share, Whole
+from fragrecon.errors import ConfigError
+
+Perceptual = Literal["features", "lpips", "fid"]
+Probe = Literal["mlp", "linear", "knn", "logistic", "svm"]
+Projection = Literal["pca", "tsne", "umap"]
+PERCEPTUAL, PROBES, PROJECTIONS = get_args(Perceptual), get_args(Probe), get_args(Projection)
+
+
+@dataclass(frozen=True)
+class RobustnessConfig(Section):
+    """Harder conditions to score under as well: for each axis, a list of values."""
+
+    puzzles: Count
+    images: list[Count]
+    fragment_size: list[Count]
+    noise: list[Positive]
+    rotation: list[Share]
+    jitter: list[Share]
+    gap: list[Count]
+
+    @model_validator(mode="after")
+    def _check(self) -> RobustnessConfig:
+        if not any(values for values in asdict(self).values() if isinstance(values, list)):
+            raise ConfigError("evaluation.robustness names no condition; use evaluation.robustness=null to disable it")
+        return self
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig(Section):
+    """The share of hidden patches for masked models, and the perceptual metrics."""
+
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+    perceptual: list[Perceptual] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ProbeConfig(Section):
+    """Classifiers of frozen embeddings, and how they are trained.
+
+    ``hidden`` are the widths of the MLP. The MLP and the linear probe are trained with Adam at the rate ``lr`` for
+    ``epochs``. Only the MLP is regularised: by ``noise`` on its inputs, by ``weight_decay``, and by ``scaling`` its
+    inputs to standard deviation 1, each separately or all by one factor. ``neighbours`` and ``strengths`` (inverse
+    regularisation) are selected on the validation part. At most ``images`` of the training part are used; the support
+    vector machine uses the first ``svm_images`` of them.
+    """
+
+    classifiers: Annotated[list[Probe], Field(min_length=1)]
+    hidden: list[Count]
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    neighbours: list[Count]
+    strengths: list[Positive]
+    images: Count | None
+    svm_images: Count
+    projections: list[Projection]
+    noise: NonNegative = 0.0
+    weight_decay: NonNegative = 0.0
+    scaling: Literal["each", "all"] = "each"
+
+    @model_validator(mode="after")
+    def _check(self) -> ProbeConfig:
+        for key, classifiers in (("neighbours", {"knn"}), ("strengths", {"logistic", "svm"})):
+            if not getattr(self, key) and (asking := classifiers.intersection(self.classifiers)):
+                raise ConfigError(f"evaluation.probe.{key} is empty, but {sorted(asking)[0]} selects from it")
+        return self
+
+
+@dataclass(frozen=True)
+class GenerationConfig(Section):
+    """The number of samples of the prior that are decoded, and the perceptual metrics that compare them to images."""
+
+    samples: Count
+    perceptual: list[Literal["features", "fid"]]
+
+    @model_validator(mode="after")
+    def _check(self) -> GenerationConfig:
+        if self.perceptual and self.samples < 2:
+            raise ConfigError("evaluation.generation.samples=1 is no distribution for .perceptual; use 2 or more")
+        return self
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Section):
+    """How models are scored: the parts of the evaluation and the number of puzzles."""
+
+    puzzles: Whole
+    validation_puzzles: Count
+    train_puzzles: Whole
+    batch_size: Count
+    seed: Whole
+    backend: str
+    restarts: Count
+    memory_mb: Count = 32
+    robustness: RobustnessConfig | None = None
+    clustering: bool = True
+    reconstruction: ReconstructionConfig | None = None
+    probe: ProbeConfig | None = None
+    generation: GenerationConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationConfig:
+        if self.robustness and self.robustness.puzzles > self.puzzles:
+            raise ConfigError(
+                f"evaluation.robustness.puzzles={self.robustness.puzzles} should be at most "
+                f"evaluation.puzzles={self.puzzles}, because they are the first of these"
+            )
+        return self

@@ -1,0 +1,32 @@
+"""Types of values that several sections of the configuration have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+Node = dict[str, Any]
+"""A mapping with ``_target_``, the dotted name of what it builds, and its arguments."""
+
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Unlimited = Literal[-1]
+SavedPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))]
+"""A path made absolute, so that a saved config can be used from any working folder."""
+
+INERT = {"inert": True}
+"""Marks keys that change no number: the name of a job, where it writes, what it prints, how often it is saved."""
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+class Section:
+    """A section of the configuration, checked when it is parsed."""
+
+    __pydantic_config__ = STRICT
