@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import cnn_v3
+import colours
+import count
 import crops
 import decoded
 import pytest
@@ -17,14 +19,16 @@ from PIL import Image
 
 from fragrecon.report.labels import label
 from tests import layouts
+from tests.cli import ROOT, job
 
-ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 RESULTS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
 ELSEWHERE = [path for path in RESULTS if path.parent.name == "photographs"]
 MASKED = [path for path in RESULTS if path.parent.name == "masked"]
 EMBEDDED = [path for path in RESULTS if path.parent.name.startswith("embed")]
 LARGER = [path for path in RESULTS if path.parent.name == "cnn_v3"]
 TIMED = [path for path in RESULTS if path.parent.name == "bench"]
+FEW = ["data.reader.train_images=300", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
 
@@ -123,22 +127,33 @@ def test_every_training_and_timing_of_larger_images_is_recorded() -> None:
             assert {f"{preset}_{size}.cpu", f"{preset}_{size}_float32.cpu"} <= {path.stem for path in TIMED}
 
 
+def run(script: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    """Run a script in this process."""
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    runpy.run_path(str(script), run_name="__main__")
+
+
 @pytest.mark.slow
 def test_the_script_of_larger_images_trains_times_and_does_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def call(*overrides: str) -> None:
+        *given, folder = overrides
+        job(Path(folder.removeprefix("hydra.run.dir=")), tmp_path / "cache", *given)
+
     small = ["model.block_config=[resnet]", "model.channel_config=[8]", "model.stride_config=[4]"]
-    few = ["data.epochs=1", "evaluation.puzzles=4", "evaluation.validation_puzzles=4", f"data.cache_dir={tmp_path}"]
     for name, value in {
         "RUNS": tmp_path / "runs",
         "RESULTS": tmp_path / "results",
         "SIZES": {"201": (24, 24)},
         "CROPS": {"201": ["--train", "60", "--test", "4"]},
         "NETWORKS": {"tiny": ["model=cnn_v3_tiny", *small]},
-        "TRAINED": {"tiny_201": few},
+        "TRAINED": {"tiny_201": ["data.epochs=1", "evaluation.puzzles=4", "evaluation.validation_puzzles=4"]},
         "BATCHES": {"201": {"tiny": 2}},
+        "call": call,
     }.items():
         monkeypatch.setattr(cnn_v3, name, value)
+    monkeypatch.setattr("fragrecon.jobs.bench.alone", lambda measure, *arguments: measure(*arguments))
     for _ in range(2):
         cnn_v3.train(tmp_path / "crops")
         cnn_v3.bench()
@@ -207,10 +222,12 @@ def test_the_recorded_benchmark_reached_its_ratios() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_and_writes_what_it_prints(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "benchmarks" / "clustering.py"), "--puzzles", "12", "--rounds", "1"]
-    where = ["--out", str(tmp_path), f"data.cache_dir={tmp_path}", "data.reader.train_images=400"]
-    printed = subprocess.run([*script, *where], capture_output=True, text=True, check=True, timeout=120).stdout
+def test_the_benchmark_runs_and_writes_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--out", tmp_path, f"data.cache_dir={tmp_path}", "data.reader.train_images=400"]
+    run(BENCHMARKS / "clustering.py", monkeypatch, "--puzzles", 12, "--rounds", 1, *where)
+    printed = capsys.readouterr().out
     result = json.loads((tmp_path / "clustering.json").read_text())
     assert result["points"] == [12, 160, 128]
     for name, row in result["rows"].items():
@@ -221,12 +238,12 @@ def test_the_benchmark_runs_and_writes_what_it_prints(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_training_times_steps_and_a_cold_start(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--steps", "2", "--out", str(tmp_path)]
+def test_the_benchmark_of_training_times_steps_and_a_cold_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = ["model.width=32", "model.depth=1", "model.heads=2", "evaluation.validation_puzzles=3"]
     data = ["data=synthetic", f"data.cache_dir={tmp_path}", "data.reader.train_images=400", "data.batches_per_epoch=2"]
-    done = subprocess.run([*script, *small, *data], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    run(BENCHMARKS / "training.py", monkeypatch, "--steps", 2, "--out", tmp_path, *small, *data)
     result = json.loads((tmp_path / "training.json").read_text())
     step, sprint = result["step"], result["sprint"]
     assert step["puzzles_a_second"] == pytest.approx(8 / step["seconds_a_step"])
@@ -237,19 +254,17 @@ def test_the_benchmark_of_training_times_steps_and_a_cold_start(tmp_path: Path) 
     assert sprint["steps"] == 2
     assert sprint["seconds"] > 1
     assert -1 <= sprint["val_kmeans_ari"] <= 1
-    assert f"{step['puzzles_a_second']:.1f} puzzles/s" in done.stdout
+    assert f"{step['puzzles_a_second']:.1f} puzzles/s" in capsys.readouterr().out
     assert str(tmp_path) not in result["command"]
 
 
-@pytest.mark.slow
-def test_of_a_named_experiment_steps_alone_are_timed(tmp_path: Path) -> None:
+def test_of_a_named_experiment_steps_alone_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layouts.cifar10(tmp_path / "data", 200, 6)
-    script = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--steps", "2", "--out", str(tmp_path)]
-    data = [f"data.root={tmp_path / 'data'}", f"data.cache_dir={tmp_path}", "data.puzzles_per_batch=16"]
-    done = subprocess.run([*script, "experiment=mae_cifar10", *data], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    data = [f"data.root={tmp_path / 'data'}", f"data.cache_dir={tmp_path}", "data.puzzles_per_batch=4"]
+    line = ["--steps", 1, "--out", tmp_path, "experiment=mae_cifar10", *data]
+    run(BENCHMARKS / "training.py", monkeypatch, *line)
     result = json.loads((tmp_path / "mae_cifar10.json").read_text())
-    assert result["step"]["puzzles_a_second"] == pytest.approx(16 / result["step"]["seconds_a_step"])
+    assert result["step"]["puzzles_a_second"] == pytest.approx(4 / result["step"]["seconds_a_step"])
     assert result["step"]["model"] == "MaskedAutoencoder"
     assert "sprint" not in result
 
@@ -306,13 +321,13 @@ def test_the_course_of_a_training_is_told_by_its_best_and_its_last_epoch(results
     assert last == "| `mine` | 1 | 10 | 0.2000 | 0.4000 | 2 | 0.1000 | 0.2500 |"
 
 
-def test_the_spectrum_script_prints_its_tables(tmp_path: Path) -> None:
-    small = ["data.reader.train_images=300", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
-    script = [sys.executable, str(ROOT / "experiments" / "spectrum.py"), *small, f"data.cache_dir={tmp_path}"]
-    printed = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout
+def test_the_spectrum_script_prints_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(ROOT / "experiments" / "spectrum.py", monkeypatch, *FEW, f"data.cache_dir={tmp_path}")
     leading, cut = (
         [[float(cell) for cell in row.split("|")[1:3]] for row in part.splitlines() if re.match(r"\| \d", row)]
-        for part in printed.split("KMeans ARI")
+        for part in capsys.readouterr().out.split("KMeans ARI")
     )
     assert [number for number, _ in leading] == [1, 2, 3]
     assert [count for count, _ in cut] == [3, 6, 12, 24, 64, 128]
@@ -322,21 +337,24 @@ def test_the_spectrum_script_prints_its_tables(tmp_path: Path) -> None:
     assert sum(share for _, share in leading) == pytest.approx(shares[0], abs=0.002)
 
 
-def test_the_colours_script_prints_a_row_for_each_fineness(tmp_path: Path) -> None:
-    small = ["data.reader.train_images=300", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
-    script = [sys.executable, str(ROOT / "experiments" / "colours.py"), *small, f"data.cache_dir={tmp_path}"]
-    printed = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout
-    rows = [row.split("|")[1:3] for row in printed.splitlines() if re.match(r"\| \d", row)]
-    assert [int(levels) ** 3 for levels, _ in rows] == [int(cells.replace(",", "")) for _, cells in rows]
+def test_the_colours_script_prints_a_row_for_each_fineness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(colours, "LEVELS", (2, 3, 10))
+    colours.main([*FEW, f"data.cache_dir={tmp_path}"])
+    rows = [row.split("|")[1:3] for row in capsys.readouterr().out.splitlines() if re.match(r"\| \d", row)]
+    assert [[int(cell.replace(",", "")) for cell in row] for row in rows] == [[2, 8], [3, 27], [10, 1000]]
 
 
-@pytest.mark.slow
-def test_the_count_script_finds_the_number_of_far_blobs(tmp_path: Path) -> None:
-    small = ["data.reader.train_images=1000", "evaluation.validation_puzzles=3"]
-    script = [sys.executable, str(ROOT / "experiments" / "count.py"), *small, f"data.cache_dir={tmp_path}"]
-    printed = subprocess.run(script, capture_output=True, text=True, check=True, timeout=300).stdout
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in printed.splitlines() if "spread 0.3" in row]
-    assert [row[0] for row in rows] == ["5", "10", "20"]
+def test_the_count_script_finds_the_number_of_far_blobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(count, "IMAGES", (3, 6))
+    monkeypatch.setattr(count, "MOST", 8)
+    count.main([*FEW, f"data.cache_dir={tmp_path}"])
+    printed = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in printed if "spread 0.3" in row]
+    assert [row[0] for row in rows] == ["3", "6"]
     for images, _, eigengap, found, _, _ in rows:
         assert float(eigengap.split("±")[0]) == 0
         assert found == images
@@ -381,15 +399,15 @@ def test_the_seeds_of_a_training_are_told_by_mean_and_deviation(results: Path) -
 
 
 def test_classifiers_stand_beside_components_of_as_many_latents(results: Path) -> None:
-    for count in (32, 64):
+    for latents in (32, 64):
         scores = {
             "model": dict.fromkeys(tables.PROBES, summary(0.6)),
             "raw_pixels": dict.fromkeys(tables.PROBES, summary(0.5)),
-            "exact_pca": dict.fromkeys(tables.PROBES, summary(count / 100)),
+            "exact_pca": dict.fromkeys(tables.PROBES, summary(latents / 100)),
         }
-        result = {"scores": scores, "model": {"parameters": 1234, "latent_dim": count}}
-        (results / f"m_{count}.json").write_text(json.dumps(result))
-        (results / f"m_{count}.csv").write_text("epoch,validation_accuracy\n0,0.4\n1,0.7\n2,0.65\n")
+        result = {"scores": scores, "model": {"parameters": 1234, "latent_dim": latents}}
+        (results / f"m_{latents}.json").write_text(json.dumps(result))
+        (results / f"m_{latents}.csv").write_text("epoch,validation_accuracy\n0,0.4\n1,0.7\n2,0.65\n")
     page = "<!-- probes: m_32 m_64 -->\n<!-- end of table -->\n"
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in tables.filled(page).splitlines()[3:-1]]
     assert [row[0] for row in rows] == ["raw pixels", "exact PCA, 32", "exact PCA, 64", "`m_32`", "`m_64`"]
@@ -464,16 +482,15 @@ def test_timings_of_a_gpu_fill_the_columns_left_for_them(results: Path, devices:
     assert estimated[3] == f"| `small`, 152x1280 | 8 | 2M | 1,234 | 3 | 3.22 | 4.00 |{gpu}"
 
 
-def test_crops_for_testing_are_of_photographs_that_none_for_training_is_of(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "experiments" / "crops.py"), "--train", "13", "--test", "4"]
+def test_crops_for_testing_are_of_photographs_that_none_for_training_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for folder in ("one", "other"):
-        printed = subprocess.run(
-            [*script, str(tmp_path / folder), "40", "700"], capture_output=True, text=True, check=True, timeout=120
-        ).stdout
-        assert "13 crops of 40x700" in printed
-    for part, count in (("train", 13), ("test", 4)):
+        run(Path(crops.__file__), monkeypatch, "--train", 13, "--test", 4, tmp_path / folder, 40, 700)
+        assert "13 crops of 40x700" in capsys.readouterr().out
+    for part, number in (("train", 13), ("test", 4)):
         files = sorted((tmp_path / "one" / part).iterdir())
-        assert len(files) == count
+        assert len(files) == number
         for file in files:
             with Image.open(file) as crop:
                 assert (crop.size, crop.mode) == ((700, 40), "L")
@@ -481,34 +498,20 @@ def test_crops_for_testing_are_of_photographs_that_none_for_training_is_of(tmp_p
     assert not set(crops.PARTS["train"]) & set(crops.PARTS["test"])
 
 
-@pytest.mark.slow
-def test_the_next_latents_of_a_moving_crop_are_predicted_and_drawn(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    small = [
-        "model.block_config=[resnet]",
-        "model.channel_config=[8]",
-        "model.stride_config=[4]",
-        "model.latent_dim=16",
-    ]
-    cut = [sys.executable, str(ROOT / "experiments" / "crops.py"), str(tmp_path / "crops"), "32", "32"]
-    subprocess.run([*cut, "--train", "200", "--test", "8"], capture_output=True, check=True, timeout=120)
-    train = [sys.executable, "-m", "fragrecon.run", "experiment=crops", *small, "data.image_size=[32,32]"]
-    where = [f"data.root={tmp_path / 'crops'}", f"data.cache_dir={tmp_path}", f"hydra.run.dir={run}"]
-    few = ["data.epochs=1", "evaluation.puzzles=8", "evaluation.validation_puzzles=4"]
-    subprocess.run([*train, *where, *few], capture_output=True, check=True, timeout=200, cwd=tmp_path)
-    script = [
-        sys.executable,
-        str(ROOT / "experiments" / "next_latent.py"),
-        str(run),
-        "--out",
-        str(tmp_path / "next.png"),
-    ]
-    done = subprocess.run(
-        [*script, "--tracks", "64", "--steps", "200", "--length", "6"], capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    assert "48 tracks of 6 crops over photographs that nothing was learned from" in done.stdout
-    (ratio, low, high) = map(float, re.findall(r"of the last: ([\d.]+) \(([\d.]+) to ([\d.]+)\)", done.stdout)[0])
+def test_the_next_latents_of_a_moving_crop_are_predicted_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, number in (("train", 200), ("test", 8)):
+        crops.cut(part, number, (32, 32), tmp_path / "crops" / part)
+    small = ["model.block_config=[resnet]", "model.channel_config=[8]", "model.stride_config=[4]"]
+    few = ["model.latent_dim=16", "data.epochs=1", "evaluation.puzzles=0", "evaluation.validation_puzzles=4"]
+    data = ["data.image_size=[32,32]", f"data.root={tmp_path / 'crops'}"]
+    job(tmp_path / "run", tmp_path / "cache", "experiment=crops", *small, *few, *data)
+    line = ["--out", tmp_path / "next.png", "--tracks", 64, "--steps", 100, "--length", 6]
+    run(ROOT / "experiments" / "next_latent.py", monkeypatch, tmp_path / "run", *line)
+    printed = capsys.readouterr().out
+    assert "48 tracks of 6 crops over photographs that nothing was learned from" in printed
+    (ratio, low, high) = map(float, re.findall(r"of the last: ([\d.]+) \(([\d.]+) to ([\d.]+)\)", printed)[0])
     assert low <= ratio <= high
     assert ratio < 0.9
     with Image.open(tmp_path / "next.png") as figure:
