@@ -1,4 +1,4 @@
-"""Draws crops that were shrunk and enlarged, and decoded from as many numbers, of the trainings of ``cnn_v3.py``.
+"""Draw crops that are downsampled and enlarged beside what the runs of ``cnn_v3.py`` decode.
 
     python experiments/decoded.py FOLDER
 
@@ -44,17 +44,17 @@ def main() -> None:
 
 @torch.inference_mode()
 def both(images: Tensor, folder: Path) -> tuple[int, Tensor, Tensor]:
-    """A run's number of latents, images (B, 1, H, W) shrunk to as many numbers and enlarged, and as it decodes them."""
+    """Return a run's latent dimensions, images (B, 1, H, W) downsampled to as many values, and images decoded."""
     model = load_run(folder).load_model()
     assert isinstance(model, Decoder)
     size = (images.shape[2], images.shape[3])
     small = functional.interpolate(images, downsampled_size(model.latent_dim, images.shape), mode="area")
-    shrunk = functional.interpolate(small, size, mode="bicubic")
-    return model.latent_dim, shrunk, model.decode(model.encode(images.unsqueeze(1)), size).squeeze(1)
+    enlarged = functional.interpolate(small, size, mode="bicubic")
+    return model.latent_dim, enlarged, model.decode(model.encode(images.unsqueeze(1)), size).squeeze(1)
 
 
 def across(images: Tensor, found: dict[str, tuple[int, Tensor, Tensor]]) -> Figure:
-    """A column a network; for each image a row shrunk and a row decoded."""
+    """A column a network; for each image a row downsampled and a row decoded."""
     figure = Figure(figsize=(9.0, 3.9 * len(images)), dpi=110, layout="constrained")
     panels = figure.subplots(2 * len(images), 1 + len(found), squeeze=False)
     for axes in panels.flat:
@@ -63,20 +63,20 @@ def across(images: Tensor, found: dict[str, tuple[int, Tensor, Tensor]]) -> Figu
         panel(panels[2 * row, 0], image, "" if row else "original")
         for column, (network, (latents, *pictures)) in enumerate(found.items(), 1):
             for part, picture in enumerate(pictures):
-                title = (f"shrunk to {latents:,}", network.replace("_", ", "))[part]
+                title = (f"downsampled to {latents:,}", network.replace("_", ", "))[part]
                 panel(panels[2 * row + part, column], picture[row], "" if row else title)
     return figure
 
 
 def down(images: Tensor, found: dict[str, tuple[int, Tensor, Tensor]]) -> Figure:
-    """A row a network, shrunk and decoded side by side."""
+    """A row a network, downsampled and decoded side by side."""
     figure = Figure(figsize=(9.0, 0.78 * (1 + len(found))), dpi=140, layout="constrained")
     panels = figure.subplots(1 + len(found), 2, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
     panel(panels[0, 0], images[0], "original")
     for row, (network, (latents, *pictures)) in enumerate(found.items(), 1):
-        panel(panels[row, 0], pictures[0][0], f"shrunk to {latents:,}")
+        panel(panels[row, 0], pictures[0][0], f"downsampled to {latents:,}")
         panel(panels[row, 1], pictures[1][0], network.replace("_", ", "))
     return figure
 

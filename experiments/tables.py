@@ -299,9 +299,10 @@ def seeds(names: list[str]) -> str:
 
 
 def crops(names: list[str]) -> str:
-    """A row a result: PSNR and SSIM beside those of shrinking to as many numbers, whose images are the same."""
-    heads = ["", "parameters", "latents", "epochs", "minutes", "shrunk: PSNR, dB", "PSNR, dB", "more than shrunk"]
-    heads += ["shrunk: SSIM", "SSIM", "more than shrunk"]
+    """A row a result: PSNR and SSIM beside those of downsampling the same images to as many values."""
+    heads = ["", "parameters", "latents", "epochs", "minutes"]
+    for score in ("PSNR, dB", "SSIM"):
+        heads += [f"downsampled: {score}", score, "gain over downsampled"]
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for name in names:
         result = json.loads((HERE / "results" / f"{name}.json").read_text())
@@ -310,8 +311,8 @@ def crops(names: list[str]) -> str:
         row += [f"{int(course[-1]['epoch']) + 1}", f"{result['seconds']['training'] / 60:.1f}"]
         for metric in ("reconstruction_psnr", "reconstruction_ssim"):
             digits = digits_of(metric)
-            row += [cell(result["scores"][method][metric], digits=digits) for method in ("shrunk", "model")]
-            row.append(cell(result["model_minus"]["shrunk"][metric], "+", digits))
+            row += [cell(result["scores"][method][metric], digits=digits) for method in ("downsampled", "model")]
+            row.append(cell(result["model_minus"]["downsampled"][metric], "+", digits))
         rows.append(row)
     return lines(rows)
 

@@ -110,7 +110,7 @@ def test_larger_images_are_decoded_better_than_downsampled_ones_of_as_many_dimen
         network, _, size = path.stem.rpartition("_")
         assert result["data"]["image_shape"] == [1, *cnn_v3.SIZES[size]], path
         assert result["protocol"]["puzzles"] == int(cnn_v3.CROPS[size][-1]), path
-        minus = result["model_minus"]["shrunk"]
+        minus = result["model_minus"]["downsampled"]
         if network == "large":  # its latents have more dimensions than its cells hold
             assert minus["reconstruction_psnr"]["ci95"][1] < 0, path
         else:
@@ -431,11 +431,11 @@ def test_how_fast_models_train_is_told_in_images(tmp_path: Path, monkeypatch: py
     assert last == "| `mine` | bfloat16 | 2 | 0.500 | 128 | 10% of 640 GFLOP/s |"  # 64 images a step
 
 
-def test_larger_images_stand_beside_shrinking_and_say_how_long_they_were_learned(results: Path) -> None:
+def test_larger_images_are_tabled_beside_downsampled_ones_with_the_time_of_training(results: Path) -> None:
     metrics = ("reconstruction_psnr", "reconstruction_ssim")
     result = {
-        "scores": {"shrunk": dict.fromkeys(metrics, summary(19)), "model": dict.fromkeys(metrics, summary(20))},
-        "model_minus": {"shrunk": dict.fromkeys(metrics, summary(1))},
+        "scores": {"downsampled": dict.fromkeys(metrics, summary(19)), "model": dict.fromkeys(metrics, summary(20))},
+        "model_minus": {"downsampled": dict.fromkeys(metrics, summary(1))},
         "model": {"parameters": 1234, "latent_dim": 2048},
         "seconds": {"training": 90.0},
     }

@@ -99,7 +99,7 @@ class EvaluationConfig(Section):
     train_puzzles: Whole
     batch_size: Count
     seed: Whole
-    backend: str
+    backend: Literal["batched", "sklearn"]
     restarts: Count
     memory_mb: Count = 32
     robustness: RobustnessConfig | None = None

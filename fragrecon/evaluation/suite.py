@@ -35,7 +35,7 @@ def score_parts(scoring: Scoring) -> PartResult:
     return PartResult.joined([*(part(scoring) for part in PARTS), PartResult({"model": {}})])
 
 
-def check_model(config: Config, model: FragmentModel) -> None:
+def check_abilities(config: Config, model: FragmentModel) -> None:
     """Check that a model can be scored as the config asks.
 
     Raises:

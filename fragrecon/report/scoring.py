@@ -52,7 +52,7 @@ def check_scorable(config: Config, model: FragmentModel) -> None:
     Raises:
         ConfigError: it cannot, or a package that this takes is not installed.
     """
-    suite.check_model(config, model)
+    suite.check_abilities(config, model)
     if config.evaluation.puzzles and config.evaluation.probe:
         projections.check(config.evaluation.probe.projections)
 

@@ -418,3 +418,30 @@ def test_an_axis_without_values_is_left_out(tmp_path: Path, cache: Path, finishe
 def test_no_condition_at_all_is_refused(tmp_path: Path, cache: Path, finished: Path) -> None:
     with pytest.raises(ConfigError, match="names no condition"):
         job(tmp_path / "run", cache, "mode=evaluate", f"run={finished}", *HARDER, *NOTHING)
+
+
+# Refused at once ------------------------------------------------------------------------------------------------------
+
+CHOICES = (
+    ("evaluation.backend", ["evaluation.backend=abc"]),
+    ("evaluation.probe.classifiers", ["evaluation=probe", "evaluation.probe.classifiers=[forest]"]),
+    ("evaluation.probe.projections", ["evaluation=probe", "evaluation.probe.projections=[lda]"]),
+    ("evaluation.probe.scaling", ["evaluation=probe", "evaluation.probe.scaling=none"]),
+    ("evaluation.reconstruction.perceptual", ["evaluation=reconstruction", "evaluation.reconstruction.perceptual=[l]"]),
+    ("evaluation.reconstruction.ratio", ["evaluation=reconstruction", "evaluation.reconstruction.ratio=1.0"]),
+    ("evaluation.generation.perceptual", ["evaluation=generation", "evaluation.generation.perceptual=[lpips]"]),
+    ("evaluation=reconstruction", ["evaluation=reconstruction", "model=supervised"]),
+    ("evaluation=generation", ["evaluation=generation", "model=supervised"]),
+)
+
+
+def test_an_evaluation_that_is_refused_converts_no_data(tmp_path: Path, finished: Path) -> None:
+    own = tmp_path / "cache"
+    for number, (key, given) in enumerate(CHOICES):
+        with pytest.raises(ConfigError, match=re.escape(key)):
+            job(tmp_path / f"trained {number}", own, *SMALL, *given)
+        if not any(text.startswith("model=") for text in given):
+            place = f"data.cache_dir={own}"
+            with pytest.raises(ConfigError, match=re.escape(key)):
+                job(tmp_path / f"scored {number}", own, "mode=evaluate", f"run={finished}", place, *given)
+    assert not own.exists()

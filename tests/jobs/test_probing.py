@@ -60,11 +60,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Run:
 
 def test_all_parts_of_the_evaluation_are_in_one_record(run: Run) -> None:
     found = run.metrics
-    assert set(found["scores"]) == {*METHODS, "shrunk"}
+    assert set(found["scores"]) == {*METHODS, "downsampled"}
     for method in METHODS:
         for name in ("mlp", "linear", "knn"):
             assert found["scores"][method][f"probe_{name}_accuracy"]["n"] == found["data"]["images"] == 60
-    for method in ("shrunk", "model"):
+    for method in ("downsampled", "model"):
         assert found["scores"][method]["reconstruction_psnr"]["n"] == 20
     assert found["protocol"]["probe_embedding"] == "whole image"
     assert found["protocol"]["generated_images"] == 12

@@ -23,7 +23,7 @@ def score_pixels(scoring: Scoring) -> PartResult:
     """Score what a model reconstructs, inpaints or generates.
 
     Args:
-        scoring: model and data; `fragrecon.evaluation.suite.check_model` accepts the model.
+        scoring: model and data; `fragrecon.evaluation.suite.check_abilities` accepts the model.
 
     Returns:
         Scores and images to show; empty if the config asks for neither reconstruction nor generation.
@@ -47,7 +47,7 @@ def score_reconstruction(scoring: Scoring) -> PartResult:
     assert reconstruction
     masking = Masking(reconstruction.ratio, scoring.config.evaluation.seed)
     score = reconstruction_of(model, masking)
-    assert score is not None  # by `fragrecon.evaluation.suite.check_model`
+    assert score is not None  # by `fragrecon.evaluation.suite.check_abilities`
     if isinstance(model, Inpainter):
         baselines = InpaintingBaselines(scoring.data, masking, model.patches, scoring.cache)
         with progress("scoring inpainting baselines", len(puzzles)) as advance:
@@ -55,7 +55,7 @@ def score_reconstruction(scoring: Scoring) -> PartResult:
         prefix, outputs, methods = "composite", composites(model, baselines), {"model": score}
         inpainted = first_inpainted(model, puzzles, masking, scoring.device)
     else:
-        methods = {"shrunk": downsampled(model.latent_dim), "model": score}
+        methods = {"downsampled": downsampled(model.latent_dim), "model": score}
         prefix, outputs, scores, inpainted = "reconstruction", decoded(model), {}, None
     with progress("scoring reconstructions", len(puzzles)) as advance:
         scores |= evaluate(puzzles, methods, advance=advance, **scoring.settings)

@@ -230,14 +230,14 @@ def test_the_linear_prediction_is_better_than_interpolation_and_that_than_the_me
         (10**6, (1, 3, 7, 5), (7, 5)),
     ],
 )
-def test_images_are_shrunk_to_no_more_numbers_than_latents(
+def test_images_are_downsampled_to_no_more_values_than_latents(
     latents: int, shape: tuple[int, ...], size: tuple[int, int]
 ) -> None:
     assert downsampled_size(latents, torch.Size(shape)) == size
     assert size[0] * size[1] * shape[1] <= max(latents, shape[1])
 
 
-def test_shrunk_images_are_those_that_pillow_enlarges_of_their_means() -> None:
+def test_downsampled_images_are_means_that_pillow_enlarges() -> None:
     whole = torch.rand(3, 1, 24, 36, generator=torch.Generator().manual_seed(0))
     ids = torch.zeros(3, 1, dtype=torch.long)
     batch = FragmentBatch(whole.unsqueeze(1), ids, ids, ids, ids)
