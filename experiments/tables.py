@@ -23,11 +23,10 @@ beside what the requirement estimates.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -37,321 +36,248 @@ import latents
 
 from fragrecon import files
 from fragrecon.evaluation.statistics import paired, summary
+from fragrecon.report import metrics
 from fragrecon.report.figures.bench import mebibytes, significant
-from fragrecon.report.labels import label
-from fragrecon.report.terminal import REASSEMBLY
+from fragrecon.report.metrics import label
 
 HERE = Path(__file__).resolve().parent
+RESULTS, BENCHMARKS = HERE / "results", HERE.parent / "benchmarks" / "results"
 PAGES = [HERE.parent / "README.md", *sorted(HERE.glob("*.md"))]
 MARKED = re.compile(r"(<!-- (?P<kind>\w+): (?P<names>[^>]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 SELECTION = "val_mean_clustering_score"
-COLUMNS = {
-    "kmeans_ari": "KMeans ARI",
-    "kmeans_nmi": "NMI",
-    "kmeans_purity": "purity",
-    "kmedoids_ari": "KMedoids ARI",
-    "mean_clustering_score": "mean score",
-}
-BEYOND = {
-    "kmeans_accuracy": "KMeans accuracy",
-    "balanced_ari": "balanced ARI",
-    "balanced_accuracy": "balanced accuracy",
-    "unknown_ari": "unknown-N ARI",
-    "unknown_k_error": "N error",
-}
-PAIRS = {
-    "spectral_ari": "balanced spectral ARI",
-    "spectral_nmi": "NMI",
-    "spectral_accuracy": "accuracy",
-    "same_auroc": "AUROC, same image",
-    "adjacency_auroc": "AUROC, adjacent",
-}
-MASKED = {"masked_psnr": "masked PSNR, dB", "masked_ssim": "masked SSIM", "masked_mse": "masked MSE"}
-COMPOSITE = {"composite_psnr": "composite PSNR, dB", "composite_ssim": "composite SSIM"}
-PROBES = {
-    "reconstruction_psnr": "PSNR, dB",
-    "probe_mlp_accuracy": "MLP accuracy",
-    "probe_linear_accuracy": "linear accuracy",
-    "probe_knn_accuracy": "kNN accuracy",
-}
+PAIRS = ("spectral_ari", "spectral_nmi", "spectral_accuracy", "same_auroc", "adjacency_auroc")
+MASKED = ("masked_psnr", "masked_ssim", "masked_mse", "composite_psnr", "composite_ssim")
+PROBES = ("reconstruction_psnr", *metrics.PROBES.shown)
+DOWNSAMPLED = "downsampled"
+ABLATED = ("kmeans_ari", "mean_clustering_score", "reassembly_perfect")
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
-ABLATED = {
-    "kmeans_ari": "KMeans ARI",
-    "mean_clustering_score": "mean score",
-    "reassembly_perfect": "images rebuilt perfectly",
-}
+
+Rows = list[list[str]]
 
 
-def scores(names: list[str]) -> str:
-    """A row a baseline and a result: means with half their 95% intervals, and the paired difference to raw pixels."""
-    results = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names}
-    first = next(iter(results.values()))
-    heads = ["", "parameters", *COLUMNS.values(), "KMeans ARI - raw pixels"]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    for baseline in baselines_of(results):
-        found = first["scores"][baseline]
-        rows.append([label(baseline), "", *(cell(found[metric]) for metric in COLUMNS), ""])
+def compared(
+    names: Sequence[str],
+    columns: Sequence[str],
+    parameters: bool = False,
+    minus: tuple[str, Sequence[str]] = ("", ()),
+    without: str = "",
+) -> Rows:
+    """A row for each baseline and each result: means with half their 95% intervals.
+
+    Args:
+        names: of the results.
+        columns: metrics.
+        parameters: whether to show the models' numbers of parameters.
+        minus: a baseline, and the metrics whose paired differences to it are shown.
+        without: a baseline that is not shown.
+
+    Raises:
+        ValueError: the results were not scored on the same puzzles.
+    """
+    results = {name: result_of(name) for name in names}
+    other, differences = minus
+    heads = ["", *["parameters"] * parameters, *map(metrics.title, columns)]
+    rows = [[*heads, *(f"{metrics.name(metric)} - {label(other)}" for metric in differences)]]
+    for baseline, found in baselines_of(results, columns).items():
+        if baseline != without:
+            cells = [cell(metric, found[metric]) for metric in columns]
+            rows.append([label(baseline), *[""] * parameters, *cells, *[""] * len(differences)])
     for name, result in results.items():
-        difference = cell(result["model_minus"]["raw_pixels"]["kmeans_ari"], sign="+")
-        found = [cell(result["scores"]["model"][metric]) for metric in COLUMNS]
-        rows.append([f"`{short(name)}`", f"{result['model']['parameters']:,}", *found, difference])
-    return lines(rows)
+        found = result["scores"]["model"]
+        if set(columns) <= found.keys():
+            count = [f"{result['model']['parameters']:,}"] * parameters
+            cells = [cell(metric, found[metric]) for metric in columns]
+            cells += [cell(metric, result["model_minus"][other][metric], "+") for metric in differences]
+            rows.append([code(name), *count, *cells])
+    return rows
 
 
-def baselines_of(results: dict[str, Any], columns: dict[str, str] = COLUMNS) -> list[str]:
-    """The baselines of results that have these scores, which must have been scored on the same puzzles."""
-    first = next(iter(results.values()))["scores"]
-    names = [name for name in first if name != "model" and columns.keys() <= first[name].keys()]
-    for name in names:
-        if any(result["scores"][name] != first[name] for result in results.values()):
-            raise ValueError(f"{list(results)} were not scored on the same puzzles: their {name} differs")
-    return names
+def baselines_of(results: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Scores of the baselines that have all of these metrics; raises `ValueError` if they differ between results."""
+    found: dict[str, Any] = {}
+    for result in results.values():
+        for method, scores in result["scores"].items():
+            if method != "model" and set(columns) <= scores.keys() and found.setdefault(method, scores) != scores:
+                raise ValueError(f"{list(results)} were not scored on the same puzzles: their {method} differs")
+    return found
 
 
-def beyond(names: list[str]) -> str:
-    """A row a baseline and a result: accuracy, and what knows more or less than the protocol."""
-    results = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names}
-    first = next(iter(results.values()))["scores"]
-    rows = [["", *BEYOND.values()], ["---"] + ["---:"] * len(BEYOND)]
-    for baseline in baselines_of(results):
-        if baseline != "random":
-            rows.append([label(baseline), *(cell(first[baseline][metric]) for metric in BEYOND)])
-    for name, result in results.items():
-        rows.append([f"`{short(name)}`", *(cell(result["scores"]["model"][metric]) for metric in BEYOND)])
-    return lines(rows)
+def scores(names: list[str]) -> Rows:
+    return compared(names, metrics.CLUSTERING.shown, parameters=True, minus=("raw_pixels", ["kmeans_ari"]))
 
 
-def backends(names: list[str]) -> str:
-    """A row a baseline and a result: some scores by the project's engine and by the libraries."""
-    both = {
-        "batched": {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names},
-        "sklearn": {
-            name: json.loads((HERE / "results" / "sklearn" / f"{short(name)}.json").read_text()) for name in names
-        },
-    }
+def beyond(names: list[str]) -> Rows:
+    return compared(names, metrics.BEYOND, without="random")
+
+
+def reassembly(names: list[str]) -> Rows:
+    return compared(names, metrics.REASSEMBLY)
+
+
+def pairs(names: list[str]) -> Rows:
+    return compared(names, PAIRS)
+
+
+def masked(names: list[str]) -> Rows:
+    return compared(names, MASKED, parameters=True, minus=("linear_prediction", MASKED[:2]))
+
+
+def backends(names: list[str]) -> Rows:
+    """Scores by the project's engine and, beside each, by the libraries."""
     shown = ("kmeans_ari", "kmedoids_ari", "mean_clustering_score")
-    heads = ["", *(f"{COLUMNS[metric]}, {backend}" for metric in shown for backend in both)]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    for baseline in baselines_of(both["batched"]):
-        found = [next(iter(results.values()))["scores"][baseline] for results in both.values()]
-        rows.append([label(baseline), *(cell(scores[metric]) for metric in shown for scores in found)])
-    for name in names:
-        found = [results[name]["scores"]["model"] for results in both.values()]
-        rows.append([f"`{short(name)}`", *(cell(scores[metric]) for metric in shown for scores in found)])
-    return lines(rows)
+    engine = compared(names, shown)
+    libraries = compared([f"sklearn/{short(name)}" for name in names], shown)
+    heads = ["", *(f"{metrics.title(metric)}, {backend}" for metric in shown for backend in ("batched", "sklearn"))]
+    rows = [heads]
+    for ours, theirs in zip(engine[1:], libraries[1:], strict=True):
+        rows.append([ours[0], *(text for pair in zip(ours[1:], theirs[1:], strict=True) for text in pair)])
+    return rows
 
 
-def bench(names: list[str]) -> str:
-    """A row a task: medians of the engine and of the loop over the libraries, and their ratio."""
-    heads = ["", "engine, ms a puzzle", "loop, ms a puzzle", "ratio"]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+def bench(names: list[str]) -> Rows:
+    """Medians of the engine and of the loop over the libraries, by task, and their ratio."""
+    rows = [["", "engine, ms a puzzle", "loop, ms a puzzle", "ratio"]]
     for name in names:
-        result = json.loads((HERE.parent / "benchmarks" / "results" / f"{name}.json").read_text())
-        for task, row in result["rows"].items():
+        for task, row in read(BENCHMARKS / f"{name}.json")["rows"].items():
             rows.append([task, f"{row['engine_ms']:.4f}", f"{row['loop_ms']:.3f}", f"{row['ratio']:.1f}"])
-    return lines(rows)
+    return rows
 
 
-def training(names: list[str]) -> str:
-    """A row a benchmark of training: steps, how near they are to the machine's products, and the sprint."""
-    heads = ["threads", "s a step", "puzzles/s", "share of peak", "sprint, s", "steps", "validation ARI"]
-    rows = [heads, ["---:"] * len(heads)]
+def training(names: list[str]) -> Rows:
+    """Benchmarks of training: steps, their share of the machine's peak, and the sprint."""
+    rows = [["threads", "s a step", "puzzles/s", "share of peak", "sprint, s", "steps", "validation ARI"]]
     for name in names:
-        result = json.loads((HERE.parent / "benchmarks" / "results" / f"{name}.json").read_text())
+        result = read(BENCHMARKS / f"{name}.json")
         step, sprint = result["step"], result["sprint"]
-        share = f"{step['share_of_peak']:.0%} of {step['peak_gflop_a_second']:,.0f} GFLOP/s"
-        timed = [f"{step['threads']}", f"{step['seconds_a_step']:.3f}", f"{step['puzzles_a_second']:.1f}", share]
+        timed = [f"{step['threads']}", f"{step['seconds_a_step']:.3f}", f"{step['puzzles_a_second']:.1f}", share(step)]
         rows.append([*timed, f"{sprint['seconds']:.0f}", f"{sprint['steps']}", f"{sprint['val_kmeans_ari']:.3f}"])
-    return lines(rows)
+    return rows
 
 
-def steps(names: list[str]) -> str:
-    """A row an experiment: how fast it trains, and how near that is to the machine's products."""
-    heads = ["", "precision", "threads", "GFLOP an image", "images/s", "share of peak"]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+def steps(names: list[str]) -> Rows:
+    """How fast experiments train, and at what share of the machine's peak."""
+    rows = [["", "precision", "threads", "GFLOP an image", "images/s", "share of peak"]]
     for name in names:
-        step = json.loads((HERE.parent / "benchmarks" / "results" / f"{name}.json").read_text())["step"]
+        step = read(BENCHMARKS / f"{name}.json")["step"]
         images = step["puzzles_a_second"] * step["seconds_a_step"]
-        share = f"{step['share_of_peak']:.0%} of {step['peak_gflop_a_second']:,.0f} GFLOP/s"
-        timed = [f"{step['gflop_a_step'] / images:.3f}", f"{step['puzzles_a_second']:.0f}", share]
+        timed = [f"{step['gflop_a_step'] / images:.3f}", f"{step['puzzles_a_second']:.0f}", share(step)]
         rows.append([f"`{name}`", step["precision"], str(step["threads"]), *timed])
-    return lines(rows)
+    return rows
 
 
-def epochs(names: list[str]) -> str:
-    """A row a training: its best epoch by the selection metric, and its last."""
+def share(step: Mapping[str, float]) -> str:
+    return f"{step['share_of_peak']:.0%} of {step['peak_gflop_a_second']:,.0f} GFLOP/s"
+
+
+def epochs(names: list[str]) -> Rows:
+    """The best epoch of each training by the selection metric, and its last."""
     figures = ["validation loss", "validation score"]
-    heads = ["", "best epoch", "step", *figures, "last epoch", *figures]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    rows = [["", "best epoch", "step", *figures, "last epoch", *figures]]
     for name in names:
-        with (HERE / "results" / f"{name}.csv").open(newline="") as file:
-            course = list(csv.DictReader(file))
+        course = files.read_csv(RESULTS / f"{name}.csv")
         best, last = max(course, key=lambda row: float(row[SELECTION])), course[-1]
         shown = [[f"{float(row['val/loss']):.4f}", f"{float(row[SELECTION]):.4f}"] for row in (best, last)]
-        rows.append([f"`{short(name)}`", best["epoch"], best["step"], *shown[0], last["epoch"], *shown[1]])
-    return lines(rows)
+        rows.append([code(name), best["epoch"], best["step"], *shown[0], last["epoch"], *shown[1]])
+    return rows
 
 
-def special(names: list[str], columns: dict[str, str]) -> str:
-    """A row a method of any of the results that has these scores, models by the name of their result."""
-    rows = [["", *columns.values()], ["---"] + ["---:"] * len(columns)]
-    found: dict[str, Any] = {}
-    for name in names:
-        result = json.loads((HERE / "results" / f"{name}.json").read_text())["scores"]
-        for method in result:
-            if columns.keys() <= result[method].keys():
-                found[f"`{short(name)}`" if method == "model" else label(method)] = result[method]
-    for method in sorted(found, key=lambda method: method.startswith("`")):
-        rows.append([method, *(cell(found[method][metric]) for metric in columns)])
-    return lines(rows)
-
-
-def reassembly(names: list[str]) -> str:
-    return special(names, REASSEMBLY)
-
-
-def pairs(names: list[str]) -> str:
-    return special(names, PAIRS)
-
-
-def masked(names: list[str]) -> str:
-    """A row a baseline and a result: how well hidden patches are filled in, and how much better than linearly."""
-    results = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names}
-    columns = MASKED | COMPOSITE
-    heads = ["", "parameters", *columns.values(), "masked PSNR - linear prediction", "masked SSIM - linear prediction"]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    for baseline in baselines_of(results, columns):
-        found = next(iter(results.values()))["scores"][baseline]
-        rows.append(
-            [label(baseline), "", *(cell(found[metric], digits=digits_of(metric)) for metric in columns), "", ""]
-        )
-    for name, result in results.items():
-        found = [cell(result["scores"]["model"][metric], digits=digits_of(metric)) for metric in columns]
-        minus = result["model_minus"]["linear_prediction"]
-        better = [cell(minus[metric], "+", digits_of(metric)) for metric in ("masked_psnr", "masked_ssim")]
-        rows.append([f"`{short(name)}`", f"{result['model']['parameters']:,}", *found, *better])
-    return lines(rows)
-
-
-def probes(names: list[str]) -> str:
-    """A row a baseline and a result: PSNR, accuracies on test images, and of the MLP on validation images by epoch."""
-    results = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names}
-    heads = ["", "parameters", *PROBES.values(), "MLP, validation: best epoch", "last epoch"]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    classified = [metric for metric in PROBES if metric.startswith("probe")]
+def probes(names: list[str]) -> Rows:
+    """PSNR and test accuracies of baselines and results, and the MLP's validation accuracy by epoch."""
+    rows = [["", "parameters", *map(metrics.title, PROBES), "MLP, validation: best epoch", "last epoch"]]
     baselines: dict[str, list[str]] = {}
-    for result in results.values():  # principal components are as many as the model's latents
+    results = {name: result_of(name) for name in names}
+    for result in results.values():  # there are as many principal components as the model has latents
         for baseline in ("raw_pixels", "exact_pca"):
             count = f", {result['model']['latent_dim']}" if baseline == "exact_pca" else ""
-            found = [cell(result["scores"][baseline][metric]) for metric in classified]
+            found = [cell(metric, result["scores"][baseline][metric]) for metric in PROBES[1:]]
             if baselines.setdefault(label(baseline) + count, found) != found:
-                raise ValueError(f"{list(results)} were not scored on the same images: their {baseline} differs")
+                raise ValueError(f"{names} were not scored on the same images: their {baseline} differs")
     rows += [[name, "", "", *found, "", ""] for name, found in baselines.items()]
     for name, result in results.items():
-        scores = result["scores"]["model"]
-        course = [float(row["validation_accuracy"]) for row in files.read_csv(HERE / "results" / f"{name}.csv")]
-        found = [cell(scores[metric], digits=digits_of(metric)) for metric in PROBES]
+        course = [float(row["validation_accuracy"]) for row in files.read_csv(RESULTS / f"{name}.csv")]
+        found = [cell(metric, result["scores"]["model"][metric]) for metric in PROBES]
         held_out = [f"{accuracy:.4f}" for accuracy in (max(course), course[-1])]
-        rows.append([f"`{short(name)}`", f"{result['model']['parameters']:,}", *found, *held_out])
-    return lines(rows)
+        rows.append([code(name), f"{result['model']['parameters']:,}", *found, *held_out])
+    return rows
 
 
-def published(names: list[str]) -> str:
-    """A row a number of latents: PSNR and accuracy of the folder's results beside those that others published."""
+def published(names: list[str]) -> Rows:
+    """PSNR and accuracy of a folder's results beside published ones, by the number of latents."""
     (folder,) = names
-    heads = [
-        "latents",
-        *(
-            f"{model} {what}, {where}"
-            for what in ("PSNR", "accuracy")
-            for model in ("AE", "VAE")
-            for where in ("there", "here")
-        ),
-    ]
-    rows = [heads, ["---:"] * len(heads)]
+    sources = [(model, where) for model in ("AE", "VAE") for where in ("there", "here")]
+    rows = [["latents", *(f"{model} {what}, {where}" for what in ("PSNR", "accuracy") for model, where in sources)]]
     for at, count in enumerate(latents.LATENTS):
         cells = [str(count)]
         for metric, models in latents.PUBLISHED.items():
             digits = 3 if metric.endswith("accuracy") else 1
             for model, there in models.items():
-                result = json.loads((HERE / "results" / folder / f"{model}_{count}.json").read_text())
-                here = result["scores"]["model"][metric]["mean"]
+                here = result_of(f"{folder}/{model}_{count}")["scores"]["model"][metric]["mean"]
                 cells += [f"{there[at]:g}", f"{here:.{digits}f}"]
         rows.append(cells)
-    return lines(rows)
+    return rows
 
 
-def seeds(names: list[str]) -> str:
-    """A row a training: the mean over its seeds and their standard deviation, and each seed's accuracy by the MLP."""
-    heads = ["", "seeds", *PROBES.values(), "MLP accuracy by seed"]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+def seeds(names: list[str]) -> Rows:
+    """Mean and standard deviation over the seeds of a training, and the MLP's accuracy for each seed."""
+    rows = [["", "seeds", *map(metrics.title, PROBES), "MLP accuracy by seed"]]
     for name in names:
-        paths = sorted((HERE / "results").glob(f"{name}-[0-9].json"))
-        runs = [json.loads(path.read_text())["scores"]["model"] for path in paths]
+        runs = [read(path)["scores"]["model"] for path in sorted(RESULTS.glob(f"{name}-[0-9].json"))]
         found = {metric: [run[metric]["mean"] for run in runs] for metric in PROBES}
-        cells = [
-            f"{mean(values):.{digits_of(metric)}f} ± {stdev(values):.{digits_of(metric)}f}"
-            for metric, values in found.items()
-        ]
+        cells = [metrics.around(metric, mean(values), stdev(values)) for metric, values in found.items()]
         each = ", ".join(f"{value:.4f}" for value in found["probe_mlp_accuracy"])
-        rows.append([f"`{short(name)}`", str(len(runs)), *cells, each])
-    return lines(rows)
+        rows.append([code(name), str(len(runs)), *cells, each])
+    return rows
 
 
-def crops(names: list[str]) -> str:
-    """A row a result: PSNR and SSIM beside those of downsampling the same images to as many values."""
-    heads = ["", "parameters", "latents", "epochs", "minutes"]
-    for score in ("PSNR, dB", "SSIM"):
-        heads += [f"downsampled: {score}", score, "gain over downsampled"]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+def crops(names: list[str]) -> Rows:
+    """PSNR and SSIM beside those of downsampling the same images to as many numbers."""
+    rows = [["", "parameters", "latents", "epochs", "minutes"]]
+    for metric in metrics.WHOLE.shown[:2]:
+        rows[0] += [f"downsampled: {metrics.title(metric)}", metrics.title(metric), "difference"]
     for name in names:
-        result = json.loads((HERE / "results" / f"{name}.json").read_text())
-        model, course = result["model"], files.read_csv(HERE / "results" / f"{name}.csv")
-        row = [f"`{short(name)}`", f"{model['parameters']:,}", f"{model['latent_dim']:,}"]
+        result, course = result_of(name), files.read_csv(RESULTS / f"{name}.csv")
+        row = [code(name), f"{result['model']['parameters']:,}", f"{result['model']['latent_dim']:,}"]
         row += [f"{int(course[-1]['epoch']) + 1}", f"{result['seconds']['training'] / 60:.1f}"]
-        for metric in ("reconstruction_psnr", "reconstruction_ssim"):
-            digits = digits_of(metric)
-            row += [cell(result["scores"][method][metric], digits=digits) for method in ("downsampled", "model")]
-            row.append(cell(result["model_minus"]["downsampled"][metric], "+", digits))
+        for metric in metrics.WHOLE.shown[:2]:
+            row += [cell(metric, result["scores"][method][metric]) for method in (DOWNSAMPLED, "model")]
+            row.append(cell(metric, result["model_minus"][DOWNSAMPLED][metric], "+"))
         rows.append(row)
-    return lines(rows)
+    return rows
 
 
-def timings(names: list[str]) -> str:
-    """A row a size of a batch that was timed: time and memory of a CPU and, if it was called there, of a GPU."""
-    heads = ["", "parameters", "GFLOP an image", "images a batch"]
+def timings(names: list[str]) -> Rows:
+    """Time and memory by batch size, on a CPU and, if it was measured there, on a GPU."""
+    rows = [["", "parameters", "GFLOP an image", "images a batch"]]
     for device in DEVICES.values():
-        heads += [f"{device}: {what}" for what in ("forward, ms an image", "training, ms an image", "training, MiB")]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+        rows[0] += [f"{device}: {what}" for what in ("forward, ms an image", "training, ms an image", "training, MiB")]
     for name in names:
         found = timed(name)
+        model = found["cpu"]["model"]
+        about = [code(name), f"{model['parameters']:,}", f"{model['forward_gflop_an_image']:.2f}"]
         for at, row in enumerate(found["cpu"]["rows"]):
-            model = found["cpu"]["model"]
-            about = [f"`{short(name)}`", f"{model['parameters']:,}", f"{model['forward_gflop_an_image']:.2f}"]
             cells = [*(["", "", ""] if at else about), str(row["batch_size"])]
             for device in DEVICES:
                 cells += timing(found[device]["rows"][at]) if device in found else ["", "", ""]
             rows.append(cells)
-    return lines(rows)
+    return rows
 
 
-def timing(row: dict[str, Any]) -> list[str]:
+def timing(row: Mapping[str, Any]) -> list[str]:
     times = [significant(row[part]["ms_an_image"]) for part in ("forward", "training")]
     return [*times, mebibytes(row["training"]["memory_bytes"])]
 
 
 def timed(name: str) -> dict[str, Any]:
-    """What ``mode=bench`` found, by the types of devices that it was called on."""
-    paths = {device: HERE / "results" / f"{name}.{device}.json" for device in DEVICES}
-    return {device: json.loads(path.read_text()) for device, path in paths.items() if path.is_file()}
+    """Results of ``mode=bench`` by the type of device."""
+    paths = {device: RESULTS / f"{name}.{device}.json" for device in DEVICES}
+    return {device: read(path) for device, path in paths.items() if path.is_file()}
 
 
-def estimates(names: list[str]) -> str:
-    """A row a preset and a size: parameters and memory of training in float32 as estimated, and as found."""
+def estimates(names: list[str]) -> Rows:
+    """Parameters and memory of training in float32 of each preset and size, as estimated and as measured."""
     (folder,) = names
-    heads = ["", "images a batch", "parameters: estimate", "found", "GB, a GPU: estimate"]
-    heads += [f"GB, {device}: {what}" for device in DEVICES.values() for what in ("tensors", "process")]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    rows = [["", "images a batch", "parameters: estimate", "found", "GB, a GPU: estimate"]]
+    rows[0] += [f"GB, {device}: {what}" for device in DEVICES.values() for what in ("tensors", "process")]
     for preset, (parameters, memory) in cnn_v3.ESTIMATED.items():
         for size, (height, width) in cnn_v3.SIZES.items():
             found = timed(f"{folder}/{preset}_{size}_float32")
@@ -362,15 +288,15 @@ def estimates(names: list[str]) -> str:
                     held = (row["training"]["memory_bytes"], row["process_memory_bytes"]) if row else None
                     cells += [f"{amount / 1e9:.2f}" for amount in held] if held else ["", ""]
             rows.append(cells)
-    return lines(rows)
+    return rows
 
 
-def speeds(names: list[str]) -> str:
-    """A row a network and a size: time, memory and images a second of a forward pass, as estimated and as found."""
+def speeds(names: list[str]) -> Rows:
+    """Time, memory and images a second of a forward pass of each network and size, as estimated and as measured."""
     (folder,) = names
     quantities = {"ms an image": "ms_an_image", "MB a batch": "memory_bytes", "images/s": "images_a_second"}
     heads = ["", "images a batch", *(f"{name}: {of}" for name in quantities for of in ("estimate", *DEVICES.values()))]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    rows = [heads]
     for name, estimated in cnn_v3.ESTIMATED_SPEEDS.items():
         found = {device: result["rows"][-1] for device, result in timed(f"{folder}/{name}").items()}
         preset, _, size = name.partition("_")
@@ -381,98 +307,96 @@ def speeds(names: list[str]) -> str:
             values = [found[device]["forward"][key] * times if device in found else None for device in DEVICES]
             cells += [estimate, *("" if value is None else significant(value) for value in values)]
         rows.append(cells)
-    return lines(rows)
+    return rows
 
 
-def digits_of(metric: str) -> int:
-    return 2 if metric.endswith("psnr") else 4
-
-
-def elsewhere(names: list[str]) -> str:
-    """A row a result on images of another source: how many, KMeans ARI beside that of raw pixels, and reassembly."""
-    heads = ["", "images", "raw pixels, KMeans ARI", "model, KMeans ARI", "rebuilt right", "images perfect"]
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+def elsewhere(names: list[str]) -> Rows:
+    """Results on images of other sources: KMeans ARI beside that of raw pixels, and reassembly."""
+    shown = ("kmeans_ari", "reassembly_direct", "reassembly_perfect")
+    rows = [["", "images", "raw pixels: KMeans ARI", *(f"model: {metrics.title(metric)}" for metric in shown)]]
     for name in names:
-        result = json.loads((HERE / "results" / f"{name}.json").read_text())
-        model, pixels = result["scores"]["model"], result["scores"]["raw_pixels"]
-        shown = [pixels["kmeans_ari"], *(model[m] for m in ("kmeans_ari", "reassembly_direct", "reassembly_perfect"))]
-        rows.append([short(name), str(result["data"]["images"]), *(cell(found) for found in shown)])
-    return lines(rows)
+        result = result_of(name)
+        cells = [cell(shown[0], result["scores"]["raw_pixels"][shown[0]])]
+        cells += [cell(metric, result["scores"]["model"][metric]) for metric in shown]
+        rows.append([short(name), str(result["data"]["images"]), *cells])
+    return rows
 
 
-def harder(names: list[str]) -> str:
-    """A row a condition: KMeans ARI of each result's model, and of the colour histogram."""
+def harder(names: list[str]) -> Rows:
+    """KMeans ARI of each result's model, and of the colour histogram, under each condition."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for name in names:
-        for row in files.read_csv(HERE / "results" / f"{name}.robustness.csv"):
+        for row in files.read_csv(RESULTS / f"{name}.robustness.csv"):
             if row.get("metric") == "kmeans_ari" and row["method"] in ("model", "colour_histogram"):
-                method = f"`{short(name)}`" if row["method"] == "model" else label(row["method"])
+                method = code(name) if row["method"] == "model" else label(row["method"])
                 half = (float(row["high"]) - float(row["low"])) / 2
                 key = row["axis"], f"{float(row['value']):g}"
-                found.setdefault(key, {})[method] = f"{float(row['mean']):.4f} ± {half:.4f}"
-    methods = [*(f"`{short(name)}`" for name in names), label("colour_histogram")]
-    rows = [["condition", *methods], ["---"] + ["---:"] * len(methods)]
+                found.setdefault(key, {})[method] = metrics.around("kmeans_ari", float(row["mean"]), half)
+    methods = [*map(code, names), label("colour_histogram")]
+    rows = [["condition", *methods]]
     for (axis, value), cells in found.items():
         if len(cells) == len(methods):
             rows.append([f"{label(axis)} {value}", *(cells[method] for method in methods)])
-    return lines(rows)
+    return rows
 
 
-def ablations(names: list[str]) -> str:
-    """A row an array of NAME.npz: its mean, and its paired difference to the first of the same metric."""
+def ablations(names: list[str]) -> Rows:
+    """Means of each run in NAME.npz, and their paired differences to the first run."""
     (name,) = names
-    arrays = files.read_arrays(HERE / "results" / f"{name}.npz")
+    arrays = files.read_arrays(RESULTS / f"{name}.npz")
     runs = list(dict.fromkeys(key.partition("/")[0] for key in arrays))
-    metrics = [metric for metric in ABLATED if f"{runs[0]}/{metric}" in arrays]
-    heads = [part for metric in metrics for part in (ABLATED[metric], f"less {runs[0].replace('_', ' ')}")]
-    rows = [["", *heads], ["---"] + ["---:"] * len(heads)]
+    shown = [metric for metric in ABLATED if f"{runs[0]}/{metric}" in arrays]
+    rows = [["", *(part for metric in shown for part in (metrics.title(metric), f"minus {label(runs[0])}"))]]
     for run in runs:
         cells: list[str] = []
-        for metric in metrics:
+        for metric in shown:
             own, whole = arrays[f"{run}/{metric}"], arrays[f"{runs[0]}/{metric}"]
-            cells += [cell(summary(own)), "" if run == runs[0] else cell(paired(own, whole), sign="+")]
-        rows.append([run.replace("_", " "), *cells])
-    return lines(rows)
+            difference = "" if run == runs[0] else cell(metric, paired(own, whole), "+")
+            cells += [cell(metric, summary(own)), difference]
+        rows.append([label(run), *cells])
+    return rows
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def result_of(name: str) -> dict[str, Any]:
+    return read(RESULTS / f"{name}.json")
 
 
 def short(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def lines(rows: list[list[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def code(name: str) -> str:
+    return f"`{short(name)}`"
 
 
-def cell(summary: dict[str, Any], sign: str = "", digits: int = 4) -> str:
-    low, high = summary["ci95"]
-    return f"{summary['mean']:{sign}.{digits}f} ± {(high - low) / 2:.{digits}f}"
+def cell(metric: str, found: Any, sign: str = "") -> str:
+    return metrics.summed(metric, found, sign)
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first row is its header; columns are aligned to the right, but for a first column of names."""
+    heads, *others = rows
+    rules = ["---:" if place or others[0][0].isdigit() else "---" for place in range(len(heads))]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rules, *others))
+
+
+KINDS: dict[str, Callable[[list[str]], Rows]] = {
+    kind.__name__: kind
+    for kind in (
+        *(scores, beyond, backends, reassembly, pairs, masked, elsewhere, harder, ablations, epochs),
+        *(probes, seeds, published, crops, timings, estimates, speeds, bench, training, steps),
+    )
+}
 
 
 def filled(page: str) -> str:
-    """The page with its tables as the results have them."""
-    kinds = {
-        "scores": scores,
-        "beyond": beyond,
-        "backends": backends,
-        "epochs": epochs,
-        "bench": bench,
-        "training": training,
-        "reassembly": reassembly,
-        "pairs": pairs,
-        "elsewhere": elsewhere,
-        "harder": harder,
-        "ablations": ablations,
-        "masked": masked,
-        "steps": steps,
-        "probes": probes,
-        "seeds": seeds,
-        "published": published,
-        "crops": crops,
-        "timings": timings,
-        "estimates": estimates,
-        "speeds": speeds,
-    }
-    return MARKED.sub(lambda found: found[1] + kinds[found["kind"]](found["names"].split()) + found[4], page)
+    """Replace the tables of a page by those that the results give."""
+    return MARKED.sub(lambda found: found[1] + markdown(KINDS[found["kind"]](found["names"].split())) + found[4], page)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ import pytest
 import tables
 from PIL import Image
 
-from fragrecon.report.labels import label
+from fragrecon.report.metrics import label
 from tests import layouts
 from tests.cli import ROOT, job
 

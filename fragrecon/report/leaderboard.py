@@ -14,7 +14,7 @@ import numpy as np
 from fragrecon import files
 from fragrecon.config.saved import is_inert
 from fragrecon.report import metrics
-from fragrecon.report.labels import label
+from fragrecon.report.metrics import label
 from fragrecon.runs.read import Run
 from fragrecon.runs.write import reason
 
@@ -162,7 +162,7 @@ def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
     def place(key: tuple[str, ...]) -> list[float]:
         if by_validation:
             return [_rank(selected[key], falling=mode == "min")]
-        return [_rank(tested[key].get(name), falling=metrics.measure(name).falling) for name in compared]
+        return [_rank(tested[key].get(name), falling=metrics.measure(name).lower_is_better) for name in compared]
 
     finished = sorted(finished, key=place)
     leaders = {name: scored[key] for key in reversed(finished) for name in tested[key]}
@@ -231,7 +231,11 @@ def best_validation(run: Run) -> float | None:
 def _yardstick(run: Run) -> tuple[str, str, str]:
     """What has to be the same for figures of validation to compare: a loss says nothing of models with another one."""
     selection, objective = run.config.selection, run.config.objective
-    return selection.monitor, selection.mode, repr(objective) if metrics.measure(selection.monitor).falling else ""
+    return (
+        selection.monitor,
+        selection.mode,
+        repr(objective) if metrics.measure(selection.monitor).lower_is_better else "",
+    )
 
 
 def _rank(found: Spread | None, falling: bool) -> float:
@@ -307,19 +311,18 @@ def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     table = []
     for rank, row in enumerate(board.rows, 1):
         line = [str(rank) if row.jobs else "", *map(short, row.values.values()), str(len(row.seeds))]
-        line += [str(row.selection or ""), *(_spread(row.scores.get(name), name) for name in shown)]
-        line += [signed(row.difference.get(name), name) for name in board.compared]
+        line += [
+            str(row.selection or ""),
+            *(row.scores[name].text(name) if name in row.scores else "" for name in shown),
+        ]
+        line += [metrics.summed(name, row.difference.get(name), "+") for name in board.compared]
         line += [f"{row.parameters:,}" if row.parameters else ""]
         table.append([*line, duration(row.seconds) if row.seconds is not None else ""])
     for method, found in board.baselines.items():
         line = [label(method), *[""] * len(board.parameters), "", ""]
-        line += [_with_interval(found.get(name), name) for name in shown]
+        line += [metrics.summed(name, found.get(name)) for name in shown]
         table.append([*line, *[""] * (len(header) - len(line))])
     return header, table
-
-
-def _spread(found: Spread | None, metric: str) -> str:
-    return found.text(metric) if found else ""
 
 
 def short(value: str) -> str:
@@ -333,15 +336,6 @@ def short(value: str) -> str:
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds: ``0:01:40``."""
     return str(timedelta(seconds=round(seconds)))
-
-
-def signed(found: Summary | None, metric: str = "") -> str:
-    """A difference and half its interval."""
-    return _with_interval(found, metric, "+")
-
-
-def _with_interval(found: Summary | None, metric: str, sign: str = "") -> str:
-    return metrics.around(metric, found["mean"], metrics.half(found), sign) if found else ""
 
 
 def caption(board: Leaderboard) -> str:

@@ -1,4 +1,7 @@
-"""Which scores people are shown, in what order, and how each is named and written."""
+"""The registry of metrics: name, unit, direction, digits and family of every score that people read.
+
+The terminal, leaderboards, pages, figures and the tables of ``experiments/`` take all of it from here.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +9,83 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fragrecon.report.labels import label
-
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Summary
+
+WORDS = {
+    "pca": "PCA",
+    "ari": "ARI",
+    "nmi": "NMI",
+    "ami": "AMI",
+    "auroc": "AUROC",
+    "kmeans": "KMeans",
+    "kmedoids": "KMedoids",
+    "frechet": "Fréchet",
+    "mlp": "MLP",
+    "knn": "kNN",
+    "svm": "SVM",
+}
+NAMES = {
+    "unknown_ari": "unknown-N ARI",
+    "unknown_k_error": "N error",
+    "spectral_ari": "balanced spectral ARI",
+    "spectral_nmi": "balanced spectral NMI",
+    "spectral_accuracy": "balanced spectral accuracy",
+    "same_auroc": "AUROC, same image",
+    "adjacency_auroc": "AUROC, adjacent",
+    "placing_direct": "fragments placed",
+    "placing_perfect": "images placed perfectly",
+    "reassembly_direct": "fragments rebuilt",
+    "reassembly_neighbours": "neighbours rebuilt",
+    "reassembly_perfect": "images rebuilt perfectly",
+    "generation_active_share": "generation share of active dimensions",
+}
+"""Metrics whose names are not those of their words."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured.
+    """A quantity that a metric measures.
 
     Attributes:
-        name: of it.
-        unit: of its numbers.
-        digits: behind the point.
-        falling: whether less is better.
+        name: its name.
+        unit: its unit; empty for shares and scores.
+        digits: decimal places shown.
+        lower_is_better: direction of the metric.
     """
 
     name: str
     unit: str = ""
     digits: int = 4
-    falling: bool = False
+    lower_is_better: bool = False
 
 
 MEASURES = {
-    "mse": Measure("MSE", digits=5, falling=True),
-    "psnr": Measure("PSNR", "dB", digits=3),
+    "mse": Measure("MSE", digits=5, lower_is_better=True),
+    "psnr": Measure("PSNR", "dB", digits=2),
     "ssim": Measure("SSIM"),
-    "lpips": Measure("LPIPS", falling=True),
-    "fid": Measure("FID", digits=2, falling=True),
-    "distance": Measure("distance", falling=True),
-    "error": Measure("error", falling=True),
-    "loss": Measure("loss", falling=True),
-    "entropy": Measure("entropy", "nats", falling=True),
-    "kl": Measure("KL", "nats", falling=True),
+    "lpips": Measure("LPIPS", lower_is_better=True),
+    "fid": Measure("FID", digits=2, lower_is_better=True),
+    "distance": Measure("distance", lower_is_better=True),
+    "error": Measure("error", lower_is_better=True),
+    "loss": Measure("loss", lower_is_better=True),
+    "entropy": Measure("entropy", "nats", lower_is_better=True),
+    "kl": Measure("KL", "nats", lower_is_better=True),
 }
-"""By the last word of a metric. All else is a share or an agreement: more is better."""
+"""By the last word of a metric. All others are shares or scores: higher is better."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Scores of one task.
+    """The metrics of one task.
 
     Attributes:
         name: of the task.
         prefixes: of its metrics.
-        shown: the metrics that people see first; the rest is to be had.
-        compared: by which runs are ordered and their differences are told.
-        reference: the baseline that is drawn beside the models.
-        note: what its metrics are of.
+        shown: metrics shown at first; the others can be added.
+        compared: the metric that orders runs and whose differences are shown.
+        reference: the baseline drawn beside the models.
+        note: what its metrics are computed on.
     """
 
     name: str
@@ -65,13 +96,13 @@ class Family:
     note: str = ""
 
     def of(self, metrics: Iterable[str]) -> list[str]:
-        """Those of its metrics, in the order that people see them."""
+        """Those of the given metrics that belong to the family, in display order."""
         return ordered(metric for metric in metrics if family(metric) is self)
 
 
 CLUSTERING = Family(
     "Clustering",
-    ("",),  # all that no other has
+    ("",),  # all metrics of no other family
     ("kmeans_ari", "kmeans_nmi", "kmeans_purity", "kmedoids_ari", "mean_clustering_score"),
     "mean_clustering_score",
     "raw_pixels",
@@ -82,15 +113,15 @@ MASKED = Family(
     ("masked_psnr", "masked_ssim", "masked_mse"),
     "masked_psnr",
     "linear_prediction",
-    "Masked: of the hidden patches alone. Composite: of the whole image, with what the model says only where patches "
-    "were hidden.",
+    "Masked: the hidden patches only. Composite: the whole image, with the model's prediction in place of the hidden "
+    "patches.",
 )
 WHOLE = Family(
     "Reconstruction",
     ("reconstruction_",),
     ("reconstruction_psnr", "reconstruction_ssim", "reconstruction_mse"),
     "reconstruction_psnr",
-    note="Of all that the model says where nothing is hidden.",
+    note="The whole reconstruction of images of which nothing is hidden.",
 )
 PROBES = Family(
     "Classification",
@@ -98,62 +129,89 @@ PROBES = Family(
     ("probe_mlp_accuracy", "probe_linear_accuracy", "probe_knn_accuracy"),
     "probe_mlp_accuracy",
     "raw_pixels",
-    "Of classifiers that were trained on frozen embeddings, and chosen on validation images.",
+    "Classifiers trained on frozen embeddings and selected on validation images.",
 )
 GENERATION = Family(
     "Generation",
     ("generation_",),
     ("generation_frechet_feature_distance", "generation_fid"),
     "generation_frechet_feature_distance",
-    note="How far latents are from the standard normal, and how many of their numbers vary over images; how far "
-    "decoded samples of the standard normal are from as many test images. One value for all images has no interval.",
+    note="The distance of latents from the standard normal, and the share of their dimensions that vary over images; "
+    "the distance of decoded samples of the standard normal from as many test images. A single value for all images "
+    "has no interval.",
 )
 FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION)
-"""The first of which there are scores decides."""
-
+"""A run is ordered by the first of which it has scores."""
 SHOWN = tuple(metric for family in FAMILIES for metric in family.shown)
+
+# Columns of tables about one thing.
+BEYOND = ("kmeans_accuracy", "balanced_ari", "balanced_accuracy", "unknown_ari", "unknown_k_error")
+ROBUST = ("mean_clustering_score", "balanced_ari", "unknown_ari", "unknown_k_error")
+PAIRS = ("spectral_ari", "same_auroc", "adjacency_auroc")
+REASSEMBLY = (
+    "placing_direct",
+    "placing_perfect",
+    "reassembly_direct",
+    "reassembly_neighbours",
+    "reassembly_perfect",
+)
+COMPOSITE = ("masked_psnr", "masked_ssim", "composite_psnr", "composite_ssim")
+LATENTS = ("generation_latent_frechet_distance", "generation_active_share")
+PERCEPTUAL = ("lpips", "feature_distance", "fid", "frechet_feature_distance")
+"""Ends of the metrics that a pretrained network computes."""
 
 
 def family(metric: str) -> Family:
+    """The family of a metric."""
     return next((found for found in FAMILIES[1:] if metric.startswith(found.prefixes)), CLUSTERING)
 
 
 def ordered(metrics: Iterable[str]) -> list[str]:
-    """Distinct metrics: those that people are shown, and then the rest as they come."""
+    """Distinct metrics in display order: those shown at first, then the others as given."""
     found = dict.fromkeys(metrics)
     return [metric for metric in SHOWN if metric in found] + [metric for metric in found if metric not in SHOWN]
 
 
 def compared(metrics: Iterable[str]) -> list[str]:
-    """Those by which runs are compared, the most important first."""
+    """Those of the given metrics by which runs are compared, the most important first."""
     found = set(metrics)
     return [family.compared for family in FAMILIES if family.compared in found]
 
 
 def measure(metric: str) -> Measure:
-    """What a metric, or what is noted after an epoch, measures."""
+    """The measure of a metric, or of a value logged after an epoch."""
     last = metric.replace("/", "_").rpartition("_")[2]
     return MEASURES.get(last) or Measure(label(last))
 
 
+def label(name: str) -> str:
+    """Spell out an identifier: ``whitened_pca`` as ``whitened PCA``, ``kmeans_ari`` as ``KMeans ARI``."""
+    return " ".join(WORDS.get(word, word) for word in name.split("_"))
+
+
 def name(metric: str) -> str:
     """``masked_psnr`` as ``masked PSNR``."""
-    return " ".join([*label(metric).split(" ")[:-1], measure(metric).name])
+    return NAMES.get(metric) or " ".join([*label(metric).split(" ")[:-1], measure(metric).name])
 
 
 def title(metric: str) -> str:
-    """The name and the unit: ``masked PSNR, dB``."""
+    """Name and unit: ``masked PSNR, dB``."""
     return ", ".join(filter(None, (name(metric), measure(metric).unit)))
 
 
 def text(metric: str, value: float, sign: str = "") -> str:
-    """A value of a metric; ``sign="+"`` where it is a difference."""
+    """Format a value of a metric; with ``sign="+"``, a difference."""
     return format(value, f"{sign}.{measure(metric).digits}f")
 
 
 def around(metric: str, value: float, half: float | None, sign: str = "") -> str:
-    """A value and what it may be off by, if that is known."""
+    """Format a value with half of its interval, or its standard deviation, if that is known."""
     return text(metric, value, sign) + ("" if half is None else f" ± {text(metric, half)}")
+
+
+def summed(metric: str, found: Summary | None, sign: str = "") -> str:
+    """Format a mean with half of its 95% interval; nothing if there is no mean."""
+    return around(metric, found["mean"], half(found), sign) if found else ""
 
 
 def half(found: Summary) -> float | None:
@@ -162,7 +220,7 @@ def half(found: Summary) -> float | None:
 
 
 def scores_of(found: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
-    """All scores of ``metrics.json`` by method and metric; what has one value for all puzzles has no interval."""
+    """All scores of ``metrics.json`` by method and metric; a single value for all puzzles has no interval."""
     wide = {
         method: {metric: {"mean": value, "ci95": None} for metric, value in values.items()}
         for method, values in found.get("dataset_wide", {}).items()
@@ -171,5 +229,5 @@ def scores_of(found: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
 
 
 def samples(protocol: Mapping[str, Any]) -> str:
-    """What scores are means over."""
+    """What scores are means over: ``images`` or ``puzzles``."""
     return "images" if protocol["images_per_puzzle"] == 1 else "puzzles"

@@ -1,4 +1,4 @@
-"""What a run prints at its end."""
+"""Tables printed to the terminal: of a run at its end, and of a sweep."""
 
 from __future__ import annotations
 
@@ -13,123 +13,96 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fragrecon.report import metrics as measures
-from fragrecon.report.labels import label
-from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, signed, troubles
+from fragrecon.report import metrics
+from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, troubles
+from fragrecon.report.metrics import label
 from fragrecon.runs.write import PAGE
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.clustering.robustness import Outcome
     from fragrecon.evaluation.statistics import Scores, Summary
 
-TABLES = (
-    ("kmeans_ari", "kmeans_nmi", "kmeans_purity", "mean_clustering_score"),
-    ("masked_psnr", "masked_ssim", "composite_psnr", "composite_ssim"),
-    measures.WHOLE.shown,
-)
-"""The scores that stand in a table, where a model has them all."""
-SEEN = ("lpips", "feature_distance", "fid", "frechet_feature_distance")
-"""What networks tell of an image, by the last words of a metric."""
-LATENTS = {
-    "generation_latent_frechet_distance": "Fréchet distance",
-    "generation_active_share": "share of active numbers",
-}
-REASSEMBLY = {
-    "placing_direct": "placed right",
-    "placing_perfect": "images perfect",
-    "reassembly_direct": "rebuilt right",
-    "reassembly_neighbours": "neighbours right",
-    "reassembly_perfect": "images perfect",
-}
-PAIRS = {
-    "spectral_ari": "balanced spectral ARI",
-    "same_auroc": "AUROC of being of one image",
-    "adjacency_auroc": "AUROC of abutting",
-}
-HARDER = {
-    "mean_clustering_score": "mean score",
-    "balanced_ari": "balanced ARI",
-    "unknown_ari": "unknown-N ARI",
-    "unknown_k_error": "N error",
-}
-
+TABLES = ((*metrics.CLUSTERING.shown[:3], metrics.CLUSTERING.compared), metrics.COMPOSITE, metrics.WHOLE.shown)
+"""Metrics that make up a table, if the model has a score by each."""
 MOST_ROWS = 20
-"""Of a leaderboard."""
+"""Maximum number of rows of a leaderboard."""
 
 
 def plain_console() -> Console:
-    """The terminal, where brackets, such as paths and errors have, are no markup."""
+    """A console that prints brackets, as in paths and errors, literally."""
     return Console(markup=False)
 
 
-def print_metrics(metrics: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
-    """A table of the model beside its baselines, where the record lies, and how long each part took."""
+def print_metrics(record: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
+    """Print the scores of the model and the baselines, the duration of each part, and the folder.
+
+    Args:
+        record: contents of ``metrics.json``.
+        folder: of the run.
+        console: to print to.
+    """
     console = console or plain_console()
-    protocol, scores = metrics["protocol"], metrics["scores"]
-    model, name = metrics["model"]["name"], metrics["data"]["name"]
-    what, over = f"{model} on {protocol['puzzles']} {name} test images", measures.samples(protocol)
+    protocol, every = record["protocol"], metrics.scores_of(record)
+    scores = every["model"]
+    model, data, over = record["model"]["name"], record["data"]["name"], metrics.samples(protocol)
+    title = f"{model} on {protocol['puzzles']} {data} test images"
     if over == "puzzles":
-        what = f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {name} images"
-    every = measures.scores_of(metrics)
-    generated = measures.GENERATION.of(every["model"])
-    seen = tuple(name for name in every["model"] if name.partition("_")[2] in SEEN and name not in generated)
-    for columns in (*TABLES, seen):
-        if columns and set(columns) <= every["model"].keys():
-            console.print(_compared(metrics, every, what, columns, over))
-    probed = tuple(name for name in measures.PROBES.of(every["model"]) if name.endswith("accuracy"))
-    if probed:
+        title = f"{model} on {protocol['puzzles']} test puzzles of {protocol['images_per_puzzle']} {data} images"
+    generated = [name for name in metrics.GENERATION.of(scores) if name not in metrics.LATENTS]
+    perceptual = [name for name in scores if name.partition("_")[2] in metrics.PERCEPTUAL and name not in generated]
+    for columns in (*TABLES, perceptual):
+        if columns and set(columns) <= scores.keys():
+            console.print(_compared(record, every, title, columns, over))
+    if probed := [name for name in metrics.PROBES.of(scores) if name.endswith("accuracy")]:
         embedding = ", ".join(filter(None, (model, protocol["probe_embedding"])))
-        what = f"classifiers of embeddings: {embedding}, {metrics['data']['images']} {name} test images"
-        console.print(_compared(metrics, every, what, probed, "images", within="probe "))
-    latents = {name: every["model"][name]["mean"] for name in LATENTS if name in every["model"]}
-    if latents:
-        told = ", ".join(f"{LATENTS[name]} {value:.3f}" for name, value in latents.items())
-        console.print(f"latents beside the standard normal: {told}", soft_wrap=True)
-    distances = tuple(name for name in generated if name not in LATENTS)
-    if distances:
-        what = f"{model}: {protocol['generated_images']} samples of the standard normal"
-        console.print(_compared(metrics, every, what, distances, "", within="generation "))
-    if REASSEMBLY.keys() <= scores["model"].keys():
-        rebuilt = _table(
-            "fragments put back into place",
-            "placed: told the images; rebuilt: by the images that were found",
-            REASSEMBLY.values(),
+        title = f"classifiers of embeddings: {embedding}, {record['data']['images']} {data} test images"
+        console.print(_compared(record, every, title, probed, "images", prefix="probe "))
+    if latents := [name for name in metrics.LATENTS if name in scores]:
+        values = (f"{metrics.name(name).removeprefix('generation ')} {_cell(name, scores[name])}" for name in latents)
+        console.print(f"latents, compared with the standard normal: {', '.join(values)}", soft_wrap=True)
+    if generated:
+        title = f"{model}: {protocol['generated_images']} samples of the standard normal"
+        console.print(_compared(record, every, title, generated, "", prefix="generation "))
+    if set(metrics.REASSEMBLY) <= scores.keys():
+        table = _table(
+            "reassembly",
+            "placed: given which fragments belong together; rebuilt: given the number of images only",
+            map(metrics.title, metrics.REASSEMBLY),
         )
-        _add_rows(rebuilt, scores, REASSEMBLY, digits=3)
-        console.print(rebuilt)
-    if PAIRS.keys() <= scores["model"].keys():
-        found = [f"{text} {_cell(scores['model'][metric])}" for metric, text in PAIRS.items()]
-        console.print(f"pairs of fragments: {', '.join(found)}", soft_wrap=True)
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in metrics["seconds"].items())
-    console.print(f"time: {seconds}")
+        _add_rows(table, every, metrics.REASSEMBLY)
+        console.print(table)
+    if set(metrics.PAIRS) <= scores.keys():
+        values = (f"{metrics.name(name)} {_cell(name, scores[name])}" for name in metrics.PAIRS)
+        console.print(f"pairs of fragments: {'; '.join(values)}", soft_wrap=True)
+    console.print(f"time: {', '.join(f'{name} {value:.1f} s' for name, value in record['seconds'].items())}")
     console.print(f"record: {folder}", soft_wrap=True)
 
 
 def _compared(
-    metrics: Mapping[str, Any],
+    record: Mapping[str, Any],
     scores: Mapping[str, Mapping[str, Summary]],
     title: str,
     columns: Sequence[str],
     over: str,
-    within: str = "",
+    prefix: str = "",
 ) -> Table:
-    """The model and its baselines by some metrics, and how far they are apart.
+    """A table of the model and the baselines, and of the differences between them.
 
     Args:
-        metrics: of the run.
+        record: contents of ``metrics.json``.
         scores: by method and metric.
         title: of the table.
-        columns: the metrics.
-        over: what means are of; nothing where they are none.
-        within: what the names of the metrics begin with, and the table is about anyway.
+        columns: metrics.
+        over: what the means are over; empty if the scores are no means.
+        prefix: of the metrics' names, omitted because the title says it.
     """
     caption = f"mean ± half its 95% interval over {over}; differences are paired" if over else ""
-    table = _table(title, caption, (measures.title(metric).removeprefix(within) for metric in columns))
+    table = _table(title, caption, (metrics.title(metric).removeprefix(prefix) for metric in columns))
     _add_rows(table, scores, columns)
     minus = {}
-    for method, found in metrics["model_minus"].items():
-        single = {
-            metric: _single(scores["model"][metric]["mean"] - scores[method][metric]["mean"])
+    for method, found in record["model_minus"].items():
+        single: dict[str, Summary] = {
+            metric: {"mean": scores["model"][metric]["mean"] - scores[method][metric]["mean"], "ci95": None}
             for metric in columns
             if metric in scores[method] and metric not in found
         }
@@ -139,16 +112,12 @@ def _compared(
         table.add_section()
         table.add_row("model minus", style="bold")
     for method, found in minus.items():
-        table.add_row(label(method), *(_cell(found[metric], sign="+") for metric in columns))
+        table.add_row(label(method), *(_cell(metric, found[metric], "+") for metric in columns))
     return table
 
 
-def _single(value: float) -> Summary:
-    return {"mean": value, "ci95": None}
-
-
 def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
-    """Two tables with a row a condition: KMeans ARI of all methods, and more of the model's scores."""
+    """Print two tables with a row for each condition: KMeans ARI of all methods, and further scores of the model."""
     console = console or plain_console()
     methods = list(dict.fromkeys(m for outcome in outcomes for m in outcome.scores if m not in ("random", "model")))
     first = _table(
@@ -158,8 +127,8 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
     )
     second = _table(
         "the model under harder conditions",
-        "unknown-N: the number of images is estimated; N error: how far it is off",
-        HARDER.values(),
+        "unknown-N: the number of images is estimated; N error: error of the estimate",
+        map(metrics.title, metrics.ROBUST),
     )
     for number, outcome in enumerate(outcomes):
         if number and outcomes[number - 1].condition.axis != outcome.condition.axis:
@@ -171,7 +140,7 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
             for method in methods
         ]
         first.add_row(name, _scored(model, "kmeans_ari"), *means)
-        second.add_row(name, *(_scored(model, metric) for metric in HARDER))
+        second.add_row(name, *(_scored(model, metric) for metric in metrics.ROBUST))
     console.print(first)
     console.print(second)
     for outcome in outcomes:
@@ -182,20 +151,20 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
 def print_sweep_progress(
     job: str, begun: int, jobs: int | None, seconds_left: float | None, console: Console | None = None
 ) -> None:
-    """A line with a bar: which job of a sweep begins, of how many, and when the last may end.
+    """Print which job of a sweep starts, with a bar and the estimated time left.
 
     Args:
-        job: its folder's name.
-        begun: how many have begun before.
-        jobs: how many there are.
-        seconds_left: until the end of the last.
+        job: name of the job's folder.
+        begun: number of jobs started before.
+        jobs: number of jobs, if known.
+        seconds_left: estimated time until the last job ends, if known.
         console: to print to.
     """
     console = console or plain_console()
     counts = f"job {begun + 1} of {jobs or '?'}"
     left = f"{duration(seconds_left)} left" if seconds_left is not None else ""
     parts = [counts, ProgressBar(jobs, begun, width=24) if jobs else "", left]
-    name = Text(job)  # all else is more important
+    name = Text(job)  # shortened, because all else is more important
     name.truncate(max(console.width - len(counts) - 24 - len(left) - 6, 0), overflow="ellipsis")
     line = Table.grid(padding=(0, 2, 0, 0))
     line.add_row(*(part for part in parts if part), name)
@@ -203,24 +172,24 @@ def print_sweep_progress(
 
 
 def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None = None) -> None:
-    """The best of a sweep's table, what failed, and where the whole is."""
+    """Print the best rows of a sweep's leaderboard, its failures, and the path of its page."""
     console = console or plain_console()
     keys = [key.rpartition(".")[2] for key in board.parameters]
-    part = measures.family(board.compared[0]) if board.compared else measures.CLUSTERING
+    part = metrics.family(board.compared[0]) if board.compared else metrics.CLUSTERING
     compared = part.compared
     beside = next(name for name in part.shown if name != compared)
-    columns = [*keys, "seeds", "valid.", measures.title(beside), measures.title(compared), "minus best"]
+    columns = [*keys, "seeds", "valid.", metrics.title(beside), metrics.title(compared), "minus best"]
     table = _table(f"{board.name}: {len(board.rows)} configurations", "", columns)
     for column in table.columns[1 : len(keys) + 1]:
-        column.no_wrap, column.overflow = False, "fold"  # values may be long, figures must not be cut
+        column.no_wrap, column.overflow = False, "fold"  # values may be long; scores must not be cut
     for number, row in enumerate(board.rows[:MOST_ROWS], 1):
         figures = [
             f"{row.selection.mean:.4f}" if row.selection else "",
-            measures.text(beside, row.scores[beside].mean) if beside in row.scores else "",
+            metrics.text(beside, row.scores[beside].mean) if beside in row.scores else "",
             row.scores[compared].text(compared) if compared in row.scores else "",
-            signed(row.difference.get(compared), compared),
+            metrics.summed(compared, row.difference.get(compared), "+"),
         ]
-        figures = [text.replace("± 0.", "±.") for text in figures]
+        figures = [text.replace("± 0.", "±.") for text in figures]  # to fit into 80 columns
         rank = str(number) if row.jobs else "-"
         table.add_row(
             rank, *map(short, row.values.values()), str(len(row.seeds)), *figures, style="bold" if number == 1 else ""
@@ -231,25 +200,22 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
     known = {name: found for name, found in board.baselines.items() if {beside, compared} <= found.keys()}
     if known:
         figures = [
-            f"{label(name)} {' / '.join(measures.text(metric, found[metric]['mean']) for metric in (beside, compared))}"
+            f"{label(name)} {' / '.join(metrics.text(metric, found[metric]['mean']) for metric in (beside, compared))}"
             for name, found in known.items()
         ]
-        console.print(f"baselines, {measures.name(beside)} / {measures.name(compared)}: {', '.join(figures)}")
+        console.print(f"baselines, {metrics.name(beside)} / {metrics.name(compared)}: {', '.join(figures)}")
     console.print(caption(board), style="italic")
     for line in troubles(board):
         console.print(line, soft_wrap=True)
     console.print(f"page: {folder / PAGE}", soft_wrap=True)
 
 
-def _add_rows(
-    table: Table, scores: Mapping[str, Mapping[str, Summary]], columns: Iterable[str], digits: int = 4
-) -> None:
-    """A row for each method that has these scores."""
-    shown = list(columns)
+def _add_rows(table: Table, scores: Mapping[str, Mapping[str, Summary]], columns: Sequence[str]) -> None:
+    """Add a row for each method that has all of these scores."""
     for method, found in scores.items():
-        if set(shown) <= found.keys():
+        if set(columns) <= found.keys():
             style = "bold" if method == "model" else ""
-            table.add_row(label(method), *(_cell(found[metric], digits=digits) for metric in shown), style=style)
+            table.add_row(label(method), *(_cell(metric, found[metric]) for metric in columns), style=style)
 
 
 def _table(title: str, caption: str, columns: Iterable[str]) -> Table:
@@ -266,13 +232,8 @@ def _scored(scores: Mapping[str, Scores], metric: str) -> str:
         return "n/a"
     from fragrecon.evaluation.statistics import summary
 
-    return _cell(summary(scores[metric]), digits=2 if metric == "unknown_k_error" else 4)
+    return _cell(metric, summary(scores[metric]))
 
 
-def _cell(found: Summary, sign: str = "", digits: int = 4) -> str:
-    mean = format(found["mean"], f"{sign}.{digits}f")
-    if found["ci95"] is None:
-        return mean
-    low, high = found["ci95"]
-    half = f"{(high - low) / 2:.{digits}f}".removeprefix("0")
-    return f"{mean} ±{half}"
+def _cell(metric: str, found: Summary, sign: str = "") -> str:
+    return metrics.summed(metric, found, sign).replace("± 0.", "±.")

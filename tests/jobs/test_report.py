@@ -11,7 +11,7 @@ import pytest
 
 from fragrecon.errors import ConfigError, RunError
 from fragrecon.report import leaderboard
-from fragrecon.report.labels import label
+from fragrecon.report.metrics import label
 from fragrecon.report.sweep import gather
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import begin

@@ -31,7 +31,7 @@ def test_each_metric_has_a_name_a_way_to_be_written_and_a_direction(
     assert metrics.text(metric, 0.123456, "+") == f"+{value}"
     assert metrics.around(metric, 0.123456, 0.123456) == f"{value} ± {value}"
     assert metrics.around(metric, 0.123456, None) == value
-    assert metrics.measure(metric).falling is falling
+    assert metrics.measure(metric).lower_is_better is falling
 
 
 def test_what_people_are_shown_comes_first_task_by_task_and_the_rest_as_it_comes() -> None:

@@ -16,7 +16,7 @@ from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.evaluation.clustering.robustness import Condition, Outcome
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.evaluation.statistics import summary as summarised
-from fragrecon.report.labels import label
+from fragrecon.report.metrics import label
 from fragrecon.report.leaderboard import Failure, Leaderboard, Row, Spread
 from fragrecon.report.metrics import CLUSTERING, title
 from fragrecon.report.terminal import (

@@ -11,8 +11,7 @@ import numpy as np
 from fragrecon.data.corruption import CHANGES
 from fragrecon.evaluation.clustering.robustness import Outcome
 from fragrecon.evaluation.statistics import Scores, Summary, summary
-from fragrecon.report.labels import label
-from fragrecon.report.metrics import measure, title
+from fragrecon.report.metrics import label, measure, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +92,7 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
     """
     from matplotlib.figure import Figure
 
-    sign = -1 if measure(metric).falling else 1
+    sign = -1 if measure(metric).lower_is_better else 1
     methods = sorted(scores, key=lambda method: sign * float(scores[method].mean()))
     puzzles = len(scores["model"])
     bins = int(np.clip(2 * math.sqrt(puzzles), *BINS))

@@ -14,7 +14,7 @@ from fragrecon.evaluation.probes.base import FittedProbe
 from fragrecon.evaluation.probes.scoring import ProbeResults
 from fragrecon.report.figures import puzzles as figures
 from fragrecon.report.figures.plots import course, tidy
-from fragrecon.report.labels import label
+from fragrecon.report.metrics import label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

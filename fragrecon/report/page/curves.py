@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fragrecon.report import metrics
-from fragrecon.report.labels import label
 from fragrecon.report.leaderboard import Leaderboard, Row
+from fragrecon.report.metrics import label
 from fragrecon.report.page import plot
 from fragrecon.report.page.plot import Axis, Line, Point
 from fragrecon.runs.read import Run

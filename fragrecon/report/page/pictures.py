@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fragrecon.report.labels import label
+from fragrecon.report.metrics import label
 from fragrecon.report.page.puzzles import picture
 from fragrecon.runs.read import Run
 from fragrecon.runs.write import FIGURES

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fragrecon.report import metrics
-from fragrecon.report.labels import label
 from fragrecon.report.leaderboard import Leaderboard, Row, Spread, duration, short
-from fragrecon.report.metrics import Family
+from fragrecon.report.metrics import Family, label
 from fragrecon.runs.read import Run
 from fragrecon.runs.write import PAGE
 
@@ -90,7 +89,7 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> Table
         Column("rank", numeric=True, rising=True, searched=True),
         *(Column(_short(key, board.parameters), numeric=numeric[key], searched=True) for key in board.parameters),
         Column("seeds", numeric=True),
-        Column("validation", numeric=True, rising=metrics.measure(board.monitor).falling),
+        Column("validation", numeric=True, rising=metrics.measure(board.monitor).lower_is_better),
         *(_scores(name, visible=name in metrics.SHOWN) for name in board.metrics),
         *(Column(f"{metrics.name(name)} - best", numeric=True) for name in board.compared),
         Column("parameters", numeric=True),
@@ -144,7 +143,7 @@ def of_run(run: Run, family: Family) -> Table | None:
     minus: dict[str, dict[str, Summary]] = run.metrics["model_minus"]
     rows = [
         [
-            Cell(metrics.title(name), "lower is better" if metrics.measure(name).falling else ""),
+            Cell(metrics.title(name), "lower is better" if metrics.measure(name).lower_is_better else ""),
             replace(summed(scores["model"].get(name), name), bold=True),
             *(_beside(scores[method].get(name), minus[method].get(name), name) for method in baselines),
         ]
@@ -159,13 +158,13 @@ def _beside(found: Summary | None, minus: Summary | None, metric: str) -> Cell:
     if minus is None:
         return cell
     low, high = minus["ci95"] or (0, 0)
-    better, worse = (high < 0, low > 0) if metrics.measure(metric).falling else (low > 0, high < 0)
+    better, worse = (high < 0, low > 0) if metrics.measure(metric).lower_is_better else (low > 0, high < 0)
     apart = summed(minus, metric, sign="+")
     return replace(cell, below=f"{apart.text} {apart.after}", tone="better" if better else "worse" if worse else "")
 
 
 def _scores(metric: str, visible: bool) -> Column:
-    return Column(metrics.title(metric), numeric=True, rising=metrics.measure(metric).falling, visible=visible)
+    return Column(metrics.title(metric), numeric=True, rising=metrics.measure(metric).lower_is_better, visible=visible)
 
 
 def _short(key: str, keys: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from fragrecon.evaluation.clustering.robustness import Condition, Outcome
 from fragrecon.evaluation.statistics import Scores, summary
 from fragrecon.report.figures import plots
 from fragrecon.report.figures import puzzles as figures
-from fragrecon.report.labels import label
+from fragrecon.report.metrics import label
 
 METHODS = ("random", "raw_pixels", "model")
 
