@@ -67,9 +67,12 @@ MEASURES = {
     "lpips": Measure("LPIPS", lower_is_better=True),
     "fid": Measure("FID", digits=2, lower_is_better=True),
     "distance": Measure("distance", lower_is_better=True),
-    "error": Measure("error", lower_is_better=True),
+    "error": Measure("error", digits=2, lower_is_better=True),
     "loss": Measure("loss", lower_is_better=True),
     "entropy": Measure("entropy", "nats", lower_is_better=True),
+    "direct": Measure("direct", digits=3),
+    "neighbours": Measure("neighbours", digits=3),
+    "perfect": Measure("perfect", digits=3),
     "kl": Measure("KL", "nats", lower_is_better=True),
 }
 """By the last word of a metric. All others are shares or scores: higher is better."""

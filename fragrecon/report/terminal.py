@@ -236,4 +236,4 @@ def _scored(scores: Mapping[str, Scores], metric: str) -> str:
 
 
 def _cell(metric: str, found: Summary, sign: str = "") -> str:
-    return metrics.summed(metric, found, sign).replace("± 0.", "±.")
+    return metrics.summed(metric, found, sign).replace("± ", "±").replace("±0.", "±.")

@@ -15,6 +15,7 @@ import pytest
 from scipy import stats
 
 from fragrecon.config.schema import Config
+from fragrecon.report import metrics
 from fragrecon.report.leaderboard import (
     Job,
     Leaderboard,
@@ -26,7 +27,6 @@ from fragrecon.report.leaderboard import (
     leaderboard,
     markdown,
     short,
-    signed,
     spread,
     swept,
     troubles,
@@ -316,7 +316,7 @@ def test_ties_keep_both_rows_and_differ_by_nothing(sweep: Sweep) -> None:
     minus = board.rows[1].difference[COMPARED]
     assert minus["mean"] == 0
     assert minus["ci95"] == [0, 0]
-    assert signed(minus) == "+0.0000 ± 0.0000"
+    assert metrics.summed(COMPARED, minus, "+") == "+0.0000 ± 0.0000"
 
 
 def test_where_nothing_was_scored_there_is_validation_alone(sweep: Sweep, tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_a_single_puzzle_has_a_difference_without_interval(sweep: Sweep, tmp_pat
     jobs = [sweep.job([0.4], validation=[0.9], size="1"), sweep.job([0.1], validation=[0.1], size="2")]
     board = leaderboard("name", jobs)
     assert board.rows[1].difference[COMPARED]["ci95"] is None
-    assert signed(board.rows[1].difference[COMPARED]) == "-0.3000"
+    assert metrics.summed(COMPARED, board.rows[1].difference[COMPARED], "+") == "-0.3000"
     write(board, tmp_path)
     with (tmp_path / "leaderboard.csv").open(newline="") as file:
         best, other = csv.DictReader(file)
@@ -454,13 +454,13 @@ def test_masked_images_alone_have_their_columns_baselines_and_differences(sweep:
         "masked MSE",
         "masked PSNR - best",
     ]
-    assert (best["masked PSNR, dB"], best["masked SSIM"], best["masked MSE"]) == ("16.667", "0.5000", "0.02667")
+    assert (best["masked PSNR, dB"], best["masked SSIM"], best["masked MSE"]) == ("16.67", "0.5000", "0.02667")
     assert best["masked PSNR - best"] == ""
     mean, low, high = paired(np.array([20.5, 17.55, 13.6]), np.array([20.0, 17, 13]))
-    assert other["masked PSNR - best"] == f"{mean:+.3f} ± {(high - low) / 2:.3f}" == "+0.550 ± 0.124"
+    assert other["masked PSNR - best"] == f"{mean:+.2f} ± {(high - low) / 2:.2f}" == "+0.55 ± 0.12"
     interval = stats.t.interval(0.95, 2, np.mean([17, 15, 14]), stats.sem([17, 15, 14]))
     assert bilinear[""] == "bilinear"
-    assert bilinear["masked PSNR, dB"] == f"15.333 ± {(interval[1] - interval[0]) / 2:.3f}"
+    assert bilinear["masked PSNR, dB"] == f"15.33 ± {(interval[1] - interval[0]) / 2:.2f}"
     assert bilinear["masked PSNR - best"] == bilinear["parameters"] == ""
     assert "ordered by val/loss on validation images" in caption(board)
     write(board, tmp_path)
@@ -479,8 +479,8 @@ def test_reconstructions_alone_have_their_columns_and_order(sweep: Sweep) -> Non
     board = leaderboard("name", jobs)
     assert sizes(board) == ["2", "1"]
     assert "ordered by the reconstruction PSNR" in caption(board)
-    assert [row["reconstruction PSNR, dB"] for row in shown(board)] == ["8.433", "7.333"]
-    assert [row["reconstruction PSNR - best"][:6] for row in shown(board)] == ["", "-1.100"]
+    assert [row["reconstruction PSNR, dB"] for row in shown(board)] == ["8.43", "7.33"]
+    assert [row["reconstruction PSNR - best"][:5] for row in shown(board)] == ["", "-1.10"]
 
 
 def test_in_a_mixture_what_a_run_has_not_is_blank_and_each_task_has_a_best_row_of_its_own(sweep: Sweep) -> None:
@@ -493,8 +493,8 @@ def test_in_a_mixture_what_a_run_has_not_is_blank_and_each_task_has_a_best_row_o
     board = leaderboard("name", jobs)
     rows = shown(board)
     assert [row["mean clustering score - best"][:7] for row in rows[:4]] == ["", "-0.1100", "+0.1100", ""]
-    assert [row["masked PSNR - best"][:6] for row in rows[:4]] == ["", "", "+1.100", ""]
-    assert [row["masked PSNR, dB"] for row in rows[:4]] == ["", "16.667", "17.767", ""]
+    assert [row["masked PSNR - best"][:5] for row in rows[:4]] == ["", "", "+1.10", ""]
+    assert [row["masked PSNR, dB"] for row in rows[:4]] == ["", "16.67", "17.77", ""]
     assert [row["KMeans ARI"] for row in rows[:4]] == ["0.2000", "0.0900", "0.3100", ""]
     assert [row["reconstruction MSE"] for row in rows[:4]] == ["", "", "", "0.20000"]
     assert [row[""] for row in rows[4:]] == ["random", "bilinear"]

@@ -12,13 +12,16 @@ from fragrecon.report import metrics
     [
         ("kmeans_ari", "KMeans ARI", "0.1235", False),
         ("mean_clustering_score", "mean clustering score", "0.1235", False),
-        ("masked_psnr", "masked PSNR, dB", "0.123", False),
+        ("masked_psnr", "masked PSNR, dB", "0.12", False),
         ("composite_ssim", "composite SSIM", "0.1235", False),
         ("reconstruction_mse", "reconstruction MSE", "0.12346", True),
         ("composite_lpips", "composite LPIPS", "0.1235", True),
         ("composite_fid", "composite FID", "0.12", True),
         ("composite_feature_distance", "composite feature distance", "0.1235", True),
-        ("unknown_k_error", "unknown k error", "0.1235", True),
+        ("unknown_k_error", "N error", "0.12", True),
+        ("whitened_pca", "whitened PCA", "0.1235", False),
+        ("kmedoids_nmi", "KMedoids NMI", "0.1235", False),
+        ("pcas", "pcas", "0.1235", False),
         ("loss", "loss", "0.1235", True),
     ],
 )
@@ -53,3 +56,8 @@ def test_every_family_compares_and_shows_metrics_of_its_own() -> None:
     for family in metrics.FAMILIES:
         assert family.compared in family.shown
         assert family.of(metrics.SHOWN) == list(family.shown)
+
+
+def test_no_two_columns_of_a_table_have_one_name() -> None:
+    for columns in (*(family.shown for family in metrics.FAMILIES), metrics.BEYOND, metrics.PAIRS, metrics.REASSEMBLY):
+        assert len(set(map(metrics.title, columns))) == len(columns)

@@ -732,7 +732,7 @@ def test_the_page_of_masked_images_shows_them_their_scores_and_how_far_baselines
         ]
         # By hand: the differences are 2, 2, 1.5 and -3, 2, -4.5; their intervals by Student's t with 2 degrees.
         assert [cell.split("\n") for cell in column(found, "bilinear")] == [
-            ["15.333 ±3.795", "+1.833 ±.717"],
+            ["15.33 ±3.79", "+1.83 ±.72"],
             ["0.5000 ±.9937", "+0.0100 ±.9070"],
             ["0.03000 ±.02484", "-0.00967 ±.00143"],
             ["22.00"],
@@ -761,7 +761,7 @@ def test_what_only_decodes_has_no_place_for_puzzles_masks_or_baselines(browser: 
     write_run_page(tmp_path / "report.html", run)
     with opened(browser, tmp_path / "report.html") as found:
         assert [title.inner_text() for title in found.page.locator("h3").all()] == ["Reconstruction"]
-        assert column(found, "model") == ["21.000 ±12.706", "0.01500 ±.06353"]
+        assert column(found, "model") == ["21.00 ±12.71", "0.01500 ±.06353"]
         assert found.page.locator("#filled, #puzzles, #figures").count() == 0
         assert "asel" not in found.page.locator("#scores").inner_text()
 
@@ -781,8 +781,8 @@ def test_a_sweep_of_masked_images_is_compared_drawn_and_shown_by_what_was_filled
     board = Leaderboard("ratios", ["objective.ratio"], rows, "", baselines, "images")
     write_sweep_page(tmp_path / "report.html", board, runs)
     with opened(browser, tmp_path / "report.html") as found:
-        assert column(found, "masked PSNR, dB") == ["17.167", "16.167", "15.167", "15.333 ±3.795"]
-        assert column(found, "masked PSNR - best") == ["best", "-2.000 ±2.484", "-2.000 ±2.484", ""]
+        assert column(found, "masked PSNR, dB") == ["17.17", "16.17", "15.17", "15.33 ±3.79"]
+        assert column(found, "masked PSNR - best") == ["best", "-2.00 ±2.48", "-2.00 ±2.48", ""]
         sort(found, "masked MSE", "ascending")  # the best first, as with any other score
         assert column(found, "rank") == ["3", "2", "1", "bilinear"]
         drawn = draws(found)
