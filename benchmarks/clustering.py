@@ -34,8 +34,7 @@ from torch import Tensor
 
 from fragrecon import files
 from fragrecon.clustering import agreement, kmeans
-from fragrecon.clustering.backends import batched
-from fragrecon.clustering.backends import sklearn as loop
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.clustering.kmedoids import kmedoids
 from fragrecon.clustering.problems import MEMORY
 from fragrecon.data.puzzles import FragmentBatch
@@ -70,6 +69,8 @@ def pair_recall(truth: Any, found: Any) -> float:
     return float(pairs[1, 1] / (pairs[1, 1] + pairs[1, 0]))
 
 
+ENGINE, LOOP = BACKENDS["batched"], BACKENDS["sklearn"]
+
 BY_LIBRARY: dict[str, Callable[[Any, Any], float]] = {
     "ari": metrics.adjusted_rand_score,
     "nmi": metrics.normalized_mutual_info_score,
@@ -96,20 +97,20 @@ def engine_scores(names: Sequence[str], truth: Tensor, found: Tensor) -> Tensor:
 def contestants(points: Tensor, batch: FragmentBatch) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     """By name: the engine and the loop, each doing the same for all puzzles."""
     keys, k, truth = keys_of(0, "benchmark", 0, len(batch)), batch.images_per_puzzle, batch.source_ids
-    protocol = ClusteringProtocol(batched, RESTARTS, 0, MEMORY)
-    labels = batched.kmeans(points, k, keys, RESTARTS, MEMORY)
+    protocol = ClusteringProtocol(ENGINE, RESTARTS, 0, MEMORY)
+    labels = ENGINE.kmeans(points, k, keys, RESTARTS, MEMORY).labels
     few, every = list(AGREEMENTS), [*AGREEMENTS, *FURTHER_AGREEMENTS]
 
     def by_libraries() -> None:
-        for found in (loop.kmeans(points, k, keys, RESTARTS, MEMORY), loop.kmedoids(points, k, MEMORY)):
-            library_scores(few, truth, found)
+        for found in (LOOP.kmeans(points, k, keys, RESTARTS, MEMORY), LOOP.kmedoids(points, k, MEMORY)):
+            library_scores(few, truth, found.labels)
 
     return {
         f"KMeans, {RESTARTS} restarts": (
-            lambda: batched.kmeans(points, k, keys, RESTARTS, MEMORY),
-            lambda: loop.kmeans(points, k, keys, RESTARTS, MEMORY),
+            lambda: ENGINE.kmeans(points, k, keys, RESTARTS, MEMORY),
+            lambda: LOOP.kmeans(points, k, keys, RESTARTS, MEMORY),
         ),
-        "KMedoids": (lambda: batched.kmedoids(points, k, MEMORY), lambda: loop.kmedoids(points, k, MEMORY)),
+        "KMedoids": (lambda: ENGINE.kmedoids(points, k, MEMORY), lambda: LOOP.kmedoids(points, k, MEMORY)),
         "agreement: ARI, NMI, purity": (
             lambda: engine_scores(few, truth, labels),
             lambda: library_scores(few, truth, labels),
@@ -175,7 +176,7 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     data = open_data(compose(overrides))
     batch = data.test_set(options.puzzles).read(slice(0, options.puzzles)).as_float()
-    protocol = ClusteringProtocol(batched, RESTARTS, 0, MEMORY)
+    protocol = ClusteringProtocol(ENGINE, RESTARTS, 0, MEMORY)
     points = Baselines(data, protocol, data.cache / "scores").components(raw_pixels(batch), COMPONENTS).float()
     k = batch.images_per_puzzle
 

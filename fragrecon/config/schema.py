@@ -94,7 +94,7 @@ class DataConfig(Section):
                     f"data.images_range={self.images_range} should be [least,most], from 2 up to the {images} images "
                     "of a batch (data.images_per_puzzle * data.puzzles_per_batch)"
                 )
-        if self.free_width:
+        if self.variable_width:
             if not self._is_whole_image:
                 raise ConfigError(
                     f"data.image_height={self.image_height} gives images of variable width, which cannot be cut into "
@@ -122,14 +122,14 @@ class DataConfig(Section):
 
     @property
     def fragment_shape(self) -> tuple[int, int, int]:
-        if self.free_width:
+        if self.variable_width:
             return self.image_shape
         size = self.fragment_size
         height, width = (size, size) if isinstance(size, int) else size
         return self.channels, height, width
 
     @property
-    def free_width(self) -> bool:
+    def variable_width(self) -> bool:
         return self.image_height is not None
 
 
@@ -265,7 +265,7 @@ class Config(Section):
                 f"evaluation.puzzles={evaluation.puzzles} gives {images} test image, but "
                 "evaluation.reconstruction.perceptual compares distributions; use 2 images or more"
             )
-        if self.data.free_width and evaluation.clustering:
+        if self.data.variable_width and evaluation.clustering:
             raise ConfigError(
                 f"data.image_height={self.data.image_height} gives images of variable width, which form no puzzle to "
                 "cluster; use evaluation=reconstruction, probe or generation"

@@ -71,7 +71,7 @@ class FragmentData(pl.LightningDataModule):
 
     def alike(self, split: Split, images: Indices) -> Indices:
         """Those of the given images of a split that have the most common width; all of them if the width is fixed."""
-        return images[commonest(self.store(split).widths[images])] if self.config.free_width else images
+        return images[commonest(self.store(split).widths[images])] if self.config.variable_width else images
 
     @property
     def cells(self) -> int:
@@ -104,7 +104,7 @@ class FragmentData(pl.LightningDataModule):
         """
         per_puzzle = self.config.images_per_puzzle
         channels, height, nominal = self.config.fragment_shape
-        for width in np.unique(self.store("train").widths).tolist() if self.config.free_width else [nominal]:
+        for width in np.unique(self.store("train").widths).tolist() if self.config.variable_width else [nominal]:
             self.corruption.check((channels, height, width))
         self.check_test(test_puzzles)
         puzzles.draw_images(self.validation_images(), per_puzzle, 0, 1, 0, "validation")
@@ -135,7 +135,7 @@ class FragmentData(pl.LightningDataModule):
         """Batches of all ranks together that make an epoch: by default those that show every training image once."""
         if self.config.batches_per_epoch is not None:
             return self.config.batches_per_epoch
-        if self.config.free_width:
+        if self.config.variable_width:
             return self._groups.per_pass
         return len(self.training_images()) // (self.config.images_per_puzzle * self.config.puzzles_per_batch)
 
@@ -199,7 +199,7 @@ class FragmentData(pl.LightningDataModule):
             Indices of the images.
         """
         config, images = self.config, self.training_images()
-        if config.free_width:
+        if config.variable_width:
             ids = images[self._groups[number]]
             return np.resize(ids, -(-len(ids) // world_size) * world_size)
         each, count = config.images_per_puzzle, config.puzzles_per_batch
@@ -294,7 +294,7 @@ class FixedPuzzles:
 
     def parts(self, size: int) -> list[slice]:
         """All puzzles in slices of at most ``size`` that can be read together."""
-        if not self.data.config.free_width:
+        if not self.data.config.variable_width:
             return list(puzzles.batches(self.count, size))
         return [slice(int(group[0]), int(group[-1]) + 1) for group in groups(self._by_width[2], size)]
 
@@ -308,7 +308,7 @@ class FixedPuzzles:
 
     def _drawn(self, first: int, count: int) -> tuple[Indices, Indices]:
         """Images (count, N) and orders (count, F)."""
-        if self.data.config.free_width:
+        if self.data.config.variable_width:
             ids, orders, _ = self._by_width
             return ids[first : first + count], orders[first : first + count]
         return self._draw(first, count)

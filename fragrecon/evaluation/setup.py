@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config, class_name
 from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import batches
-from fragrecon.data.readers.images import FreeShape, block_length, decode_blocks
+from fragrecon.data.readers.images import AnyWidthShape, block_length, decode_blocks
 from fragrecon.data.store import Block, Reader, Source, Split
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, check_puzzle
@@ -140,10 +140,10 @@ def open_data(config: Config) -> FragmentData:
     known = ("root", "image_size", "channels", "download", "image_height", "width_step")
     facts = {name: getattr(config.data, name) for name in known}
     reader = build(config.data.reader, "data.reader", **facts)
-    if config.data.free_width and reader.shape[2] is not None:
+    if config.data.variable_width and reader.shape[2] is not None:
         raise ConfigError(
-            f"data={config.data.name} holds images of one size, {shape_text(reader.shape)}; data.image_height leaves "
-            "the width free where images are files of their own: data=folder"
+            f"data={config.data.name} holds images of one size, {shape_text(reader.shape)}; data.image_height "
+            "is for image files of any size: use data=folder, or data.image_height=null"
         )
     if reader.shape != _stored_shape(config):
         raise ConfigError(
@@ -181,9 +181,9 @@ def own_data(config: Config, images: Images) -> Iterator[FragmentData]:
         yield _data(dataclasses.replace(config, data=own), _Images(images, shape, config.data.width_step))
 
 
-def _stored_shape(config: Config) -> FreeShape:
+def _stored_shape(config: Config) -> AnyWidthShape:
     channels, height, width = config.data.image_shape
-    return channels, height, None if config.data.free_width else width
+    return channels, height, None if config.data.variable_width else width
 
 
 def _data(config: Config, reader: Reader) -> FragmentData:
@@ -197,7 +197,7 @@ def _data(config: Config, reader: Reader) -> FragmentData:
 class _Images:
     """Reader of user-supplied images: without labels, in the given order."""
 
-    def __init__(self, images: Images, shape: FreeShape, width_step: int) -> None:
+    def __init__(self, images: Images, shape: AnyWidthShape, width_step: int) -> None:
         self.images, self.shape, self.width_step = images, shape, width_step
 
     def source(self, split: Split) -> Source:
@@ -217,11 +217,11 @@ class _Images:
 def protocol_of(config: Config) -> ClusteringProtocol:
     """Return the clustering protocol of a configuration."""
     evaluation = config.evaluation
-    backend = load_backend(evaluation.backend)
+    backend = BACKENDS[evaluation.backend]
     return ClusteringProtocol(backend, evaluation.restarts, evaluation.seed, evaluation.memory_mb * 2**20)
 
 
-def shape_text(shape: FreeShape) -> str:
+def shape_text(shape: AnyWidthShape) -> str:
     """Return a shape (C, H, W) in words, W None for any width."""
     channels, height, width = shape
     return f"{height}x{'any' if width is None else width} pixels, {channels} channel{'s' if channels > 1 else ''}"

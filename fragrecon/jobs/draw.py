@@ -129,7 +129,7 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
         data = open_data(config)
         data.check_test(1)
         shown = Generation(model, data, **settings).show(protocol)
-    elif config.data.free_width:
+    elif config.data.variable_width:
         with own_data(config, image_files(config.input)) as data:
             shown = Generation(model, data, **settings).show_images(protocol)
     else:

@@ -56,7 +56,7 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
         ConfigError: a setting is refused, or model, objective and data do not fit each other.
     """
     model = _new_model(config, facts)
-    if config.data.free_width and not model.any_size:
+    if config.data.variable_width and not model.any_size:
         raise ConfigError(
             f"data.image_height makes the width of images variable, but {type(model).__name__} needs a fixed size; "
             "use a model for images of any size, or set data.image_size instead of data.image_height"

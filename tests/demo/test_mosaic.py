@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.data.photographs import MOST
 from fragrecon.demo import mosaic
 from fragrecon.demo.mosaic import Rebuilt, Table
@@ -31,7 +31,7 @@ Pixels = npt.NDArray[np.uint8]
 def table() -> Table:
     torch.manual_seed(0)
     model = Mosaic((3, SIDE, SIDE), (ROWS, COLUMNS), 8, width=16, depth=1, heads=2).eval()
-    protocol = ClusteringProtocol(load_backend("batched"), 2, 0, 2**24)
+    protocol = ClusteringProtocol(BACKENDS["batched"], 2, 0, 2**24)
     return Table(model, torch.device("cpu"), SHAPE, (SIDE, SIDE), protocol)
 
 

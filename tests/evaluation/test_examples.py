@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.data.puzzles import cut
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, evaluate
 from fragrecon.evaluation.clustering.reassembly import agreement
@@ -23,7 +23,7 @@ from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.models.mosaic import Mosaic
 from tests.evaluation.samples import CPU, Pictures, data_of, puzzles
 
-PROTOCOL = ClusteringProtocol(load_backend("batched"), 3, 0, 32 * 2**20)
+PROTOCOL = ClusteringProtocol(BACKENDS["batched"], 3, 0, 32 * 2**20)
 
 
 def conv(shape: tuple[int, int, int] = (3, 8, 8)) -> FragmentModel:

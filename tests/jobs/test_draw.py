@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from fragrecon import files
-from fragrecon.clustering.backends.batched import kmeans
+from fragrecon.clustering.kmeans import kmeans
 from fragrecon.data.photographs import cut_photographs
 from fragrecon.errors import ConfigError, DataError, RunError
 from fragrecon.evaluation.setup import open_data
@@ -105,7 +105,7 @@ def test_photographs_are_grouped_and_drawn_from_the_command_line(cli: Cli, finis
     with torch.inference_mode():
         points = load_run(finished).load_model().encode(cut.seen.fragments)
     keys = keys_of(config.evaluation.seed, "clustering", 0, 1)
-    groups = kmeans(points, 2, keys, config.evaluation.restarts, 32 * 2**20)[0]
+    groups = kmeans(points, 2, keys, config.evaluation.restarts, 32 * 2**20).labels[0]
     sources = cut.seen.source_ids[0]
     assert float(told[1]) == pytest.approx(adjusted_rand_score(sources, groups), abs=1e-4)
     assert float(told[2]) == pytest.approx(normalized_mutual_info_score(sources, groups), abs=1e-4)

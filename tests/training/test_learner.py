@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
@@ -56,7 +56,7 @@ class Trainable:
         self.data = FragmentData(data, reader, config.seed, evaluation.seed, evaluation.validation_puzzles)
         facts = Facts(data.fragment_shape, self.data.grid, 10)
         self.model, own = build_model(config, facts)
-        self.protocol = ClusteringProtocol(load_backend("sklearn"), evaluation.restarts, evaluation.seed, memory=2**26)
+        self.protocol = ClusteringProtocol(BACKENDS["sklearn"], evaluation.restarts, evaluation.seed, memory=2**26)
         self.learner = Learner(
             self.model,
             objective or own,

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from fragrecon.data.readers.images import (
     SUFFIXES,
+    AnyWidthShape,
     Encoded,
-    FreeShape,
     block_length,
     check_folder,
     decode_blocks,
@@ -72,7 +72,9 @@ class ImageFolder:
     ) -> None:
         self.root = root_folder(root)
         channels, height, width = image_shape(image_size, channels)
-        self.shape: FreeShape = (channels, height, width) if image_height is None else (channels, image_height, None)
+        self.shape: AnyWidthShape = (
+            (channels, height, width) if image_height is None else (channels, image_height, None)
+        )
         self.width_step = width_step
 
     def source(self, split: Split) -> Source:

@@ -18,7 +18,7 @@ from fragrecon.data.store import Block, Source, Split, image_bytes
 from fragrecon.errors import ConfigError, DataError
 
 Shape = tuple[int, int, int]
-FreeShape = tuple[int, int, int | None]
+AnyWidthShape = tuple[int, int, int | None]
 """(C, H, W); a W of None stands for a variable width."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 Encoded = tuple[str, bytes | Path]  # name for messages; the bytes, or the file that holds them
@@ -76,7 +76,7 @@ def check_folder(root: Path) -> None:
         raise DataError(f"{root} {found}; set data.root=FOLDER to the folder of the images")
 
 
-def block_length(shape: FreeShape) -> int:
+def block_length(shape: AnyWidthShape) -> int:
     """Number of images in a block: a few thousand, or fewer if they are large (64 MiB)."""
     return max(1, min(4096, (1 << 26) // image_bytes(shape)))
 
@@ -137,7 +137,7 @@ def check_labels(labels: Any, count: int, valid: range, where: str | Path) -> np
     return values.astype(np.int64)
 
 
-def decode(image: bytes | Path, shape: FreeShape, name: str | None = None, step: int = 1) -> npt.NDArray[np.uint8]:
+def decode(image: bytes | Path, shape: AnyWidthShape, name: str | None = None, step: int = 1) -> npt.NDArray[np.uint8]:
     """Decode an image.
 
     The EXIF orientation is applied, transparent pixels are blended with white, and 16-bit gray is reduced to its high
@@ -201,7 +201,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def decode_blocks(
-    batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int64]]], shape: FreeShape, step: int = 1
+    batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int64]]], shape: AnyWidthShape, step: int = 1
 ) -> Iterator[Block]:
     """Decode batches of images in threads, in order.
 

@@ -132,7 +132,7 @@ class Baselines:
         facts = {
             **puzzle_facts(self.data, puzzles, splits),
             "condition": condition,
-            "backend": protocol.backend.__name__,
+            "backend": protocol.backend.name,
             "restarts": protocol.restarts,
             "seed": protocol.seed,
         }

@@ -115,7 +115,7 @@ class ClusteringProtocol:
                 those = counts == count
                 unknown[those] = self.backend.kmeans(
                     points[those], count, keys[those.cpu()], self.restarts, self.memory
-                )
+                ).labels
             scores |= {f"unknown_{name}": score for name, score in _agreement(unknown, batch, ("ari", "nmi")).items()}
             scores["unknown_k_error"] = (counts.cpu() - k).abs().double()
         return scores
@@ -132,8 +132,8 @@ class ClusteringProtocol:
         """Return clusters (B, F) by each algorithm for points (B, F, D)."""
         k = batch.images_per_puzzle
         return {
-            "kmeans": self.backend.kmeans(points, k, self.keys(batch), self.restarts, self.memory),
-            "kmedoids": self.backend.kmedoids(points, k, self.memory),
+            "kmeans": self.backend.kmeans(points, k, self.keys(batch), self.restarts, self.memory).labels,
+            "kmedoids": self.backend.kmedoids(points, k, self.memory).labels,
         }
 
     def agree(self, labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:

@@ -278,7 +278,7 @@ class Generation:
 
     def _other_widths(self, width: int) -> list[Indices]:
         """Return the test images of each of up to `WIDTHS` other widths, from the least to the greatest."""
-        if not self.data.config.free_width:
+        if not self.data.config.variable_width:
             return []
         widths = self.data.store("test").widths
         others = np.setdiff1d(widths, [width])
@@ -290,7 +290,7 @@ class Generation:
         outputs = {name: self._sampled(normal) for name, normal in normals.items() if normal}
         outputs["reconstruction"] = decoded(self.model)["model"]
         # With variable widths, other test images have other widths.
-        if 2 * count <= len(self.data.store("test")) and not self.data.config.free_width:
+        if 2 * count <= len(self.data.store("test")) and not self.data.config.variable_width:
             others = self.data.test_set(2 * count)
             outputs["test_images"] = lambda batch: self._read(others, count + batch.step, len(batch))
         return outputs

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import Backend
+from fragrecon.clustering.kmeans import KMeans, kmeans
+from fragrecon.clustering.kmedoids import KMedoids, kmedoids
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import join
 from fragrecon.data.store import Block, Source, Split
@@ -229,18 +231,18 @@ def test_no_more_training_images_than_needed_are_read(tmp_path: Path, monkeypatc
 
 
 class Counting:
-    """The engine as a back end that counts the puzzles it is asked to cluster."""
+    """A backend that counts the puzzles it is asked to cluster."""
 
     def __init__(self, name: str = "counting") -> None:
-        self.__name__, self.backend, self.puzzles = name, load_backend("batched"), 0
+        self.backend, self.puzzles = Backend(name, self.kmeans, self.kmedoids), 0
 
-    def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
+    def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> KMeans:
         self.puzzles += len(points)
-        return self.backend.kmeans(points, k, keys, restarts, memory)
+        return kmeans(points, k, keys, restarts, memory)
 
-    def kmedoids(self, points: Tensor, k: int, memory: int) -> Tensor:
+    def kmedoids(self, points: Tensor, k: int, memory: int) -> KMedoids:
         self.puzzles += len(points)
-        return self.backend.kmedoids(points, k, memory)
+        return kmedoids(points, k, memory)
 
 
 def quiet(count: int) -> None:
@@ -259,7 +261,7 @@ def scores_of(
     batch_size: int = 2,
     advance: Callable[[int], None] = quiet,
 ) -> dict[str, dict[str, Scores]]:
-    protocol = ClusteringProtocol(backend or Counting(), restarts, seed, memory)
+    protocol = ClusteringProtocol((backend or Counting()).backend, restarts, seed, memory)
     change: dict[str, Any] = {}
     if condition:
         change = {"condition": str(condition), "change": lambda batch: condition.change(batch, seed)}
@@ -296,12 +298,12 @@ def test_scores_are_computed_once(data: FragmentData, tmp_path: Path) -> None:
 
 def test_kept_scores_are_those_that_are_computed(data: FragmentData, tmp_path: Path) -> None:
     kept = [scores_of(data, tmp_path) for _ in range(2)][1]
-    own = Baselines(data, ClusteringProtocol(Counting(), 1, 0, MEMORY), tmp_path)
+    own = Baselines(data, ClusteringProtocol(Counting().backend, 1, 0, MEMORY), tmp_path)
     assert_equal(kept, evaluate(data.test_set(3), own.methods, batch_size=3, device=CPU))
 
 
 def test_each_baseline_scores_its_own_embeddings(data: FragmentData, tmp_path: Path) -> None:
-    found, protocol = scores_of(data, tmp_path), ClusteringProtocol(Counting(), 1, 0, MEMORY)
+    found, protocol = scores_of(data, tmp_path), ClusteringProtocol(Counting().backend, 1, 0, MEMORY)
     batch = data.test_set(3).read(slice(0, 3)).as_float()
     fitted = training_fragments(data)
     given = batch.fragments.flatten(0, 1)
@@ -468,7 +470,7 @@ def test_without_training_images_the_other_baselines_stay(tmp_path: Path, caplog
     assert list(found) == METHODS[:3]
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     assert "there is no train split" in warning
-    own = Baselines(bare, ClusteringProtocol(Counting(), 1, 0, MEMORY), tmp_path)
+    own = Baselines(bare, ClusteringProtocol(Counting().backend, 1, 0, MEMORY), tmp_path)
     with pytest.raises(DataError, match="no train split"):
         own.components  # noqa: B018
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, roc_auc_score
 from torch import Tensor
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.clustering.pairs import auroc, score_pairs
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.base import PairScores
 from tests.evaluation.samples import alone_of, puzzles
 
-PROTOCOL = ClusteringProtocol(load_backend("batched"), restarts=5, seed=0, memory=2**26)
+PROTOCOL = ClusteringProtocol(BACKENDS["batched"], restarts=5, seed=0, memory=2**26)
 NAMES = {"spectral_ari", "spectral_nmi", "spectral_accuracy", "same_auroc", "adjacency_auroc"}
 unhurried = settings(deadline=None, max_examples=50)
 

@@ -11,7 +11,9 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, nor
 from sklearn.metrics.cluster import pair_confusion_matrix
 from torch import Tensor
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS, Backend
+from fragrecon.clustering.kmeans import KMeans
+from fragrecon.clustering.kmedoids import KMedoids
 from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, TrainingError
@@ -26,26 +28,26 @@ BEYOND = ["balanced_ari", "balanced_accuracy", "unknown_ari", "unknown_nmi", "un
 
 
 class Recorder:
-    """The reference back end, which keeps the labels it gave."""
-
-    __name__ = "recorder"
+    """The reference backend, which records its labels."""
 
     def __init__(self) -> None:
-        self.backend = load_backend("sklearn")
+        self.reference, self.backend = BACKENDS["sklearn"], Backend("recorder", self.kmeans, self.kmedoids)
         self.labels: dict[str, list[Tensor]] = {"kmeans": [], "kmedoids": []}
 
-    def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
-        self.labels["kmeans"].append(self.backend.kmeans(points, k, keys, restarts, memory))
-        return self.labels["kmeans"][-1]
+    def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> KMeans:
+        found = self.reference.kmeans(points, k, keys, restarts, memory)
+        self.labels["kmeans"].append(found.labels)
+        return found
 
-    def kmedoids(self, points: Tensor, k: int, memory: int) -> Tensor:
-        self.labels["kmedoids"].append(self.backend.kmedoids(points, k, memory))
-        return self.labels["kmedoids"][-1]
+    def kmedoids(self, points: Tensor, k: int, memory: int) -> KMedoids:
+        found = self.reference.kmedoids(points, k, memory)
+        self.labels["kmedoids"].append(found.labels)
+        return found
 
 
 @pytest.fixture(params=["sklearn", "batched"])
 def protocol(request: pytest.FixtureRequest) -> ClusteringProtocol:
-    return ClusteringProtocol(load_backend(request.param), restarts=10, seed=0, memory=MEMORY)
+    return ClusteringProtocol(BACKENDS[request.param], restarts=10, seed=0, memory=MEMORY)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def test_random_assignment_scores_as_numbers_drawn_elsewhere_do(protocol: Cluste
 
 def test_every_metric_is_that_of_scikit_learn_on_the_labels_given() -> None:
     recorder = Recorder()
-    protocol, batch = ClusteringProtocol(recorder, 3, 1, MEMORY), puzzles(6)
+    protocol, batch = ClusteringProtocol(recorder.backend, 3, 1, MEMORY), puzzles(6)
     scores = protocol.score(noisy(batch) + 0.5 * torch.randn(6, 160, 10), batch)
     expected = slow_scores({name: labels[0] for name, labels in recorder.labels.items()}, batch)
     assert not torch.equal(recorder.labels["kmeans"][0], recorder.labels["kmedoids"][0])
@@ -152,17 +154,17 @@ def test_the_back_end_gets_the_number_of_images_the_restarts_the_memory_and_a_ke
     asked: list[tuple[int, list[int], int, int]] = []
 
     class Spy(Recorder):
-        def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
+        def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> KMeans:
             asked.append((k, keys.tolist(), restarts, memory))
             return super().kmeans(points, k, keys, restarts, memory)
 
-        def kmedoids(self, points: Tensor, k: int, memory: int) -> Tensor:
+        def kmedoids(self, points: Tensor, k: int, memory: int) -> KMedoids:
             assert (k, memory) == (5, 12345)
             return super().kmedoids(points, k, memory)
 
     batch = puzzles(3, images=5, cells=4)
     for seed in (0, 1):
-        ClusteringProtocol(Spy(), restarts=4, seed=seed, memory=12345).score(one_hot(batch), batch)
+        ClusteringProtocol(Spy().backend, restarts=4, seed=seed, memory=12345).score(one_hot(batch), batch)
     assert [(k, restarts, memory) for k, _, restarts, memory in asked] == [(5, 4, 12345)] * 2
     assert len({*asked[0][1], *asked[1][1]}) == 6
 
@@ -171,17 +173,17 @@ def test_embeddings_are_clustered_as_they_are() -> None:
     seen: list[Tensor] = []
 
     class Spy(Recorder):
-        def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
+        def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> KMeans:
             seen.append(points)
             return super().kmeans(points, k, keys, restarts, memory)
 
-        def kmedoids(self, points: Tensor, k: int, memory: int) -> Tensor:
+        def kmedoids(self, points: Tensor, k: int, memory: int) -> KMedoids:
             seen.append(points)
             return super().kmedoids(points, k, memory)
 
     batch = puzzles(2, images=2, cells=4)
     embeddings = (100 * torch.randn(2, 8, 3)).requires_grad_()
-    ClusteringProtocol(Spy(), 1, 0, MEMORY).score(embeddings, batch)
+    ClusteringProtocol(Spy().backend, 1, 0, MEMORY).score(embeddings, batch)
     assert all(torch.equal(points, embeddings) for points in seen)
     assert len(seen) == 2
 
@@ -406,7 +408,7 @@ def test_each_puzzle_keeps_its_key_where_the_number_of_images_is_unknown() -> No
     asked: dict[int, set[tuple[int, int]]] = {}
 
     class Spy(Recorder):
-        def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> Tensor:
+        def kmeans(self, points: Tensor, k: int, keys: Tensor, restarts: int, memory: int) -> KMeans:
             assert (restarts, memory) == (3, MEMORY)
             for number, key in zip(points[:, 0, 0].round().long().tolist(), keys.tolist(), strict=True):
                 asked.setdefault(number, set()).add((k, key))
@@ -415,7 +417,7 @@ def test_each_puzzle_keeps_its_key_where_the_number_of_images_is_unknown() -> No
     groups, batch = [4, 2, 4], puzzles(3)
     # The first coordinate tells the puzzle.
     named = torch.arange(3.0).view(3, 1, 1).expand(3, 160, 1)
-    ClusteringProtocol(Spy(), 3, 0, MEMORY).score_fully(torch.cat([named, grouped(batch, groups)], 2), batch)
+    ClusteringProtocol(Spy().backend, 3, 0, MEMORY).score_fully(torch.cat([named, grouped(batch, groups)], 2), batch)
     keys = {number: {key for _, key in found} for number, found in asked.items()}
     assert {number: {k for k, _ in found} for number, found in asked.items()} == {0: {10, 4}, 1: {10, 2}, 2: {10, 4}}
     assert [len(own) for own in keys.values()] == [1, 1, 1]
@@ -424,7 +426,7 @@ def test_each_puzzle_keeps_its_key_where_the_number_of_images_is_unknown() -> No
 
 def test_the_further_scores_are_those_of_scikit_learn() -> None:
     recorder, batch = Recorder(), puzzles(6)
-    protocol = ClusteringProtocol(recorder, 2, 1, MEMORY)
+    protocol = ClusteringProtocol(recorder.backend, 2, 1, MEMORY)
     scores = protocol.score_fully(noisy(batch) + 0.5 * torch.randn(6, 160, 10), batch)
     for algorithm in ("kmeans", "kmedoids"):
         labels = recorder.labels[algorithm][0]
@@ -463,7 +465,7 @@ def test_full_scores_do_not_depend_on_the_other_puzzles_of_a_batch(
 def test_memory_does_not_change_scores(memory: int) -> None:
     batch = puzzles(5, images=4, cells=9)
     plenty, given = (
-        ClusteringProtocol(load_backend("batched"), 4, 0, size).score_fully(noisy(batch, 0.5), batch)
+        ClusteringProtocol(BACKENDS["batched"], 4, 0, size).score_fully(noisy(batch, 0.5), batch)
         for size in (2**26, memory)
     )
     for metric, values in plenty.items():
@@ -476,7 +478,7 @@ def test_seed_and_restarts_count(change: dict[str, int]) -> None:
     unclear = torch.randn(8, 72, 6, generator=torch.Generator().manual_seed(0))
     settings = {"seed": 0, "restarts": 2, "memory": MEMORY}
     for name in ("sklearn", "batched"):
-        one, other = (ClusteringProtocol(load_backend(name), **settings | own) for own in ({}, change))
+        one, other = (ClusteringProtocol(BACKENDS[name], **settings | own) for own in ({}, change))
         for metric in ("kmeans_ari", "unknown_ari", "balanced_ari"):
             before, after = (own.score_fully(unclear, batch)[metric] for own in (one, other))
             assert not torch.equal(before, after), (name, metric)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.evaluation.clustering.reassembly import agreement, matches, score_clues, score_gradients, score_solution
@@ -20,7 +20,7 @@ from tests.evaluation.samples import alone_of, puzzles
 from tests.reassembly.samples import Grid, puzzle_of, random_clues, seeded, smooth, true_clues
 
 MEMORY = 2**26
-PROTOCOL = ClusteringProtocol(load_backend("batched"), restarts=5, seed=0, memory=MEMORY)
+PROTOCOL = ClusteringProtocol(BACKENDS["batched"], restarts=5, seed=0, memory=MEMORY)
 METRICS = ("direct", "neighbours", "perfect")
 NAMES = [f"{way}_{metric}" for way in ("placing", "reassembly") for metric in METRICS]
 unhurried = settings(deadline=None, max_examples=40)

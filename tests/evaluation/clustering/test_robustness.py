@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.config.evaluation import RobustnessConfig
 from fragrecon.data.corruption import CHANGES
 from fragrecon.data.module import FragmentData
@@ -130,7 +130,7 @@ def test_a_condition_draws_by_seed_axis_value_and_number_of_the_puzzle(axis: str
 
 @pytest.fixture(scope="module")
 def protocol() -> ClusteringProtocol:
-    return ClusteringProtocol(load_backend("batched"), restarts=1, seed=0, memory=2**24)
+    return ClusteringProtocol(BACKENDS["batched"], restarts=1, seed=0, memory=2**24)
 
 
 class Halves:

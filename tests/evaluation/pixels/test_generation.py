@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.data.module import FragmentData
 from fragrecon.data.store import Block, Split
 from fragrecon.errors import TrainingError
@@ -26,7 +26,7 @@ from tests.evaluation.samples import CPU, Pictures, data_of
 
 DEVIATION = 0.08
 """Of pixels about their mean of 0.5."""
-PROTOCOL = ClusteringProtocol(load_backend("batched"), 2, 0, 2**26)
+PROTOCOL = ClusteringProtocol(BACKENDS["batched"], 2, 0, 2**26)
 
 
 class Gaussians(Pictures):

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from fragrecon.clustering.backends import load_backend
+from fragrecon.clustering.backends import BACKENDS
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.base import FragmentModel
@@ -176,7 +176,7 @@ class Seeing(Plain):
 
 def test_a_model_shows_what_it_can_show() -> None:
     batch, shape = puzzle(), (3, 8, 8)
-    protocol = ClusteringProtocol(load_backend("batched"), 2, 0, 2**26)
+    protocol = ClusteringProtocol(BACKENDS["batched"], 2, 0, 2**26)
     assert set(views.views_of(Plain(shape, 192), batch, GRID, protocol)) == {"puzzle"}
     found = views.views_of(Seeing(shape, 192), batch, GRID, protocol)
     assert set(found) == {"puzzle", "reconstructions", "samples", "edges", "more"}
