@@ -1,4 +1,1 @@
-"""Objectives: what a model is trained for; one module each, and a file each in ``conf/objective/``.
-
-The contract is `fragrecon.objectives.base.Objective`. The losses themselves are pure functions of tensors.
-"""
+"""What models are trained for, one module an objective; `base` has the contract. The losses are pure functions."""

@@ -1,4 +1,4 @@
-"""Embeddings of images of different classes, made uncorrelated."""
+"""Decorrelation of the embeddings of images of different classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from fragrecon.objectives.cross_entropy import check_classes
 
 
 class AntiCorrelation(Objective):
-    """The mean squared correlation between the embeddings of two fragments whose images are of different classes.
+    """Mean squared correlation between the embeddings of two fragments whose images are of different classes.
 
-    Over all such pairs of the batch, whatever puzzles they are of; ``correlation``, reported beside it, is the mean
-    absolute one.
+    The mean is over all such pairs of the batch, also across puzzles. ``correlation`` is the mean absolute correlation.
 
     Args:
-        num_classes: of the data set.
+        num_classes: number of classes of the data set.
+
+    Raises:
+        ConfigError: the data set has no classes.
     """
 
     parts = ("loss", "correlation")
@@ -30,13 +32,15 @@ class AntiCorrelation(Objective):
         check_classes(num_classes, "anti_correlation")
 
     def check(self, model: FragmentModel) -> None:
+        """Check that embeddings have at least three dimensions."""
         if model.latent_dim < 3:
             raise ConfigError(
-                f"objective=anti_correlation needs model.latent_dim of at least 3, not {model.latent_dim}: two numbers "
-                "are correlated with any two others"
+                f"objective=anti_correlation needs model.latent_dim of at least 3, not {model.latent_dim}: any two "
+                "embeddings of fewer dimensions are correlated"
             )
 
     def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
+        """Compute the loss of a batch; see `Objective`."""
         embeddings = model.encode(batch.fragments).flatten(0, 1).float()
         with torch.autocast(embeddings.device.type, enabled=False):
             correlations = correlation(embeddings)
@@ -49,14 +53,35 @@ class AntiCorrelation(Objective):
 
 
 def correlation(embeddings: Tensor, eps: float = 1e-6) -> Tensor:
-    """Pearson's correlations (M, M) of each two embeddings (M, D), over their D numbers.
+    """Pearson's correlation of each pair of embeddings, over their dimensions.
 
-    One that varies less than ``eps`` about its mean has next to no direction, and correlates with nothing.
+    Args:
+        embeddings: (M, D).
+        eps: least norm of a centred embedding. Below it correlations approach zero, as its direction is noise.
+
+    Returns:
+        Correlations (M, M) in [-1, 1].
+
+    Example:
+        >>> correlation(torch.tensor([[1.0, 2, 3], [6, 4, 2]]))[0, 1].round(decimals=3)
+        tensor(-1.)
     """
     directions = F.normalize(embeddings - embeddings.mean(1, keepdim=True), dim=1, eps=eps)
     return directions @ directions.mT
 
 
 def masked_mean(values: Tensor, chosen: Tensor) -> Tensor:
-    """The mean of values where ``chosen`` is 1 and not 0, which is 0 if that is nowhere: a scalar."""
+    """Mean of the chosen values.
+
+    Args:
+        values: of any shape.
+        chosen: 1 for the values that count, 0 for others, of the same shape.
+
+    Returns:
+        A scalar; 0 if none is chosen.
+
+    Example:
+        >>> masked_mean(torch.tensor([1.0, 2, 6]), torch.tensor([0, 1, 1]))
+        tensor(4.)
+    """
     return (values * chosen).sum() / chosen.sum().clamp(min=1)

@@ -1,34 +1,49 @@
-"""The contract of an objective: what a model is trained for."""
+"""The contract of an objective, which computes the loss of a model on a batch."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.models.base import FragmentModel
 
 Losses = dict[str, Tensor]
+Weight = Annotated[FiniteFloat, Field(ge=0)]
+"""Weight of a term of a loss."""
 
 
 class Objective(nn.Module):
-    """A training objective; it may own heads, which are then trained with the model.
+    """Base class of all objectives. An objective may have layers of its own, which are trained with the model.
 
     Attributes:
-        parts: names of the scalars it returns, ``loss`` first.
+        parts: names of the scalars that it returns, ``loss`` first.
     """
 
     parts: tuple[str, ...] = ("loss",)
 
     def check(self, model: FragmentModel) -> None:
-        """Refuse a model that cannot be trained for this; raises `ConfigError`."""
-
-    def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
-        """Scalar losses by name, ``loss`` being the total.
+        """Check that a model can be trained for this objective.
 
         Args:
-            model: what is trained.
-            batch: with fragments as float in [0, 1].
-            generator: the only source of random numbers; keyed on the run's seed and the batch's step.
+            model: the model.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
+    def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
+        """Compute the losses of a batch.
+
+        Args:
+            model: the model that is trained.
+            batch: puzzles, with fragments as float in [0, 1].
+            generator: the only source of random numbers, seeded by the run's seed and the batch's step.
+
+        Returns:
+            Scalars by name: ``loss`` is the total, all others are for the logs and have no gradient.
         """
         raise NotImplementedError

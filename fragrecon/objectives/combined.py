@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -13,50 +12,52 @@ from torch import nn
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, nearest
 from fragrecon.models.base import FragmentModel
-from fragrecon.objectives.base import Losses, Objective
+from fragrecon.objectives.base import Losses, Objective, Weight
 
 
 class Combined(Objective):
-    """Several objectives at once. The parts of each are reported under its name, as in ``vae_kl``.
+    """Weighted sum of several objectives. The parts of each are logged with its name in front, such as ``vae_kl``.
 
     Args:
-        terms: what each objective is made from, by name.
-        weights: of the terms' losses; one of 0 leaves its term out, as if it were not there.
-        make: from one of the former to the objective.
+        terms: config of each objective, by name.
+        weights: weight of each loss in the sum, by name; terms of weight 0 are not built.
+        make: builds an objective from its config.
 
     Raises:
-        ConfigError: a weight that is negative or of no term, or none that is positive.
+        ConfigError: a weight has no term, no weight is positive, or a term is refused.
     """
 
     def __init__(
         self,
         terms: Mapping[str, Mapping[str, Any]],
-        weights: Mapping[str, float],
+        weights: Mapping[str, Weight],
         make: Callable[[Mapping[str, Any]], Any],
     ) -> None:
         super().__init__()
-        for name, weight in weights.items():
+        for name in weights:
             if name not in terms:
                 raise ConfigError(f"objective.weights.{name} is the weight of no term{nearest(name, terms)}")
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-                raise ConfigError(f"objective.weights.{name}={weight} should be a number, at least 0")
         self.weights = {name: weight for name, weight in weights.items() if weight}
         if not self.weights:
             raise ConfigError(
-                "objective.weights are all 0: give what should be trained for a weight of its own, such as "
+                "objective.weights are all 0; at least one should be positive, such as "
                 f"objective.weights.{next(iter(terms), 'vae')}=1"
             )
         self.terms = nn.ModuleDict({name: _term(name, terms[name], make) for name in self.weights})
         self.parts = ("loss", *(f"{name}_{part}" for name, term in self._terms() for part in term.parts))
 
     def check(self, model: FragmentModel) -> None:
+        """Check that a model can be trained for all terms."""
         for name, term in self._terms():
             try:
                 term.check(model)
             except ConfigError as error:
-                raise ConfigError(f"{_placed(error, name)}; objective.weights.{name}=0 leaves this term out") from None
+                raise ConfigError(
+                    f"{_with_key(error, name)}; objective.weights.{name}=0 leaves this term out"
+                ) from None
 
     def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
+        """Compute the losses of a batch; see `Objective`."""
         found: dict[str, Losses] = {name: term(model, batch, generator) for name, term in self._terms()}
         total = sum(self.weights[name] * losses["loss"] for name, losses in found.items())
         parts = {f"{name}_{part}": value.detach() for name, losses in found.items() for part, value in losses.items()}
@@ -70,12 +71,12 @@ def _term(name: str, node: Mapping[str, Any], make: Callable[[Mapping[str, Any]]
     try:
         term = make(node)
     except ConfigError as error:
-        raise ConfigError(_placed(error, name)) from None
+        raise ConfigError(_with_key(error, name)) from None
     if not isinstance(term, Objective):
         raise ConfigError(f"objective.terms.{name}._target_='{node['_target_']}' is not an objective")
     return term
 
 
-def _placed(error: ConfigError, name: str) -> str:
-    """What is wrong with a term, its keys named as they are typed where it is one of several."""
+def _with_key(error: ConfigError, name: str) -> str:
+    """The message about a term with ``objective`` replaced by the key of that term."""
     return re.sub(r"\bobjective\b(?=[.:])", f"objective.terms.{name}", str(error))

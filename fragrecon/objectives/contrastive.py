@@ -1,56 +1,68 @@
-"""Supervised contrastive learning on the images that fragments of a puzzle come from, which cutting gives for free."""
+"""Supervised contrastive learning; the label of a fragment is its source image."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from fragrecon.data.puzzles import FragmentBatch, neighbours
-from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, Solver
-from fragrecon.objectives.base import Losses, Objective
+from fragrecon.objectives.base import Losses, Objective, Weight
 
 
 def supervised_contrastive(embeddings: Tensor, source_ids: Tensor, temperature: float) -> Tensor:
-    """Supervised contrastive loss within puzzles, in nats a fragment: a scalar.
+    """Supervised contrastive loss within puzzles, averaged over fragments.
 
-    Khosla et al., NeurIPS 2020, eq. 2: for each fragment, the mean over the others of its image of the log-probability
-    to be picked out of all others of the puzzle, by a softmax of cosine similarities.
+    For each fragment it is the mean, over the other fragments of its image, of the negative log-probability to be
+    picked out of all other fragments of the puzzle, by a softmax of cosine similarities.
+
+    Source: Khosla et al., NeurIPS 2020, eq. 2.
 
     Args:
         embeddings: (B, F, D), of length 1.
-        source_ids: (B, F).
+        source_ids: image of each fragment, (B, F).
         temperature: of the softmax.
+
+    Returns:
+        A scalar, in nats.
+
+    Example:
+        >>> embeddings = torch.eye(2)[[0, 0, 1, 1]].unsqueeze(0)
+        >>> supervised_contrastive(embeddings, torch.tensor([[0, 0, 1, 1]]), 0.1).round(decimals=3)
+        tensor(0.)
+        >>> supervised_contrastive(embeddings, torch.tensor([[0, 1, 0, 1]]), 0.1).round(decimals=3)
+        tensor(10.)
     """
-    with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 would blur what is nearly alike
+    with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 would blur small differences
         logits = embeddings @ embeddings.mT / temperature
     itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    log_picked = F.log_softmax(logits.masked_fill(itself, -torch.inf), -1).masked_fill(itself, 0)
+    log_probability = F.log_softmax(logits.masked_fill(itself, -torch.inf), -1).masked_fill(itself, 0)
     together = (source_ids.unsqueeze(-1) == source_ids.unsqueeze(-2)) & ~itself
-    return -((log_picked * together).sum(-1) / together.sum(-1).clamp(min=1)).mean()
+    return -((log_probability * together).sum(-1) / together.sum(-1).clamp(min=1)).mean()
 
 
 class Contrastive(Objective):
-    """Fragments of an image near each other, those of different images apart; of a model that puts a puzzle together,
-    also where in its image each fragment belongs and which others abut it.
+    """Supervised contrastive loss on the source images and, for a `Solver`, cross-entropy on cells and neighbours.
 
     Args:
         grid: rows and columns of fragments in an image.
-        temperature: of the contrast.
+        temperature: of the contrastive loss.
         cells: weight of the cross-entropy on a fragment's cell.
-        sides: weight of the cross-entropy on which fragment, if any, abuts each side.
+        sides: weight of the cross-entropy on the fragment, if any, that abuts each side.
     """
 
     parts = ("loss", "contrast", "cells", "cell_accuracy", "sides", "side_accuracy")
 
-    def __init__(self, grid: tuple[int, int], temperature: float = 0.1, cells: float = 1.0, sides: float = 1.0) -> None:
+    def __init__(
+        self, grid: tuple[int, int], temperature: PositiveFloat = 0.1, cells: Weight = 1.0, sides: Weight = 1.0
+    ) -> None:
         super().__init__()
-        if temperature <= 0 or min(cells, sides) < 0:
-            raise ConfigError("objective.temperature should be above 0, objective.cells and .sides not negative")
         self.grid, self.temperature, self.cells, self.sides = grid, temperature, cells, sides
 
     def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
+        """Compute the losses of a batch; see `Objective`."""
         if isinstance(model, Solver):
             solution = model.solve(batch.fragments)
             embeddings = solution.embeddings

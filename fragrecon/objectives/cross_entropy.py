@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
@@ -15,30 +16,27 @@ from fragrecon.objectives.base import Losses, Objective
 
 
 class CrossEntropy(Objective):
-    """Cross-entropy on the class of the source image, in nats a fragment; ``accuracy`` is reported beside it.
+    """Cross-entropy on the class of the source image, in nats a fragment, and the ``accuracy``.
 
     Args:
-        num_classes: of the data set.
-        latent_dim: D, of the model.
-        hidden: widths of a head on the embeddings that is the objective's own and trained with the model, ``[]`` for a
-            linear one; None for the head of the model.
+        num_classes: number of classes of the data set.
+        latent_dim: D, dimensions of the model's embeddings.
+        hidden: widths of a classification head that is trained with the model, ``[]`` for a linear one; None for the
+            model's own head.
+
+    Raises:
+        ConfigError: the data set has no classes.
     """
 
     parts = ("loss", "accuracy")
 
-    def __init__(self, num_classes: int, latent_dim: int, hidden: Sequence[int] | None = None) -> None:
+    def __init__(self, num_classes: int, latent_dim: int, hidden: Sequence[PositiveInt] | None = None) -> None:
         super().__init__()
         check_classes(num_classes, "cross_entropy")
-        self.head = None
-        if hidden is not None:
-            if isinstance(hidden, int) or not all(isinstance(width, int) and width > 0 for width in hidden):
-                raise ConfigError(
-                    f"objective.hidden={hidden} should be a list of positive widths, [] for a linear head, or null for "
-                    "the model's own"
-                )
-            self.head = perceptron([latent_dim, *hidden, num_classes], dropout=0.0)
+        self.head = None if hidden is None else perceptron([latent_dim, *hidden, num_classes], dropout=0.0)
 
     def check(self, model: FragmentModel) -> None:
+        """Check that there is a head."""
         if self.head is None and not isinstance(model, Classifier):
             raise ConfigError(
                 f"objective=cross_entropy needs a model that classifies; {type(model).__name__} does not, but "
@@ -46,6 +44,7 @@ class CrossEntropy(Objective):
             )
 
     def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
+        """Compute the loss of a batch; see `Objective`."""
         latents = model.encode(batch.fragments)
         if self.head is None:
             assert isinstance(model, Classifier)
@@ -58,9 +57,17 @@ class CrossEntropy(Objective):
 
 
 def check_classes(num_classes: int, objective: str) -> None:
-    """Refuse to learn from classes where there are none; raises `ConfigError`."""
+    """Check that a data set has classes.
+
+    Args:
+        num_classes: number of its classes.
+        objective: name of the objective that needs them, for the message.
+
+    Raises:
+        ConfigError: it has none.
+    """
     if num_classes < 1:
         raise ConfigError(
-            f"objective={objective} learns from classes, of which the data set has none "
-            "(a folder of images has those of its subfolders)"
+            f"objective={objective} needs classes, but the data set has none "
+            "(the classes of a folder of images are its subfolders)"
         )

@@ -1,63 +1,61 @@
-"""Filling in masked patches."""
+"""Prediction of masked patches."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, Inpainter, Unmixer
-from fragrecon.objectives.base import Losses, Objective
+from fragrecon.objectives.base import Losses, Objective, Weight
 from fragrecon.objectives.contrastive import supervised_contrastive
-from fragrecon.objectives.mixing import draw_sources, hidden_from, mixed, recognized
+from fragrecon.objectives.mixing import contrast_accuracy, draw_sources, hidden_from, mixed
 
 
 class Masked(Objective):
-    """Mean squared error on the masked patches alone, of pixels in 0..1.
+    """Mean squared error on the masked patches only, of pixels in [0, 1].
 
     Args:
         ratio: share of the patches that are masked.
-        noise: standard deviation of noise that is added to what the model sees.
-        normalize: whether the targets are the patches' pixels brought to mean 0 and variance 1, patch by patch.
-        mix: how many images are seen mixed; each is hidden where the mix shows another, which takes the place of
-            ``ratio``.
-        homologous: weight of the contrast between the patches of a mix, which are alike if they are of one image.
-        temperature: of that contrast.
+        noise: standard deviation of Gaussian noise that is added to the model's input.
+        normalize: whether the targets are normalised to mean 0 and variance 1, patch by patch.
+        mix: number of images that are shown mixed. Each is hidden where the mixed image shows another; ``ratio`` is
+            not used. None masks images instead.
+        homologous: weight of the contrastive loss between the patches of a mixed image, whose labels are the images
+            they are taken from.
+        temperature: of the contrastive loss.
+
+    Raises:
+        ConfigError: ``homologous`` has a weight, but no images are mixed.
     """
 
     def __init__(
         self,
-        ratio: float = 0.85,
-        noise: float = 0.0,
+        ratio: Annotated[float, Field(gt=0, lt=1)] = 0.85,
+        noise: NonNegativeFloat = 0.0,
         normalize: bool = False,
-        mix: int | None = None,
-        homologous: float = 0.0,
-        temperature: float = 0.25,
+        mix: Annotated[int, Field(ge=2)] | None = None,
+        homologous: Weight = 0.0,
+        temperature: PositiveFloat = 0.25,
     ) -> None:
         super().__init__()
-        if not 0 < ratio < 1:
-            raise ConfigError(f"objective.ratio={ratio} should lie between 0 and 1")
-        if noise < 0:
-            raise ConfigError(f"objective.noise={noise} should not be negative")
-        if mix is not None and not (isinstance(mix, int) and mix > 1):
-            raise ConfigError(f"objective.mix={mix} should be a number of images, at least 2, or null for none")
-        if homologous < 0:
-            raise ConfigError(f"objective.homologous={homologous} should not be negative")
         if homologous and mix is None:
-            raise ConfigError(f"objective.homologous={homologous} needs images that are mixed, such as objective.mix=4")
-        if temperature <= 0:
-            raise ConfigError(f"objective.temperature={temperature} should be above 0")
+            raise ConfigError(f"objective.homologous={homologous} needs mixed images, such as objective.mix=4")
         self.ratio, self.noise, self.normalize = ratio, noise, normalize
         self.mix, self.homologous, self.temperature = mix, homologous, temperature
         if mix:
-            self.parts = ("loss", "error", "contrast", "recognition")
+            self.parts = ("loss", "error", "contrast", "contrast_accuracy")
 
     def check(self, model: FragmentModel) -> None:
+        """Check that a model predicts masked patches, and that its images can be mixed."""
         if not isinstance(model, Inpainter):
             raise ConfigError(
-                "objective=masked needs a model that fills in patches, such as model=mae; "
+                "objective=masked needs a model that predicts masked patches, such as model=mae; "
                 f"{type(model).__name__} does not"
             )
         if self.mix is None:
@@ -68,26 +66,27 @@ class Masked(Objective):
                 f"{type(model).__name__} has none"
             )
         patches = model.patches.count
-        # A patch without another of its image would have nothing to be recognised by.
+        # The contrastive loss needs at least two patches of each image.
         fitting = [str(n) for n in range(2, patches // 2 + 1) if patches % n == 0]
         if str(self.mix) not in fitting:
             raise ConfigError(
-                f"objective.mix={self.mix} images cannot share the {patches} patches of one equally, two or more each; "
-                + (f"it may be {', '.join(fitting)}" if fitting else "smaller patches can be shared (model.patch)")
+                f"objective.mix={self.mix} images cannot have equal shares, of two or more, of {patches} patches; "
+                + (f"use {', '.join(fitting)}" if fitting else "use smaller patches (model.patch)")
             )
 
     def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
+        """Compute the losses of a batch; see `Objective`."""
         assert isinstance(model, Inpainter)
         images = batch.fragments.flatten(0, 1)
         if self.mix:
             assert isinstance(model, Unmixer)
             return self._mixed(model, images, self.mix, generator)
         mask = draw_mask(len(images), model.patches.count, self.ratio, generator)
-        predicted = model.predict(self._seen(images, generator), mask)
+        predicted = model.predict(self._noisy(images, generator), mask)
         return {"loss": masked_error(predicted.float(), self._targets(model.patches.cut(images)), mask)}
 
     def _mixed(self, model: Unmixer, images: Tensor, mix: int, generator: torch.Generator) -> Losses:
-        """Of images in groups of ``mix`` as they come; those that make no whole group are left out."""
+        """Compute the losses of images (M, C, h, w) in groups of ``mix``, without those beyond the last whole group."""
         groups = len(images) // mix
         if not groups:
             raise ConfigError(
@@ -97,8 +96,8 @@ class Masked(Objective):
         images = images[: groups * mix]
         sources = draw_sources(groups, model.patches.count, mix, generator)
         mask = hidden_from(sources, mix)
-        seen = model.patches.cut(self._seen(images, generator)).view(*mask.shape, -1)
-        unmixed = model.unmix(model.patches.join(mixed(seen, sources)), mask)
+        noisy = model.patches.cut(self._noisy(images, generator)).view(*mask.shape, -1)
+        unmixed = model.unmix(model.patches.join(mixed(noisy, sources)), mask)
         targets = self._targets(model.patches.cut(images)).view(*mask.shape, -1)
         error = masked_error(unmixed.patches.float(), targets, mask)
         tokens = F.normalize(unmixed.tokens.float(), dim=-1)
@@ -107,10 +106,10 @@ class Masked(Objective):
             "loss": error + self.homologous * contrast,
             "error": error.detach(),
             "contrast": contrast.detach(),
-            "recognition": recognized(tokens, sources),
+            "contrast_accuracy": contrast_accuracy(tokens, sources),
         }
 
-    def _seen(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _noisy(self, images: Tensor, generator: torch.Generator) -> Tensor:
         if not self.noise:
             return images
         return images + self.noise * torch.randn(images.shape, generator=generator, device=images.device)
@@ -120,26 +119,77 @@ class Masked(Objective):
 
 
 def masked_error(predicted: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of patches (..., P, values) where mask (..., P)."""
+    """Mean squared error of the masked patches.
+
+    Args:
+        predicted: (..., P, values).
+        targets: (..., P, values).
+        mask: which patches count, (..., P) bool.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> predicted, targets = torch.tensor([[[1.0, 1], [5, 5]]]), torch.zeros(1, 2, 2)
+        >>> masked_error(predicted, targets, torch.tensor([[True, False]]))
+        tensor(1.)
+    """
     return (predicted - targets).square().mean(-1)[mask].mean()
 
 
 def normalized(patches: Tensor, eps: float = 1e-6) -> Tensor:
-    """Patches (..., values) with mean 0 and variance 1 each, as He et al. (2022) have it."""
+    """Normalise each patch to mean 0 and variance 1.
+
+    Source: the targets of He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022.
+
+    Args:
+        patches: (..., values).
+        eps: added to the variance.
+
+    Returns:
+        Patches (..., values).
+
+    Example:
+        >>> normalized(torch.tensor([1.0, 2, 3]))
+        tensor([-1.0000,  0.0000,  1.0000])
+    """
     variance, mean = torch.var_mean(patches, -1, keepdim=True)
     return (patches - mean) / (variance + eps).sqrt()
 
 
 def draw_mask(images: int, patches: int, ratio: float, generator: torch.Generator) -> Tensor:
-    """A random `mask_of` images (M, P)."""
+    """Draw a random mask for each image; see `mask_of`.
+
+    Args:
+        images: M.
+        patches: P.
+        ratio: share of masked patches.
+        generator: source of random numbers.
+
+    Returns:
+        Which patches are masked, (M, P) bool.
+
+    Example:
+        >>> draw_mask(2, 64, 0.85, torch.Generator().manual_seed(0)).sum(1)
+        tensor([54, 54])
+    """
     return mask_of(torch.rand(images, patches, generator=generator, device=generator.device), ratio)
 
 
 def mask_of(draws: Tensor, ratio: float) -> Tensor:
-    """Which patches are hidden, (M, P), by a random number each: equally many of each image, at least one, never all.
+    """Mask the patches with the smallest random numbers: equally many of each image, at least one and never all.
 
-    54 of 64 for a ratio of 0.85.
+    Args:
+        draws: a random number for each patch, (M, P).
+        ratio: share of masked patches.
+
+    Returns:
+        Which patches are masked, (M, P) bool.
+
+    Example:
+        >>> mask_of(torch.tensor([[0.7, 0.1, 0.4, 0.9]]), 0.5)
+        tensor([[False,  True,  True, False]])
     """
     patches = draws.shape[1]
-    hidden = min(max(round(ratio * patches), 1), patches - 1)
-    return draws.argsort(1).argsort(1) < hidden
+    masked = min(max(round(ratio * patches), 1), patches - 1)
+    return draws.argsort(1).argsort(1) < masked

@@ -1,10 +1,11 @@
-"""Images mixed patch by patch, and how well the patches of one image are told from those of the others.
+"""Images mixed patch by patch, and the contrastive task on their patches.
 
 Chen et al., "Mixed Autoencoder for Self-supervised Visual Representation Learning", CVPR 2023,
-https://arxiv.org/abs/2303.17152: its mixing of one image from every N (N = 1 / r, the paper's ratio) and its homologous
-contrast, here of the encoder's tokens as they are. Not its segment embeddings, which tell the encoder what it should
-recognise (fragments of a puzzle come without), nor its attention to the most alike patches alone, which would make the
-encoder another one than that whose embeddings are scored.
+https://arxiv.org/abs/2303.17152. From there are the mixing of one image from every N (N = 1 / r, the paper's ratio) and
+the homologous contrastive loss, here on the encoder's tokens. Two parts are left out: segment embeddings, which would
+give the encoder the answer that fragments of a puzzle lack, and attention restricted to the most similar patches, with
+which the trained encoder would differ from the one whose embeddings are scored.
+
 Shapes: G groups of N images of P patches.
 """
 
@@ -15,36 +16,79 @@ from torch import Tensor
 
 
 def draw_sources(groups: int, patches: int, images: int, generator: torch.Generator) -> Tensor:
-    """Which image of its group each patch of a mix is taken from: (G, P) in 0..N-1, each equally often.
+    """Draw the image of its group from which each patch of a mixed image is taken.
 
     Args:
         groups: G.
         patches: P, a multiple of N.
         images: N.
-        generator: draws.
+        generator: source of random numbers.
+
+    Returns:
+        Indices (G, P) in 0..N-1, each equally often in a row.
+
+    Example:
+        >>> draw_sources(1, 6, 2, torch.Generator().manual_seed(0)).sum()
+        tensor(3)
     """
     draws = torch.rand(groups, patches, generator=generator, device=generator.device)
     return draws.argsort(1) % images
 
 
 def hidden_from(sources: Tensor, images: int) -> Tensor:
-    """Which patches of each image are not in the mix: (G, N, P)."""
+    """Find which patches of each image are not shown in the mixed image.
+
+    Args:
+        sources: image from which each patch is taken, (G, P).
+        images: N.
+
+    Returns:
+        (G, N, P) bool.
+
+    Example:
+        >>> hidden_from(torch.tensor([[0, 1, 0]]), 2)
+        tensor([[[False,  True, False],
+                 [ True, False,  True]]])
+    """
     return sources.unsqueeze(1) != torch.arange(images, device=sources.device).unsqueeze(1)
 
 
 def mixed(patches: Tensor, sources: Tensor) -> Tensor:
-    """The patches (G, P, values) that are taken from groups of images (G, N, P, values) as sources (G, P) say."""
+    """Mix the patches of images.
+
+    Args:
+        patches: (G, N, P, values).
+        sources: image from which each patch is taken, (G, P).
+
+    Returns:
+        Patches of the mixed images, (G, P, values).
+
+    Example:
+        >>> patches = torch.tensor([[1, 2, 3], [10, 20, 30]]).view(1, 2, 3, 1)
+        >>> mixed(patches, torch.tensor([[0, 1, 0]])).flatten()
+        tensor([ 1, 20,  3])
+    """
     return patches.take_along_dim(sources[:, None, :, None], 1).squeeze(1)
 
 
-def recognized(tokens: Tensor, sources: Tensor) -> Tensor:
-    """The share of patches whose most similar other patch in the mix is of the same image: a scalar.
+def contrast_accuracy(tokens: Tensor, sources: Tensor) -> Tensor:
+    """Share of patches whose most similar other patch of the mixed image is of the same image.
 
     Args:
         tokens: (G, P, D), of length 1.
-        sources: (G, P).
+        sources: image from which each patch is taken, (G, P).
+
+    Returns:
+        A scalar in [0, 1].
+
+    Example:
+        >>> tokens = torch.eye(2)[[0, 0, 1, 1]].unsqueeze(0)
+        >>> contrast_accuracy(tokens, torch.tensor([[0, 0, 1, 1]]))
+        tensor(1.)
+        >>> contrast_accuracy(tokens, torch.tensor([[0, 0, 0, 1]]))
+        tensor(0.5000)
     """
-    with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 would blur what is nearly alike
+    with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 would blur small differences
         similar = tokens @ tokens.mT
     itself = torch.eye(similar.shape[-1], dtype=torch.bool, device=tokens.device)
     nearest = similar.masked_fill(itself, -torch.inf).argmax(-1)

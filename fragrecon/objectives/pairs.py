@@ -1,4 +1,4 @@
-"""Binary cross-entropy on pairs of a puzzle's fragments: are they of one image, and do they abut?"""
+"""Binary classification of pairs of fragments: whether they are of one image, and whether they abut."""
 
 from __future__ import annotations
 
@@ -9,44 +9,56 @@ from torch import Tensor
 from fragrecon.data.puzzles import FragmentBatch, adjacent, same_source
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, PairPredictor
-from fragrecon.objectives.base import Losses, Objective
+from fragrecon.objectives.base import Losses, Objective, Weight
 
 
 def pair_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy over all ordered pairs of different fragments: a scalar, in nats.
+    """Binary cross-entropy over all ordered pairs of different fragments.
 
     Args:
         logits: (B, F, F).
-        target: (B, F, F), bool.
+        target: (B, F, F) bool.
+
+    Returns:
+        A scalar, in nats.
+
+    Example:
+        >>> pair_loss(torch.zeros(1, 3, 3), torch.eye(3, dtype=torch.bool).unsqueeze(0))  # log 2
+        tensor(0.6931)
     """
     others = ~torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device).expand_as(logits)
     return F.binary_cross_entropy_with_logits(logits[others], target[others].to(logits.dtype))
 
 
 class Pairs(Objective):
-    """That two fragments are of the same image, and that they abut, told from each pair of the puzzle.
+    """Binary cross-entropy on all pairs of a puzzle's fragments: whether they are of one image, and whether they abut.
 
     Args:
         grid: rows and columns of fragments in an image.
-        same: weight of the loss on being of the same image.
+        same: weight of the loss on being of one image.
         adjacent: weight of the loss on abutting.
+
+    Raises:
+        ConfigError: both weights are 0.
     """
 
     parts = ("loss", "same", "adjacent")
 
-    def __init__(self, grid: tuple[int, int], same: float = 1.0, adjacent: float = 1.0) -> None:
+    def __init__(self, grid: tuple[int, int], same: Weight = 1.0, adjacent: Weight = 1.0) -> None:
         super().__init__()
-        if min(same, adjacent) < 0 or not same + adjacent:
-            raise ConfigError("objective.same and objective.adjacent should not be negative, nor both 0")
+        if not same + adjacent:
+            raise ConfigError("objective.same and objective.adjacent are both 0; at least one should be positive")
         self.grid, self.same, self.adjacent = grid, same, adjacent
 
     def check(self, model: FragmentModel) -> None:
+        """Check that a model classifies pairs."""
         if not isinstance(model, PairPredictor):
             raise ConfigError(
                 f"objective=pairs needs a model of pairs, such as model=siamese, not {type(model).__name__}"
             )
 
     def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
+        """Compute the losses of a batch; see `Objective`."""
         assert isinstance(model, PairPredictor)
         logits = model.pair_logits(batch.fragments)
         same = pair_loss(logits.same, same_source(batch.source_ids))

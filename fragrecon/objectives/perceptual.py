@@ -1,9 +1,10 @@
-"""How far apart images are in the eyes of a network that was trained on photographs, as something to train for.
+"""Perceptual loss: the distance of two images in the features of a pretrained network.
 
-Johnson et al., "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", ECCV 2016; with features of
-length 1, as in Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, eq.
-1, but without the weights fitted there.
-Shapes: M images (C, H, W) in 0..1.
+Johnson et al., "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", ECCV 2016; with features
+normalised as in Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018,
+eq. 1, but without the weights fitted there.
+
+Shapes: M images (C, H, W) in [0, 1].
 """
 
 from __future__ import annotations
@@ -14,46 +15,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fragrecon.errors import ConfigError, nearest
 from fragrecon.models.pretrained import VGG16, EfficientNetLite, upsampled
 
 NETWORKS: dict[str, Callable[[], EfficientNetLite | VGG16]] = {"features": EfficientNetLite, "vgg16": VGG16}
-"""By name: one that is installed with its weights, and one whose weights are downloaded, untested with them."""
+"""Networks by name. The first is installed with its weights; those of the second are downloaded, and are not tested."""
 
 LEAST = 64
-"""The shorter side of what the network is shown, in pixels: smaller images are enlarged, which leaves of them a few
-features at least after all halvings.
+"""Shorter side of the network's input in pixels, at least; smaller images are upsampled so that the last maps, after
+all halvings, still have a few positions.
 """
 
 
 class Perceptual:
-    """The mean, over stages of a network, of the distance of what it sees of two images.
+    """Mean distance of two images over the stages of a pretrained network.
 
-    Not a module: the network is nothing that an objective trains, saves, or sets to training.
+    It is no `nn.Module`, so that an objective neither trains nor saves the network, nor sets it to training mode.
 
     Args:
-        network: of `NETWORKS`.
+        network: name in `NETWORKS`.
 
     Raises:
-        ConfigError: the network is not known or not installed, or its weights cannot be had.
+        ConfigError: the network is not installed, or its weights cannot be downloaded.
     """
 
     def __init__(self, network: str) -> None:
-        if network not in NETWORKS:
-            raise ConfigError(f"objective.perceptual_network='{network}' is not known{nearest(network, NETWORKS)}")
         self.network = NETWORKS[network]()
 
     def __call__(self, decoded: Tensor, images: Tensor) -> Tensor:
-        """Of images (M, C, H, W): a scalar in 0..4."""
-        with torch.inference_mode(False):  # weights that validation has moved must serve training too
+        """Compute the distance of decoded images (M, C, H, W) and the originals: a scalar in [0, 4]."""
+        with torch.inference_mode(False):  # otherwise weights moved in validation could not be used in training
             self.network.to(images.device)
         with torch.no_grad():
-            wanted = self.network.stages(upsampled(images, LEAST))
-        seen = self.network.stages(upsampled(decoded, LEAST))
-        return torch.stack([distance(*stage) for stage in zip(seen, wanted, strict=True)]).mean()
+            targets = self.network.stages(upsampled(images, LEAST))
+        features = self.network.stages(upsampled(decoded, LEAST))
+        return torch.stack([distance(*stage) for stage in zip(features, targets, strict=True)]).mean()
 
 
 def distance(one: Tensor, other: Tensor) -> Tensor:
-    """The mean over images and places of the squared distance of features (M, D, rows, columns), each of length 1."""
+    """Mean squared distance of the feature vectors of two maps, each vector normalised to length 1.
+
+    Args:
+        one: (M, D, rows, columns).
+        other: (M, D, rows, columns).
+
+    Returns:
+        A scalar in [0, 4].
+
+    Example:
+        >>> distance(torch.tensor([1.0, 0]).view(1, 2, 1, 1), torch.tensor([0.0, 5]).view(1, 2, 1, 1))
+        tensor(2.)
+    """
     one, other = (F.normalize(features.float(), dim=1, eps=1e-6) for features in (one, other))
     return (one - other).square().sum(1).mean()

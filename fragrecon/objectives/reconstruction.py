@@ -1,12 +1,13 @@
 """Reconstruction of fragments from their embeddings.
 
-Shapes: images (..., C, h, w) in 0..1.
+Shapes: images (..., C, h, w) in [0, 1].
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,27 +16,31 @@ from torch import Tensor
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, nearest
 from fragrecon.models.base import Decoder, FragmentModel
-from fragrecon.objectives.base import Losses, Objective
+from fragrecon.objectives.base import Losses, Objective, Weight
 from fragrecon.objectives.perceptual import Perceptual
 
 ERRORS = {"mse": F.mse_loss, "l1": F.l1_loss}
-"""Means over all values, by name."""
-
-REDUCTIONS = ("mean", "sum")
+"""Mean errors over all values, by name."""
+Reduction = Literal["mean", "sum"]
+Network = Literal["features", "vgg16"]
+"""A name in `fragrecon.objectives.perceptual.NETWORKS`."""
 
 BEST_PSNR = 100.0
-"""Of an error too small to tell, in dB."""
+"""Largest PSNR that is reported, in dB, also for an error of zero."""
 
 
 class Reconstruction(Objective):
-    """The error between fragments and what is decoded from their embeddings; ``psnr`` is reported beside it.
+    """Error between fragments and those decoded from their embeddings, and its ``psnr``.
 
     Args:
-        error: of `Costs`, as is all that follows.
-        reduction: ``mean`` of all values, or ``sum`` over those of an image.
+        error: ``mse``, ``l1`` or weights of both; see `ReconstructionLoss`, also for what follows.
+        reduction: ``mean`` over all values, or ``sum`` over those of an image.
         perceptual: weight of the perceptual distance.
-        perceptual_network: in whose eyes.
-        bottleneck: weight of the variance of latents.
+        perceptual_network: network that computes it.
+        bottleneck: weight of the variance of the latents.
+
+    Raises:
+        ConfigError: the error is unknown, or the perceptual network is not available.
     """
 
     parts: tuple[str, ...] = ("loss", "psnr")
@@ -43,80 +48,79 @@ class Reconstruction(Objective):
     def __init__(
         self,
         error: str | Mapping[str, float] = "mse",
-        reduction: str = "mean",
-        perceptual: float = 0.0,
-        perceptual_network: str = "features",
-        bottleneck: float = 0.0,
+        reduction: Reduction = "mean",
+        perceptual: Weight = 0.0,
+        perceptual_network: Network = "features",
+        bottleneck: Weight = 0.0,
     ) -> None:
         super().__init__()
-        self.costs = Costs(error, reduction, perceptual, perceptual_network, bottleneck)
-        if len(self.costs.parts) > 1:
-            self.parts = ("loss", *self.costs.parts, "psnr")
+        self.cost = ReconstructionLoss(error, reduction, perceptual, perceptual_network, bottleneck)
+        if len(self.cost.parts) > 1:
+            self.parts = ("loss", *self.cost.parts, "psnr")
 
     def check(self, model: FragmentModel) -> None:
+        """Check that a model decodes."""
         if not isinstance(model, Decoder):
             raise ConfigError(f"objective=reconstruction needs a model that decodes; {type(model).__name__} does not")
 
     def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
+        """Compute the losses of a batch; see `Objective`."""
         assert isinstance(model, Decoder)
         latents = model.encode(batch.fragments)
-        made = decoded_like(model, latents, batch.fragments)
-        loss, parts = self.costs(made, batch.fragments, latents)
-        found = {"loss": loss, **parts, "psnr": mean_psnr(made, batch.fragments)}
+        decoded = decoded_like(model, latents, batch.fragments)
+        loss, parts = self.cost(decoded, batch.fragments, latents)
+        found = {"loss": loss, **parts, "psnr": mean_psnr(decoded, batch.fragments)}
         return {name: found[name] for name in self.parts}
 
 
-class Costs:
-    """What is charged for decoded images and their latents: the error and, where they have a weight, other things.
+class ReconstructionLoss:
+    """Weighted sum of the reconstruction error, a perceptual distance and the variance of the latents.
 
     Args:
-        error: ``mse``, the squared difference of values in 0..1, ``l1``, the absolute one, or how much each of these
-            counts in a sum, as in ``{mse: 0.5, l1: 0.5}``.
-        reduction: of the error alone: ``mean`` of all values, or ``sum`` over those of an image.
-        perceptual: weight of how far the decoded images are from the originals in the eyes of a pretrained network.
-        perceptual_network: its name in `fragrecon.objectives.perceptual.NETWORKS`.
-        bottleneck: weight of `spread`, the variance of latents over the batch.
+        error: ``mse``, the squared difference of values in [0, 1], ``l1``, the absolute difference, or weights of
+            these, such as ``{mse: 0.5, l1: 0.5}``.
+        reduction: of the error: ``mean`` over all values, or ``sum`` over those of an image.
+        perceptual: weight of `fragrecon.objectives.perceptual.Perceptual`; 0 leaves it out.
+        perceptual_network: network that computes it.
+        bottleneck: weight of `latent_variance`; 0 leaves it out.
 
     Attributes:
-        parts: names of what is charged for, the error first.
+        parts: names of the terms, ``error`` first.
 
     Raises:
-        ConfigError: a name that is not known, a weight that cannot be one, or a network that cannot be had.
+        ConfigError: the error is unknown, or the perceptual network is not available.
     """
 
     def __init__(
         self,
         error: str | Mapping[str, float],
-        reduction: str,
+        reduction: Reduction,
         perceptual: float,
-        perceptual_network: str,
+        perceptual_network: Network,
         bottleneck: float,
     ) -> None:
-        self.error = error_weights(error)
-        if reduction not in REDUCTIONS:
-            raise ConfigError(f"objective.reduction='{reduction}' is not known{nearest(reduction, REDUCTIONS)}")
+        self.error, self.reduction = error_weights(error), reduction
         weights = {"perceptual": perceptual, "bottleneck": bottleneck}
-        for name, weight in weights.items():
-            if not 0 <= weight < math.inf:
-                raise ConfigError(f"objective.{name}={weight} should be a weight, at least 0")
-        self.reduction = reduction
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self.parts = ("error", *self.weights)
         self.perceptual = Perceptual(perceptual_network) if perceptual else None
 
     def __call__(self, decoded: Tensor, images: Tensor, latents: Tensor) -> tuple[Tensor, Losses]:
-        """The total, and its parts, without their weights and detached.
+        """Compute the loss of decoded images.
 
         Args:
             decoded: (..., C, h, w), float32.
-            images: (..., C, h, w) in 0..1.
-            latents: (..., D).
+            images: the originals, (..., C, h, w) in [0, 1].
+            latents: that were decoded, (..., D).
+
+        Returns:
+            The loss, and its terms before they are weighted, without gradient.
         """
         found = {"error": reconstruction_error(decoded, images, self.error, self.reduction)}
         if self.perceptual:
-            found["perceptual"] = self.perceptual(*(every.flatten(0, -4) for every in (decoded, images)))
+            found["perceptual"] = self.perceptual(decoded.flatten(0, -4), images.flatten(0, -4))
         if "bottleneck" in self.weights:
-            found["bottleneck"] = spread(latents)
+            found["bottleneck"] = latent_variance(latents)
         total = found["error"]
         for name, weight in self.weights.items():
             total = total + weight * found[name]
@@ -124,38 +128,84 @@ class Costs:
 
 
 def error_weights(error: str | Mapping[str, float]) -> dict[str, float]:
-    """How much each of `ERRORS` counts; raises `ConfigError` where one is not known, or none counts."""
+    """Resolve the setting ``objective.error`` to weights of `ERRORS`.
+
+    Args:
+        error: a name, or weights by name.
+
+    Returns:
+        Weights by name.
+
+    Raises:
+        ConfigError: a name is unknown, a weight is not positive, or there is none.
+
+    Example:
+        >>> error_weights("l1"), error_weights({"mse": 0.5, "l1": 0.5})
+        ({'l1': 1.0}, {'mse': 0.5, 'l1': 0.5})
+    """
     weights = dict(error) if isinstance(error, Mapping) else {error: 1.0}
     for name, weight in weights.items():
         if name not in ERRORS:
             raise ConfigError(f"objective.error='{name}' is not known{nearest(str(name), ERRORS)}")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+        if not 0 < weight < math.inf:
             raise ConfigError(f"objective.error.{name}={weight} should be a number above 0")
     if not weights:
-        raise ConfigError("objective.error={} names no error; give one, such as mse, or some with weights")
+        raise ConfigError("objective.error={} names no error; use a name, such as mse, or weights by name")
     return weights
 
 
 def decoded_like(model: Decoder, latents: Tensor, images: Tensor) -> Tensor:
-    """What a model decodes from latents (..., D) of images (..., C, h, w), at the size of these, as float32."""
+    """Decode latents at the size of the images they are embeddings of.
+
+    Args:
+        model: the model.
+        latents: (..., D).
+        images: (..., C, h, w).
+
+    Returns:
+        Decoded images (..., C, h, w), float32.
+    """
     height, width = images.shape[-2:]
     return model.decode(latents, (height, width)).float()
 
 
 def reconstruction_error(decoded: Tensor, images: Tensor, error: str | Mapping[str, float], reduction: str) -> Tensor:
-    """How far decoded images are from the originals, averaged over values, or summed over those of an image and
-    averaged over images: a scalar.
+    """Error of decoded images.
+
+    Args:
+        decoded: (..., C, h, w).
+        images: the originals, (..., C, h, w).
+        error: a name in `ERRORS`, or weights by name.
+        reduction: ``mean`` over all values, or ``sum`` over those of an image, averaged over images.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> decoded, images = torch.full((5, 3, 2, 2), 0.5), torch.zeros(5, 3, 2, 2)
+        >>> reconstruction_error(decoded, images, "mse", "mean"), reconstruction_error(decoded, images, "mse", "sum")
+        (tensor(0.2500), tensor(3.))
     """
     means = [weight * ERRORS[name](decoded, images) for name, weight in error_weights(error).items()]
     mean: Tensor = torch.stack(means).sum() if len(means) > 1 else means[0]
     return mean * math.prod(images.shape[-3:]) if reduction == "sum" else mean
 
 
-def spread(latents: Tensor) -> Tensor:
-    """The variance over a batch of latents (..., D), averaged over these: a scalar, 0 for a single image.
+def latent_variance(latents: Tensor) -> Tensor:
+    """Variance of latents over a batch, averaged over their dimensions.
 
-    Charged for, it keeps latents close together, so that they carry less; but only as far as a decoder does not scale
-    them up again, which weight decay should keep it from.
+    As a loss it keeps latents close together, so that they carry less information. The decoder can undo this by scaling
+    them up, unless weight decay prevents it.
+
+    Args:
+        latents: (..., D).
+
+    Returns:
+        A scalar; 0 for a single image.
+
+    Example:
+        >>> latent_variance(torch.tensor([[0.0, 5], [2, 5]]))
+        tensor(1.)
     """
     rows = latents.float().flatten(0, -2)
     return rows.var(0, correction=min(1, len(rows) - 1)).mean()
@@ -163,10 +213,33 @@ def spread(latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_psnr(decoded: Tensor, images: Tensor) -> Tensor:
-    """The `psnr` of each decoded image, brought into 0..1, averaged over images: a scalar."""
+    """Mean `psnr` of decoded images, clamped to [0, 1].
+
+    Args:
+        decoded: (..., C, h, w).
+        images: the originals, (..., C, h, w) in [0, 1].
+
+    Returns:
+        A scalar in dB.
+
+    Example:
+        >>> mean_psnr(torch.full((5, 3, 2, 2), 0.1), torch.zeros(5, 3, 2, 2))
+        tensor(20.)
+    """
     return psnr((decoded.clamp(0, 1) - images).square().mean((-3, -2, -1))).mean()
 
 
 def psnr(errors: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of mean squared errors of pixels in 0..1, at most `BEST_PSNR`."""
+    """Peak signal-to-noise ratio, at most `BEST_PSNR`.
+
+    Args:
+        errors: mean squared errors of pixels in [0, 1], of any shape.
+
+    Returns:
+        Ratios in dB, of the same shape.
+
+    Example:
+        >>> psnr(torch.tensor([0.1, 0.01, 0.0]))
+        tensor([ 10.,  20., 100.])
+    """
     return (-10 * torch.log10(errors)).clamp(max=BEST_PSNR)

@@ -8,13 +8,11 @@ import torch
 from scipy.stats import pearsonr
 from torch import Tensor
 
-from fragrecon.config.build import build
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.objectives.anti_correlation import AntiCorrelation, correlation
 from fragrecon.objectives.base import Losses
-from tests.objectives.test_objectives import CLASSES, autoencoder, batch, losses
+from tests.objectives.test_objectives import CLASSES, batch, losses
 
 
 class Given(FragmentModel):
@@ -129,15 +127,3 @@ def test_it_computes_in_single_precision() -> None:
     expected = losses(AntiCorrelation(CLASSES), model, batch())["loss"]
     with torch.autocast("cpu", torch.bfloat16):
         assert losses(AntiCorrelation(CLASSES), model, batch())["loss"] == pytest.approx(expected, rel=1e-6)
-
-
-def test_two_latents_are_too_few() -> None:
-    AntiCorrelation(CLASSES).check(autoencoder())
-    with pytest.raises(ConfigError, match=r"latent_dim of at least 3, not 2"):
-        AntiCorrelation(CLASSES).check(Given(torch.zeros(2, 6, 2)))
-
-
-def test_it_is_built_before_the_classes_are_known() -> None:
-    """A config is checked for a single class, before any data is read."""
-    node = {"_target_": "fragrecon.objectives.anti_correlation.AntiCorrelation"}
-    assert isinstance(build(node, "objective", num_classes=1, grid=(1, 1)), AntiCorrelation)

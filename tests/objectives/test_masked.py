@@ -5,10 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.patches import Patches
-from fragrecon.models.pca import PCAAutoencoder
 from fragrecon.objectives.masked import Masked, draw_mask, masked_error, normalized
 
 SHAPE = (3, 8, 8)
@@ -100,20 +98,3 @@ def test_normalized_patches_have_mean_zero_and_variance_one() -> None:
     torch.testing.assert_close(patches.mean(-1), torch.zeros(3, 4), atol=1e-4, rtol=0)
     torch.testing.assert_close(patches.var(-1), torch.ones(3, 4), atol=5e-3, rtol=0)
     assert torch.isfinite(normalized(torch.full((1, 1, 48), 0.3))).all()
-
-
-@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 1.5])
-def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio: float) -> None:
-    with pytest.raises(ConfigError, match=r"objective\.ratio"):
-        Masked(ratio)
-
-
-def test_noise_below_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"objective\.noise"):
-        Masked(noise=-0.1)
-
-
-def test_a_model_that_fills_nothing_in_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"objective=masked needs a model that fills in patches.*PCAAutoencoder"):
-        Masked().check(PCAAutoencoder(SHAPE))
-    Masked().check(Copy())

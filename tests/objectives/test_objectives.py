@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from fragrecon.data.puzzles import FragmentBatch
@@ -22,7 +24,6 @@ from fragrecon.objectives.contrastive import Contrastive
 from fragrecon.objectives.cross_entropy import CrossEntropy
 from fragrecon.objectives.pairs import Pairs
 from fragrecon.objectives.reconstruction import Reconstruction
-from fragrecon.objectives.vae import VAE
 from fragrecon.run import CONF, compose
 from fragrecon.runs.modules import Facts, build_objective
 
@@ -176,18 +177,6 @@ def test_a_head_and_what_it_reads_are_trained_together() -> None:
     assert not [key for key, value in model.named_parameters() if torch.equal(value, start[key])]
 
 
-@pytest.mark.parametrize("hidden", [3, [0], [8, -1], ["a"], [1.5]])
-def test_a_head_without_width_is_refused(hidden: object) -> None:
-    with pytest.raises(ConfigError, match=r"objective\.hidden=.*\[\] for a linear head, or null"):
-        CrossEntropy(CLASSES, 7, hidden)  # type: ignore[arg-type]
-
-
-def test_data_without_classes_is_refused() -> None:
-    for make, name in ((lambda: CrossEntropy(0, 7, []), "cross_entropy"), (lambda: AntiCorrelation(0), "anti")):
-        with pytest.raises(ConfigError, match=rf"objective={name}.*learns from classes.*none"):
-            make()
-
-
 def test_the_order_of_fragments_and_puzzles_does_not_matter() -> None:
     puzzles = batch()
     order = torch.tensor([5, 2, 0, 4, 1, 3])
@@ -209,25 +198,9 @@ def test_the_order_of_fragments_and_puzzles_does_not_matter() -> None:
         assert losses(objective, model.eval(), moved) == pytest.approx(losses(objective, model, puzzles), rel=1e-5)
 
 
-def test_models_that_cannot_are_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"objective=reconstruction.*decodes.*SupervisedClassifier"):
-        Reconstruction().check(classifier())
-    with pytest.raises(
-        ConfigError, match=r"objective=cross_entropy.*classifies.*LinearAutoencoder.*objective\.hidden=\[\]"
-    ):
-        CrossEntropy(CLASSES, 7).check(autoencoder())
-    with pytest.raises(ConfigError, match=r"objective=pairs.*model=siamese, not Mosaic"):
-        Pairs(GRID).check(mosaic())
+# All of conf/objective ------------------------------------------------------------------------------------------------
 
-
-def test_models_that_can_are_accepted() -> None:
-    Reconstruction().check(autoencoder())
-    CrossEntropy(CLASSES, 7).check(classifier())
-    Pairs(GRID).check(siamese())
-    for model in (autoencoder(), classifier(), mosaic(), siamese()):
-        Contrastive(GRID).check(model)
-
-
+NODES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "objective").glob("*.yaml"))}
 FITTING: dict[str, Callable[[], FragmentModel]] = {
     "anti_correlation": simclr,
     "combined": vae,
@@ -241,10 +214,14 @@ FITTING: dict[str, Callable[[], FragmentModel]] = {
 """Models of which an objective trains every part."""
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "objective").glob("*.yaml")))
+def built(name: str, *, num_classes: int = CLASSES, **settings: object) -> Objective:
+    node = compose([f"objective={name}"]).objective if name == "combined" else NODES[name]
+    return build_objective({**node, **settings}, Facts((3, 4, 4), GRID, num_classes), 7)
+
+
+@pytest.mark.parametrize("name", NODES)
 def test_an_objective_keeps_its_contract(name: str) -> None:
-    objective = build_objective(compose([f"objective={name}"]).objective, Facts((3, 4, 4), GRID, CLASSES), 7)
-    model = FITTING[name]()
+    objective, model, before = built(name), FITTING[name](), torch.get_rng_state()
     objective.check(model)
     found = objective(model.train(), batch(), torch.Generator().manual_seed(0))
     assert tuple(found) == objective.parts
@@ -255,40 +232,85 @@ def test_an_objective_keeps_its_contract(name: str) -> None:
     for key, parameter in [*model.named_parameters(), *objective.named_parameters()]:
         assert parameter.grad is not None, key
         assert parameter.grad.any(), key
-
-
-def accepts(objective: Objective, model: FragmentModel) -> bool:
-    try:
-        objective.check(model)
-    except ConfigError:
-        return False
-    return True
-
-
-@pytest.mark.parametrize(
-    "objective",
-    [AntiCorrelation(CLASSES), Contrastive(GRID), CrossEntropy(CLASSES, 7), Pairs(GRID), Reconstruction(), VAE()],
-)
-def test_random_numbers_come_from_the_generator_alone(objective: Objective) -> None:
-    model = next(model for model in (autoencoder(), classifier(), siamese(), vae()) if accepts(objective, model)).eval()
     before = torch.get_rng_state()
-    assert losses(objective, model, batch(), seed=4) == losses(objective, model, batch(), seed=4)
+    assert losses(objective, model.eval(), batch(), seed=4) == losses(objective, model, batch(), seed=4)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_losses_are_computed_in_single_precision() -> None:
     puzzles = batch()
-    half = Fixed((puzzles.fragments + 2e-4).bfloat16())
-    assert objective_dtype(Reconstruction(), half, puzzles) == torch.float32
-    assert (
-        objective_dtype(CrossEntropy(CLASSES, 7), Fixed(torch.zeros(2, 6, CLASSES).bfloat16()), puzzles)
-        == torch.float32
-    )
+    for objective, answer in (
+        (Reconstruction(), (puzzles.fragments + 2e-4).bfloat16()),
+        (CrossEntropy(CLASSES, 7), torch.zeros(2, 6, CLASSES).bfloat16()),
+    ):
+        assert objective(Fixed(answer), puzzles, torch.Generator())["loss"].dtype == torch.float32
 
 
-def objective_dtype(objective: Objective, model: FragmentModel, of: FragmentBatch) -> torch.dtype:
-    loss: Tensor = objective(model, of, torch.Generator())["loss"]
-    return loss.dtype
+@pytest.mark.parametrize("name", NODES)
+def test_an_objective_refuses_models_that_cannot(name: str) -> None:
+    able = {
+        "combined": {vae},
+        "cross_entropy": {classifier},
+        "masked": {inpainter},
+        "pairs": {siamese},
+        "reconstruction": {autoencoder, vae},
+        "vae": {vae},
+    }
+    every = {autoencoder, classifier, inpainter, mosaic, siamese, simclr, vae}
+    for make in every:
+        model = make()
+        if make in able.get(name, every):
+            built(name).check(model)
+        else:
+            with pytest.raises(ConfigError, match=type(model).__name__):
+                built(name).check(model)
+
+
+def test_two_latents_are_too_few_to_be_uncorrelated() -> None:
+    with pytest.raises(ConfigError, match=r"model\.latent_dim .*2"):
+        AntiCorrelation(CLASSES).check(SimCLR((3, 4, 4), 2, encoder_channels=[4], hidden=5))
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_negative_numbers_are_refused(name: str) -> None:
+    for key, value in NODES[name].items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with pytest.raises(ConfigError, match=rf"^objective\.{key}=-1 "):
+                built(name, **{key: -1})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("contrastive", {"temperature": 0.0}, r"objective\.temperature=0"),
+        ("masked", {"temperature": 0.0}, r"objective\.temperature=0"),
+        ("masked", {"ratio": 0.0}, r"objective\.ratio=0"),
+        ("masked", {"ratio": 1.0}, r"objective\.ratio=1"),
+        ("masked", {"mix": 1}, r"objective\.mix=1"),
+        ("masked", {"mix": 2.5}, r"objective\.mix=2\.5"),
+        ("masked", {"mix": True}, r"objective\.mix=True"),
+        ("masked", {"homologous": 0.1}, r"objective\.homologous=0\.1 .*objective\.mix"),
+        ("pairs", {"same": 0.0, "adjacent": 0.0}, r"objective\.same and objective\.adjacent"),
+        ("cross_entropy", {"hidden": 3}, r"objective\.hidden=3"),
+        ("cross_entropy", {"hidden": [0]}, r"objective\.hidden\[0\]=0"),
+        ("cross_entropy", {"hidden": [8, 1.5]}, r"objective\.hidden\[1\]=1\.5"),
+        ("cross_entropy", {"num_classes": 0}, "objective=cross_entropy .*classes"),
+        ("anti_correlation", {"num_classes": 0}, "objective=anti_correlation .*classes"),
+        ("reconstruction", {"error": "msee"}, r"objective\.error='msee' .* 'mse'\? Valid: l1, mse"),
+        ("vae", {"error": {"mse": 0.5, "l2": 0.5}}, r"objective\.error='l2'"),
+        ("reconstruction", {"error": {"mse": -1}}, r"objective\.error\.mse=-1"),
+        ("reconstruction", {"error": {"mse": True}}, r"objective\.error=.*True"),
+        ("reconstruction", {"error": {"l1": math.nan}}, r"objective\.error\.l1=nan"),
+        ("reconstruction", {"error": {}}, r"objective\.error=\{\}"),
+        ("reconstruction", {"reduction": "none"}, r"objective\.reduction='none' .* Valid: mean, sum"),
+        ("reconstruction", {"bottleneck": math.inf}, r"objective\.bottleneck=inf"),
+        ("vae", {"perceptual_network": "vgg"}, r"objective\.perceptual_network='vgg' .* 'vgg16'"),
+        ("vae", {"warmup": 0.5}, r"objective\.warmup=0\.5"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(name: str, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        built(name, **settings)
 
 
 def test_the_base_trains_nothing() -> None:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, PairLogits
 from fragrecon.models.siamese import Siamese
 from fragrecon.objectives.pairs import Pairs, pair_loss
@@ -139,9 +138,3 @@ def test_a_siamese_learns_the_pairs_of_a_puzzle_by_heart() -> None:
         optimizer.step()
     assert losses[0] > 1
     assert losses[-1] < 0.05
-
-
-@pytest.mark.parametrize("weights", [(-0.1, 1.0), (1.0, -0.1), (0.0, 0.0)])
-def test_weights_out_of_range_are_refused(weights: tuple[float, float]) -> None:
-    with pytest.raises(ConfigError, match=r"objective\.same and objective\.adjacent should not be negative, nor both"):
-        Pairs(GRID, *weights)

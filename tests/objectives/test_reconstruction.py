@@ -10,8 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from fragrecon.errors import ConfigError
-from fragrecon.objectives.reconstruction import BEST_PSNR, Reconstruction, mean_psnr, psnr, reconstruction_error, spread
+from fragrecon.objectives.reconstruction import (
+    BEST_PSNR,
+    Reconstruction,
+    latent_variance,
+    mean_psnr,
+    psnr,
+    reconstruction_error,
+)
 from tests.objectives.test_objectives import Fixed, autoencoder, batch, losses
 
 
@@ -86,13 +92,6 @@ def test_psnr_in_decibels(error: float, expected: float) -> None:
         assert float(found) == pytest.approx(expected, abs=1e-5)
 
 
-def test_errors_that_are_not_known_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"objective\.error='msee' is not known; did you mean 'mse'\? Valid: l1, mse"):
-        Reconstruction("msee")
-    with pytest.raises(ConfigError, match=r"objective\.reduction='none' is not known.* Valid: mean, sum"):
-        Reconstruction(reduction="none")
-
-
 def test_a_sum_is_that_of_an_image_whatever_the_batch() -> None:
     images, decoded = torch.zeros(5, 3, 4, 2), torch.full((5, 3, 4, 2), 0.5)
     for lead in ((5,), (1, 5), (5, 1)):
@@ -118,36 +117,22 @@ def test_errors_are_mixed_by_their_weights() -> None:
     assert torch.equal(alone, F.mse_loss(decoded, puzzles.fragments))
 
 
-def test_mixes_that_cannot_be_are_refused() -> None:
-    for error, message in (
-        ({"mse": 0.5, "l2": 0.5}, r"objective\.error='l2' is not known"),
-        ({"mse": -1}, r"objective\.error\.mse=-1 should be a number above 0"),
-        ({"mse": True}, r"objective\.error\.mse=True"),
-        ({"l1": math.nan}, r"objective\.error\.l1=nan"),
-        ({}, r"objective\.error=\{\} names no error"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            Reconstruction(error)
-    with pytest.raises(ConfigError, match=r"objective\.bottleneck=inf should be a weight"):
-        Reconstruction(bottleneck=math.inf)
-
-
-def test_the_spread_is_the_variance_of_each_latent_over_the_batch() -> None:
+def test_the_latent_variance_is_the_variance_of_each_latent_over_the_batch() -> None:
     latents = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     variances = [statistics.variance(column) for column in latents.flatten(0, 1).T.tolist()]
-    assert float(spread(latents)) == pytest.approx(sum(variances) / 5, rel=1e-5)
-    assert float(spread(latents.flatten(0, 1))) == float(spread(latents))
-    assert float(spread(latents + 100)) == pytest.approx(float(spread(latents)), rel=1e-3)
-    assert float(spread(2 * latents)) == pytest.approx(4 * float(spread(latents)), rel=1e-5)
-    assert float(spread(latents[:1, :1])) == 0
+    assert float(latent_variance(latents)) == pytest.approx(sum(variances) / 5, rel=1e-5)
+    assert float(latent_variance(latents.flatten(0, 1))) == float(latent_variance(latents))
+    assert float(latent_variance(latents + 100)) == pytest.approx(float(latent_variance(latents)), rel=1e-3)
+    assert float(latent_variance(2 * latents)) == pytest.approx(4 * float(latent_variance(latents)), rel=1e-5)
+    assert float(latent_variance(latents[:1, :1])) == 0
 
 
-def test_a_bottleneck_charges_for_the_spread_of_latents_and_shrinks_it() -> None:
+def test_a_bottleneck_charges_for_the_variance_of_latents_and_shrinks_it() -> None:
     model, puzzles = autoencoder().eval(), batch()
     objective = Reconstruction(bottleneck=5.0)
     found = losses(objective, model, puzzles)
     assert tuple(found) == objective.parts == ("loss", "error", "bottleneck", "psnr")
-    assert found["bottleneck"] == pytest.approx(float(spread(model.encode(puzzles.fragments))), rel=1e-6)
+    assert found["bottleneck"] == pytest.approx(float(latent_variance(model.encode(puzzles.fragments))), rel=1e-6)
     assert found["error"] == losses(Reconstruction(), model, puzzles)["loss"]
     assert found["loss"] == pytest.approx(found["error"] + 5 * found["bottleneck"], rel=1e-6)
     optimizer = torch.optim.SGD(model.parameters(), 0.5)

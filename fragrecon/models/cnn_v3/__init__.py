@@ -6,7 +6,7 @@ The decoder reads nothing but these latents and the requested size. `AutoEncoder
 """
 
 from fragrecon.models.cnn_v3.adapter import AdaptiveAutoencoder
-from fragrecon.models.cnn_v3.network import AutoEncoder_CNNV3, AutoEncoderCNNV3, Costs
+from fragrecon.models.cnn_v3.network import AutoEncoder_CNNV3, AutoEncoderCNNV3
 from fragrecon.models.cnn_v3.presets import PRESETS, create_autoencoder
 from fragrecon.models.cnn_v3.views import visualize_attention
 
@@ -15,7 +15,6 @@ __all__ = [
     "AdaptiveAutoencoder",
     "AutoEncoderCNNV3",
     "AutoEncoder_CNNV3",
-    "Costs",
     "create_autoencoder",
     "visualize_attention",
 ]

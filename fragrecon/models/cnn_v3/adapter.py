@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from fragrecon.models.base import FragmentModel, Shape
@@ -38,7 +39,7 @@ class AdaptiveAutoencoder(FragmentModel):
     def __init__(
         self,
         fragment_shape: Shape,
-        latent_dim: int = 512,
+        latent_dim: PositiveInt = 512,
         preset: str = "small",
         latent_strategy: str = "conv",
         use_attention: bool = False,
@@ -60,6 +61,7 @@ class AdaptiveAutoencoder(FragmentModel):
         self.latent_dim = math.prod(self.network.latent_shape)
 
     def embed(self, fragments: Tensor) -> Tensor:
+        """Embed fragments (M, C, h, w) of any size as (M, D)."""
         return self.network.encode(fragments)
 
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:

@@ -19,7 +19,12 @@ from fragrecon.models.cnn_v3.cells import NOISE
 
 
 class ResidualBlock(nn.Module):
-    """Adds the output of a branch to its input (B, C, H, W); the last layer of the branch is initialised to zero."""
+    """Adds the output of a branch to its input (B, C, H, W); the last layer of the branch is initialised to zero.
+
+    Args:
+        branch: all layers of the branch but the last.
+        last: last layer of the branch.
+    """
 
     def __init__(self, branch: nn.Sequential, last: nn.Conv2d) -> None:
         super().__init__()
@@ -27,6 +32,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(last.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Add the branch's output to a map (B, C, H, W)."""
         added: Tensor = hidden + self.branch(hidden)
         return added
 
@@ -85,12 +91,18 @@ class Gate(nn.Module):
         self.gate = nn.Sequential(nn.Linear(channels, inner), nn.SiLU(), nn.Linear(inner, channels), nn.Sigmoid())
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Scale the channels of a map (B, C, H, W)."""
         scales: Tensor = self.gate(hidden.mean((2, 3)))
         return hidden * scales[..., None, None]
 
 
 class Fork(nn.Module):
-    """Four parallel branches from (B, C, H, W) to (B, sum of ``parts``, H, W); two 3x3 convolutions stand for 5x5."""
+    """Four parallel branches from (B, C, H, W) to (B, sum of ``parts``, H, W); two 3x3 convolutions stand for 5x5.
+
+    Args:
+        channels: C.
+        parts: channels of each branch.
+    """
 
     def __init__(self, channels: int, parts: list[int]) -> None:
         super().__init__()
@@ -105,6 +117,7 @@ class Fork(nn.Module):
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Apply all branches to a map (B, C, H, W) and concatenate their channels."""
         return torch.cat([way(hidden) for way in self.ways], 1)
 
 
@@ -134,6 +147,7 @@ class SelfAttention(nn.Module):
         return min(size[0], self.most), min(size[1], self.most)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Let the positions of a map (B, C, H, W) attend to each other."""
         queries, keys, values = self._tokens(hidden)
         mixed = functional.scaled_dot_product_attention(queries, keys, values)
         rows, columns = self.grid(hidden.shape[-2:])
@@ -184,6 +198,7 @@ class Downsample(nn.Conv2d):
             self.weight[..., 1:-1, 1:-1] += 1 / (inputs * stride**2)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
         stride = self.stride[0]
         padding = (1, 1 + -input.shape[3] % stride, 1, 1 + -input.shape[2] % stride)
         return super().forward(functional.pad(input, padding, mode="replicate"))

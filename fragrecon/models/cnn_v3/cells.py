@@ -41,6 +41,7 @@ class ToCells(nn.Module):
         self.weight = nn.Parameter(_noise(channels, features) + 1 / features)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Average features (B, F, H, W) to cells (B, C, K, K)."""
         waves = waves_of(len(self.weight), (features.shape[2], features.shape[3]))
         down, across = waves.down.to(features), waves.across.to(features)
         with _no_autocast(features):
@@ -69,6 +70,7 @@ class FromCells(nn.Module):
         self.weight = nn.Parameter(_noise(features, channels) + 1)
 
     def forward(self, cells: Tensor, size: tuple[int, int]) -> Tensor:
+        """Expand cells (B, C, K, K) to features (B, F, H, W) of the given (H, W)."""
         waves = waves_of(cells.shape[1], size, self.fade_channels)
         down, across = waves.down.to(cells), waves.across.to(cells)
         u, v = len(down.values), len(across.values)

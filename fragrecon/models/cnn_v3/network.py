@@ -8,16 +8,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from fragrecon.errors import ConfigError, nearest
-from fragrecon.models.base import count_parameters
 from fragrecon.models.cnn_v3 import cells
 from fragrecon.models.cnn_v3.blocks import BLOCKS, Downsample, SelfAttention, Upsample, scale_initial_weights
 
@@ -189,34 +185,6 @@ class AutoEncoderCNNV3(nn.Module):
             "DropOut": self.DropOut,
         }
 
-    def costs(self, size: tuple[int, int] | None = None, batch_size: int = 1) -> Costs:
-        """Compute the cost of encoding and decoding images, on the meta device.
-
-        Args:
-            size: (H, W), by default ``input_size``.
-            batch_size: Number of images in a training batch.
-
-        Returns:
-            Parameters, operations and memory.
-        """
-        with torch.device("meta"):
-            same = AutoEncoderCNNV3(**self.get_config())
-            images = torch.empty(batch_size, self.channels, *(size or self.input_size))
-        saved: dict[int, int] = {}
-
-        def keep(tensor: Tensor) -> Tensor:
-            if not isinstance(tensor, nn.Parameter):
-                kept.append(tensor)  # a freed tensor's address could be used again
-                saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        kept: list[Tensor] = []
-        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
-            same(images)
-        parameters = count_parameters(self)
-        weights = sum(parameter.nbytes for parameter in self.parameters())
-        return Costs(parameters, counter.get_total_flops() // batch_size, weights, sum(saved.values()))
-
     def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """Return (height, width) of an image and of the encoder's map after each stage."""
         sizes = [size]
@@ -239,29 +207,6 @@ class AutoEncoderCNNV3(nn.Module):
 
 
 AutoEncoder_CNNV3 = AutoEncoderCNNV3
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Cost of a network and of a training batch.
-
-    Attributes:
-        parameters: Number of parameters.
-        flops: Floating-point operations of one image's forward pass; a multiply-add counts as two. Training takes about
-            three times as many.
-        weight_bytes: Size of the parameters.
-        activation_bytes: Size of the tensors that a batch saves for the backward pass, without the parameters.
-    """
-
-    parameters: int
-    flops: int
-    weight_bytes: int
-    activation_bytes: int
-
-    @property
-    def training_bytes(self) -> int:
-        """Least memory of training with Adam: weights, gradients, two moments and activations."""
-        return 4 * self.weight_bytes + self.activation_bytes
 
 
 def _check(
