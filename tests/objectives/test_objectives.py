@@ -248,7 +248,7 @@ def test_losses_are_computed_in_single_precision() -> None:
 
 @pytest.mark.parametrize("name", NODES)
 def test_an_objective_refuses_models_that_cannot(name: str) -> None:
-    able = {
+    able: dict[str, set[Callable[[], FragmentModel]]] = {
         "combined": {vae},
         "cross_entropy": {classifier},
         "masked": {inpainter},
@@ -256,7 +256,7 @@ def test_an_objective_refuses_models_that_cannot(name: str) -> None:
         "reconstruction": {autoencoder, vae},
         "vae": {vae},
     }
-    every = {autoencoder, classifier, inpainter, mosaic, siamese, simclr, vae}
+    every: set[Callable[[], FragmentModel]] = {autoencoder, classifier, inpainter, mosaic, siamese, simclr, vae}
     for make in every:
         model = make()
         if make in able.get(name, every):

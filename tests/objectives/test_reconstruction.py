@@ -13,6 +13,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from fragrecon.objectives.reconstruction import (
     BEST_PSNR,
     Reconstruction,
+    Reduction,
     latent_variance,
     mean_psnr,
     psnr,
@@ -27,7 +28,7 @@ def decoded_like(fragments: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("error", ["mse", "l1"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_reconstruction_is_the_error_of_each_value(error: str, reduction: str) -> None:
+def test_reconstruction_is_the_error_of_each_value(error: str, reduction: Reduction) -> None:
     puzzles = batch(puzzles=2, images=2, cells=2, size=2)
     decoded = decoded_like(puzzles.fragments)
     totals = []

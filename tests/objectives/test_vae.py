@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.models.base import FragmentModel, Posterior
+from fragrecon.objectives.reconstruction import Reduction
 from fragrecon.objectives.vae import VAE, kl_to_standard_normal
 from tests.cli import SMALL, assert_same_weights, job, metrics, rows, shared_cache, weights
 from tests.objectives.test_objectives import batch, losses, vae
@@ -73,7 +74,7 @@ def test_the_divergence_is_none_of_the_standard_normal_and_positive_of_others() 
 
 
 @pytest.mark.parametrize(("error", "reduction"), [("mse", "sum"), ("l1", "sum"), ("mse", "mean")])
-def test_the_loss_is_the_error_of_a_sample_and_the_weighted_divergence(error: str, reduction: str) -> None:
+def test_the_loss_is_the_error_of_a_sample_and_the_weighted_divergence(error: str, reduction: Reduction) -> None:
     model, puzzles = told().eval(), batch()
     found = losses(VAE(error, reduction, kl_weight=0.3), model, puzzles, seed=7)
     sample = model.told.sample(torch.Generator().manual_seed(7))
