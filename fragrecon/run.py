@@ -87,7 +87,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
     from fragrecon import jobs
     from fragrecon.report.leaderboard import best_validation
     from fragrecon.runs.read import load_run
-    from fragrecon.runs.write import METRICS, PAGE
+    from fragrecon.runs.write import METRICS_FILE, PAGE
 
     settings = HydraConfig.get()
     folder, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
@@ -111,7 +111,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
         sys.exit(f"error: {error}")  # Hydra would print a line of its own first
     if multirun:
         return best_validation(load_run(folder))  # the objective of a search
-    if outcome is not None and (folder / METRICS).is_file():
+    if outcome is not None and (folder / METRICS_FILE).is_file():
         from fragrecon.report.page import write_run_page
         from fragrecon.report.terminal import plain_console
 

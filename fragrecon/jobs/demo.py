@@ -17,7 +17,7 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data, protocol_of, shape_text
 from fragrecon.models.base import FragmentModel, Inpainter, Solver
 from fragrecon.report.figures import pictures
-from fragrecon.report.scoring import open_model
+from fragrecon.report.results import open_model
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import Run, run_of
 from fragrecon.runs.write import Record

@@ -27,7 +27,7 @@ from fragrecon.objectives.reconstruction import psnr
 from fragrecon.report.figures import gallery, pictures
 from fragrecon.report.figures.masked import masked_psnr
 from fragrecon.report.figures.views import view_picture
-from fragrecon.report.scoring import open_model
+from fragrecon.report.results import open_model
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import Run, run_of
 from fragrecon.runs.write import FIGURES, SCORES, Record

@@ -25,7 +25,7 @@ from fragrecon.evaluation.embedding import sees_puzzles
 from fragrecon.evaluation.setup import open_data, own_data
 from fragrecon.models.base import FragmentModel
 from fragrecon.progress import progress
-from fragrecon.report.scoring import open_model
+from fragrecon.report.results import open_model
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import run_of
 from fragrecon.runs.write import Record

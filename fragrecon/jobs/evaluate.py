@@ -9,7 +9,7 @@ from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.evaluation.suite import check_data
-from fragrecon.report.scoring import open_model, score
+from fragrecon.report.results import open_model, score
 from fragrecon.runs.read import run_of
 from fragrecon.runs.write import Record
 

@@ -23,7 +23,7 @@ from fragrecon.evaluation.setup import open_data
 from fragrecon.evaluation.suite import check_data
 from fragrecon.report.figures.views import PUZZLES, ROWS, Album, embedded
 from fragrecon.report.metrics import scores_of
-from fragrecon.report.scoring import check_scorable, score
+from fragrecon.report.results import check_scorable, score
 from fragrecon.runs.modules import build_on_meta
 from fragrecon.runs.read import Run, load_run
 from fragrecon.runs.write import Record

@@ -21,7 +21,7 @@ from fragrecon.runs.write import (
     CHECKPOINTS,
     CONFIG,
     EXAMPLES,
-    METRICS,
+    METRICS_FILE,
     PROBE_FILES,
     SCORES,
     STATUS,
@@ -62,7 +62,7 @@ class Run(RunFolder):
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Contents of ``metrics.json``; raises `RunError` if the run has not been scored."""
-        path = self.folder / METRICS
+        path = self.folder / METRICS_FILE
         if not path.is_file():
             raise RunError(
                 f"{self.folder} holds no metrics.json: its status is {self.status['status']}; "

@@ -36,7 +36,8 @@ Stage = Literal["training", "evaluation"]
 
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
 ROBUSTNESS, LOCK = "robustness.csv", ".lock"
-METRICS, EPOCHS, SCORES, CHECKPOINTS, FIGURES = "metrics.json", "metrics.csv", "scores.npz", "checkpoints", "figures"
+METRICS_FILE, EPOCHS, SCORES = "metrics.json", "metrics.csv", "scores.npz"
+CHECKPOINTS, FIGURES = "checkpoints", "figures"
 EXAMPLES, PAGE, PROBE_FILES = "examples.npz", "report.html", "probes"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
 
@@ -135,9 +136,9 @@ class Record(RunFolder):
                     "have changed; choose another sweep.name, or remove that folder"
                 )
             scored = config.mode in ("train", "evaluate") and config.evaluation.puzzles
-            return bool(scored) and not (self.folder / METRICS).is_file()
+            return bool(scored) and not (self.folder / METRICS_FILE).is_file()
         if not same:
-            for name in (METRICS, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS):
+            for name in (METRICS_FILE, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS):
                 (self.folder / name).unlink(missing_ok=True)
             for name in (CHECKPOINTS, FIGURES, PROBE_FILES):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -233,7 +234,7 @@ class Record(RunFolder):
                 f"{method}/{metric}": values for method, rows in scores.items() for metric, values in rows.items()
             }
             files.write_arrays(self.folder / SCORES, arrays)
-            files.write_json(self.folder / METRICS, metrics)
+            files.write_json(self.folder / METRICS_FILE, metrics)
         return metrics
 
     def write_examples(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -24,7 +24,7 @@ from fragrecon.data.puzzles import FragmentBatch, make_batch
 from fragrecon.evaluation.statistics import summary
 from fragrecon.report.leaderboard import Failure, Leaderboard, Row, Spread
 from fragrecon.report.page import curves, write_run_page, write_sweep_page
-from fragrecon.report.page.puzzles import gallery
+from fragrecon.report.page.viewer import gallery
 from fragrecon.run import compose
 from fragrecon.runs.read import Run, load_run
 from fragrecon.runs.write import Record

@@ -12,7 +12,7 @@ from fragrecon.errors import RunError
 from fragrecon.report import metrics
 from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, troubles
 from fragrecon.report.metrics import Family
-from fragrecon.report.page import curves, pictures, puzzles, tables
+from fragrecon.report.page import curves, saved_figures, tables, viewer
 from fragrecon.report.page.tables import Table
 from fragrecon.runs.read import Run
 
@@ -41,8 +41,8 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
         "caption": caption(board),
         "troubles": troubles(board),
         "curves": curves.of_sweep(board, runs),
-        "filled": pictures.of_sweep({name: run for name, run in named.items() if run.folder.name in first}, MOST),
-        "filled_caption": pictures.CAPTIONS["masked"],
+        "filled": saved_figures.of_sweep({name: run for name, run in named.items() if run.folder.name in first}, MOST),
+        "filled_caption": saved_figures.CAPTIONS["masked"],
         "puzzles": _puzzles(named),
         "failed": sum(len(row.failures) for row in board.rows),
         "unfinished": sum(len(row.unfinished) for row in board.rows),
@@ -56,7 +56,7 @@ def of_run(run: Run) -> dict[str, Any]:
         found, missing = run.metrics, ""
     except RunError as error:
         found, missing = {}, str(error)
-    filled, others = pictures.of_run(run)
+    filled, others = saved_figures.of_run(run)
     return {
         "title": run.folder.resolve().name,
         "run": run,
@@ -75,7 +75,7 @@ def of_run(run: Run) -> dict[str, Any]:
 def _puzzles(runs: Mapping[str, Run]) -> dict[str, Any] | None:
     """Of the runs that put fragments into groups, if any does."""
     clustered = {name: run for name, run in runs.items() if run.config.evaluation.clustering}
-    return puzzles.gallery(clustered) if clustered else None
+    return viewer.gallery(clustered) if clustered else None
 
 
 def _tables(run: Run) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ from typing import Any
 from fragrecon.report import metrics
 from fragrecon.report.leaderboard import Leaderboard, Row
 from fragrecon.report.metrics import label
-from fragrecon.report.page import plot
-from fragrecon.report.page.plot import Axis, Line, Point
+from fragrecon.report.page import bokeh_figure
+from fragrecon.report.page.bokeh_figure import Axis, Line, Point
 from fragrecon.runs.read import Run
-from fragrecon.runs.write import METRICS
+from fragrecon.runs.write import METRICS_FILE
 
 VALIDATION = "validation"
 
@@ -58,7 +58,7 @@ def of_run(run: Run) -> dict[str, Any]:
         Line(part, {metric: points(part, found.get(part)) for metric, found in columns.items()})
         for part in ("training", "validation")
     ]
-    figures = [plot.draw(Axis("epoch", numbers={}), lines, "", connected=True)] if columns else []
+    figures = [bokeh_figure.draw(Axis("epoch", numbers={}), lines, "", connected=True)] if columns else []
     return {"metrics": {metric: metrics.title(metric) for metric in columns}, "figures": figures, "caption": ""}
 
 
@@ -70,7 +70,7 @@ def _against(
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(", ".join(row.values[key] for key in others), []).append(row)
-    groups = {name: groups[name] for name in plot.in_order(groups)}
+    groups = {name: groups[name] for name in bokeh_figure.in_order(groups)}
     connected = axis.numbers is not None
     if len(groups) > 1 and all(len(group) == 1 for group in groups.values()):
         # No two settings differ in this parameter alone, as in a random search: there is nothing to connect.
@@ -88,7 +88,7 @@ def _against(
         reference = {metric: _reference(method, axis, rows, metric, runs) for metric in shown}
         if any(reference.values()):
             lines.append(Line(label(method), reference, is_reference=True))
-    return plot.draw(axis, lines, ", ".join(others), connected)
+    return bokeh_figure.draw(axis, lines, ", ".join(others), connected)
 
 
 def _point(
@@ -135,4 +135,4 @@ def _reference(method: str, axis: Axis, rows: Sequence[Row], metric: str, runs: 
 
 def _scored(row: Row, runs: Mapping[str, Run]) -> Run:
     """The first run of a row that was scored."""
-    return next(run for run in (runs[job] for job in row.jobs) if (run.folder / METRICS).is_file())
+    return next(run for run in (runs[job] for job in row.jobs) if (run.folder / METRICS_FILE).is_file())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fragrecon.report.metrics import label
-from fragrecon.report.page.puzzles import picture
+from fragrecon.report.page.viewer import picture
 from fragrecon.runs.read import Run
 from fragrecon.runs.write import FIGURES
 
