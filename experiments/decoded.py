@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from fragrecon.evaluation.pixels.reconstruction import downsampled_size
 from fragrecon.models.base import Decoder
-from fragrecon.report.figures.puzzles import save
+from fragrecon.report.figures.plotting import save
 from fragrecon.runs.read import load_run
 
 HERE = Path(__file__).resolve().parent

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fragrecon.report.figures.puzzles import save
+from fragrecon.report.figures.plotting import save
 
 HERE = Path(__file__).resolve().parent
 LATENTS = 32, 64, 128, 256

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fragrecon.models.base import Decoder, FragmentModel
 from fragrecon.objectives.reconstruction import psnr
-from fragrecon.report.figures.puzzles import save
+from fragrecon.report.figures.plotting import save
 from fragrecon.runs.read import load_run
 
 PACE = 3.0, 12.0

@@ -39,7 +39,7 @@ from fragrecon.evaluation.clustering.protocol import evaluate
 from fragrecon.evaluation.examples import example_of
 from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.evaluation.statistics import summary
-from fragrecon.report.figures.puzzles import embedding_figure, puzzle_figure
+from fragrecon.report.figures.clustering import embedding_figure, puzzle_figure
 from fragrecon.trainer import FragmentAutoencoderTrainer
 
 RUN = os.environ.get("FRAGRECON_RUN", "")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fragrecon.demo.scratch import SCRATCH, environment
 from fragrecon.errors import ConfigError, FragreconError
-from fragrecon.report.figures import pictures
+from fragrecon.report.figures import tiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,7 +178,7 @@ def kept(shown: Tensor) -> str:
     name = hashlib.sha256(shown.contiguous().numpy().tobytes()).hexdigest()
     path = Path(os.environ[SCRATCH]) / f"{name}.png"
     if not path.exists():
-        pictures.save(shown, path)
+        tiles.save(shown, path)
     return str(path)
 
 

@@ -15,7 +15,7 @@ from fragrecon.demo.drawing import ACCENT, SIDE, enlarged, framed_cell, ink, rul
 from fragrecon.evaluation.pixels.inpainting_examples import Inpainted, inpaint
 from fragrecon.models.base import Inpainter
 from fragrecon.objectives.masked import draw_mask
-from fragrecon.report.figures.masked import masked_psnr, visible
+from fragrecon.report.figures.inpainting import masked_psnr, visible
 from fragrecon.seeds import torch_generator
 
 if TYPE_CHECKING:

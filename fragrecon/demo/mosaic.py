@@ -21,7 +21,7 @@ from fragrecon.evaluation.clustering.reassembly import agreement
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.rebuild import Placement
 from fragrecon.reassembly.solve import solve
-from fragrecon.report.figures.rebuilt import rebuilt_images, rebuilt_sheet, shuffled_sheet
+from fragrecon.report.figures.reassembly import rebuilt_images, rebuilt_sheet, shuffled_sheet
 
 SIDE = 1200
 """Width that sheets are enlarged to at least, in pixels."""

@@ -16,7 +16,7 @@ from fragrecon.demo.scratch import scratch
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data, protocol_of, shape_text
 from fragrecon.models.base import FragmentModel, Inpainter, Solver
-from fragrecon.report.figures import pictures
+from fragrecon.report.figures import tiles
 from fragrecon.report.results import open_model
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import Run, run_of
@@ -109,5 +109,5 @@ def example_files(config: Config, size: tuple[int, int], folder: Path) -> list[P
         return []
     paths = [folder / f"{number:02d}.png" for number in range(len(shown))]
     for image, path in zip(shown, paths, strict=True):
-        pictures.save(image, path)
+        tiles.save(image, path)
     return paths

@@ -24,9 +24,9 @@ from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
 from fragrecon.objectives.masked import draw_mask
 from fragrecon.objectives.reconstruction import psnr
-from fragrecon.report.figures import gallery, pictures
-from fragrecon.report.figures.masked import masked_psnr
-from fragrecon.report.figures.views import view_picture
+from fragrecon.report.figures import tiles, write
+from fragrecon.report.figures.inpainting import masked_psnr
+from fragrecon.report.figures.monitoring import view_picture
 from fragrecon.report.results import open_model
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import Run, run_of
@@ -36,10 +36,10 @@ from fragrecon.seeds import torch_generator
 log = logging.getLogger(__name__)
 
 MOST = 8
-"""Test images that are drawn inpainted."""
+"""Greatest number of test images to inpaint."""
 
 VIEW = 160
-"""Side in pixels, about, that a model's view is enlarged to."""
+"""Approximate height in pixels of a model's view."""
 
 
 def main(config: Config, record: Record) -> dict[str, Any]:
@@ -66,9 +66,9 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         )
     found: dict[str, Any] = {}
     if config.input is None:
-        gallery.draw_epochs(run.epochs, config.selection.monitor, checkpoint.name, folder)
+        write.write_epochs(run.epochs, config.selection.monitor, checkpoint.name, folder)
         if (run.folder / SCORES).is_file():
-            gallery.draw_scores(by_method(run), class_name(config), folder)
+            write.write_scores(by_method(run), class_name(config), folder)
     if clustering:
         found |= draw_puzzle(config, model, folder)
     if isinstance(model, Inpainter):
@@ -85,7 +85,7 @@ def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str,
         example, shown = first_test_puzzle(config, model), None
     else:
         example, shown = photographed_puzzle(config, model)
-    gallery.draw_example(example, class_name(config), folder, shown)
+    write.write_example(example, class_name(config), folder, shown)
     table = agreement.contingency(example.groups, example.batch.source_ids)
     found = {
         "kmeans_ari": float(agreement.adjusted_rand_index(table)),
@@ -110,7 +110,7 @@ def draw_masked(config: Config, model: Inpainter, folder: Path) -> dict[str, flo
         inpainted = first_inpainted(model, data.test_set(MOST), masking, device, MOST)
     else:
         inpainted = inpaint_photographs(config, model, masking)
-    gallery.draw_filling(inpainted, folder)
+    write.write_inpainted(inpainted, folder)
     found = {"masked_psnr": float(masked_psnr(inpainted, inpainted.output).mean())}
     plain_console().print(
         f"{len(inpainted.images)} images, {masking.ratio:.0%} hidden: masked PSNR {found['masked_psnr']:.2f} dB",
@@ -136,10 +136,10 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
         photographs, grid = cut_input(config)
         example = example_of(model, photographs.seen.to(device), grid, protocol)
         shown = Generated(example, interpolate(model, example, device))
-    gallery.draw_generated(shown, folder, clustered=config.evaluation.clustering)
+    write.write_generated(shown, folder, clustered=config.evaluation.clustering)
     if isinstance(model, Viewer):
         for name, views in model.views(shown.example.batch.fragments[:1].to(device)).items():
-            pictures.save(view_picture(views, VIEW), folder / f"{name}.png")
+            tiles.save(view_picture(views, VIEW), folder / f"{name}.png")
     ratios = torch.cat([psnr((output - images).square().mean((1, 2, 3))) for images, output in shown.reconstructions])
     found = {"reconstruction_psnr": float(ratios.mean())}
     count = f"{len(ratios)} image{'s' * (len(ratios) > 1)}"
@@ -163,7 +163,7 @@ def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> I
 
 
 def first_test_puzzle(config: Config, model: FragmentModel) -> Example:
-    """Return the puzzle that the run's own figures show."""
+    """Return the puzzle in the figures of the run."""
     data = open_data(config)
     data.check_test(1)
     device = hardware.device_of(config.trainer)

@@ -24,8 +24,8 @@ from fragrecon.evaluation.setup import shape_text
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.rebuild import Placement
 from fragrecon.reassembly.solve import solve
-from fragrecon.report.figures import pictures
-from fragrecon.report.figures.rebuilt import groups_sheet, rebuilt_images, rebuilt_sheet, shuffled_sheet
+from fragrecon.report.figures import tiles
+from fragrecon.report.figures.reassembly import groups_sheet, rebuilt_images, rebuilt_sheet, shuffled_sheet
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import run_of
 from fragrecon.runs.write import FIGURES, Record
@@ -156,12 +156,12 @@ def describe(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int]
 
 def draw(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int], folder: Path) -> None:
     """Draw the shuffled puzzle, its groups and the rebuilt images as PNG files."""
-    pictures.save(shuffled_sheet(puzzle.shown), folder / FIGURES / "shuffled.png")
-    pictures.save(groups_sheet(puzzle.shown, placement, k), folder / FIGURES / "groups.png")
+    tiles.save(shuffled_sheet(puzzle.shown), folder / FIGURES / "shuffled.png")
+    tiles.save(groups_sheet(puzzle.shown, placement, k), folder / FIGURES / "groups.png")
     rebuilt = rebuilt_images(puzzle.shown, placement, k, grid)
     for number, image in enumerate(rebuilt):
-        pictures.save(image, folder / "images" / f"{number:0{len(str(k - 1))}d}.png")
-    pictures.save(rebuilt_sheet(rebuilt, placement, puzzle.truth, grid), folder / FIGURES / "rebuilt.png")
+        tiles.save(image, folder / "images" / f"{number:0{len(str(k - 1))}d}.png")
+    tiles.save(rebuilt_sheet(rebuilt, placement, puzzle.truth, grid), folder / FIGURES / "rebuilt.png")
 
 
 def print_result(result: dict[str, Any], folder: Path) -> None:

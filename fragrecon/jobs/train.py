@@ -21,7 +21,7 @@ from fragrecon.data.module import FragmentData
 from fragrecon.errors import FragreconError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.evaluation.suite import check_data
-from fragrecon.report.figures.views import PUZZLES, ROWS, Album, embedded
+from fragrecon.report.figures.monitoring import PUZZLES, ROWS, PictureLogger, embedded
 from fragrecon.report.metrics import scores_of
 from fragrecon.report.results import check_scorable, score
 from fragrecon.runs.modules import build_on_meta
@@ -95,8 +95,8 @@ def score_best(
     """Score the best checkpoint of a trained run, and show the scores and embeddings in its loggers."""
     epochs = record.epochs
     seconds["training"], step = (epochs[-1]["seconds"], int(epochs[-1]["step"])) if epochs else (0.0, 0)
-    albums = [logger for logger in trainer.loggers if isinstance(logger, Album)]
-    if not (config.evaluation.puzzles or albums):
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, PictureLogger)]
+    if not (config.evaluation.puzzles or loggers):
         return None
     run, metrics = Run(record.folder, config, record.status), None
     if config.evaluation.puzzles:
@@ -105,9 +105,9 @@ def score_best(
         for logger in trainer.loggers:
             logger.log_metrics(means, step=step)
     shown = data.side_by_side(ROWS // PUZZLES).validation_set()
-    for album in albums:
+    for logger in loggers:
         device = hardware.device_of(config.trainer)
-        album.show_embeddings(embedded(run.model.to(device), shown, device), step)
+        logger.show_embeddings(embedded(run.model.to(device), shown, device), step)
     return metrics
 
 

@@ -15,8 +15,8 @@ from fragrecon.evaluation.examples import arrays_of
 from fragrecon.evaluation.setup import Scoring, shape_text
 from fragrecon.machine import device_of
 from fragrecon.models.base import FragmentModel, count_parameters
-from fragrecon.report.figures import gallery, plots, projections
-from fragrecon.report.figures import puzzles as figures
+from fragrecon.report.figures import projections, scores, write
+from fragrecon.report.figures.plotting import save
 from fragrecon.report.terminal import print_metrics, print_robustness
 from fragrecon.runs.read import Run
 from fragrecon.runs.write import FIGURES, PROBE_FILES, Record
@@ -117,13 +117,13 @@ def score(
     if found.examples:
         record.write_examples(arrays_of(found.examples))
     folder = record.folder / FIGURES
-    gallery.draw(found, scoring.name, evaluation.probe.projections if evaluation.probe else [], folder)
-    gallery.draw_epochs(record.epochs, config.selection.monitor, checkpoint.name, folder)
+    write.write_parts(found, scoring.name, evaluation.probe.projections if evaluation.probe else [], folder)
+    write.write_epochs(record.epochs, config.selection.monitor, checkpoint.name, folder)
     print_metrics(metrics, record.folder)
     if evaluation.robustness:
         outcomes = suite.score_robustness(scoring, found.scores)
         record.write_robustness(table(outcomes))
-        figure = plots.robustness_figure(outcomes, suite.clustering_scores(found.scores))
-        figures.save(figure, folder / "robustness.png")
+        figure = scores.robustness_figure(outcomes, suite.clustering_scores(found.scores))
+        save(figure, folder / "robustness.png")
         print_robustness(outcomes)
     return metrics

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, TrainingError
-from fragrecon.report.figures.views import COLUMNS, Album, views_of
+from fragrecon.report.figures.monitoring import COLUMNS, PictureLogger, pictures_of
 from fragrecon.runs.write import CHECKPOINTS, Record
 from fragrecon.training.learner import Learner
 
@@ -181,14 +181,14 @@ class Pictures(Callback):
     Training is unaffected: random state and mode of the model are restored.
 
     Args:
-        album: the logger that shows them.
+        logger: logger of the pictures.
 
     Raises:
         ConfigError: ``logger.pictures_every_n_epochs`` is negative.
     """
 
-    def __init__(self, album: Album) -> None:
-        self.album, self.every_n_epochs = album, album.pictures_every_n_epochs
+    def __init__(self, logger: PictureLogger) -> None:
+        self.logger, self.every_n_epochs = logger, logger.pictures_every_n_epochs
         if self.every_n_epochs < 0:
             raise ConfigError(
                 f"logger.pictures_every_n_epochs={self.every_n_epochs} should be at least 0, which shows none"
@@ -214,10 +214,10 @@ class Pictures(Callback):
         model, was_training = learner.model, learner.model.training
         model.eval()
         with isolate_rng():  # a model's views may draw random numbers
-            pictures = views_of(model, batch, data.grid, learner.protocol)
+            pictures = pictures_of(model, batch, data.grid, learner.protocol)
         model.train(was_training)
         for name, picture in pictures.items():
-            self.album.show(name, picture, trainer.global_step)
+            self.logger.show(name, picture, trainer.global_step)
 
 
 def training_callbacks(config: Config, record: Record) -> list[Callback]:

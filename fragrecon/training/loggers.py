@@ -26,7 +26,7 @@ from torch import Tensor
 from fragrecon import files
 from fragrecon.config.schema import model_name
 from fragrecon.errors import ConfigError
-from fragrecon.report.figures.views import Embedded
+from fragrecon.report.figures.monitoring import Embedded
 
 log = logging.getLogger(__name__)
 

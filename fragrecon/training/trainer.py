@@ -19,7 +19,7 @@ from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, typed
-from fragrecon.report.figures.views import Album
+from fragrecon.report.figures.monitoring import PictureLogger
 from fragrecon.runs.checkpoints import AtomicCheckpointIO
 from fragrecon.runs.sweeps import note, sweep_of
 from fragrecon.runs.write import CHECKPOINTS, Record
@@ -62,7 +62,7 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
         sweep=(sweep, note(sweep)["name"]) if sweep else None,
     )
     callbacks = training_callbacks(config, record)
-    if isinstance(logger, Album):
+    if isinstance(logger, PictureLogger):
         callbacks.append(Pictures(logger))
     interactive = config.trainer.enable_progress_bar
     if interactive is None:

@@ -22,8 +22,8 @@ from fragrecon.evaluation.pixels.reconstruction import Masking, reconstruction_o
 from fragrecon.evaluation.probes.embeddings import PARTS, WholeImages
 from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.models.pca import PCAAutoencoder
-from fragrecon.report.figures.gallery import draw_generated
-from fragrecon.report.figures.views import embedded, views_of
+from fragrecon.report.figures.monitoring import embedded, pictures_of
+from fragrecon.report.figures.write import write_generated
 from fragrecon.run import compose
 from fragrecon.runs.modules import build_on_meta
 from tests.data.photos import Bands, bands, crops
@@ -136,7 +136,7 @@ def test_images_of_all_widths_are_shown_each_above_its_own_reconstruction(
         assert torch.allclose(output, model.decode(model.embed(images), (32, images.shape[3])))
     assert shown.samples is not None
     assert shown.samples.shape[1:] == (1, 32, 32)
-    draw_generated(shown, tmp_path, clustered=False)
+    write_generated(shown, tmp_path, clustered=False)
     assert {path.name for path in tmp_path.iterdir()} == {
         "reconstructions.png",
         "generated.png",
@@ -147,7 +147,7 @@ def test_images_of_all_widths_are_shown_each_above_its_own_reconstruction(
 def test_pictures_while_training_are_of_the_commonest_width(data: FragmentData, model: Bands) -> None:
     shown = data.side_by_side(10).validation_set()
     batch = shown.read(slice(0, 1)).as_float()
-    pictures = views_of(model, batch, data.grid, None)
+    pictures = pictures_of(model, batch, data.grid, None)
     assert {"reconstructions", "samples"} <= pictures.keys()
     assert embedded(model, shown, CPU).embeddings.shape == (3 * batch.images_per_puzzle, 4)
 

@@ -23,6 +23,7 @@ from fragrecon.models.conv import ConvAutoencoder
 from fragrecon.report.figures.bench import PARTS
 from fragrecon.run import compose
 from fragrecon.runs.modules import Facts, build_model
+from fragrecon.training import workload
 from tests.cli import Cli, job, names, one_thread, read_json, status
 
 pytestmark = pytest.mark.timeout(180)
@@ -125,20 +126,20 @@ def multiplications(model: ConvAutoencoder) -> int:
 
 
 def test_images_are_whole_and_of_all_values() -> None:
-    batch = bench.made_up((3, 20, 36), 50, seed=0)
+    batch = workload.random_batch((3, 20, 36), 50, seed=0)
     assert batch.fragments.shape == (50, 1, 3, 20, 36)
     assert batch.fragments.dtype == torch.float32
     levels = (batch.fragments * 255).round()
     torch.testing.assert_close(levels / 255, batch.fragments)
     assert set(levels.flatten().tolist()) == set(range(256))
-    assert set(batch.labels.flatten().tolist()) == set(range(bench.CLASSES))
+    assert set(batch.labels.flatten().tolist()) == set(range(workload.CLASSES))
     assert len({image.numpy().tobytes() for image in batch.fragments}) == 50
 
 
 def plain_steps(config: schema.Config, batches: int) -> nn.Module:
     """The model after two steps, by torch alone."""
-    model, _ = build_model(config, Facts((3, 20, 36), (1, 1), bench.CLASSES))
-    images = bench.made_up((3, 20, 36), 6, config.seed).fragments
+    model, _ = build_model(config, Facts((3, 20, 36), (1, 1), workload.CLASSES))
+    images = workload.random_batch((3, 20, 36), 6, config.seed).fragments
     optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer["lr"])
     for _ in range(2):
         optimizer.zero_grad()
@@ -159,7 +160,7 @@ def test_a_training_step_is_that_of_training(batches: int) -> None:
         "optimizer.weight_decay=0",
     )
     with one_thread():
-        work = bench.Workload(config, 6)
+        work = workload.Workload(config, 6)
         before = copy.deepcopy(work.model.state_dict())
         for _ in range(2):
             work.step()
@@ -173,7 +174,7 @@ def measured(*overrides: str, images: int = 8) -> dict[str, Any]:
     """In this process."""
     threads = torch.get_num_threads()
     try:
-        return bench.measure(composed("bench.seconds=0.01", *overrides), images, 1)
+        return workload.measure(composed("bench.seconds=0.01", *overrides), images, 1)
     finally:
         torch.set_num_threads(threads)
 
@@ -181,7 +182,7 @@ def measured(*overrides: str, images: int = 8) -> dict[str, Any]:
 def test_what_is_timed_is_in_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[tuple[str, bool, bool]] = set()
 
-    class Watched(bench.Workload):
+    class Watched(workload.Workload):
         def __init__(self, config: schema.Config, images: int) -> None:
             super().__init__(config, images)
             encode = self.model.encode
@@ -200,7 +201,7 @@ def test_what_is_timed_is_in_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
             self.doing = "step"
             super().step()
 
-    monkeypatch.setattr(bench, "Workload", Watched)
+    monkeypatch.setattr(workload, "Workload", Watched)
     measured()
     assert seen == {("forward", False, False), ("step", True, True)}
 
@@ -209,11 +210,11 @@ def test_precision_is_that_of_the_trainer() -> None:
     """By the types of what is computed: how much memory that takes depends on the kernels that a CPU has."""
     seen = {}
     for name in ("32-true", "bf16-true", "bf16-mixed"):
-        workload = bench.Workload(composed(f"trainer.precision={name}"), 4)
+        work = workload.Workload(composed(f"trainer.precision={name}"), 4)
         found: list[torch.dtype] = []
-        convolution = next(part for part in workload.model.modules() if isinstance(part, nn.Conv2d))
+        convolution = next(part for part in work.model.modules() if isinstance(part, nn.Conv2d))
         convolution.register_forward_hook(lambda part, given, output, found=found: found.append(output.dtype))
-        workload.step()
+        work.step()
         seen[name] = (convolution.weight.dtype, found[0])
     assert seen == {
         "32-true": (torch.float32, torch.float32),
@@ -231,9 +232,9 @@ def test_the_model_is_computed_as_in_training() -> None:
 def test_of_a_step_of_several_batches_each_has_its_share() -> None:
     found = measured("trainer.accumulate_grad_batches=7")
     assert found["training"]["runs"] % 7 == 0
-    low, high = bench._a_batch(Timing(6.0, (3.0, 9.0), 5), 3).quartiles
+    low, high = workload._per_batch(Timing(6.0, (3.0, 9.0), 5), 3).quartiles
     assert (low, high) == (1.0, 3.0)
-    assert bench._a_batch(Timing(6.0, (3.0, 9.0), 5), 3).seconds == 2.0
+    assert workload._per_batch(Timing(6.0, (3.0, 9.0), 5), 3).seconds == 2.0
 
 
 @pytest.mark.parametrize(
@@ -252,10 +253,10 @@ def test_of_a_step_of_several_batches_each_has_its_share() -> None:
 def test_every_model_of_whole_images_is_served(overrides: list[str]) -> None:
     config = compose([*QUICK, "data.image_size=[20,36]", *overrides, "bench.seconds=0.01"])
     with one_thread():
-        described = bench.described(config, 3)
-        found = bench.measure(config, 3, 1)
-    assert described["parameters"] > 0
-    assert 0 < described["forward_gflop_an_image"] < 3 * described["training_gflop_an_image"]
+        description = workload.describe(config, 3)
+        found = workload.measure(config, 3, 1)
+    assert description["parameters"] > 0
+    assert 0 < description["forward_gflop_an_image"] < 3 * description["training_gflop_an_image"]
     for part in PARTS:
         assert found[part]["seconds"] > 0
         assert found[part]["memory_bytes"] > 0
@@ -270,7 +271,7 @@ def test_every_model_of_whole_images_is_served(overrides: list[str]) -> None:
         (["model=mosaic"], "Mosaic is for puzzles"),
         (["model=siamese"], "Siamese is for puzzles: it is trained by Pairs"),
         (["model=simclr"], "SimCLR is for puzzles: it is trained by Contrastive"),
-        (["model=mosaic", "objective=cross_entropy", "objective.hidden=[]"], "sees all fragments"),
+        (["model=mosaic", "objective=cross_entropy", "objective.hidden=[]"], "takes all fragments"),
         (["model=conv", "data.image_size=[201,201]"], "201x201 can be halved 0 times only"),
         (
             ["model=mae", "objective.mix=4", "bench.batch_sizes=[4,6]"],
@@ -304,7 +305,7 @@ def starved(config: schema.Config, images: int, threads: int) -> dict[str, Any]:
     """`bench.measure` in a process that may take 600 MB more than it has."""
     size = int(re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size + 600 * 10**6,) * 2)
-    return bench.measure(config, images, threads)
+    return workload.measure(config, images, threads)
 
 
 def killed(config: schema.Config, images: int, threads: int) -> dict[str, Any]:
@@ -328,7 +329,7 @@ def test_where_the_first_is_killed_there_is_nothing_to_tell(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "measure", killed)
-    with pytest.raises(ConfigError, match=r"batches of 2 had their process killed.*; set bench.batch_sizes lower"):
+    with pytest.raises(ConfigError, match=r"the process of batches of 2 was killed.*; set bench.batch_sizes lower"):
         job(tmp_path / "run", cache, *SMALL, "bench.batch_sizes=[2,4]")
     assert not (tmp_path / "run" / "bench.json").exists()
 

@@ -24,6 +24,7 @@ from fragrecon.runs.read import load_run
 from fragrecon.seeds import keys_of
 from tests import layouts
 from tests.cli import SMALL, Cli, fingerprint, job, names, read_json, status
+from tests.report.figures.pixels import tiles_of
 
 pytestmark = pytest.mark.timeout(180)
 CHINA, FLOWER = (Path(name) for name in load_sample_images().filenames)
@@ -229,16 +230,15 @@ def test_an_image_in_fragments_is_drawn_whole(tmp_path: Path, cache: Path) -> No
     draw(tmp_path / "drawn", cache, folder, listed(stripes(tmp_path / "images", 32)))
     assert names(tmp_path / "drawn" / "figures") == OF_DECODED
     picture = np.asarray(Image.open(tmp_path / "drawn" / "figures" / "interpolations.png").convert("RGB"))
-    for column, colours in ((6, ([0, 0, 0], [255, 255, 255])), (-102, ([255, 0, 0], [0, 0, 0]))):
+    rows = tiles_of(picture, ["weight of the"], 2, 11)
+    for column, colours in ((0, ([0, 0, 0], [255, 255, 255])), (-1, ([255, 0, 0], [0, 0, 0]))):
         for row, colour in enumerate(colours):  # black to red, and white to black
-            tile = picture[24 + 6 + 102 * row : 24 + 102 * row + 102, column:][:, :96]
-            assert (tile == colour).all()
-    steps = picture[30:126, 124:1036].astype(int)
-    for step in range(9):
-        tile = steps[:, 102 * step : 102 * step + 96]
+            assert (rows[row, column] == colour).all()
+    steps = rows[0, 1:-1].astype(int)
+    for tile in steps:
         for part in (tile[:48, 48:], tile[48:, :48], tile[48:, 48:]):
             assert np.abs(part - tile[:48, :48]).max() <= 1
-    assert np.abs(steps[:, :96] - steps[:, -96:]).max() > 1
+    assert np.abs(steps[0] - steps[-1]).max() > 1
 
 
 def test_what_an_evaluation_draws_of_samples_is_drawn_again_to_the_byte(

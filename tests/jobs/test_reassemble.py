@@ -22,7 +22,8 @@ from fragrecon.jobs.reassemble import cut_puzzle
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.clues import all_clues
 from fragrecon.reassembly.rebuild import group
-from fragrecon.report.figures.pictures import PAPER, colours
+from fragrecon.report.figures.plotting import colours
+from fragrecon.report.figures.tiles import PAPER
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import LOCK
 from fragrecon.seeds import keys_of

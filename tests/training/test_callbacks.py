@@ -14,14 +14,14 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from fragrecon.errors import ConfigError
-from fragrecon.report.figures.views import Album, Embedded, views_of
+from fragrecon.report.figures.monitoring import Embedded, PictureLogger, pictures_of
 from fragrecon.run import compose
 from fragrecon.training.callbacks import Pictures
 from tests.training.test_learner import CONV, TINY, Trainable
 
 
 class Shelf:
-    """An album that keeps what it is shown."""
+    """A logger that keeps what it is shown."""
 
     def __init__(self, pictures_every_n_epochs: int) -> None:
         self.pictures_every_n_epochs = pictures_every_n_epochs
@@ -91,7 +91,7 @@ def test_pictures_are_of_the_first_validation_puzzle_as_the_model_is_then(tmp_pa
     shelf = Shelf(1)
     given = trained(tmp_path, cache, Pictures(shelf))
     batch = given.data.validation_set().read(slice(0, 1)).as_float()
-    expected = views_of(given.model.eval(), batch, given.data.grid, given.protocol)
+    expected = pictures_of(given.model.eval(), batch, given.data.grid, given.protocol)
     for _, name, picture in shelf.pictures[-3:]:
         assert torch.equal(picture, expected[name])
     first, last = shelf.pictures[1][2], shelf.pictures[-2][2]
@@ -123,6 +123,6 @@ def test_training_goes_on_as_without_pictures_whatever_a_view_draws(
 
 def test_a_negative_number_of_epochs_is_refused() -> None:
     shelf = Shelf(-1)
-    assert isinstance(shelf, Album)
+    assert isinstance(shelf, PictureLogger)
     with pytest.raises(ConfigError, match="pictures_every_n_epochs=-1"):
         Pictures(shelf)

@@ -22,7 +22,7 @@ from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.evaluation.setup import open_data, protocol_of
-from fragrecon.report.figures.views import Embedded, embedded, views_of
+from fragrecon.report.figures.monitoring import Embedded, embedded, pictures_of
 from fragrecon.runs.read import load_run
 from fragrecon.training import loggers
 from tests.cli import (
@@ -120,7 +120,7 @@ def opened(folder: Path) -> tuple[FragmentData, dict[str, Tensor], Embedded]:
     data = open_data(run.config)
     batch = data.validation_set().read(slice(0, 1)).as_float()
     with one_thread():
-        pictures = views_of(run.load_model(run.last_checkpoint), batch, data.grid, protocol_of(run.config))
+        pictures = pictures_of(run.load_model(run.last_checkpoint), batch, data.grid, protocol_of(run.config))
         return data, pictures, embedded(run.load_model(), data.validation_set(), torch.device("cpu"))
 
 

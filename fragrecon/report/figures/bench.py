@@ -1,4 +1,4 @@
-"""What ``mode=bench`` has measured, as a table and as a plot."""
+"""The result of ``mode=bench``, as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fragrecon.report.figures.plots import tidy
+from fragrecon.report.figures.plotting import blank, tidy
 from fragrecon.report.terminal import plain_console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARTS = {"forward": ("0.5", "--"), "training": ("black", "-")}
-"""What is timed, and how it is drawn."""
+"""What is timed, with the colour and line of its curve."""
 MIB = 2**20
-RESIDENT = {"cuda": "memory of the device that torch keeps", "cpu": "memory of the process, with Python and libraries"}
-"""What a process has in hand, by its type of device."""
+RESIDENT = {"cuda": "device memory reserved by torch", "cpu": "memory of the process, with Python and libraries"}
+"""Memory of the process, by type of the device."""
+HEADINGS = (
+    "",
+    "images\nper batch",
+    "s\nper batch",
+    "ms\nper image",
+    "images\nper second",
+    "tensors\nMiB",
+    "process\nMiB",
+)
 
 
 def print_bench(result: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
-    """A table with a row for each size of a batch.
+    """Print a table with a row for each batch size.
 
     Args:
-        result: what ``bench.json`` holds.
-        folder: of the record.
-        console: to print to.
+        result: content of ``bench.json``.
+        folder: folder of the record.
+        console: console to print to.
     """
     console = console or plain_console()
     table = Table(title=title(result), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), min_width=72)
-    for heading in (
-        "",
-        "images\na batch",
-        "s\na batch",
-        "ms\nan image",
-        "images\na second",
-        "tensors\nMiB",
-        "process\nMiB",
-    ):
+    for heading in HEADINGS:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for part in PARTS:
         for number, row in enumerate(result["rows"]):
             found = row[part]
-            figures = [significant(found[name]) for name in ("seconds", "ms_an_image", "images_a_second")]
             process = row["process_memory_bytes"] if part == "training" else None
             table.add_row(
                 "" if number else part,
                 str(row["batch_size"]),
-                *figures,
+                *(significant(found[name]) for name in ("seconds", "ms_an_image", "images_a_second")),
                 mebibytes(found["memory_bytes"]),
                 mebibytes(process),
             )
@@ -65,7 +65,7 @@ def print_bench(result: Mapping[str, Any], folder: Path, console: Console | None
 
 
 def title(result: Mapping[str, Any]) -> str:
-    """What was measured."""
+    """Describe the model and its images in a line."""
     model = result["model"]
     channels, height, width = model["image_shape"]
     colour = "grey" if channels == 1 else "colour"
@@ -73,11 +73,11 @@ def title(result: Mapping[str, Any]) -> str:
 
 
 def conditions(result: Mapping[str, Any]) -> list[str]:
-    """What is timed, how it is computed, and on what."""
+    """Describe what is timed, the compute settings, and the machine."""
     model, settings, machine = result["model"], result["settings"], result["machine"]
     chosen = [f"{name}={value}".lower() for name, value in settings["compute"].items() if value]
     threads = machine["threads"]
-    forward, training = (f"{model[f'{part}_gflop_an_image']:.3g} GFLOP an image" for part in PARTS)
+    forward, training = (f"{model[f'{part}_gflop_an_image']:.3g} GFLOP per image" for part in PARTS)
     return [
         f"forward: {model['forward']}, {forward}",
         f"training: {settings['objective']} by {settings['optimizer']}, {training}",
@@ -86,36 +86,35 @@ def conditions(result: Mapping[str, Any]) -> list[str]:
 
 
 def explanations(result: Mapping[str, Any]) -> list[str]:
-    """What the figures are."""
+    """Explain the columns."""
     timings = [row[part] for row in result["rows"] for part in PARTS]
     spread = max((high - low) / timing["seconds"] for timing in timings for low, high in (timing["quartiles"],))
     resident = RESIDENT.get(result["machine"]["type"], "not known on this device")
     return [
-        f"times: medians, whose quartiles are apart by {spread:.0%} of them at most",
-        f"tensors: at their most; process: {resident}",
+        f"times: medians, with an interquartile range of at most {spread:.0%}",
+        f"tensors: peak; process: {resident}",
     ]
 
 
 def bench_figure(result: Mapping[str, Any]) -> Figure:
-    """Seconds a batch with their quartiles, images a second, and memory, by the size of a batch."""
-    from matplotlib.figure import Figure
+    """Plot seconds per batch with their quartiles, images per second, and memory, over the batch size."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     rows = result["rows"]
     sizes = [row["batch_size"] for row in rows]
-    figure = Figure(figsize=(9.0, 3.2), dpi=160, layout="constrained")
+    figure = blank(9.0, 3.2)
     figure.suptitle(f"{title(result)}\n{conditions(result)[-1]}", fontsize=8)
     seconds, speed, memory = figure.subplots(1, 3)
     for part, (colour, style) in PARTS.items():
         how: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": 1.2, "marker": ".", "label": part}
         found = [row[part] for row in rows]
-        medians = [figures["seconds"] for figures in found]
-        around = [[abs(figures["quartiles"][side] - figures["seconds"]) for figures in found] for side in (0, 1)]
+        medians = [timing["seconds"] for timing in found]
+        around = [[abs(timing["quartiles"][side] - timing["seconds"]) for timing in found] for side in (0, 1)]
         seconds.errorbar(sizes, medians, around, capsize=2, **how)
-        speed.plot(sizes, [figures["images_a_second"] for figures in found], **how)
-        if all(figures["memory_bytes"] is not None for figures in found):
-            memory.plot(sizes, [figures["memory_bytes"] / MIB for figures in found], **how)
-    panels = {seconds: "seconds a batch", speed: "images a second", memory: "MiB of tensors, at most"}
+        speed.plot(sizes, [timing["images_a_second"] for timing in found], **how)
+        if all(timing["memory_bytes"] is not None for timing in found):
+            memory.plot(sizes, [timing["memory_bytes"] / MIB for timing in found], **how)
+    panels = {seconds: "seconds per batch", speed: "images per second", memory: "peak of tensors, MiB"}
     for axes, name in panels.items():
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -123,7 +122,7 @@ def bench_figure(result: Mapping[str, Any]) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axes.minorticks_off()
-        axes.set_xlabel("images a batch", fontsize=8)
+        axes.set_xlabel("images per batch", fontsize=8)
         axes.set_ylabel(name, fontsize=8)
         tidy(axes)
     speed.legend(fontsize=7, frameon=False)
@@ -131,19 +130,20 @@ def bench_figure(result: Mapping[str, Any]) -> Figure:
 
 
 def significant(value: float) -> str:
-    """Three digits, without an exponent."""
+    """Write a number with three digits and no exponent."""
     if value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:#.3g}" if value >= 1e-4 else f"{value:.1e}"
 
 
 def mebibytes(size: int | None) -> str:
+    """Write a number of bytes in MiB, or nothing if it is not known."""
     return "" if size is None else significant(size / MIB)
 
 
 def count(number: int) -> str:
-    """A number of parameters: ``2.05M``."""
+    """Write a number of parameters as ``2.05M``."""
     for unit, name in ((1e6, "M"), (1e3, "K")):
-        if number >= 0.9995 * unit:  # or it would be rounded to 1000 of the next
+        if number >= 0.9995 * unit:  # else it is rounded to 1000 of the next unit
             return f"{number / unit:.3g}{name}"
     return str(number)

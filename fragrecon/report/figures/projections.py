@@ -1,6 +1,6 @@
-"""Embeddings of images in a plane, coloured by class.
+"""Embeddings of images projected to a plane, coloured by class.
 
-Shapes: M images, D numbers an embedding.
+Shapes: M images, D dimensions of an embedding.
 """
 
 from __future__ import annotations
@@ -18,93 +18,123 @@ from torch import Tensor
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.components import PrincipalComponents
 from fragrecon.evaluation.probes.scoring import ProbeResults
-from fragrecon.report.figures import puzzles as figures
-from fragrecon.report.figures.pictures import colours
+from fragrecon.report.figures.plotting import blank, colours, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 2000
-"""Images that are drawn at most."""
+"""Greatest number of images drawn."""
 LISTED = 20
-"""Classes at most that a legend names."""
+"""Greatest number of classes in a legend."""
 NEAR = 15
-"""Neighbours that UMAP keeps near, as its authors have it."""
+"""Neighbours in UMAP, the default of its authors."""
+PERPLEXITY = 30
+"""Greatest perplexity of t-SNE: roughly the number of near neighbours."""
 TITLES = {"pca": "principal components", "tsne": "t-SNE", "umap": "UMAP"}
 
 
 def check(names: Iterable[str]) -> None:
-    """Refuse a projection that is not installed; raises `ConfigError`."""
+    """Check that the projections are installed.
+
+    Raises:
+        ConfigError: UMAP is asked for and not installed.
+    """
     if "umap" in names:
         _import_umap()
 
 
 def draw(probed: ProbeResults, names: Iterable[str], model: str, folder: Path) -> None:
-    """Write ``projection_{name}.png``, one for each name of `fragrecon.config.evaluation.PROJECTIONS`.
+    """Write ``projection_{name}.png`` for each projection.
 
     Args:
-        probed: whose test images.
-        names: of the projections.
-        model: what the model is called.
-        folder: of the figures.
+        probed: results of the probes, with the test images.
+        names: projections, of `fragrecon.config.evaluation.PROJECTIONS`.
+        model: name of the model.
+        folder: folder of the figures.
     """
-    # Any of them, as a store may hold class after class.
+    # A random part, as a store may be sorted by class.
     chosen = torch.randperm(len(probed.test), generator=torch.Generator().manual_seed(0))[:POINTS]
     embeddings, labels = probed.test.embeddings[chosen], probed.test.labels[chosen]
     for name in names:
-        places, axes = project(name, embeddings)
+        points, axes = project(name, embeddings)
         title = f"{len(chosen):,} test images, by {TITLES[name]} of the embeddings of {model}"
-        figures.save(projection_figure(places, labels, probed.classes, title, axes), folder / f"projection_{name}.png")
+        save(projection_figure(points, labels, probed.classes, title, axes), folder / f"projection_{name}.png")
 
 
 def project(name: str, embeddings: Tensor) -> tuple[Tensor, tuple[str, str]]:
-    """Places (M, 2) for embeddings (M, D), and what their two numbers are, if that can be said.
+    """Project embeddings (M, D) to points (M, 2), with a label of each axis if it has a meaning.
 
     Raises:
         ConfigError: UMAP is asked for and not installed.
     """
     if name == "tsne":
-        return figures.in_plane(embeddings, figures.PERPLEXITY), ("", "")
+        return tsne(embeddings, PERPLEXITY), ("", "")
     if name == "umap":
         near = min(NEAR, len(embeddings) - 1)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "n_jobs value")  # one, as always where there is a seed
+            warnings.filterwarnings("ignore", "n_jobs value")  # always one with a seed
             spread = _import_umap().UMAP(n_neighbors=near, random_state=0).fit_transform(embeddings.numpy())
         return torch.from_numpy(spread), ("", "")
-    points = embeddings.double()
+    values = embeddings.double()
     with np.errstate(invalid="ignore"):
-        components = PrincipalComponents(points, 2)
+        components = PrincipalComponents(values, 2)
     count = len(components.deviations)
-    places = torch.zeros(len(points), 2, dtype=torch.float64)
-    places[:, :count] = components(points, count)
-    # No numbers if all embeddings are equal.
-    shares = [*torch.nan_to_num(components.deviations.square() / points.var(0).sum()).tolist(), 0.0]
+    points = torch.zeros(len(values), 2, dtype=torch.float64)
+    points[:, :count] = components(values, count)
+    # The shares are not numbers if all embeddings are equal.
+    shares = [*torch.nan_to_num(components.deviations.square() / values.var(0).sum()).tolist(), 0.0]
     first, second, *_ = (f"{share:.0%} of the variance" for share in shares)
-    return places, (first, second)
+    return points, (first, second)
+
+
+def tsne(embeddings: Tensor, near: int) -> Tensor:
+    """Project embeddings by t-SNE (van der Maaten and Hinton, JMLR 2008).
+
+    Args:
+        embeddings: (M, D), at least two.
+        near: expected number of near neighbours.
+
+    Returns:
+        Points (M, 2) in the unit square.
+    """
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    # Principal components do not span a plane if all embeddings are equal or on a line.
+    start = "pca" if min(embeddings.shape) > 1 and float(embeddings.std(0).max()) > 0 else "random"
+    perplexity = max(1, min(near, PERPLEXITY, (len(embeddings) - 1) / 3))
+    with threadpool_limits(1):
+        spread = TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(embeddings.numpy())
+    points = torch.from_numpy(spread)
+    least, most = points.amin(0), points.amax(0)
+    return (points - least) / (most - least).clamp(min=1e-12)
 
 
 def projection_figure(
-    places: Tensor, labels: Tensor, classes: Sequence[str], title: str, axes_names: tuple[str, str]
+    points: Tensor, labels: Tensor, classes: Sequence[str], title: str, axes_names: tuple[str, str]
 ) -> Figure:
-    """A point an image, in the colour of its class; few classes are named beside it.
+    """Draw a point for each image in the colour of its class, with a legend of few classes.
 
     Args:
-        places: (M, 2).
+        points: (M, 2).
         labels: (M,).
-        classes: what they are called.
-        title: of the figure.
-        axes_names: what the two numbers of a place are.
+        classes: names of the classes.
+        title: title of the figure.
+        axes_names: labels of the two axes.
+
+    Returns:
+        The figure.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
     listed = len(classes) <= LISTED
-    # Hues in equal steps are told apart less easily than colours that were picked for that, of which there are few.
+    # Picked colours are easier to tell apart than equal steps of hue, but there are few.
     picked = colormaps["tab10" if len(classes) <= 10 else "tab20"]
     hues = np.array(picked(range(len(classes))) if listed else colours(len(classes)))
-    figure = Figure(figsize=(6.4 if listed else 5.2, 5.2), dpi=160, layout="constrained")
+    figure = blank(6.4 if listed else 5.2, 5.2)
     axes = figure.subplots()
-    axes.scatter(places[:, 0], places[:, 1], s=7, c=hues[labels.numpy()], alpha=0.8, linewidths=0)
+    axes.scatter(points[:, 0], points[:, 1], s=7, c=hues[labels.numpy()], alpha=0.8, linewidths=0)
     if listed:
         dots: list[Any] = [axes.scatter([], [], s=22, color=hue) for hue in hues]
         figure.legend(dots, classes, loc="outside right upper", fontsize=7, frameon=False)

@@ -14,14 +14,7 @@ from fragrecon.models.base import Attentive, Descender, FragmentModel, Inpainter
 from fragrecon.models.energy_transformer import EnergyBlock, EnergyTransformer
 from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.patches import Patches
-from fragrecon.report.figures.masked import (
-    _spread,
-    attention_figure,
-    descent_figure,
-    masked_figure,
-    masked_psnr,
-    visible,
-)
+from fragrecon.report.figures.inpainting import masked_psnr, visible
 
 SHAPE = (3, 8, 12)
 PATCHES = 6  # of 4x4
@@ -182,23 +175,3 @@ def test_views_show_a_map_for_each_head_up_to_its_most() -> None:
         assert picture.shape == (heads, 1, 2, 3)
         assert torch.equal(picture.amax((1, 2, 3)), torch.ones(heads))
         assert picture.min() >= 0
-
-
-def test_figures_have_a_row_an_image_and_a_column_a_step_or_head() -> None:
-    model, (images, mask) = energy_transformer(steps=20), masked_images()
-    filling = inpaint(model, images, mask)
-    pictures = [axes for axes in masked_figure(filling).axes if axes.images]
-    assert len(pictures) == 4 * 5
-    assert pictures[-1].get_xlabel() == f"{masked_psnr(filling, filling.output)[-1]:.1f} dB"
-    descent = [axes for axes in descent_figure(filling).axes if axes.images]
-    assert len(descent) == 4 * (1 + 9 + 1)  # of 5 images and 21 states not more
-    np.testing.assert_array_equal(descent[10].images[0].get_array(), images[0].movedim(0, -1).numpy())
-    assert len([axes for axes in attention_figure(filling).axes if axes.images]) == 4 * (2 + 1 + 3)
-
-
-@pytest.mark.parametrize(("count", "most"), [(1, 9), (7, 9), (9, 9), (21, 9), (13, 2)])
-def test_steps_are_spread_evenly_from_the_first_to_the_last(count: int, most: int) -> None:
-    found = _spread(count, most)
-    assert len(found) == min(count, most)
-    assert (found[0], found[-1]) == (0, count - 1)
-    assert max(np.diff(found), default=0) - min(np.diff(found), default=0) <= 1

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fragrecon.report.figures import puzzles as figures
 from fragrecon.report.figures.bench import bench_figure, conditions, count, print_bench, significant, title
+from fragrecon.report.figures.plotting import save
 
 MIB = 2**20
 
@@ -86,7 +86,7 @@ def test_each_size_has_a_line_of_its_figures_for_each_part() -> None:
         ["32", "0.570", "17.8", "56.1", "644", "1,032"],
     ]
     assert "ConvAutoencoder, 2.05M parameters, on 201x152 grey images" in text
-    assert "apart by 40% of them at most" in text
+    assert "at most 40%" in text
     assert "process: memory of the process, with Python and libraries" in text
     assert "record: some/run" in text
     assert "stopped" not in text
@@ -106,7 +106,7 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     assert "process: not known on this device" in printed(found)
     *_, memory = bench_figure(found).axes
     assert not memory.lines
-    figures.save(bench_figure(found), tmp_path / "bench.png")
+    save(bench_figure(found), tmp_path / "bench.png")
 
 
 def test_where_a_series_ended_early_it_says_so() -> None:
@@ -115,8 +115,8 @@ def test_where_a_series_ended_early_it_says_so() -> None:
 
 def test_how_it_was_computed_is_told() -> None:
     assert conditions(result()) == [
-        "forward: encode and decode, 0.123 GFLOP an image",
-        "training: Reconstruction by AdamW, 12.3 GFLOP an image",
+        "forward: encode and decode, 0.123 GFLOP per image",
+        "training: Reconstruction by AdamW, 12.3 GFLOP per image",
         "bf16-mixed, compile=default, channels_last=true, x86_64 with AVX512, 4 of 8 cores",
     ]
 
@@ -148,7 +148,7 @@ def test_every_figure_is_a_point_of_the_plot() -> None:
 def test_a_single_size_is_drawn_too(tmp_path: Path) -> None:
     found = result()
     found["rows"] = found["rows"][:1]
-    figures.save(bench_figure(found), tmp_path / "bench.png")
+    save(bench_figure(found), tmp_path / "bench.png")
     with Image.open(tmp_path / "bench.png") as picture:
         assert len(picture.convert("L").getcolors() or []) > 2
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from fragrecon.report.figures.pictures import PAPER, colours, framed, save, sheet
+from fragrecon.report.figures.tiles import (
+    CAPTION,
+    GAP,
+    LINE,
+    enlarge,
+    flow,
+    frame_cell,
+    framed,
+    rows_figure,
+    save,
+    sheet,
+    tiles,
+)
+from tests.report.figures.pixels import assert_words_are_apart, drawn
 
 
 def picture(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
@@ -63,31 +75,6 @@ def test_a_frame_lies_around_the_whole_picture(thickness: int, channels: int) ->
                 assert found[:, y, x].tolist() == [255, 51, 0]
 
 
-def nearest(count: int) -> float:
-    """The distance of the two colours that are most alike."""
-    found = np.array(colours(count))
-    assert found.shape == (count, 3)
-    assert found.min() >= 0
-    assert found.max() <= 1
-    return min(float(abs(one - other).max()) for one, other in itertools.combinations(found, 2))
-
-
-@pytest.mark.parametrize("count", [2, 3, 10, 12, 13, 24])
-def test_colours_differ(count: int) -> None:
-    assert nearest(count) > 0.1
-
-
-@pytest.mark.parametrize("count", [25, 36, 60])
-def test_colours_differ_also_of_many(count: int) -> None:
-    assert nearest(count) > 0.01
-
-
-def test_few_colours_are_far_apart_and_none_is_none() -> None:
-    assert nearest(3) > 0.8
-    assert colours(0) == []
-    assert len(colours(1)) == 1
-
-
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_a_saved_picture_comes_back_pixel_by_pixel(tmp_path: Path, channels: int, mode: str) -> None:
     own = picture((channels, 5, 7))
@@ -99,6 +86,48 @@ def test_a_saved_picture_comes_back_pixel_by_pixel(tmp_path: Path, channels: int
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]
 
 
-def test_nothing_lies_on_white_paper() -> None:
-    assert PAPER == 255
-    assert sheet([picture((3, 2, 2))] * 3, 2, 1)[:, 4:, 4:].min() == 255
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("height", "times"), [(16, 6), (48, 2), (65, 1), (300, 1)])
+def test_images_are_enlarged_by_whole_pixels_to_about_one_height(channels: int, height: int, times: int) -> None:
+    images = torch.linspace(-0.5, 1.5, 2 * channels * height * 3).view(2, channels, height, 3)
+    found = tiles(images)
+    assert found.shape == (2, 3, times * height, 3 * times)
+    assert torch.equal(
+        found[..., ::times, ::times], (images.clamp(0, 1) * 255).round().to(torch.uint8).expand(2, 3, -1, -1)
+    )
+    assert torch.equal(enlarge(found[..., ::times, ::times], times), found)
+
+
+@pytest.mark.parametrize("cell", [0, 4, 5])
+def test_a_framed_cell_keeps_its_inside_and_all_other_cells(cell: int) -> None:
+    own, top, left = picture((3, 8, 15)), cell // 3 * 4, cell % 3 * 5
+    found = frame_cell(own, cell, (2, 3), (1.0, 0.2, 0.0), 1)
+    frame = torch.zeros(8, 15, dtype=torch.bool)
+    frame[top : top + 4, left : left + 5] = True
+    frame[top + 1 : top + 3, left + 1 : left + 4] = False
+    assert torch.equal(found[:, ~frame], own[:, ~frame])
+    assert (torch.tensor([255, 51, 0]) == found[:, frame].T).all()
+
+
+def test_rows_are_named_captioned_and_continued_below(tmp_path: Path) -> None:
+    """Columns of three widths, the third of which no longer fits; the second row lacks it."""
+    upper = [picture((3, 40, width), width) for width in (100, 30, 10)]
+    lower = [picture((3, 40, width), width + 1) for width in (100, 30)]
+    figure = rows_figure([("upper", upper), ("two\nlines", lower)], ("caption", ["a", "b", "c"]), across=180, below=40)
+    page = drawn(figure, tmp_path)
+    margin, band = 7 * len("caption") + 2 * GAP, 2 * (40 + GAP) + LINE
+    assert page.shape == (GAP + 2 * band + 40, margin + GAP + 100 + GAP + CAPTION, 3)
+    for row, (pictures, step) in enumerate(((upper, 0), (lower, 40 + GAP))):
+        places = [(0, 0), (0, 100 + GAP), (band, 0)]
+        for tile, (top, left) in zip(pictures, places, strict=False):
+            found = page[GAP + step + top :, margin + left :][:40, : tile.shape[2]]
+            np.testing.assert_array_equal(found, tile.movedim(0, -1), err_msg=str(row))
+    assert (page[-40:] == 255).all()
+    assert [text.get_text() for text in figure.texts] == ["a", "b", "c", *["upper", "two\nlines", "caption"] * 2]
+    assert_words_are_apart(figure)
+
+
+def test_a_line_holds_the_columns_that_fit_and_one_at_least() -> None:
+    assert flow([100, 50], 200) == [(0, 0), (0, 100 + GAP)]
+    assert flow([201, 10, 190 - GAP, 1], 200) == [(0, 0), (1, 0), (1, 10 + GAP), (2, 0)]
+    assert flow([200], 200) == [(0, 0)]

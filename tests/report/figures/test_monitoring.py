@@ -9,17 +9,17 @@ from scipy import stats
 from torch import Tensor
 
 from fragrecon.clustering.backends import BACKENDS
-from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.mae import MaskedAutoencoder
-from fragrecon.report.figures import views
-from fragrecon.report.figures.pictures import colours
+from fragrecon.report.figures import monitoring
+from fragrecon.report.figures.plotting import colours
 from fragrecon.run import compose
 from tests.training.test_learner import TINY, Trainable
 
 GRID = (2, 2)
-SIDE, STEP = 32 + 2 * views.THICK, 32 + 2 * views.THICK + 2
+SIDE, STEP = 32 + 2 * monitoring.THICK, 32 + 2 * monitoring.THICK + 2
 """Of a fragment of 8 pixels with the room for its frame, and from one to the next."""
 
 
@@ -56,7 +56,7 @@ def read(picture: Tensor, images: int) -> list[list[tuple[int, int, int] | None]
                 continue
             assert len(set(middle)) == 1
             fragment = round(middle[0] / 255 * 64) - 1
-            inked = [tuple(pixel) for pixel in tile[:, SIDE // 2, : views.THICK].T.tolist()]
+            inked = [tuple(pixel) for pixel in tile[:, SIDE // 2, : monitoring.THICK].T.tolist()]
             colour = inked[-1]
             line.append((fragment, named[colour], inked.count(colour)))
         lines.append(line)
@@ -66,8 +66,8 @@ def read(picture: Tensor, images: int) -> list[list[tuple[int, int, int] | None]
 def test_a_puzzle_grouped_right_is_two_times_the_same_with_thin_frames_only() -> None:
     batch = puzzle()
     groups = torch.tensor([2, 0, 1])[batch.source_ids]  # whatever the groups are called
-    for row, line in enumerate(read(views.puzzle_picture(batch, groups, GRID), 3)):
-        own = [(4 * row + cell, row, views.THIN) for cell in range(4)]
+    for row, line in enumerate(read(monitoring.puzzle_picture(batch, groups, GRID), 3)):
+        own = [(4 * row + cell, row, monitoring.THIN) for cell in range(4)]
         assert line == [*own, None, *own, None, None]
 
 
@@ -76,22 +76,22 @@ def test_a_fragment_in_the_wrong_group_lies_last_in_a_thick_frame_of_its_own_ima
     groups = batch.source_ids.clone()
     members = (batch.source_ids * 4 + batch.positions)[0]
     groups[0, members == 1] = 2  # cell 1 of image 0 goes to image 2
-    lines = read(views.puzzle_picture(batch, groups, GRID), 3)
-    assert [line[:4] for line in lines] == [[(4 * i + c, i, views.THIN) for c in range(4)] for i in range(3)]
-    assert lines[0][5:] == [(0, 0, views.THIN), (2, 0, views.THIN), (3, 0, views.THIN), None, None, None]
-    assert lines[2][5:] == [*((8 + c, 2, views.THIN) for c in range(4)), (1, 0, views.THICK), None]
+    lines = read(monitoring.puzzle_picture(batch, groups, GRID), 3)
+    assert [line[:4] for line in lines] == [[(4 * i + c, i, monitoring.THIN) for c in range(4)] for i in range(3)]
+    assert lines[0][5:] == [(0, 0, monitoring.THIN), (2, 0, monitoring.THIN), (3, 0, monitoring.THIN), None, None, None]
+    assert lines[2][5:] == [*((8 + c, 2, monitoring.THIN) for c in range(4)), (1, 0, monitoring.THICK), None]
 
 
 def test_a_group_that_is_too_long_for_a_line_goes_on_in_the_next() -> None:
     batch = puzzle()
-    lines = read(views.puzzle_picture(batch, torch.zeros_like(batch.source_ids), GRID), 3)
+    lines = read(monitoring.puzzle_picture(batch, torch.zeros_like(batch.source_ids), GRID), 3)
     assert len(lines) == 4  # twelve fragments in lines of six, and two images without a group
     first = next(row for row, line in enumerate(lines) if line[5] is not None)
     image = sum(line[0] is not None for line in lines[: first + 1]) - 1
     shown = [place for line in lines[first : first + 2] for place in line[5:]]
-    assert shown[:4] == [(4 * image + cell, image, views.THIN) for cell in range(4)]
+    assert shown[:4] == [(4 * image + cell, image, monitoring.THIN) for cell in range(4)]
     assert {place[0] for place in shown if place} == set(range(12))
-    assert all(place and place[2] == views.THICK and place[1] == place[0] // 4 for place in shown[4:])
+    assert all(place and place[2] == monitoring.THICK and place[1] == place[0] // 4 for place in shown[4:])
     assert sum(line[5] is not None for line in lines) == 2
     assert lines[first + 1][:4] == [None] * 4
 
@@ -99,7 +99,7 @@ def test_a_group_that_is_too_long_for_a_line_goes_on_in_the_next() -> None:
 def test_as_many_fragments_as_can_be_are_in_the_row_of_their_image() -> None:
     batch = puzzle(images=4, seed=3)
     groups = torch.randint(4, batch.source_ids.shape, generator=torch.Generator().manual_seed(1))
-    given = views.image_of_group(batch, groups)
+    given = monitoring.image_of_group(batch, groups)
     assert sorted(given.tolist()) == [0, 1, 2, 3]
     right = int((given[groups] == batch.source_ids).sum())
     from itertools import permutations
@@ -110,7 +110,7 @@ def test_as_many_fragments_as_can_be_are_in_the_row_of_their_image() -> None:
 def test_reconstructions_lie_under_their_originals() -> None:
     batch = puzzle(images=12)
     decoded = 1 - batch.fragments
-    picture = views.reconstruction_picture(batch, decoded, GRID)
+    picture = monitoring.columns_picture(*(in_place(some, batch, GRID) for some in (batch.fragments, decoded)))
     side, step = 96, 96 + 6  # an image of 16 pixels, six times as large
     assert picture.shape == (3, 2 * (2 * side + 6) + 6, 10 * step + 6)
     for image in range(12):
@@ -132,9 +132,9 @@ def test_samples_are_decoded_of_the_same_standard_normal_numbers_every_time() ->
             asked.append(latents)
             return super().decode(latents.sigmoid(), size)
 
-    one = views.views_of(Noting(shape, 192), puzzle(), GRID, None)["samples"]
+    one = monitoring.pictures_of(Noting(shape, 192), puzzle(), GRID, None)["samples"]
     torch.rand(1)  # whatever else draws
-    assert torch.equal(one, views.views_of(Noting(shape, 192), puzzle(seed=1), GRID, None)["samples"])
+    assert torch.equal(one, monitoring.pictures_of(Noting(shape, 192), puzzle(seed=1), GRID, None)["samples"])
     latents = asked[1]
     assert latents.shape == (20, 192)
     assert stats.kstest(latents.flatten().numpy(), "norm").pvalue > 1e-3
@@ -150,13 +150,13 @@ def test_samples_are_decoded_of_the_same_standard_normal_numbers_every_time() ->
 @pytest.mark.parametrize("channels", [1, 3])
 def test_views_are_laid_out_in_a_square_and_pixels_stay_in_range(channels: int) -> None:
     shown = torch.linspace(-0.5, 1.5, 5).view(5, 1, 1, 1).expand(-1, channels, 64, 64)
-    picture = views.view_picture(shown)
+    picture = monitoring.view_picture(shown)
     assert picture.shape == (3, 2 * 68 + 4, 3 * 68 + 4)
     corners = [(4, 4), (4, 72), (4, 140), (72, 4), (72, 72), (72, 140)]
     assert [picture[:, y, x].tolist() for y, x in corners] == [[v] * 3 for v in (0, 0, 128, 255, 255, 255)]
-    assert views.view_picture(shown.repeat(20, 1, 1, 1)).shape == (3, 8 * 68 + 4, 8 * 68 + 4)
-    assert views.view_picture(shown, 128).shape == (3, 2 * 132 + 4, 3 * 132 + 4)
-    assert views.view_picture(shown[..., :8, :]).shape == (3, 5 * 68 + 4, 512 + 8)  # wide ones one above the other
+    assert monitoring.view_picture(shown.repeat(20, 1, 1, 1)).shape == (3, 8 * 68 + 4, 8 * 68 + 4)
+    assert monitoring.view_picture(shown, 128).shape == (3, 2 * 132 + 4, 3 * 132 + 4)
+    assert monitoring.view_picture(shown[..., :8, :]).shape == (3, 5 * 68 + 4, 512 + 8)  # wide ones one above the other
 
 
 class Plain(FragmentModel):
@@ -177,14 +177,15 @@ class Seeing(Plain):
 def test_a_model_shows_what_it_can_show() -> None:
     batch, shape = puzzle(), (3, 8, 8)
     protocol = ClusteringProtocol(BACKENDS["batched"], 2, 0, 2**26)
-    assert set(views.views_of(Plain(shape, 192), batch, GRID, protocol)) == {"puzzle"}
-    found = views.views_of(Seeing(shape, 192), batch, GRID, protocol)
+    assert set(monitoring.pictures_of(Plain(shape, 192), batch, GRID, protocol)) == {"puzzle"}
+    found = monitoring.pictures_of(Seeing(shape, 192), batch, GRID, protocol)
     assert set(found) == {"puzzle", "reconstructions", "samples", "edges", "more"}
-    alone = views.views_of(Seeing(shape, 192), batch, GRID, None)
+    alone = monitoring.pictures_of(Seeing(shape, 192), batch, GRID, None)
     assert set(alone) == {"reconstructions", "samples", "edges", "more"}
-    assert torch.equal(found["edges"], views.view_picture(batch.fragments[0, :4]))
+    assert torch.equal(found["edges"], monitoring.view_picture(batch.fragments[0, :4]))
     # Embeddings that are the pixels decode to the pixels.
-    assert torch.equal(found["reconstructions"], views.reconstruction_picture(batch, batch.fragments, GRID))
+    images = in_place(batch.fragments, batch, GRID)
+    assert torch.equal(found["reconstructions"], monitoring.columns_picture(images, images))
     # Plain fragments of like value are neighbours, so that KMeans finds the images.
     assert all(place is None or place[1] == place[0] // 4 for line in read(found["puzzle"], 3) for place in line)
 
@@ -193,7 +194,7 @@ def test_what_is_filled_in_lies_between_what_was_visible_and_the_images() -> Non
     torch.manual_seed(0)
     batch, shape = puzzle(images=4), (3, 8, 8)
     model = MaskedAutoencoder(shape, 8, 2, 1, 2, 8, 1, 2).eval()
-    found = views.views_of(model, batch, GRID, None)
+    found = monitoring.pictures_of(model, batch, GRID, None)
     assert set(found) == {"masked", "attention"}
     picture, side = found["masked"], 96  # a fragment of 8 pixels, twelve times as large
     assert picture.shape == (3, 3 * side + 12, 10 * (side + 6) + 6)
@@ -217,7 +218,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Trainable:
 
 def test_embeddings_come_with_thumbnails_and_what_is_known_of_each(given: Trainable) -> None:
     puzzles = given.data.validation_set()
-    found = views.embedded(given.model.eval(), puzzles, torch.device("cpu"))
+    found = monitoring.embedded(given.model.eval(), puzzles, torch.device("cpu"))
     assert found.embeddings.shape == (3 * 12, 8)
     batch = puzzles.read(slice(0, 3)).as_float()
     with torch.no_grad():
@@ -236,16 +237,16 @@ def test_embeddings_come_with_thumbnails_and_what_is_known_of_each(given: Traina
 def test_long_embeddings_keep_their_distances_in_fewer_numbers(
     given: Trainable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "ROWS", 30)
+    monkeypatch.setattr(monitoring, "ROWS", 30)
     plain = Plain((3, 16, 16), 768)
-    found = views.embedded(plain, given.data.validation_set(), torch.device("cpu"))
+    found = monitoring.embedded(plain, given.data.validation_set(), torch.device("cpu"))
     pixels = given.data.validation_set().read(slice(0, 3)).as_float().fragments.flatten(0, 1).flatten(1)[:30]
     assert found.embeddings.shape == (30, 30)  # thirty points lie in as many dimensions
     assert len(found.thumbnails) == len(found.facts["cell"]) == 30
     apart = [torch.cdist(points.double(), points.double()) for points in (found.embeddings, pixels)]
     torch.testing.assert_close(*apart, atol=1e-4, rtol=1e-4)
-    monkeypatch.setattr(views, "DIMENSIONS", 5)
-    fewer = views.embedded(plain, given.data.validation_set(), torch.device("cpu")).embeddings
+    monkeypatch.setattr(monitoring, "DIMENSIONS", 5)
+    fewer = monitoring.embedded(plain, given.data.validation_set(), torch.device("cpu")).embeddings
     assert fewer.shape == (30, 5)
     centred = (pixels - pixels.mean(0)).double()
     strongest = torch.linalg.eigvalsh(centred.T @ centred).flip(0)[:5]
@@ -256,7 +257,7 @@ def test_long_embeddings_keep_their_distances_in_fewer_numbers(
 def test_thumbnails_are_squares_with_the_fragment_whole(size: tuple[int, int], side: int, tmp_path: Path) -> None:
     overrides = [*TINY, f"data.cache_dir={tmp_path}", f"data.fragment_size=[{size[0]},{size[1]}]"]
     trainable = Trainable(compose([*overrides, "model=pca", "model.latent_dim=4"]))
-    found = views.embedded(trainable.model.eval(), trainable.data.validation_set(), torch.device("cpu"))
+    found = monitoring.embedded(trainable.model.eval(), trainable.data.validation_set(), torch.device("cpu"))
     assert found.thumbnails.shape[1:] == (3, side, side)
     first = trainable.data.validation_set().read(slice(0, 1)).fragments[0, 0]
     assert torch.equal(found.thumbnails[0, :, : size[0], : size[1]], first)
@@ -265,6 +266,6 @@ def test_thumbnails_are_squares_with_the_fragment_whole(size: tuple[int, int], s
 
 
 def test_large_fragments_have_small_thumbnails() -> None:
-    shown = views._thumbnails(torch.full((2, 1, 200, 100), 0.2))
-    assert shown.shape == (2, 3, views.THUMBNAIL, views.THUMBNAIL)
+    shown = monitoring._thumbnails(torch.full((2, 1, 200, 100), 0.2))
+    assert shown.shape == (2, 3, monitoring.THUMBNAIL, monitoring.THUMBNAIL)
     assert (shown[:, :, 10, 10] == 51).all()

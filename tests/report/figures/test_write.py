@@ -12,9 +12,12 @@ from PIL import Image
 
 from fragrecon.data.puzzles import make_batch
 from fragrecon.evaluation.examples import Example
-from fragrecon.report.figures import gallery, plots
-from fragrecon.report.figures import puzzles as figures
+from fragrecon.evaluation.pixels.generation import Generated
+from fragrecon.report.figures import write
+from fragrecon.report.figures.plotting import save
+from fragrecon.report.figures.training import curves_figure
 from tests.cli import fingerprint, names
+from tests.report.figures.test_generation import generated
 
 
 def example() -> Example:
@@ -40,8 +43,8 @@ def test_what_the_model_did_is_drawn_in_its_own_pixels_and_all_else_in_those_tha
     green = torch.zeros(1, 8, 3, 12, 12, dtype=torch.uint8)
     green[:, :, 1] = 255
     shown = replace(own.batch, fragments=green)
-    gallery.draw_example(own, "conv", tmp_path / "plain")
-    gallery.draw_example(own, "conv", tmp_path / "shown", shown)
+    write.write_example(own, "conv", tmp_path / "plain")
+    write.write_example(own, "conv", tmp_path / "shown", shown)
     assert names(tmp_path / "plain") == ["confusion.png", "embedding.png", "puzzle.png", "reconstructions.png"]
     for name in ("confusion.png", "embedding.png", "puzzle.png"):
         assert share(tmp_path / "plain" / name, GREY) > 0.01
@@ -53,27 +56,27 @@ def test_what_the_model_did_is_drawn_in_its_own_pixels_and_all_else_in_those_tha
 
 
 def test_a_model_that_does_not_decode_has_no_reconstructions(tmp_path: Path) -> None:
-    gallery.draw_example(replace(example(), decoded=None), "mosaic", tmp_path)
+    write.write_example(replace(example(), decoded=None), "mosaic", tmp_path)
     assert names(tmp_path) == ["confusion.png", "embedding.png", "puzzle.png"]
 
 
 def test_the_same_is_drawn_to_the_same_bytes(tmp_path: Path) -> None:
     own = example()
     for name in ("one", "two"):
-        gallery.draw_example(own, "conv", tmp_path / name)
+        write.write_example(own, "conv", tmp_path / name)
     assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "two")
 
 
-@pytest.mark.parametrize("metric", gallery.METRICS)
+@pytest.mark.parametrize("metric", write.METRICS)
 def test_methods_without_the_score_have_no_place_among_the_scores(tmp_path: Path, metric: str) -> None:
     clustered = {method: {metric: np.linspace(0, 1, 5)} for method in ("model", "random")}
-    gallery.draw_scores(clustered | {"seam_gradients": {"placing_direct": np.ones(5)}}, "mosaic", tmp_path / "more")
-    gallery.draw_scores(clustered, "mosaic", tmp_path)
+    write.write_scores(clustered | {"seam_gradients": {"placing_direct": np.ones(5)}}, "mosaic", tmp_path / "more")
+    write.write_scores(clustered, "mosaic", tmp_path)
     assert fingerprint(tmp_path / "more")["scores.png"] == fingerprint(tmp_path)["scores.png"]
 
 
 def test_of_what_is_scored_by_neither_nothing_is_drawn(tmp_path: Path) -> None:
-    gallery.draw_scores({"model": {"reconstruction_psnr": np.linspace(10, 20, 5)}}, "conv", tmp_path)
+    write.write_scores({"model": {"reconstruction_psnr": np.linspace(10, 20, 5)}}, "conv", tmp_path)
     assert names(tmp_path) == []
 
 
@@ -83,12 +86,26 @@ def test_of_what_is_scored_by_neither_nothing_is_drawn(tmp_path: Path) -> None:
 )
 def test_the_epoch_of_the_checkpoint_is_marked(tmp_path: Path, checkpoint: str, marked: int | None) -> None:
     epochs = [{"epoch": 0.0, "val/loss": 1.0}, {"epoch": 1.0, "val/loss": 0.3}]
-    gallery.draw_epochs(epochs, "val/loss", checkpoint, tmp_path)
-    figures.save(plots.curves_figure(epochs, "val/loss", marked), tmp_path / "expected.png")
+    write.write_epochs(epochs, "val/loss", checkpoint, tmp_path)
+    save(curves_figure(epochs, "val/loss", marked), tmp_path / "expected.png")
     found = fingerprint(tmp_path)
     assert found["curves.png"] == found["expected.png"]
 
 
 def test_without_epochs_there_is_no_curve(tmp_path: Path) -> None:
-    gallery.draw_epochs([], "val/loss", "last.ckpt", tmp_path)
+    write.write_epochs([], "val/loss", "last.ckpt", tmp_path)
     assert names(tmp_path) == []
+
+
+def test_what_there_is_to_show_of_generation_is_drawn(tmp_path: Path) -> None:
+    shown = generated()
+    write.write_generated(shown, tmp_path / "all", clustered=False)
+    assert names(tmp_path / "all") == ["generated.png", "interpolations.png", "reconstructions.png"]
+    write.write_generated(shown, tmp_path / "clustered", clustered=True)
+    assert names(tmp_path / "clustered") == ["generated.png", "interpolations.png"]
+    write.write_generated(Generated(shown.example, shown.between), tmp_path / "photographs", clustered=False)
+    assert names(tmp_path / "photographs") == ["interpolations.png", "reconstructions.png"]
+    write.write_generated(Generated(generated(images=1).example, None), tmp_path / "one", clustered=False)
+    assert names(tmp_path / "one") == ["reconstructions.png"]
+    write.write_generated(generated(), tmp_path / "again", clustered=False)
+    assert fingerprint(tmp_path / "again") == fingerprint(tmp_path / "all")

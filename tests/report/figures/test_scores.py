@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +13,8 @@ from PIL import Image
 
 from fragrecon.evaluation.clustering.robustness import Condition, Outcome
 from fragrecon.evaluation.statistics import Scores, summary
-from fragrecon.report.figures import plots
-from fragrecon.report.figures import puzzles as figures
+from fragrecon.report.figures.plotting import save
+from fragrecon.report.figures.scores import AXES, robustness_figure, scores_figure
 from fragrecon.report.metrics import label
 
 METHODS = ("random", "raw_pixels", "model")
@@ -24,99 +24,8 @@ def words(axes: Any) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
 
-# Training -------------------------------------------------------------------------------------------------------------
-
-MONITOR = "val_mean_clustering_score"
-
-
-def history(*rows: Mapping[str, float | None]) -> list[dict[str, float]]:
-    """Rows of ``metrics.csv``, which lack what is None."""
-    return [
-        {
-            "epoch": float(epoch),
-            "step": 10.0 * epoch,
-            **{name: value for name, value in row.items() if value is not None},
-        }
-        for epoch, row in enumerate(rows)
-    ]
-
-
-def row(train: float | None, val: float | None, score: float | None) -> dict[str, float | None]:
-    return {"train/loss": train, "val/loss": val, MONITOR: score}
-
-
-HISTORY = history(row(3, 4, 0.1), row(2, 3.5, 0.4), row(1, 3.7, 0.3))
-
-
 def lines(axes: Any) -> list[list[tuple[float, float]]]:
     return [[(float(x), float(y)) for x, y in line.get_xydata()] for line in axes.lines]
-
-
-def test_losses_and_the_figure_that_selects_are_drawn_over_the_epochs() -> None:
-    upper, lower = plots.curves_figure(HISTORY, MONITOR, 1).axes
-    assert [(0, 3), (1, 2), (2, 1)] in lines(upper)
-    assert [(0, 4), (1, 3.5), (2, 3.7)] in lines(upper)
-    assert [(0, 0.1), (1, 0.4), (2, 0.3)] in lines(lower)
-    assert lower.get_ylabel() == "validation mean clustering score"
-    assert {"training", "validation"} < set(words(upper))
-
-
-def test_the_selected_epoch_is_marked_in_both_panels_and_named() -> None:
-    upper, lower = plots.curves_figure(HISTORY, MONITOR, 1).axes
-    assert [(1, 0), (1, 1)] in lines(upper)
-    assert [(1, 0), (1, 1)] in lines(lower)
-    assert [(1, 0.4)] in lines(lower)
-    assert "epoch 1 selected" in words(upper)
-    upper, lower = plots.curves_figure(HISTORY, MONITOR, None).axes
-    assert len(lines(upper)) == 2
-    assert len(lines(lower)) == 1
-    assert not [text for text in words(upper) if "selected" in text]
-
-
-def test_a_loss_that_selects_is_drawn_once() -> None:
-    (panel,) = plots.curves_figure(HISTORY, "val/loss", 1).axes
-    assert [(0, 3), (1, 2), (2, 1)] in lines(panel)
-    assert lines(panel).count([(0, 4), (1, 3.5), (2, 3.7)]) == 1
-    assert [(1, 3.5)] in lines(panel)
-    assert (panel.get_xlabel(), panel.get_ylabel()) == ("epoch", "loss")
-
-
-def test_a_single_epoch_stands_in_the_middle() -> None:
-    for axes in plots.curves_figure(HISTORY[:1], MONITOR, 0).axes:
-        assert axes.get_xlim() == (-0.5, 0.5)
-
-
-@pytest.mark.parametrize("ends", [(2.0, 1.0), (1.0, 2.0), (1.0, 1.0 + 1e-6), (1.0 + 1e-6, 1.0)])
-def test_the_names_of_the_losses_do_not_lie_on_each_other(ends: tuple[float, float]) -> None:
-    figure = plots.curves_figure(history(row(3, 3, 0), row(*ends, 0)), MONITOR, 0)
-    figure.draw_without_rendering()
-    named = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
-    train, validation = named["training"], named["validation"]
-    assert not train.overlaps(validation)
-    assert (train.y0 > validation.y0) == (ends[0] > ends[1])
-    for extent in named.values():
-        assert 0 <= extent.x0 < extent.x1 <= figure.bbox.width
-        assert 0 <= extent.y0 < extent.y1 <= figure.bbox.height
-
-
-@pytest.mark.parametrize(
-    "epochs",
-    [
-        history(row(1, 2, 0.5)),
-        history(row(1, None, None), row(0.5, None, None)),
-        history(row(None, 2, 0.5), row(1, 3, 0.7)),
-        history(row(1, 1, 1), row(1, None, None), row(1, 1, 1)),
-        history({}),
-        history(row(float("nan"), 1, 1), row(float("nan"), 1, 1)),
-    ],
-)
-def test_epochs_that_lack_figures_are_drawn_without(tmp_path: Path, epochs: list[dict[str, float]]) -> None:
-    figure = plots.curves_figure(epochs, MONITOR, 0)
-    upper, lower = figure.axes
-    expected = [(row["epoch"], row["val/loss"]) for row in epochs if "val/loss" in row]
-    assert not expected or expected in lines(upper)
-    assert [(row["epoch"], row[MONITOR]) for row in epochs if MONITOR in row] in lines(lower)
-    figures.save(figure, tmp_path / "curves.png")
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
@@ -137,7 +46,7 @@ def test_each_strip_has_the_shape_of_its_scores(puzzles: int) -> None:
         "raw_pixels": random.normal(0.2, 0.05, puzzles),
         "random": random.normal(0, 0.01, puzzles),
     }
-    found = strips(plots.scores_figure(scores, "kmeans_ari", "Mosaic"))
+    found = strips(scores_figure(scores, "kmeans_ari", "Mosaic"))
     assert list(found) == ["random", "raw pixels", "Mosaic"]
     for place, (bars, method) in enumerate(zip(found.values(), ("random", "raw_pixels", "model"), strict=True)):
         heights = bars.values - place
@@ -156,7 +65,7 @@ def test_methods_are_ordered_by_their_mean_which_stands_beside_them_with_how_oft
         "whitened_pca": np.array([0.9, 0.9, 0.9, 0.9]),
         "random": np.zeros(4),
     }
-    figure = plots.scores_figure(scores, "kmeans_ari", "Mosaic")
+    figure = scores_figure(scores, "kmeans_ari", "Mosaic")
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["random", "raw pixels", "Mosaic", "whitened PCA"]
     beside = [(text.get_text(), text.xy) for text in cast(list[Annotation], axes.texts) if text.get_text()]
@@ -175,7 +84,7 @@ def test_of_errors_the_least_is_best() -> None:
         "bilinear": np.array([0.2, 0.1, 0.4]),
         "linear_prediction": np.array([0.1, 0.1, 0.1]),
     }
-    (axes,) = plots.scores_figure(scores, "masked_mse", "MAE").axes
+    (axes,) = scores_figure(scores, "masked_mse", "MAE").axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["bilinear", "MAE", "linear prediction"]
     assert [word for word in words(axes) if word.endswith("%")] == ["67%", "0%"]
     assert axes.get_xlabel() == "masked MSE of a puzzle (3 puzzles)"
@@ -183,14 +92,14 @@ def test_of_errors_the_least_is_best() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
 def test_scores_that_are_all_alike_can_be_drawn(tmp_path: Path, value: float) -> None:
-    figure = plots.scores_figure({"random": np.full(1, value), "model": np.full(1, value)}, "kmeans_ari", "conv")
+    figure = scores_figure({"random": np.full(1, value), "model": np.full(1, value)}, "kmeans_ari", "conv")
     assert figure.axes[0].get_xlabel().endswith("(1 puzzle)")
-    figures.save(figure, tmp_path / "scores.png")
+    save(figure, tmp_path / "scores.png")
 
 
 def test_all_words_beside_the_strips_are_inside_of_the_picture_and_apart() -> None:
     methods = ("model", "random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca")
-    figure = plots.scores_figure({m: np.linspace(0, n / 6, 9) for n, m in enumerate(methods)}, "kmeans_ari", "L" * 20)
+    figure = scores_figure({m: np.linspace(0, n / 6, 9) for n, m in enumerate(methods)}, "kmeans_ari", "L" * 20)
     figure.draw_without_rendering()
     (axes,) = figure.axes
     extents = [text.get_window_extent() for text in (*axes.texts, *axes.get_yticklabels()) if text.get_text()]
@@ -231,11 +140,11 @@ def curves(axes: Any) -> dict[str, list[tuple[float, float]]]:
 
 @pytest.mark.parametrize("metric", ["kmeans_ari", "mean_nmi"])
 def test_each_axis_has_a_panel_with_the_means_of_every_method(metric: str) -> None:
-    panels = panels_of(plots.robustness_figure(OUTCOMES, USUAL, metric))
-    assert list(panels) == [plots.AXES[axis] for axis in ("images", "fragment_size", "noise", "gap")]
+    panels = panels_of(robustness_figure(OUTCOMES, USUAL, metric))
+    assert list(panels) == [AXES[axis] for axis in ("images", "fragment_size", "noise", "gap")]
     assert panels["images a puzzle"].get_ylabel() == label(metric)
     for axis in ("images", "fragment_size", "noise"):
-        found = curves(panels[plots.AXES[axis]])
+        found = curves(panels[AXES[axis]])
         expected: dict[str, list[tuple[float, float]]] = {}
         for method in METHODS:
             points = [
@@ -248,11 +157,11 @@ def test_each_axis_has_a_panel_with_the_means_of_every_method(metric: str) -> No
             if points:
                 expected[label(method)] = points
         assert found == expected
-    assert curves(panels[plots.AXES["gap"]]) == {}
+    assert curves(panels[AXES["gap"]]) == {}
 
 
 def test_intervals_are_drawn_around_the_means() -> None:
-    (axes,) = panels_of(plots.robustness_figure(OUTCOMES[4:6], USUAL)).values()
+    (axes,) = panels_of(robustness_figure(OUTCOMES[4:6], USUAL)).values()
     assert len(axes.collections) == len(METHODS)
     for band, method in zip(axes.collections, METHODS, strict=True):
         (path,) = band.get_paths()
@@ -263,13 +172,13 @@ def test_intervals_are_drawn_around_the_means() -> None:
 
 
 def test_where_the_model_has_no_score_the_panel_says_so() -> None:
-    panels = panels_of(plots.robustness_figure(OUTCOMES, USUAL))
+    panels = panels_of(robustness_figure(OUTCOMES, USUAL))
     marks = {name: [(text.get_text(), text.xy[0]) for text in axes.texts] for name, axes in panels.items()}
     assert list(marks.values()) == [[("model: n/a", 100)], [("model: n/a", 8)], [], [("model: n/a", 9)]]
 
 
 def test_every_method_is_named_once_and_has_one_look_in_all_panels() -> None:
-    figure = plots.robustness_figure(OUTCOMES, USUAL)
+    figure = robustness_figure(OUTCOMES, USUAL)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [label(method) for method in METHODS]
     looks: dict[str, set[Any]] = {}
@@ -281,15 +190,15 @@ def test_every_method_is_named_once_and_has_one_look_in_all_panels() -> None:
 
 
 def test_methods_are_named_though_the_first_panel_has_none() -> None:
-    (legend,) = plots.robustness_figure(OUTCOMES[::-1], USUAL).legends
+    (legend,) = robustness_figure(OUTCOMES[::-1], USUAL).legends
     assert [text.get_text() for text in legend.get_texts()] == [label(method) for method in METHODS]
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_the_names_of_all_methods_fit_into_the_picture(axes: int) -> None:
     methods = ("random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model")
-    outcomes = [Outcome(Condition(name, 1), scored(0, methods), {}) for name in list(plots.AXES)[:axes]]
-    figure = plots.robustness_figure(outcomes, scored(1, methods))
+    outcomes = [Outcome(Condition(name, 1), scored(0, methods), {}) for name in list(AXES)[:axes]]
+    figure = robustness_figure(outcomes, scored(1, methods))
     figure.draw_without_rendering()
     (legend,) = figure.legends
     extent = legend.get_window_extent()
@@ -297,7 +206,7 @@ def test_the_names_of_all_methods_fit_into_the_picture(axes: int) -> None:
 
 
 def test_axes_of_sizes_are_marked_at_their_values() -> None:
-    axes = panels_of(plots.robustness_figure(OUTCOMES, USUAL))["images a puzzle"]
+    axes = panels_of(robustness_figure(OUTCOMES, USUAL))["images a puzzle"]
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "10", "100"]
     assert axes.get_xticks().tolist() == [2, 10, 100]
@@ -306,17 +215,17 @@ def test_axes_of_sizes_are_marked_at_their_values() -> None:
 
 def test_a_condition_on_a_single_puzzle_is_drawn_without_an_interval(tmp_path: Path) -> None:
     outcome = Outcome(Condition("gap", 1), scored(1, puzzles=1), {})
-    figure = plots.robustness_figure([outcome], scored(0, puzzles=1))
+    figure = robustness_figure([outcome], scored(0, puzzles=1))
     (axes,) = panels_of(figure).values()
     assert curves(axes)["model"][1] == (1.0, float(outcome.scores["model"]["kmeans_ari"][0]))
-    figures.save(figure, tmp_path / "robustness.png")
+    save(figure, tmp_path / "robustness.png")
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3, 4, 6])
 def test_any_number_of_axes_makes_a_picture_of_fitting_size(tmp_path: Path, axes: int) -> None:
-    names = list(plots.AXES)[:axes]
+    names = list(AXES)[:axes]
     outcomes = [Outcome(Condition(name, value), scored(n), {}) for n, name in enumerate(names) for value in (1, 2)]
-    figures.save(plots.robustness_figure(outcomes, USUAL), tmp_path / "robustness.png")
+    save(robustness_figure(outcomes, USUAL), tmp_path / "robustness.png")
     with Image.open(tmp_path / "robustness.png") as picture:
         picture.load()
         assert picture.format == "PNG"

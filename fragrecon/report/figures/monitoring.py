@@ -1,4 +1,4 @@
-"""What is shown while a model trains, and of its embeddings when it is done; and what takes it.
+"""Pictures and embeddings that are logged while a model trains, and the loggers that accept them.
 
 Shapes: one puzzle of F fragments (C, h, w) from N images; pictures (3, H, W) uint8.
 """
@@ -19,40 +19,42 @@ from fragrecon.clustering.balanced import assign
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
+from fragrecon.evaluation.components import PrincipalComponents
 from fragrecon.evaluation.pixels.generation import SHOWN, standard_normal
-from fragrecon.evaluation.pixels.inpainting_examples import Inpainted, inpaint
+from fragrecon.evaluation.pixels.inpainting_examples import inpaint
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
 from fragrecon.objectives.masked import draw_mask
-from fragrecon.report.figures.masked import visible
-from fragrecon.report.figures.pictures import PAPER, colours, framed, sheet
+from fragrecon.report.figures.inpainting import visible
+from fragrecon.report.figures.plotting import colours
+from fragrecon.report.figures.tiles import GAP, PAPER, framed, sheet, tiles, to_pixels
 from fragrecon.seeds import keys_of
 
 PUZZLES, ROWS, DIMENSIONS = 3, 480, 128
-"""Of which embeddings are shown at most: puzzles, fragments, numbers of each."""
+"""Greatest number of puzzles and of fragments whose embeddings are logged, and of their dimensions."""
 
 THUMBNAIL = 64
-"""Side of a thumbnail at most."""
+"""Greatest side of a thumbnail in pixels."""
 
 THIN, THICK = 1, 4
-"""Frames of fragments that are where they belong, and of those that are not."""
+"""Thickness of the frames of fragments in the right group, and in a wrong one."""
 
 MOST_VIEWS = 64
 
 COLUMNS = 10
-"""Images beside each other."""
+"""Images in a row."""
 
 SHARE = 0.75
-"""Share of the patches that is hidden in pictures of what a model fills in."""
+"""Share of hidden patches in pictures of inpainting."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embeddings of fragments, with what one wants to know of each.
+    """Embeddings of fragments, for a projector.
 
     Attributes:
         embeddings: (M, D), on the CPU.
         thumbnails: (M, 3, s, s) uint8.
-        facts: M values, for each thing one may want to colour by.
+        facts: M values of each property that points can be coloured by.
     """
 
     embeddings: Tensor
@@ -61,61 +63,73 @@ class Embedded:
 
 
 @runtime_checkable
-class Album(Protocol):
-    """A logger that takes more than numbers.
+class PictureLogger(Protocol):
+    """A logger that accepts pictures and embeddings.
 
     Attributes:
-        pictures_every_n_epochs: how often it wants pictures; 0 is never.
+        pictures_every_n_epochs: epochs between pictures; 0 is never.
     """
 
     pictures_every_n_epochs: int
 
     def show(self, name: str, picture: Tensor, step: int) -> None:
-        """Keep a picture (3, H, W) uint8."""
+        """Log a picture (3, H, W) uint8."""
 
     def show_embeddings(self, embedded: Embedded, step: int) -> None:
-        """Keep embeddings for a projector."""
+        """Log embeddings for a projector."""
 
 
 @torch.inference_mode()
-def views_of(
+def pictures_of(
     model: FragmentModel, batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol | None
 ) -> dict[str, Tensor]:
-    """Pictures of all that a model in eval mode has to show of a batch of one puzzle.
+    """Draw everything that a model can show for one puzzle.
 
     Args:
-        model: on the device of the batch.
-        batch: with fragments as float.
+        model: model in eval mode, on the device of the batch.
+        batch: batch of one puzzle, with float fragments.
         grid: rows and columns of fragments in an image.
-        protocol: groups the fragments by their embeddings; None where there is no puzzle.
+        protocol: protocol that clusters the fragments; None if the batch is not a puzzle.
+
+    Returns:
+        Pictures by name.
     """
     found = {}
     embeddings = model.encode(batch.fragments)
     if protocol:
         found["puzzle"] = puzzle_picture(batch, protocol.cluster(embeddings.float(), batch)["kmeans"], grid)
     if isinstance(model, Decoder):
-        found["reconstructions"] = reconstruction_picture(batch, model.decode(embeddings, batch.fragment_size), grid)
+        decoded = model.decode(embeddings, batch.fragment_size)
+        found["reconstructions"] = columns_picture(
+            *(in_place(some, batch, grid) for some in (batch.fragments, decoded))
+        )
         latents = standard_normal(model.latent_dim).draw(keys_of(0, "samples shown", 0, SHOWN))  # always the same
-        found["samples"] = samples_picture(model.decode(latents.to(embeddings.device), batch.fragment_size))
+        found["samples"] = columns_picture(model.decode(latents.to(embeddings.device), batch.fragment_size))
     if isinstance(model, Inpainter):
         images = batch.fragments[0, :COLUMNS]
         generator = torch.Generator(images.device).manual_seed(0)
-        mask = draw_mask(len(images), model.patches.count, SHARE, generator)
-        found["masked"] = masked_picture(inpaint(model, images, mask))
+        inpainted = inpaint(model, images, draw_mask(len(images), model.patches.count, SHARE, generator))
+        found["masked"] = columns_picture(visible(inpainted), inpainted.composite, inpainted.images)
     if isinstance(model, Viewer):
         found |= {name: view_picture(views) for name, views in model.views(batch.fragments).items()}
     return found
 
 
 def puzzle_picture(batch: FragmentBatch, groups: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Fragments by their true image on the left, by the image that their group is taken for on the right.
+    """Draw the fragments by their image on the left, and by the image assigned to their group on the right.
 
-    An image is a row and has a colour, in which its fragments are framed: thinly where they are in their own row, and
-    thickly where they are not. Groups (1, F) are taken for images one to one, so that as many fragments as can be are
-    in their own row.
+    Each image has a row and a colour, which frames its fragments: thinly in its own row, thickly elsewhere.
+
+    Args:
+        batch: batch of one puzzle.
+        groups: (1, F), group of each fragment.
+        grid: rows and columns of fragments in an image.
+
+    Returns:
+        The picture.
     """
     cells = grid[0] * grid[1]
-    fragments, sources = ink(batch.fragments[0], 32), batch.source_ids[0].cpu()
+    fragments, sources = tiles(batch.fragments[0], 32), batch.source_ids[0].cpu()
     found = image_of_group(batch, groups)[groups[0].cpu()]
     order = torch.argsort(sources * cells + batch.positions[0].cpu())
     palette = colours(batch.images_per_puzzle)
@@ -126,7 +140,7 @@ def puzzle_picture(batch: FragmentBatch, groups: Tensor, grid: tuple[int, int]) 
 
     left_width, right_width = min(cells, 16), min(cells, 16) * 3 // 2
     empty = torch.full_like(tile(0, THICK), PAPER)
-    tiles: list[Tensor] = []
+    shown: list[Tensor] = []
     for image in range(batch.images_per_puzzle):
         true, here = order[sources[order] == image], order[found[order] == image]
         own = sources[here] == image
@@ -135,48 +149,39 @@ def puzzle_picture(batch: FragmentBatch, groups: Tensor, grid: tuple[int, int]) 
         right += [tile(member, THICK) for member in here[~own].tolist()]
         for line in range(max(-(-len(left) // left_width), -(-len(right) // right_width))):
             for members, width in ((left, left_width), ([], 1), (right, right_width)):
-                shown = members[line * width : (line + 1) * width]
-                tiles += [*shown, *[empty] * (width - len(shown))]
-    return sheet(tiles, left_width + 1 + right_width, gap=2)
+                part = members[line * width : (line + 1) * width]
+                shown += [*part, *[empty] * (width - len(part))]
+    return sheet(shown, left_width + 1 + right_width, gap=2)
 
 
 def image_of_group(batch: FragmentBatch, groups: Tensor) -> Tensor:
-    """The image (N,) that each group of the one puzzle is taken for, by groups (1, F)."""
+    """Assign groups (1, F) to images one to one, so that most fragments are in the group of their image.
+
+    Returns:
+        The image (N,) of each group.
+    """
     n = batch.images_per_puzzle
     counts = agreement.contingency(groups.cpu(), batch.source_ids.cpu())
     return assign(F.pad(counts, (0, n - counts.shape[2], 0, n - counts.shape[1])))[0]
 
 
-def reconstruction_picture(batch: FragmentBatch, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Images of the puzzle, ten a row, each above what became of its fragments, (1, F, C, h, w)."""
-    pair = [ink(in_place(fragments, batch, grid), 96) for fragments in (batch.fragments, decoded)]
-    columns = torch.cat(pair, 2)  # each original above its reconstruction
-    return sheet(list(columns), min(len(columns), COLUMNS), gap=6)
-
-
-def samples_picture(samples: Tensor) -> Tensor:
-    """Fragments (M, C, h, w), ten a row."""
-    return sheet(list(ink(samples, 96)), COLUMNS, gap=6)
-
-
-def masked_picture(filling: Inpainted) -> Tensor:
-    """What was visible of images, above what a model makes of it and above the images, ten a row."""
-    rows = [ink(images, 96) for images in (visible(filling), filling.composite, filling.images)]
-    columns = torch.cat(rows, 2)
-    return sheet(list(columns), min(len(columns), COLUMNS), gap=6)
+def columns_picture(*rows: Tensor) -> Tensor:
+    """Lay out images (M, C, H, W) of several rows below each other, ten columns in a line."""
+    columns = torch.cat([tiles(images) for images in rows], 2)
+    return sheet(list(columns), min(len(columns), COLUMNS), GAP)
 
 
 def view_picture(views: Tensor, side: int = 64) -> Tensor:
-    """Pictures (K, C, H, W) in 0..1, each enlarged to about ``side``, laid out nearly in a square."""
-    shown, (height, width) = list(ink(views[:MOST_VIEWS], side)), views.shape[2:]
+    """Lay out images (K, C, H, W) nearly in a square, each enlarged to a height of about ``side``."""
+    shown, (height, width) = list(tiles(views[:MOST_VIEWS], side)), views.shape[2:]
     return sheet(shown, math.ceil(math.sqrt(len(shown) * height / width)), gap=4)
 
 
 @torch.inference_mode()
 def embedded(model: FragmentModel, puzzles: FixedPuzzles, device: torch.device) -> Embedded:
-    """Embeddings by a model in eval mode of the fragments of the first puzzles.
+    """Embed the fragments of the first puzzles by a model in eval mode.
 
-    Of more than `DIMENSIONS` numbers the principal components are kept, which keep distances best.
+    Embeddings of more than `DIMENSIONS` dimensions are projected on their principal components.
     """
     rows, pixels = [], []
     facts: dict[str, list[str]] = {"image": [], "class": [], "puzzle": [], "cell": []}
@@ -184,36 +189,23 @@ def embedded(model: FragmentModel, puzzles: FixedPuzzles, device: torch.device) 
         batch = puzzles.read(slice(number, number + 1)).to(device).as_float()
         rows.append(model.encode(batch.fragments)[0].float().cpu())
         pixels.append(batch.fragments[0].cpu())
-        # A word each: a projector takes all that is a number for a dimension.
+        # Words, as a projector takes numbers for dimensions.
         facts["image"] += [f"image {i}" for i in batch.image_ids[0, batch.source_ids[0]].tolist()]
         facts["class"] += [f"class {i}" if i >= 0 else "unknown" for i in batch.labels[0].tolist()]
         facts["puzzle"] += [f"puzzle {number}"] * batch.labels.shape[1]
         facts["cell"] += [f"cell {i}" for i in batch.positions[0].tolist()]
     found = torch.cat(rows)[:ROWS]
     if found.shape[1] > DIMENSIONS:
-        left, strengths, _ = torch.linalg.svd(found - found.mean(0), full_matrices=False)
-        found = (left * strengths)[:, :DIMENSIONS]
-    return Embedded(
-        found, _thumbnails(torch.cat(pixels)[:ROWS]), {name: values[:ROWS] for name, values in facts.items()}
-    )
+        found = PrincipalComponents(found, DIMENSIONS)(found, DIMENSIONS).float()
+    thumbnails = _thumbnails(torch.cat(pixels)[:ROWS])
+    return Embedded(found, thumbnails, {name: values[:ROWS] for name, values in facts.items()})
 
 
 def _thumbnails(fragments: Tensor) -> Tensor:
-    """Squares (M, 3, s, s) uint8, as a sprite needs them, of fragments (M, C, h, w)."""
+    """Return fragments (M, C, h, w) as squares (M, 3, s, s) uint8, as a sprite needs."""
     height, width = fragments.shape[-2:]
     side = max(height, width)
     square = F.pad(fragments, (0, side - width, 0, side - height), value=1.0)
     if side > THUMBNAIL:
         square = F.interpolate(square, size=(THUMBNAIL, THUMBNAIL), mode="area")
-    return ink(square, 1)
-
-
-def ink(pictures: Tensor, side: int) -> Tensor:
-    """Pictures (K, C, H, W) in 0..1 as (K, 3, H, W) uint8 on the CPU, enlarged by a whole number to about ``side``."""
-    return enlarged(pictures, max(1, round(side / min(pictures.shape[-2:]))))
-
-
-def enlarged(pictures: Tensor, times: int) -> Tensor:
-    """Pictures (K, C, H, W) in 0..1 as (K, 3, H, W) uint8 on the CPU, each pixel as often in both directions."""
-    pixels = (pictures.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    return pixels.expand(-1, 3, -1, -1).repeat_interleave(times, 2).repeat_interleave(times, 3)
+    return to_pixels(square)

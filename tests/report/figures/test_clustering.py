@@ -15,7 +15,9 @@ from PIL import Image
 
 from fragrecon.data.puzzles import FragmentBatch, make_batch
 from fragrecon.evaluation.examples import Example
-from fragrecon.report.figures import puzzles as figures
+from fragrecon.report.figures import clustering
+from fragrecon.report.figures.plotting import save
+from fragrecon.report.figures.projections import tsne
 
 
 def puzzle(images: int, channels: int = 3) -> FragmentBatch:
@@ -30,8 +32,8 @@ def puzzle(images: int, channels: int = 3) -> FragmentBatch:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_panel_shows_every_fragment_in_its_colour(tmp_path: Path, channels: int) -> None:
     batch = puzzle(5, channels)
-    figure = figures.puzzle_figure(batch, batch.source_ids, (2, 2), "perfect")
-    figures.save(figure, tmp_path / "puzzle.png")
+    figure = clustering.puzzle_figure(batch, batch.source_ids, (2, 2), "perfect")
+    save(figure, tmp_path / "puzzle.png")
     shown = np.asarray(Image.open(tmp_path / "puzzle.png").convert("L"))
     for level in np.linspace(20, 235, 5).astype(np.uint8):
         assert (np.abs(shown.astype(int) - int(level)) <= 1).sum() > 500
@@ -39,11 +41,11 @@ def test_each_panel_shows_every_fragment_in_its_colour(tmp_path: Path, channels:
 
 def test_a_perfect_grouping_marks_no_fragment_and_a_wrong_one_marks_the_strangers() -> None:
     batch = puzzle(4)
-    perfect = figures.puzzle_figure(batch, batch.source_ids, (2, 2), "perfect")
+    perfect = clustering.puzzle_figure(batch, batch.source_ids, (2, 2), "perfect")
     one_wrong = batch.source_ids.clone()
     stranger = int(torch.nonzero(one_wrong[0] == 1)[0])
     one_wrong[0, stranger] = 2
-    wrong = figures.puzzle_figure(batch, one_wrong, (2, 2), "one wrong")
+    wrong = clustering.puzzle_figure(batch, one_wrong, (2, 2), "one wrong")
     boxed = [[text.get_text() for text in f.axes[2].texts if text.get_bbox_patch()] for f in (perfect, wrong)]
     assert boxed == [[], ["B"]]
 
@@ -51,7 +53,7 @@ def test_a_perfect_grouping_marks_no_fragment_and_a_wrong_one_marks_the_stranger
 def test_more_or_fewer_groups_than_images_can_be_drawn(tmp_path: Path) -> None:
     batch = puzzle(30)
     for groups in (torch.zeros_like(batch.source_ids), torch.arange(120).unsqueeze(0) % 30):
-        figures.save(figures.puzzle_figure(batch, groups, (2, 2), "odd"), tmp_path / "puzzle.png")
+        save(clustering.puzzle_figure(batch, groups, (2, 2), "odd"), tmp_path / "puzzle.png")
         with Image.open(tmp_path / "puzzle.png") as picture:
             assert min(picture.size) > 100
 
@@ -59,7 +61,7 @@ def test_more_or_fewer_groups_than_images_can_be_drawn(tmp_path: Path) -> None:
 def test_groups_stand_in_the_order_of_their_main_images() -> None:
     batch = puzzle(4)
     turned = torch.tensor([3, 0, 2, 1])[batch.source_ids]
-    figure = figures.puzzle_figure(batch, turned, (2, 2), "turned")
+    figure = clustering.puzzle_figure(batch, turned, (2, 2), "turned")
     assert [text.get_text() for text in figure.axes[2].texts] == ["A", "B", "C", "D"]
     heights = [text.get_position()[1] for text in figure.axes[2].texts]
     assert heights == sorted(heights)
@@ -75,12 +77,12 @@ def test_fragments_keep_their_form(size: tuple[int, int]) -> None:
     images = torch.randint(0, 256, (1, 3, 3, 8, 8), dtype=torch.uint8)
     ids, cells = torch.arange(3).unsqueeze(0), 64 // (size[0] * size[1])
     batch = make_batch(images, ids, ids, torch.arange(3 * cells).unsqueeze(0), size)
-    figure = figures.puzzle_figure(batch, batch.source_ids, (8 // size[0], 8 // size[1]), "title")
+    figure = clustering.puzzle_figure(batch, batch.source_ids, (8 // size[0], 8 // size[1]), "title")
     for axes in (figure.axes[0], figure.axes[2]):
         assert len(axes.images) == 3 * cells
         for _, (left, right, bottom, top) in pictures_of(axes):
             assert (bottom - top) / (right - left) == pytest.approx(size[0] / size[1])
-            assert max(bottom - top, right - left) == pytest.approx(1 - figures.GAP)
+            assert max(bottom - top, right - left) == pytest.approx(1 - clustering.GAP)
             assert axes.get_aspect() == 1
 
 
@@ -110,7 +112,7 @@ def test_the_confusion_counts_fragments_by_image_and_group() -> None:
     moved = torch.nonzero(own.batch.source_ids[0] == 1).flatten()[:3]
     groups[0, moved[:2]] = 1  # that of image 3
     groups[0, moved[2]] = 2  # that of image 0
-    figure = figures.confusion_figure(example(4, groups))
+    figure = clustering.confusion_figure(example(4, groups))
     (axes,) = figure.axes
     assert words(axes) == {(0, 0): "4", (0, 1): "1", (1, 1): "1", (3, 1): "2", (2, 2): "4", (3, 3): "4"}
     assert [text.get_text() for text in axes.get_xticklabels()] == list("ABCD")
@@ -125,52 +127,19 @@ def test_the_confusion_counts_fragments_by_image_and_group() -> None:
 
 
 def test_counts_are_read_on_light_and_on_dark() -> None:
-    (axes,) = figures.confusion_figure(example(4, torch.zeros(1, 16, dtype=torch.int64))).axes
+    (axes,) = clustering.confusion_figure(example(4, torch.zeros(1, 16, dtype=torch.int64))).axes
     assert {text.get_color() for text in axes.texts} == {"white"}
-    (axes,) = figures.confusion_figure(example(4, torch.arange(16).unsqueeze(0) % 4)).axes
+    (axes,) = clustering.confusion_figure(example(4, torch.arange(16).unsqueeze(0) % 4)).axes
     light = {text.get_text() for text in axes.texts if text.get_color() == "black"}
     dark = {text.get_text() for text in axes.texts if text.get_color() == "white"}
     assert light <= {"1", "2"}
     assert dark <= {"3", "4"}
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("images", [2, 10, 11, 30])
-def test_images_stand_above_what_was_decoded_with_their_distance(images: int, channels: int, tmp_path: Path) -> None:
-    own = example(images, channels=channels)
-    figure = figures.reconstructions_figure(own)
-    (axes,) = figure.axes
-    shown = pictures_of(axes)
-    assert len(shown) == 2 * images
-    texts = words(axes)
-    assert own.decoded is not None
-    for number in range(images):
-        (above, place), (below, under) = shown[2 * number : 2 * number + 2]
-        original = own.images[number].movedim(0, -1).numpy()
-        decoded = np.clip(original + 0.1, None, 1)
-        np.testing.assert_allclose(above.reshape(original.shape), original, atol=1e-6)
-        np.testing.assert_allclose(below.reshape(original.shape), decoded, atol=1e-6)
-        assert place[:2] == under[:2]
-        assert place[2] < under[3]  # rows are counted downwards
-        error = 10 * np.log10(1 / np.mean((original - decoded) ** 2))
-        column, row = (place[0] + place[1]) / 2, (under[2] + under[3]) / 2
-        (text,) = [text for (x, y), text in texts.items() if x == pytest.approx(column) and row < y < row + 1]
-        assert text == f"{error:.1f} dB"
-    figures.save(figure, tmp_path / "reconstructions.png")
-
-
-def test_what_is_decoded_without_a_fault_is_infinitely_near(tmp_path: Path) -> None:
-    own = example(2)
-    perfect = Example(own.batch, own.grid, own.embeddings, own.groups, own.batch.fragments)
-    figure = figures.reconstructions_figure(perfect)
-    assert list(words(figure.axes[0]).values()).count("inf dB") == 2
-    figures.save(figure, tmp_path / "reconstructions.png")
-
-
 @pytest.mark.parametrize("images", [2, 5, 30])
 def test_every_fragment_has_a_place_of_its_own_with_its_image_named_beside(images: int) -> None:
     own = example(images)
-    left, right = figures.embedding_figure(own).axes
+    left, right = clustering.embedding_figure(own).axes
     shown, texts, circles = pictures_of(left), right.texts, cast(list[Circle], right.patches)
     names = string.ascii_uppercase if images <= 26 else [str(number + 1) for number in range(images)]
     corners = set()
@@ -190,7 +159,7 @@ def test_every_fragment_has_a_place_of_its_own_with_its_image_named_beside(image
 
 def test_fragments_of_one_image_lie_together_where_embeddings_do() -> None:
     own = example(8)
-    left, _ = figures.embedding_figure(own).axes
+    left, _ = clustering.embedding_figure(own).axes
     middles = np.array([[(e[0] + e[1]) / 2, (e[2] + e[3]) / 2] for _, e in pictures_of(left)])
     distances = np.linalg.norm(middles[:, None] - middles[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
@@ -202,17 +171,17 @@ def test_fragments_of_one_image_lie_together_where_embeddings_do() -> None:
 @pytest.mark.parametrize("dimensions", [1, 2, 40])
 def test_embeddings_of_few_dimensions_or_points_are_spread_out(images: int, dimensions: int) -> None:
     own = example(images, dimensions=dimensions)
-    places = figures.in_plane(own.embeddings[0], 4)
+    places = tsne(own.embeddings[0], 4)
     assert torch.isfinite(places).all()
     assert torch.equal(places.amin(0), torch.zeros(2))
     torch.testing.assert_close(places.amax(0), torch.ones(2))
-    assert torch.equal(places, figures.in_plane(own.embeddings[0], 4))
+    assert torch.equal(places, tsne(own.embeddings[0], 4))
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
 @pytest.mark.parametrize("count", [2, 4, 60])
 def test_embeddings_that_are_all_alike_are_spread_out_too(count: int, value: float) -> None:
-    places = figures.in_plane(torch.full((count, 5), value), 16)
+    places = tsne(torch.full((count, 5), value), 16)
     assert torch.isfinite(places).all()
     assert 0 <= float(places.min()) <= float(places.max()) <= 1
 
@@ -227,15 +196,15 @@ def test_a_grid_moves_places_as_little_as_can_be() -> None:
             moved = torch.stack([torch.stack([ticks[column], ticks[row]]) for row, column in cells])
             return float((moved - places).square().sum())
 
-        found = figures.on_grid(places, 3)
+        found = clustering.on_grid(places, 3)
         assert len(set(found)) == 4
         every = itertools.permutations(itertools.product(range(3), range(3)), 4)
         assert cost(found) == pytest.approx(min(map(cost, every)), abs=1e-6)
 
 
 def test_of_very_many_fragments_some_are_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(figures, "POINTS", 10)
-    left, right = figures.embedding_figure(example(5)).axes
+    monkeypatch.setattr(clustering, "POINTS", 10)
+    left, right = clustering.embedding_figure(example(5)).axes
     assert len(left.images) == len(right.texts) == 10
 
 
@@ -243,13 +212,13 @@ def test_of_very_many_fragments_some_are_shown(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("images", [2, 26, 27])
 def test_all_pictures_of_a_puzzle_can_be_written(images: int, channels: int, tmp_path: Path) -> None:
     own = example(images, channels=channels)
-    for figure in (figures.confusion_figure(own), figures.embedding_figure(own)):
-        figures.save(figure, tmp_path / "figure.png")
+    for figure in (clustering.confusion_figure(own), clustering.embedding_figure(own)):
+        save(figure, tmp_path / "figure.png")
         with Image.open(tmp_path / "figure.png") as picture:
             assert min(picture.size) > 300
             assert len(set(picture.convert("L").tobytes())) > 20
 
 
 def test_images_are_named_by_letters_as_long_as_there_are_enough() -> None:
-    assert figures.names_of(26) == list(string.ascii_uppercase)
-    assert figures.names_of(27) == [str(number) for number in range(1, 28)]
+    assert clustering.names_of(26) == list(string.ascii_uppercase)
+    assert clustering.names_of(27) == [str(number) for number in range(1, 28)]

@@ -1,4 +1,4 @@
-"""Plots of numbers: how training went, how scores are spread, and what harder conditions do to them."""
+"""Distributions of scores over the puzzles, and scores under harder conditions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from fragrecon.data.corruption import CHANGES
 from fragrecon.evaluation.clustering.robustness import Outcome
 from fragrecon.evaluation.statistics import Scores, Summary, summary
+from fragrecon.report.figures.plotting import blank, tidy
 from fragrecon.report.metrics import label, measure, title
 
 if TYPE_CHECKING:
@@ -25,79 +26,30 @@ AXES = {
     "jitter": "strength of the colour jitter",
     "gap": "pixels eroded from every side",
 }
-LOSSES = {"train/loss": ("training", "0.5", "--"), "val/loss": ("validation", "black", "-")}
-"""How each is called and drawn."""
 BINS = 10, 50
-"""That scores are counted in: twice the root of their number, within these."""
-_NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+"""Least and greatest number of bins; between them, twice the square root of the number of scores."""
 _BESIDE: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "ha": "right", "va": "center"}
 
 
-def curves_figure(epochs: Sequence[Mapping[str, float]], monitor: str, selected: int | None) -> Figure:
-    """The loss in training and validation, and below it the figure that selects if it is another, epoch by epoch.
-
-    Args:
-        epochs: rows of ``metrics.csv``, which may lack any of these figures.
-        monitor: the figure that selects.
-        selected: the epoch whose weights were kept, if one was selected.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    rows = 1 if monitor in LOSSES else 2
-    figure = Figure(figsize=(4.8, 1.6 * rows + 0.8), dpi=160, layout="constrained")
-    panels = figure.subplots(rows, 1, sharex=True, squeeze=False).flatten()
-    upper, lower = panels[0], panels[-1]
-    courses = {name: [(row["epoch"], row[name]) for row in epochs if name in row] for name in (*LOSSES, monitor)}
-    losses = [name for name in LOSSES if courses[name]]
-    highest = max((courses[name][-1][1] for name in losses), default=0.0)
-    for name in losses:
-        text, colour, style = LOSSES[name]
-        course(upper, courses[name], style, colour)
-        end = courses[name][-1]
-        # The name of what ends higher stands higher, also where both end at one place.
-        upper.annotate(text, end, (4, 0), **_NOTE, color=colour, va="bottom" if end[1] == highest else "top")
-    if lower is not upper:
-        course(lower, courses[monitor])
-        lower.set_ylabel(label(monitor.replace("/", "_").replace("val_", "validation_")), fontsize=7)
-    upper.margins(y=0.12)
-    upper.set_ylabel("loss", fontsize=8)
-    lower.set_xlabel("epoch", fontsize=8)
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(epochs) == 1:
-        lower.set_xlim(epochs[0]["epoch"] - 0.5, epochs[0]["epoch"] + 0.5)
-    for axes in panels:
-        tidy(axes)
-        if selected is not None:
-            axes.axvline(selected, color="0.7", linewidth=0.8, zorder=1)
-    if selected is not None:
-        above = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
-        upper.annotate(f"epoch {selected} selected", (selected, 1), (0, 2), **_NOTE, **above)
-        for epoch, value in courses[monitor]:
-            if epoch == selected:
-                lower.plot([epoch], [value], "o", color="black", markersize=5)
-    return figure
-
-
 def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figure:
-    """How the scores of each method are spread over the puzzles, the best method on top.
+    """Draw a histogram of the scores of each method over the puzzles, the best method on top.
 
-    Beside each baseline stands its mean, and on how many of the puzzles, which are the same for all, the model's score
-    is better than its own.
+    Each has its mean beside it; each baseline also has the share of the puzzles on which the model is better.
 
     Args:
-        scores: (puzzles,) by method, of which one is ``model``.
-        metric: what they are.
-        model: what the model is called.
-    """
-    from matplotlib.figure import Figure
+        scores: scores (puzzles,) by method, among them ``model``.
+        metric: metric of the scores.
+        model: name of the model.
 
+    Returns:
+        The figure.
+    """
     sign = -1 if measure(metric).lower_is_better else 1
     methods = sorted(scores, key=lambda method: sign * float(scores[method].mean()))
     puzzles = len(scores["model"])
     bins = int(np.clip(2 * math.sqrt(puzzles), *BINS))
     edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), bins)
-    figure = Figure(figsize=(6, 0.45 * len(methods) + 0.8), dpi=160, layout="constrained")
+    figure = blank(6, 0.45 * len(methods) + 0.8)
     axes = figure.subplots()
     for row, method in enumerate(methods):
         own, is_model = scores[method], method == "model"
@@ -126,19 +78,20 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
 def robustness_figure(
     outcomes: Sequence[Outcome], usual: Mapping[str, Mapping[str, Scores]], metric: str = "kmeans_ari"
 ) -> Figure:
-    """A panel for each axis: the metric's mean of each method against the axis' value, with its 95% interval.
+    """Plot the mean of each method with its 95% interval, in a panel for each kind of condition.
 
     Args:
-        outcomes: of the conditions.
-        usual: scores of the usual condition, drawn at 0 where an axis is a change of the fragments.
-        metric: that is drawn.
-    """
-    from matplotlib.figure import Figure
+        outcomes: scores under each condition.
+        usual: scores under the usual condition, drawn at 0 for corruptions of the fragments.
+        metric: metric to draw.
 
+    Returns:
+        The figure.
+    """
     axes_names = list(dict.fromkeys(outcome.condition.axis for outcome in outcomes))
     columns = min(3, len(axes_names))
     rows = -(-len(axes_names) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.7 * rows + 0.5), dpi=160, layout="constrained")
+    figure = blank(3.4 * columns, 2.7 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     methods = list(usual)
     for axes, name in zip(panels, axes_names, strict=False):
@@ -149,8 +102,7 @@ def robustness_figure(
                 points.insert(0, (0.0, summary(usual[method][metric][: points[0][1]["n"]])))
             if points:
                 _curve(axes, points, method, number)
-        missing = [o.condition.value for o in found if "model" not in o.scores]
-        for value in missing:
+        for value in (o.condition.value for o in found if "model" not in o.scores):
             axes.annotate("model: n/a", (value, 0), (0, 4), textcoords="offset points", fontsize=6, ha="center")
         if name not in CHANGES:
             values = [outcome.condition.value for outcome in found]
@@ -169,18 +121,6 @@ def robustness_figure(
     place = {"loc": "outside upper center", "ncols": min(len(named), 2 * columns), "fontsize": 7, "frameon": False}
     figure.legend(named.values(), named.keys(), **place)
     return figure
-
-
-def course(axes: Axes, points: Sequence[tuple[float, float]], style: str = "-", colour: str = "black") -> None:
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    axes.plot(xs, ys, style, color=colour, linewidth=1.2, marker=".", markersize=3)
-
-
-def tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.25, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
 
 
 def _curve(axes: Axes, points: Sequence[tuple[float, Summary]], method: str, number: int) -> None:

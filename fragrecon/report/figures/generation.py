@@ -1,0 +1,45 @@
+"""What a model decodes of random latents, and of latents between two images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fragrecon.evaluation.pixels.generation import COLUMNS, Generated, pairs_of
+from fragrecon.report.figures.tiles import rows_figure, tiles
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def generated_figure(generated: Generated) -> Figure:
+    """Draw test images, their reconstructions, and samples from normal distributions of latents."""
+    example, cells = generated.example, generated.example.grid[0] * generated.example.grid[1]
+    assert example.decoded is not None
+    assert generated.samples is not None
+    # Of an image in several fragments, the fragment in the middle.
+    middle = example.grid[0] // 2 * example.grid[1] + example.grid[1] // 2
+    order = torch.argsort(example.batch.source_ids[0] * cells + example.batch.positions[0])[middle::cells]
+    groups = {
+        f"test {'images' if cells == 1 else 'fragments'}": example.batch.fragments[0, order],
+        "reconstructions": example.decoded[0, order],
+        "samples of the\nstandard normal": generated.samples,
+        "samples of a normal\nfitted to embeddings": generated.fitted,
+    }
+    rows = []
+    for name, images in groups.items():
+        for number, part in enumerate(torch.split(tiles(images), COLUMNS) if images is not None else []):
+            rows.append((name if number == 0 else "", list(part)))
+    return rows_figure(rows)
+
+
+def interpolations_figure(generated: Generated) -> Figure:
+    """Draw a row for each pair of images: one, the decoded straight line between their embeddings, and the other."""
+    assert generated.between is not None
+    images, steps = tiles(generated.example.images), generated.between.shape[1]
+    between = tiles(generated.between)
+    pairs = zip(pairs_of(len(images)), between, strict=True)
+    rows = [("", [images[first], *decoded, images[second]]) for (first, second), decoded in pairs]
+    captions = ["image", *(f"{step / (steps - 1):.0%}" for step in range(steps)), "image"]
+    return rows_figure(rows, ("weight of the\nsecond image", captions), across=float("inf"))

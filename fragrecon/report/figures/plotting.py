@@ -1,0 +1,107 @@
+"""What plots share: figures without a window, colours, axes and files."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fragrecon import files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLES = {"training": ("0.5", "--"), "validation": ("black", "-")}
+"""Colour and line of each curve."""
+NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+"""Style of annotations."""
+
+Points = Sequence[tuple[float, float]]
+
+
+def blank(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """Create an empty figure of a size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=160, layout=layout)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file, atomically."""
+    with files.atomic_file(path) as file:
+        figure.savefig(file, format="png")
+
+
+def tidy(axes: Axes) -> None:
+    """Apply the style of all plots: small numbers, a faint grid, no box."""
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+
+
+def colours(count: int) -> list[tuple[float, float, float]]:
+    """Return ``count`` distinct RGB colours: by hue, in rings of a dozen, alternately light and dark."""
+    rings, around = -(-count // 12), min(count, 12)
+    return [
+        colorsys.hsv_to_rgb((place / around + ring / (12 * rings)) % 1, 0.9, 0.6 if ring % 2 else 0.95)
+        for ring, place in (divmod(number, 12) for number in range(count))
+    ]
+
+
+def epochs_figure(panels: Mapping[str, Mapping[str, Points]], selected: float | None, title: str = "") -> Figure:
+    """Plot values over epochs.
+
+    Args:
+        panels: points (epoch, value) of the curves named in `STYLES`, by the label of their panel.
+        selected: epoch to mark.
+        title: title of the figure.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = blank(4.8, 1.6 * len(panels) + 0.8)
+    figure.suptitle(title, fontsize=8)
+    above: dict[str, Any] = {**NOTE, "xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False).flatten()
+    for axes, (name, curves) in zip(all_axes, panels.items(), strict=True):
+        drawn = {curve: points for curve, points in curves.items() if points}
+        highest = max(drawn, key=lambda curve: drawn[curve][-1][1], default="")
+        for curve, points in drawn.items():
+            colour, line = STYLES[curve]
+            axes.plot(*zip(*points, strict=True), line, color=colour, linewidth=1.2, marker=".", markersize=3)
+            if len(curves) > 1:
+                side = "bottom" if curve == highest else "top"
+                axes.annotate(curve, points[-1], (4, 0), **NOTE, color=colour, va=side)
+        if selected is not None:
+            axes.axvline(selected, color="0.7", linewidth=0.8, zorder=1)
+            marked = [point for point in curves["validation"] if point[0] == selected]
+            axes.plot(*np.reshape(marked, (-1, 2)).T, "o", color="black", markersize=5)
+        axes.margins(y=0.12)
+        axes.set_ylabel(name, fontsize=7)
+        tidy(axes)
+    if selected is not None:
+        all_axes[0].annotate(f"epoch {selected:.0f} selected", (selected, 1), (0, 2), **above)
+    axes.set_xlabel("epoch", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    epochs = {epoch for curves in panels.values() for points in curves.values() for epoch, _ in points}
+    if len(epochs) == 1:
+        axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    return figure
+
+
+def draw_matrix(axes: Axes, values: npt.NDArray[np.float64], most: float, font: float | None) -> Any:
+    """Draw a matrix in shades of grey up to ``most``, with its numbers unless the font size is None."""
+    drawn = axes.imshow(values, cmap="Greys", vmin=0, vmax=most, interpolation="nearest")
+    for row, column in np.argwhere(values >= 0.5) if font else []:
+        colour = "white" if values[row, column] > most / 2 else "black"
+        axes.text(column, row, f"{values[row, column]:.0f}", fontsize=font, color=colour, ha="center", va="center")
+    axes.tick_params(length=0)
+    return drawn

@@ -1,0 +1,70 @@
+"""Pictures of a reassembled puzzle: shuffled, grouped, rebuilt.
+
+Shapes: one puzzle of F fragments (C, h, w) uint8, of k images.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fragrecon.data.puzzles import FragmentBatch, in_place, join
+from fragrecon.evaluation.clustering.reassembly import matches
+from fragrecon.reassembly.rebuild import Placement
+from fragrecon.report.figures.plotting import colours
+from fragrecon.report.figures.tiles import PAPER, WRONG, frame_cell, framed, sheet, square
+
+
+def shuffled_sheet(fragments: Tensor) -> Tensor:
+    """Lay out the fragments (F, C, h, w) in a square."""
+    return sheet(list(fragments), square(len(fragments)), _gap(*fragments.shape[-2:]))
+
+
+def groups_sheet(fragments: Tensor, placement: Placement, k: int) -> Tensor:
+    """Lay out the fragments (F, C, h, w) in a square, each in a frame of the colour of its image."""
+    hues, gap, images = colours(k), _gap(*fragments.shape[-2:]), placement.images[0].tolist()
+    tiles = [framed(fragment, hues[image], gap) for fragment, image in zip(fragments, images, strict=True)]
+    return sheet(tiles, square(len(tiles)), gap)
+
+
+def rebuilt_images(fragments: Tensor, placement: Placement, k: int, grid: tuple[int, int]) -> Tensor:
+    """Return the rebuilt images (k, C, H, W): the fragments (F, C, h, w) where they were placed."""
+    cells = grid[0] * grid[1]
+    images = torch.full((k * cells, *fragments.shape[1:]), PAPER, dtype=torch.uint8)
+    images[placement.images[0] * cells + placement.cells[0]] = fragments
+    return join(images.view(k, cells, *fragments.shape[1:]), grid)
+
+
+def rebuilt_sheet(images: Tensor, placement: Placement, truth: FragmentBatch | None, grid: tuple[int, int]) -> Tensor:
+    """Lay out the rebuilt images (k, C, H, W), each after its original if the truth is known."""
+    shown = list(images) if truth is None else _beside_originals(truth, placement, images, grid)
+    columns = max(1, round(math.sqrt(len(shown) / 2))) * (1 if truth is None else 2)
+    height, width = images.shape[-2:]
+    return sheet(shown, columns, _gap(height // grid[0], width // grid[1]))
+
+
+def _beside_originals(
+    truth: FragmentBatch, placement: Placement, images: Tensor, grid: tuple[int, int]
+) -> list[Tensor]:
+    """Return each original, followed by its rebuilt image with frames around misplaced fragments."""
+    originals = in_place(truth.fragments, truth, grid)
+    source_of = matches(placement, truth)[0]
+    image, cell = placement.images[0], placement.cells[0]
+    wrong = torch.ones(truth.images_per_puzzle, grid[0] * grid[1], dtype=torch.bool)
+    right = (source_of[image] == truth.source_ids[0]) & (cell == truth.positions[0])
+    wrong[image[right], cell[right]] = False
+    thickness = max(1, min(truth.fragment_size) // 16)
+    shown = []
+    for original, number in zip(originals, source_of.argsort().tolist(), strict=True):
+        marked = images[number].expand(3, -1, -1)
+        for at in torch.nonzero(wrong[number]).flatten().tolist():
+            marked = frame_cell(marked, at, grid, WRONG, thickness)
+        shown += [original.expand(3, -1, -1), marked]
+    return shown
+
+
+def _gap(height: int, width: int) -> int:
+    """Return the space between tiles in pixels, in proportion to fragments."""
+    return max(1, min(height, width) // 10)
