@@ -173,7 +173,7 @@ def job(folder: Path, cache: Path, *overrides: object, figures: bool = False) ->
     folder.mkdir(parents=True, exist_ok=True)
     with one_thread(), pytest.MonkeyPatch.context() as patch:
         if not figures:
-            patch.setattr("fragrecon.report.results.gallery", Mock())
+            patch.setattr("fragrecon.report.results.write", Mock())
         return jobs.run_job(composed, folder, given)
 
 
