@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -53,26 +54,12 @@ class VariationalAutoencoder(Autoencoder):
     """An autoencoder whose latents are means, with a second linear layer for their variances.
 
     Kingma and Welling, 2014. Embeddings are the means: only the objective draws samples. Use it as the second
-    base of a class whose first is an `Autoencoder`.
-
-    Args:
-        fragment_shape: (C, h, w).
-        latent_dim: D.
-        encoder: see `Autoencoder`.
-        features: see `Autoencoder`.
-        decoder: see `Autoencoder`.
+    base of a class whose first is an `Autoencoder`; the arguments are the same.
     """
 
-    def __init__(
-        self,
-        fragment_shape: Shape,
-        latent_dim: int,
-        encoder: nn.Module,
-        features: Shape,
-        decoder: Callable[[], nn.Module],
-    ) -> None:
-        super().__init__(fragment_shape, latent_dim, encoder, features, decoder)
-        self.to_log_variance = nn.Linear(math.prod(features), latent_dim)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.to_log_variance = nn.Linear(self.to_latent.in_features, self.latent_dim)
 
     def posterior(self, fragments: Tensor) -> Posterior:
         """Predict the distribution of each fragment's latents, always in float32, as variances are exponentials.

@@ -167,9 +167,9 @@ def test_callers_of_version_1_find_their_names() -> None:
 def test_presets_have_about_as_many_parameters_as_they_say(preset: str, parameters: float) -> None:
     made = create_autoencoder(preset, use_attention=False)
     assert count_parameters(made) == pytest.approx(parameters, rel=0.2)
-    assert made.latent_shape == (PRESETS[preset].latent_size,)
+    assert made.latent_shape == (PRESETS[preset]["latent_size"],)
     spatial = create_autoencoder(preset, latent_strategy="spatial", use_attention=False)
-    assert spatial.latent_shape == (PRESETS[preset].latent_size // 16, 4, 4)
+    assert spatial.latent_shape == (PRESETS[preset]["latent_size"] // 16, 4, 4)
 
 
 @pytest.mark.parametrize(("asked", "depth"), [(128, 8), (1000, 62), (500, 31), (5, 1), (8192, 512)])

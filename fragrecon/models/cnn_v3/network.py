@@ -5,6 +5,7 @@ Shapes: B images, C channels, H x W pixels, D latents.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Sequence
@@ -173,17 +174,9 @@ class AutoEncoderCNNV3(nn.Module):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that create this network again, as plain values."""
-        return {
-            "latent_size": self.latent_size,
-            "block_config": list(self.block_config),
-            "channel_config": list(self.channel_config),
-            "stride_config": list(self.stride_config),
-            "latent_strategy": self.latent_strategy,
-            "use_attention": self.use_attention,
-            "input_size": list(self.input_size),
-            "channels": self.channels,
-            "DropOut": self.DropOut,
-        }
+        names = inspect.signature(AutoEncoderCNNV3).parameters
+        values = {name: getattr(self, name) for name in names if name != "embedding_dim"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """Return (height, width) of an image and of the encoder's map after each stage."""
@@ -223,12 +216,9 @@ def _check(
             f"block_config, channel_config and stride_config should have the same length, one entry a stage; they have "
             f"{len(blocks)}, {len(channels)} and {len(strides)}"
         )
-    for kind in blocks:
-        if kind not in BLOCKS:
-            raise ConfigError(
-                f"block_config: '{kind}' is not known{nearest(kind, BLOCKS)}; there are {', '.join(BLOCKS)}"
-            )
     for kind, width in zip(blocks, channels, strict=True):
+        if kind not in BLOCKS:
+            raise ConfigError(f"block_config: '{kind}' is not known{nearest(kind, BLOCKS)}")
         if kind == "inception" and width < 4:
             raise ConfigError(f"channel_config: inception has four branches and needs at least 4 channels, not {width}")
     if strategy not in ("conv", "spatial"):

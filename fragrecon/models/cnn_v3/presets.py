@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from fragrecon.errors import ConfigError, nearest
 from fragrecon.models.cnn_v3.network import AutoEncoderCNNV3
 
 
-@dataclass(frozen=True)
-class Stages:
-    """The stages of `AutoEncoderCNNV3`, named as its arguments are."""
-
-    block_config: tuple[str, ...]
-    channel_config: tuple[int, ...]
-    stride_config: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Number of latents and stages for each latent strategy; ``spatial=None`` uses the stages of ``conv``."""
-
-    latent_size: int
-    conv: Stages
-    spatial: Stages | None = None
+def _stages(blocks: str, channels: tuple[int, ...], strides: tuple[int, ...]) -> dict[str, Any]:
+    return {"block_config": blocks.split(), "channel_config": channels, "stride_config": strides}
 
 
 PRESETS = {
-    "tiny": Preset(128, Stages(("resnet", "resnet"), (64, 36), (4, 2))),
-    "small": Preset(512, Stages(("resnet", "resnext"), (64, 96), (4, 1))),
-    "medium": Preset(
-        2048,
-        Stages(("resnet", "resnext"), (64, 128), (4, 1)),
-        Stages(("resnet", "resnext"), (32, 64), (2, 1)),
-    ),
-    "large": Preset(
-        8192,
-        Stages(("resnet", "resnext"), (64, 128), (4, 1)),
-        Stages(("resnet", "resnet"), (16, 16), (1, 1)),
-    ),
+    "tiny": {"latent_size": 128, **_stages("resnet resnet", (64, 36), (4, 2))},
+    "small": {"latent_size": 512, **_stages("resnet resnext", (64, 96), (4, 1))},
+    "medium": {"latent_size": 2048, **_stages("resnet resnext", (64, 128), (4, 1))},
+    "large": {"latent_size": 8192, **_stages("resnet resnext", (64, 128), (4, 1))},
 }
+"""Arguments of `AutoEncoderCNNV3` by preset."""
+
+SPATIAL = {
+    "medium": _stages("resnet resnext", (32, 64), (2, 1)),
+    "large": _stages("resnet resnet", (16, 16), (1, 1)),
+}
+"""Arguments that differ with the spatial strategy."""
 
 
 def create_autoencoder(
@@ -66,8 +50,5 @@ def create_autoencoder(
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset '{preset}' is not known{nearest(preset, PRESETS)}")
-    chosen = PRESETS[preset]
-    spatial = overrides.get("latent_strategy") == "spatial"
-    stages = (chosen.spatial if spatial else None) or chosen.conv
-    settings = {"latent_size": chosen.latent_size, "input_size": input_size, **asdict(stages)}
-    return AutoEncoderCNNV3(**(settings | overrides))
+    spatial = SPATIAL.get(preset, {}) if overrides.get("latent_strategy") == "spatial" else {}
+    return AutoEncoderCNNV3(**(PRESETS[preset] | spatial | {"input_size": input_size} | overrides))
