@@ -301,19 +301,16 @@ class FixedPuzzles:
     def read(self, part: slice) -> FragmentBatch:
         """The puzzles of a slice; with variable width, the slice must be one of `parts`."""
         data, (first, last, _) = self.data, part.indices(self.count)
-        ids, orders = self._drawn(first, max(0, last - first))
+        if data.config.variable_width:
+            ids, orders = (values[first:last] for values in self._by_width[:2])
+        else:
+            ids, orders = self._draw(first, max(0, last - first))
         images, labels = data._read(self.split, ids)
         size = puzzles.fragment_size(images, data.grid)
         return puzzles.make_batch(images, labels, torch.from_numpy(ids), torch.from_numpy(orders), size, step=first)
 
-    def _drawn(self, first: int, count: int) -> tuple[Indices, Indices]:
-        """Images (count, N) and orders (count, F)."""
-        if self.data.config.variable_width:
-            ids, orders, _ = self._by_width
-            return ids[first : first + count], orders[first : first + count]
-        return self._draw(first, count)
-
     def _draw(self, first: int, count: int) -> tuple[Indices, Indices]:
+        """Images (count, N) and orders (count, F)."""
         data = self.data
         per_puzzle, seed = data.config.images_per_puzzle, data.puzzle_seed
         return puzzles.fixed_puzzles(self.available, first, count, per_puzzle, data.cells, seed, self.purpose)

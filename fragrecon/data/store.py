@@ -24,6 +24,9 @@ from fragrecon import files
 from fragrecon.errors import DataError
 
 Split = Literal["train", "test"]
+AnyWidthShape = tuple[int, int, int | None]
+"""(C, H, W); a W of None stands for a variable width."""
+
 FORMAT = 1
 MANIFEST, IMAGES, LABELS, WIDTHS = "manifest.json", "images.u8", "labels.npy", "widths.npy"
 
@@ -60,7 +63,7 @@ class Reader(Protocol):
     """Interface of a reader of one format. A reader opens only the files of the split it is asked for."""
 
     @property
-    def shape(self) -> tuple[int, int, int | None]:
+    def shape(self) -> AnyWidthShape:
         """(channels, height, width) of all images; the width is None if it is variable."""
 
     def source(self, split: Split) -> Source:
@@ -108,7 +111,7 @@ class Manifest:
 
     format: int
     split: Split
-    shape: tuple[int, int, int | None]
+    shape: AnyWidthShape
     count: int
     num_classes: int
     classes: tuple[str, ...] | None
@@ -189,7 +192,7 @@ class Store:
         return labels
 
 
-def image_bytes(shape: tuple[int, int, int | None]) -> int:
+def image_bytes(shape: AnyWidthShape) -> int:
     """Size of an image.
 
     Args:
@@ -202,7 +205,7 @@ def image_bytes(shape: tuple[int, int, int | None]) -> int:
     return channels * height * (height if width is None else width)
 
 
-def store_folder(cache: Path, name: str, source: Source, shape: tuple[int, int, int | None], split: Split) -> Path:
+def store_folder(cache: Path, name: str, source: Source, shape: AnyWidthShape, split: Split) -> Path:
     """Folder of the store of a split; it differs for another source or shape.
 
     Args:
@@ -293,7 +296,7 @@ def open_store(folder: Path, fingerprint: str | None = None) -> Store:
     return store
 
 
-def _fingerprint(source: Source, shape: tuple[int, int, int | None]) -> str:
+def _fingerprint(source: Source, shape: AnyWidthShape) -> str:
     return files.digest({"format": FORMAT, "shape": shape, "identity": source.identity})
 
 
@@ -359,7 +362,7 @@ def _blocks(reader: Reader, split: Split) -> Iterator[Block]:
         raise DataError(f"cannot read the {split} images ({error})") from None
 
 
-def _check_block(block: Block, shape: tuple[int, int, int | None]) -> None:
+def _check_block(block: Block, shape: AnyWidthShape) -> None:
     images = block.images
     expected = (*shape[:2], images.shape[-1] if shape[2] is None else shape[2])
     if images.dtype != np.uint8 or images.shape != (len(block.labels), *expected):

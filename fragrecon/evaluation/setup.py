@@ -23,8 +23,8 @@ from fragrecon.config.build import build
 from fragrecon.config.schema import Config, class_name
 from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import batches
-from fragrecon.data.readers.images import AnyWidthShape, block_length, decode_blocks
-from fragrecon.data.store import Block, Reader, Source, Split
+from fragrecon.data.readers.images import block_length, decode_blocks
+from fragrecon.data.store import AnyWidthShape, Block, Reader, Source, Split
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, check_puzzle
 from fragrecon.evaluation.statistics import Scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,24 @@ def fragments(real_data: Path, problems: int, images: int = 10, size: int = 16) 
     random = torch.Generator().manual_seed(0)
     order = torch.stack([torch.randperm(points.shape[1], generator=random) for _ in range(problems)])
     return points.gather(1, order.unsqueeze(-1).expand_as(points)), order // (points.shape[1] // images)
+
+
+FAMILIES: dict[str, Callable[[int], tuple[Tensor, Tensor | None]]] = {
+    "tight blobs in 2 dimensions": lambda n: blobs(5 * n, 10, 16, 0.1, 2, 1),
+    "wide blobs in 2 dimensions": lambda n: blobs(5 * n, 10, 16, 0.4, 2, 2),
+    "blobs in 3 dimensions": lambda n: blobs(5 * n, 10, 16, 0.6, 3, 3),
+    "uniform in 2 dimensions": lambda n: (uniform(3 * n, 100, 2, 4), None),
+    "uniform in 3 dimensions": lambda n: (uniform(3 * n, 160, 3, 5), None),
+    "blobs in 16 dimensions": lambda n: blobs(2 * n, 10, 16, 0.8, 16, 6),
+    "tight blobs in 128 dimensions": lambda n: blobs(n, 10, 16, 0.5, 128, 7),
+    "wide blobs in 128 dimensions": lambda n: blobs(3 * n, 10, 16, 3.0, 128, 8),
+    "blobs in 128 dimensions that are hard to tell": lambda n: blobs(2 * n, 10, 16, 6.0, 128, 9),
+    "uniform in 128 dimensions": lambda n: (uniform(2 * n, 160, 128, 10), None),
+}
+"""Points, and the blob of each, by a number that the number of problems is proportional to.
+
+In few dimensions, algorithms end in many local optima, so the mean loss is known to 0.1% only for many problems.
+"""
 
 
 def distances(points: Tensor) -> Tensor:

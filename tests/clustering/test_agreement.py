@@ -30,7 +30,7 @@ from fragrecon.clustering.agreement import (
 
 Labels = npt.NDArray[np.int64]
 TIGHT = 1e-12
-unhurried = settings(deadline=None)
+unhurried = settings(deadline=None, max_examples=40)
 SCORES = (
     adjusted_rand_index,
     normalized_mutual_info,
@@ -87,12 +87,12 @@ def random_labels(kind: str) -> tuple[Labels, Labels]:
     """Predicted and true labels (P, n)."""
     random = np.random.default_rng(5)
     if kind == "uniform":
-        return random.integers(0, 10, (40, 160)), random.integers(0, 10, (40, 160))
+        return random.integers(0, 10, (10, 160)), random.integers(0, 10, (10, 160))
     if kind == "puzzles":
-        truth = random.permuted(np.tile(np.arange(160) // 16, (40, 1)), axis=1)
+        truth = random.permuted(np.tile(np.arange(160) // 16, (10, 1)), axis=1)
         return np.where(random.random(truth.shape) < 0.4, random.integers(0, 10, truth.shape), truth), truth
     if kind == "skewed":
-        return random.geometric(0.5, (40, 100)) - 1, random.geometric(0.1, (40, 100)) - 1
+        return random.geometric(0.5, (10, 100)) - 1, random.geometric(0.1, (10, 100)) - 1
     if kind == "more clusters than classes":
         return random.integers(0, 50, (20, 60)), random.integers(0, 2, (20, 60))
     if kind == "labels with gaps":
@@ -100,7 +100,7 @@ def random_labels(kind: str) -> tuple[Labels, Labels]:
     if kind == "two points":
         return random.integers(0, 2, (30, 2)), random.integers(0, 2, (30, 2))
     assert kind == "many points"
-    return random.integers(0, 5, (2, 20_000)), random.integers(0, 7, (2, 20_000))
+    return random.integers(0, 5, (1, 5_000)), random.integers(0, 7, (1, 5_000))
 
 
 KINDS = ("uniform", "puzzles", "skewed", "more clusters than classes", "labels with gaps", "two points", "many points")
@@ -147,36 +147,15 @@ def test_any_number_of_single_points_agrees_perfectly_with_itself() -> None:
     assert found == pytest.approx([1.0] * 200, abs=TIGHT)
 
 
-def test_singletons_tell_nothing_of_classes_beyond_chance() -> None:
-    truth = torch.arange(12) % 3
-    ari, nmi, pure, ami, right, precision, recall = scores(torch.arange(12)[None], truth[None])[:, 0].tolist()
-    assert ari == recall == 0
-    assert ami == pytest.approx(0, abs=TIGHT)
-    assert pure == precision == 1
-    assert right == 3 / 12
-    assert nmi > 0.5
-
-
-@pytest.mark.parametrize("k", [2, 10, 40])
+@pytest.mark.parametrize("k", [2, 40])
 def test_adjusted_scores_of_random_labels_are_zero_on_average(k: int) -> None:
     random = np.random.default_rng(k)
-    truth = torch.arange(160).expand(2000, -1) % 10
-    table = contingency(torch.from_numpy(random.integers(0, k, (2000, 160))), truth)
+    truth = torch.arange(160).expand(1000, -1) % 10
+    table = contingency(torch.from_numpy(random.integers(0, k, (1000, 160))), truth)
     for score in (adjusted_rand_index, adjusted_mutual_info):
         found = score(table)
-        assert abs(found.mean()) < 4 * found.std() / math.sqrt(2000) < 0.003
+        assert abs(found.mean()) < 4 * found.std() / math.sqrt(1000) < 0.005
     assert normalized_mutual_info(table).mean() > 0.01
-
-
-def test_mutual_info_expected_is_its_mean_over_all_orders_of_the_points() -> None:
-    truth, clusters = [0, 0, 0, 1, 1, 2, 2], torch.tensor([[0, 0, 1, 1, 1, 1, 2]])
-    orders = torch.tensor(list(itertools.permutations(truth)))
-    table = contingency(clusters.expand_as(orders), orders)
-    share = table / 7
-    alone = share.sum(2, keepdim=True) * share.sum(1, keepdim=True)
-    mean = torch.special.xlogy(share, share / alone).sum((1, 2)).mean()
-    assert float(_expected_mutual_info(table[:1])) == pytest.approx(float(mean), abs=TIGHT)
-    assert float(adjusted_mutual_info(table).mean()) == pytest.approx(0, abs=TIGHT)
 
 
 def slow_expected(rows: list[int], columns: list[int]) -> float:
@@ -216,24 +195,11 @@ def test_the_worked_example_of_the_textbook() -> None:
     assert pair_recall(contingency(predicted, truth)).item() == pytest.approx(20 / 44, abs=TIGHT)
 
 
-def test_ari_is_zero_on_average_over_all_orders_of_the_points() -> None:
-    truth = [0, 0, 0, 1, 1, 2]
-    orders = torch.tensor(list(itertools.permutations(truth)))
-    predicted = torch.tensor([[0, 0, 1, 1, 1, 1]]).expand_as(orders)
-    assert adjusted_rand_index(contingency(predicted, orders)).mean().item() == pytest.approx(0, abs=TIGHT)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_scores_what_its_problems_score_one_by_one(kind: str) -> None:
     predicted, truth = (torch.from_numpy(labels) for labels in random_labels(kind))
     alone = [scores(predicted[i : i + 1], truth[i : i + 1]) for i in range(len(truth))]
     torch.testing.assert_close(scores(predicted, truth), torch.cat(alone, 1), rtol=0, atol=TIGHT)
-
-
-def test_problems_of_unlike_numbers_of_clusters_go_in_one_batch() -> None:
-    predicted, truth = torch.tensor([[0, 0, 1, 1], [0, 1, 2, 9]]), torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]])
-    known = torch.tensor([PERFECT, (0, 0, 1, 0, 1 / 4, 1, 0)], dtype=torch.float64).T
-    torch.testing.assert_close(scores(predicted, truth), known, rtol=0, atol=TIGHT)
 
 
 def test_problems_of_unlike_sizes_have_scores_of_their_own() -> None:
@@ -298,40 +264,12 @@ def test_scores_that_are_symmetric_are_so_and_all_lie_within_bounds(labels: tupl
     assert 0 <= recall <= 1
 
 
-def test_accuracy_gives_no_class_to_two_clusters() -> None:
-    predicted, truth = torch.tensor([[0, 0, 1, 1, 2, 2]]), torch.tensor([[0, 0, 0, 0, 1, 1]])
-    assert accuracy(contingency(predicted, truth)).item() == pytest.approx(4 / 6)
-    assert purity(contingency(predicted, truth)).item() == 1
-
-
-def test_contingency_counts_pairs_of_labels() -> None:
-    random = np.random.default_rng(0)
-    predicted, truth = random.integers(0, 4, (3, 50)), random.integers(0, 6, (3, 50))
-    expected = np.zeros((3, 4, 6))
-    for problem, (some, others) in enumerate(zip(predicted, truth, strict=True)):
-        for p, t in zip(some, others, strict=True):
-            expected[problem, p, t] += 1
-    table = contingency(torch.from_numpy(predicted), torch.from_numpy(truth))
+def test_contingency_counts_pairs_of_labels_and_refuses_what_are_no_labels() -> None:
+    table = contingency(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 0, 1, 1]]))
     assert table.dtype == torch.float64
-    np.testing.assert_array_equal(table.numpy(), expected)
-
-
-@pytest.mark.parametrize("shapes", [((2, 3), (3, 2)), ((6,), (6,)), ((1, 2, 3), (1, 2, 3)), ((2, 3), (2, 4))])
-def test_labels_of_the_wrong_shape_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    predicted, truth = (torch.zeros(shape, dtype=torch.int64) for shape in shapes)
-    with pytest.raises(ValueError, match=r"\(P, n\)"):
-        contingency(predicted, truth)
-
-
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
-def test_no_labels_are_refused(shape: tuple[int, int]) -> None:
-    empty = torch.zeros(shape, dtype=torch.int64)
-    with pytest.raises(ValueError, match="no labels"):
-        contingency(empty, empty)
-
-
-def test_negative_labels_are_refused_on_either_side() -> None:
-    good, bad = torch.tensor([[0, 1]]), torch.tensor([[0, -1]])
-    for pair in ((good, bad), (bad, good)):
-        with pytest.raises(ValueError, match="negative"):
-            contingency(*pair)
+    assert table.tolist() == [[[1, 1], [0, 0], [0, 2]]]
+    zeros = [torch.zeros(shape, dtype=torch.int64) for shape in ((2, 3), (3, 2), (6,), (1, 2, 3), (0, 5), (5, 0))]
+    pairs = [(zeros[0], zeros[1]), *((some, some) for some in zeros[2:])]
+    for predicted, truth in [*pairs, (zeros[0], zeros[0] - 1), (zeros[0] - 1, zeros[0])]:
+        with pytest.raises(ValueError, match="labels"):
+            contingency(predicted, truth)

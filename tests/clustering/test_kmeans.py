@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import sklearn.cluster
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -18,7 +16,18 @@ from fragrecon.clustering import kmeans as module
 from fragrecon.clustering.kmeans import KMeans, _fill_empty, _plus_plus, kmeans
 from fragrecon.clustering.problems import squared_distances
 from fragrecon.seeds import keys_of, uniforms
-from tests.clustering.samples import Floats, ari, blobs, distances, fragments, inertia, is_not_lower, means, uniform
+from tests.clustering.samples import (
+    FAMILIES,
+    Floats,
+    ari,
+    blobs,
+    distances,
+    fragments,
+    inertia,
+    is_not_lower,
+    means,
+    uniform,
+)
 
 unhurried = settings(deadline=None, max_examples=60)
 LARGE = 2**40
@@ -41,26 +50,12 @@ def reference(points: Tensor, k: int, restarts: int = 10) -> tuple[Tensor, Float
 
 # As good as scikit-learn ----------------------------------------------------------------------------------------------
 
-# In few dimensions both end in many local optima, so it takes many problems for the mean to be known to 0.1%.
-FAMILIES: dict[str, Callable[[], tuple[Tensor, Tensor | None]]] = {
-    "tight blobs in 2 dimensions": lambda: blobs(125, 10, 16, 0.1, 2, 1),
-    "wide blobs in 2 dimensions": lambda: blobs(125, 10, 16, 0.4, 2, 2),
-    "blobs in 3 dimensions": lambda: blobs(125, 10, 16, 0.6, 3, 3),
-    "uniform in 2 dimensions": lambda: (uniform(75, 100, 2, 4), None),
-    "uniform in 3 dimensions": lambda: (uniform(75, 160, 3, 5), None),
-    "blobs in 16 dimensions": lambda: blobs(50, 10, 16, 0.8, 16, 6),
-    "tight blobs in 128 dimensions": lambda: blobs(30, 10, 16, 0.5, 128, 7),
-    "wide blobs in 128 dimensions": lambda: blobs(75, 10, 16, 3.0, 128, 8),
-    "blobs in 128 dimensions that are hard to tell": lambda: blobs(50, 10, 16, 6.0, 128, 9),
-    "uniform in 128 dimensions": lambda: (uniform(50, 160, 128, 10), None),
-}
-
 
 @pytest.mark.slow
 def test_inertia_and_ari_are_those_of_scikit_learn() -> None:
     relative: list[Floats] = []
     for name, family in FAMILIES.items():
-        points, truth = family()
+        points, truth = family(25)
         found = kmeans(points, 10, keys(len(points)))
         labels, least = reference(points, 10)
         relative.append(found.inertia.numpy() / least - 1)
@@ -75,7 +70,7 @@ def test_inertia_and_ari_are_those_of_scikit_learn() -> None:
 @pytest.mark.slow
 def test_fragments_of_real_images_are_clustered_as_well_as_by_scikit_learn(real_data: Path) -> None:
     relative: list[Floats] = []
-    for problems, images in ((200, 10), (300, 5)):
+    for problems, images in ((60, 10), (90, 5)):
         points, truth = fragments(real_data, problems, images)
         found = kmeans(points, images, keys(problems))
         labels, least = reference(points, images)
@@ -101,18 +96,21 @@ def several() -> list[tuple[Tensor, int]]:
     """Points and clusters by which W G is computed in both ways."""
     return [
         (blobs(20, 10, 16, 0.5, 2)[0], 10),
-        (blobs(20, 10, 16, 0.5, 16)[0], 10),
         (blobs(20, 10, 16, 3.0, 128)[0], 10),
         (blobs(20, 4, 8, 1.0, 300)[0], 4),
         (uniform(20, 60, 3), 25),
     ]
 
 
-def test_inertia_is_that_of_the_labels() -> None:
+def test_inertia_is_that_of_the_labels_and_points_are_nearest_to_their_own_mean() -> None:
     for points, k in several():
-        found = kmeans(points, k, keys(len(points)))
-        assert found.inertia.dtype == torch.float64
+        found = kmeans(points, k, keys(len(points)), restarts=2)
+        assert (found.inertia.dtype, found.labels.dtype) == (torch.float64, torch.int64)
         torch.testing.assert_close(found.inertia, inertia(points, found.labels, k), rtol=1e-5, atol=0)
+        assert all(sorted(set(row)) == list(range(k)) for row in found.labels.tolist())
+        to_means = torch.cdist(points.double(), means(points, found.labels, k)).square()
+        own = to_means.gather(2, found.labels.unsqueeze(-1)).squeeze(-1)
+        assert (own <= to_means.amin(2) * (1 + 1e-5) + 1e-6 * points.square().max()).all()
 
 
 def test_inertia_of_clusters_that_are_small_against_their_distance_is_that_of_the_labels() -> None:
@@ -120,21 +118,6 @@ def test_inertia_of_clusters_that_are_small_against_their_distance_is_that_of_th
     found = kmeans(points, 10, keys(20))
     assert (found.inertia >= 0).all()
     torch.testing.assert_close(found.inertia, inertia(points, found.labels, 10), rtol=0.01, atol=0)
-
-
-def test_every_point_is_nearest_to_the_mean_of_its_own_cluster() -> None:
-    for points, k in several():
-        labels = kmeans(points, k, keys(len(points)), restarts=2).labels
-        to_means = torch.cdist(points.double(), means(points, labels, k)).square()
-        own = to_means.gather(2, labels.unsqueeze(-1)).squeeze(-1)
-        assert (own <= to_means.amin(2) * (1 + 1e-5) + 1e-6 * points.square().max()).all()
-
-
-def test_all_labels_occur() -> None:
-    for points, k in several():
-        labels = kmeans(points, k, keys(len(points)), restarts=1).labels
-        assert labels.dtype == torch.int64
-        assert all(sorted(set(row)) == list(range(k)) for row in labels.tolist())
 
 
 def test_one_cluster_has_the_inertia_of_the_whole() -> None:
@@ -163,7 +146,7 @@ def test_best_of_all_clusterings_of_a_few_points_is_found() -> None:
 # Degenerate points ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [0.0, 0.3, -1e20])
+@pytest.mark.parametrize("value", [0.0, -1e20])
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (10, 4), (10, 10)])
 def test_equal_points_stay_in_one_cluster(value: float, n: int, k: int) -> None:
     found = kmeans(torch.full((3, n, 6), value), k, keys(3))
@@ -171,8 +154,7 @@ def test_equal_points_stay_in_one_cluster(value: float, n: int, k: int) -> None:
     assert (found.inertia == 0).all()
 
 
-@pytest.mark.parametrize("copies", [2, 3, 8])
-@pytest.mark.parametrize("k", [3, 5, 9])
+@pytest.mark.parametrize(("copies", "k"), [(2, 3), (3, 5), (8, 9)])
 def test_fewer_distinct_points_than_clusters_leave_clusters_empty(copies: int, k: int) -> None:
     points = torch.eye(3).repeat(1, copies, 1).expand(4, -1, -1)
     found = kmeans(points, min(k, 3 * copies), keys(4))
@@ -235,16 +217,10 @@ def test_a_problem_among_others_of_another_kind_is_answered_alike() -> None:
     assert torch.equal(kmeans(mixed, 10, own, memory=LARGE).labels[11:17], kmeans(hard, 10, own[11:17]).labels)
 
 
-def test_a_problem_too_small_for_fast_products_is_divided_alike_wherever_it_stands() -> None:
-    points, _ = blobs(300, 3, 3, 0.5, 4)
-    one, other = (kmeans(points, 3, keys(300), memory=memory).labels for memory in (1, LARGE))
-    assert (ari(one, other) == 1).all()
-
-
 def test_threads_do_not_change_the_answer() -> None:
     before = torch.get_num_threads()
     try:
-        for points, k in several():
+        for points, k in several()[:2]:
             found = []
             for threads in (1, 2):
                 torch.set_num_threads(threads)
@@ -315,23 +291,6 @@ def test_starts_are_those_of_a_slow_loop(trials: int) -> None:
         assert starts.tolist() == [slow_plus_plus(own, restart) for restart in numbers]
 
 
-def test_starts_are_drawn_by_squared_distance() -> None:
-    squared = distances(torch.tensor([[[0.0], [1.0], [3.0], [7.0]]])).square()
-    draws = uniforms(keys(1), 30_000 * 3).view(1, 30_000, 3, 1)
-    found = _plus_plus(squared, draws)[0]
-    expected = torch.zeros(4, 4, 4, dtype=torch.float64)
-    for a in range(4):
-        for b in range(4):
-            closest = torch.minimum(squared[0, a], squared[0, b])
-            if a != b:
-                expected[a, b] = 1 / 4 * squared[0, a, b] / squared[0, a].sum() * closest / closest.sum()
-    counts = torch.bincount(found @ torch.tensor([16, 4, 1]), minlength=64).view(4, 4, 4)
-    possible = expected > 0
-    assert (counts[~possible] == 0).all()
-    test = stats.chisquare(counts[possible].numpy(), (expected[possible] * len(found)).numpy())
-    assert test.pvalue > 0.001
-
-
 @unhurried
 @given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 3))
 def test_starts_are_distinct_points(seed: int, n: int, trials: int) -> None:
@@ -396,7 +355,7 @@ def test_a_cluster_that_runs_empty_takes_the_farthest_point(monkeypatch: pytest.
 # Scales and types -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("power", [-60, -20, 20, 60])
+@pytest.mark.parametrize("power", [-60, 60])
 def test_a_power_of_two_as_scale_changes_no_bit(power: int) -> None:
     points = uniform(10, 60, 8)
     plain, scaled = kmeans(points, 6, keys(10)), kmeans(points * 2.0**power, 6, keys(10))
@@ -428,12 +387,6 @@ def test_all_floating_types_are_taken(dtype: torch.dtype) -> None:
     found = kmeans(points, 6, keys(5))
     check_alike(found, kmeans(points.float(), 6, keys(5)), points.shape[2])
     assert found.labels.dtype == torch.int64
-
-
-def test_a_sum_out_of_the_range_of_half_precision_is_no_reason_to_refuse() -> None:
-    points = (60_000 * uniform(2, 60, 8)).half()
-    assert torch.isinf(points.sum())
-    assert same(kmeans(points, 6, keys(2)), kmeans(points.float(), 6, keys(2)))
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from kmedoids import fasterpam
 from torch import Tensor
 
 from fragrecon.clustering.kmedoids import KMedoids, _build, kmedoids
-from tests.clustering.samples import Floats, ari, blobs, distances, fragments, is_not_lower, uniform
+from tests.clustering.samples import FAMILIES, Floats, ari, blobs, distances, fragments, is_not_lower, uniform
 
 unhurried = settings(deadline=None, max_examples=40)
 LARGE = 2**40
@@ -33,24 +32,12 @@ def loss_of(apart: Tensor, medoids: Tensor) -> Tensor:
 
 # As good as FasterPAM -------------------------------------------------------------------------------------------------
 
-FAMILIES: dict[str, Callable[[], tuple[Tensor, Tensor | None]]] = {
-    "tight blobs in 2 dimensions": lambda: blobs(600, 10, 16, 0.1, 2, 1),
-    "wide blobs in 2 dimensions": lambda: blobs(600, 10, 16, 0.4, 2, 2),
-    "blobs in 3 dimensions": lambda: blobs(600, 10, 16, 0.6, 3, 3),
-    "uniform in 2 dimensions": lambda: (uniform(600, 100, 2, 4), None),
-    "uniform in 3 dimensions": lambda: (uniform(600, 160, 3, 5), None),
-    "blobs in 16 dimensions": lambda: blobs(200, 10, 16, 0.8, 16, 6),
-    "tight blobs in 128 dimensions": lambda: blobs(60, 10, 16, 0.5, 128, 7),
-    "wide blobs in 128 dimensions": lambda: blobs(200, 10, 16, 3.0, 128, 8),
-    "uniform in 128 dimensions": lambda: (uniform(200, 160, 128, 10), None),
-}
-
 
 @pytest.mark.slow
 def test_loss_and_ari_are_those_of_fasterpam() -> None:
     relative: list[Floats] = []
     for name, family in FAMILIES.items():
-        points, truth = family()
+        points, truth = family(50)
         found = kmedoids(points, 10)
         labels, least = reference(points, 10)
         relative.append(found.loss.numpy() / least - 1)
@@ -64,7 +51,7 @@ def test_loss_and_ari_are_those_of_fasterpam() -> None:
 @pytest.mark.real
 @pytest.mark.slow
 def test_fragments_of_real_images_are_clustered_as_well_as_by_fasterpam(real_data: Path) -> None:
-    points, truth = fragments(real_data, 200)
+    points, truth = fragments(real_data, 60)
     found = kmedoids(points, 10)
     labels, least = reference(points, 10)
     assert abs((found.loss.numpy() / least - 1).mean()) < 0.001
@@ -85,17 +72,6 @@ def several() -> list[tuple[Tensor, int]]:
     ]
 
 
-def test_no_single_swap_lowers_the_loss() -> None:
-    for points, k in [(uniform(15, 24, 2), 4), (uniform(15, 20, 8), 2), (blobs(15, 5, 5, 0.5, 3)[0], 5)]:
-        apart = distances(points)
-        found = kmedoids(points, k)
-        for own, loss, medoids in zip(apart, found.loss, found.medoids, strict=True):
-            for place, other in itertools.product(range(k), range(points.shape[1])):
-                swapped = medoids.clone()
-                swapped[place] = other
-                assert own[swapped].amin(0).sum() > loss * (1 - 2e-6)
-
-
 def test_points_go_to_their_nearest_medoid_and_the_loss_is_the_sum() -> None:
     for points, k in several():
         apart = distances(points)
@@ -109,22 +85,8 @@ def test_points_go_to_their_nearest_medoid_and_the_loss_is_the_sum() -> None:
             )
         assert found.loss.dtype == torch.float64
         torch.testing.assert_close(found.loss, loss_of(apart, found.medoids), rtol=1e-6, atol=0)
-
-
-def test_medoids_are_distinct_points_of_their_own_cluster() -> None:
-    for points, k in several():
-        found = kmedoids(points, k)
         assert all(len(set(row)) == k for row in found.medoids.tolist())
         assert torch.equal(found.labels.gather(1, found.medoids), torch.arange(k).expand(len(points), -1))
-
-
-def test_one_medoid_is_the_point_of_least_sum_of_distances() -> None:
-    for points in (uniform(20, 50, 2), blobs(20, 5, 8, 1, 64)[0]):
-        sums = distances(points).sum(1)
-        found = kmedoids(points, 1)
-        assert torch.equal(found.medoids[:, 0], sums.argmin(1))
-        torch.testing.assert_close(found.loss, sums.amin(1), rtol=1e-6, atol=0)
-        assert not found.labels.any()
 
 
 @pytest.mark.parametrize("n", [1, 2, 9])
@@ -133,12 +95,6 @@ def test_as_many_medoids_as_points_are_all_of_them(n: int) -> None:
     assert found.medoids.sort(1).values.tolist() == [list(range(n))] * 6
     assert found.labels.sort(1).values.tolist() == [list(range(n))] * 6
     assert found.loss.tolist() == [0.0] * 6
-
-
-def test_all_but_one_as_medoids_leave_the_shortest_distance() -> None:
-    points = uniform(30, 8, 3)
-    apart = distances(points) + torch.eye(8) * 10
-    torch.testing.assert_close(kmedoids(points, 7).loss, apart.amin((1, 2)), rtol=1e-5, atol=0)
 
 
 def test_no_loss_is_far_above_the_best_of_all_choices() -> None:
@@ -162,7 +118,7 @@ def test_the_start_is_build() -> None:
 # Degenerate points ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [0.0, 0.3, -1e20])
+@pytest.mark.parametrize("value", [0.0, -1e20])
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (10, 4), (10, 10)])
 def test_equal_points_have_no_loss(value: float, n: int, k: int) -> None:
     found = kmedoids(torch.full((3, n, 6), value), k)
@@ -171,18 +127,11 @@ def test_equal_points_have_no_loss(value: float, n: int, k: int) -> None:
     assert all(len(set(row)) == k for row in found.medoids.tolist())
 
 
-@pytest.mark.parametrize("copies", [2, 3, 8])
-@pytest.mark.parametrize("k", [3, 5, 9])
+@pytest.mark.parametrize(("copies", "k"), [(2, 3), (3, 5), (8, 9)])
 def test_equal_points_go_together(copies: int, k: int) -> None:
     points = torch.eye(3).repeat(20, copies, 1)
     found = kmedoids(points, min(k, 3 * copies))
     assert ari(found.labels, (torch.arange(3 * copies) % 3).expand(20, -1)).tolist() == [1.0] * 20
-    assert found.loss.tolist() == [0.0] * 20
-
-
-def test_equal_points_go_together_though_their_distances_are_rounded() -> None:
-    found = kmedoids(uniform(20, 3, 7).repeat(1, 3, 1), 5)
-    assert ari(found.labels, (torch.arange(9) % 3).expand(20, -1)).tolist() == [1.0] * 20
     assert found.loss.tolist() == [0.0] * 20
 
 
@@ -219,7 +168,7 @@ def test_a_problem_among_others_of_another_kind_is_answered_alike() -> None:
 def test_threads_do_not_change_the_answer() -> None:
     before = torch.get_num_threads()
     try:
-        for points, k in several():
+        for points, k in several()[:2]:
             found = []
             for threads in (1, 2):
                 torch.set_num_threads(threads)
@@ -227,16 +176,6 @@ def test_threads_do_not_change_the_answer() -> None:
             assert same(*found)
     finally:
         torch.set_num_threads(before)
-
-
-def test_the_order_of_the_points_does_not_matter_on_average() -> None:
-    points = uniform(300, 60, 2)
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    one, other = kmedoids(points, 6), kmedoids(points[:, order], 6)
-    assert abs((other.loss / one.loss - 1).mean()) < 0.002
-    alike = (other.loss / one.loss - 1).abs() < 1e-6
-    assert alike.float().mean() > 0.7
-    assert (ari(other.labels[alike], one.labels[alike][:, order]) > 1 - 1e-9).all()
 
 
 def test_the_order_of_points_in_clear_groups_does_not_matter() -> None:
@@ -265,7 +204,7 @@ def test_any_points_get_medoids_that_no_swap_betters(seed: int, n: int, dim: int
 # Scales and types -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("power", [-60, -20, 20, 60])
+@pytest.mark.parametrize("power", [-60, 60])
 def test_a_power_of_two_as_scale_changes_no_bit(power: int) -> None:
     points = uniform(10, 60, 8)
     plain, scaled = kmedoids(points, 6), kmedoids(points * 2.0**power, 6)

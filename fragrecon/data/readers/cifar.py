@@ -25,8 +25,8 @@ from fragrecon.errors import DataError
 _TIMEOUT = 30.0  # seconds without a response
 
 
-class _Cifar:
-    """A CIFAR data set.
+class Cifar10:
+    """CIFAR-10: 10 classes.
 
     Args:
         root: the folder of the batches, or its parent.
@@ -35,15 +35,17 @@ class _Cifar:
         md5: checksum of the archive.
     """
 
-    reader: ClassVar[str]
-    folder: ClassVar[str]
-    batches: ClassVar[dict[Split, tuple[str, ...]]]
-    labels_key: ClassVar[str]
-    num_classes: ClassVar[int]
-    meta: ClassVar[str]
-    names_key: ClassVar[str]
-    official_url: ClassVar[str]
-    official_md5: ClassVar[str]
+    folder = "cifar-10-batches-py"
+    batches: ClassVar[dict[Split, tuple[str, ...]]] = {
+        "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
+        "test": ("test_batch",),
+    }
+    labels_key = "labels"
+    num_classes = 10
+    meta = "batches.meta"
+    names_key = "label_names"
+    official_url = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+    official_md5 = "c58f30108f718f92721af3b95e74349a"
 
     shape: Shape = (3, 32, 32)
 
@@ -61,7 +63,9 @@ class _Cifar:
         images = sum(path.stat().st_size for path in paths) // int(np.prod(self.shape))
         meta = paths[0].with_name(self.meta)
         classes = self._class_names(meta) if meta.is_file() else None
-        return files_source(self.reader, self.root, split, [*paths, meta] if classes else paths, images, classes)
+        return files_source(
+            f"cifar{self.num_classes}", self.root, split, [*paths, meta] if classes else paths, images, classes
+        )
 
     def blocks(self, split: Split) -> Iterator[Block]:
         """Read the images of a split; see `Reader.blocks`."""
@@ -137,27 +141,9 @@ class _Cifar:
             raise DataError(f"the archive {self.url} lacks {', '.join(sorted(wanted))}; check data.reader.url")
 
 
-class Cifar10(_Cifar):
-    """CIFAR-10: 10 classes."""
-
-    reader = "cifar10"
-    folder = "cifar-10-batches-py"
-    batches: ClassVar[dict[Split, tuple[str, ...]]] = {
-        "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
-        "test": ("test_batch",),
-    }
-    labels_key = "labels"
-    num_classes = 10
-    meta = "batches.meta"
-    names_key = "label_names"
-    official_url = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-    official_md5 = "c58f30108f718f92721af3b95e74349a"
-
-
-class Cifar100(_Cifar):
+class Cifar100(Cifar10):
     """CIFAR-100: its 100 fine classes."""
 
-    reader = "cifar100"
     folder = "cifar-100-python"
     batches: ClassVar[dict[Split, tuple[str, ...]]] = {"train": ("train",), "test": ("test",)}
     labels_key = "fine_labels"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -15,15 +15,14 @@ import numpy.typing as npt
 
 from fragrecon.data.readers.images import (
     SUFFIXES,
-    AnyWidthShape,
     Encoded,
+    Size,
     block_length,
     check_folder,
     decode_blocks,
-    image_shape,
     root_folder,
 )
-from fragrecon.data.store import Block, Source, Split
+from fragrecon.data.store import AnyWidthShape, Block, Source, Split
 from fragrecon.errors import DataError
 
 _HELD_OUT = ("test", "val", "valid", "validation")
@@ -65,16 +64,14 @@ class ImageFolder:
     def __init__(
         self,
         root: str | Path | None = None,
-        image_size: Sequence[int] = (64, 64),
+        image_size: Size = (64, 64),
         channels: int = 3,
         image_height: int | None = None,
         width_step: int = 16,
     ) -> None:
         self.root = root_folder(root)
-        channels, height, width = image_shape(image_size, channels)
-        self.shape: AnyWidthShape = (
-            (channels, height, width) if image_height is None else (channels, image_height, None)
-        )
+        size = tuple(image_size) if image_height is None else (image_height, None)
+        self.shape: AnyWidthShape = (channels, *size)
         self.width_step = width_step
 
     def source(self, split: Split) -> Source:

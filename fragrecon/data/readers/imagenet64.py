@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from fragrecon.data.readers.images import check_folder, files_source, image_shape, root_folder
+from fragrecon.data.readers.images import Size, check_folder, files_source, root_folder
 from fragrecon.data.readers.pickles import read_batches
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import DataError
@@ -41,9 +41,9 @@ class ImageNet64:
         channels: number of channels in the files.
     """
 
-    def __init__(self, root: str | Path | None = None, image_size: Sequence[int] = (64, 64), channels: int = 3) -> None:
+    def __init__(self, root: str | Path | None = None, image_size: Size = (64, 64), channels: int = 3) -> None:
         self.root = root_folder(root)
-        self.shape = image_shape(image_size, channels)
+        self.shape = (channels, *image_size)
 
     def source(self, split: Split) -> Source:
         """Find the files of a split; see `Reader.source`."""

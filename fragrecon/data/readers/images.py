@@ -14,35 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from fragrecon.data.store import Block, Source, Split, image_bytes
+from fragrecon.data.store import AnyWidthShape, Block, Source, Split, image_bytes
 from fragrecon.errors import ConfigError, DataError
 
 Shape = tuple[int, int, int]
-AnyWidthShape = tuple[int, int, int | None]
-"""(C, H, W); a W of None stands for a variable width."""
+Size = tuple[int, int]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 Encoded = tuple[str, bytes | Path]  # name for messages; the bytes, or the file that holds them
-
-
-def image_shape(image_size: Sequence[int], channels: int) -> Shape:
-    """Check the options of a reader.
-
-    Args:
-        image_size: (height, width) in pixels.
-        channels: 3 for RGB, 1 for gray.
-
-    Returns:
-        (C, H, W).
-
-    Raises:
-        ConfigError: an option is invalid.
-    """
-    size = tuple(image_size) if isinstance(image_size, Sequence) else image_size
-    if not (isinstance(size, tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
-        raise ConfigError(f"data.image_size must be [height, width] in pixels, such as [64, 64]; got {size!r}")
-    if type(channels) is not int or channels not in (1, 3):
-        raise ConfigError(f"data.channels must be 1 (gray) or 3 (RGB), got {channels!r}")
-    return channels, size[0], size[1]
 
 
 def root_folder(root: str | Path | None) -> Path:

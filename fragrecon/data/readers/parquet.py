@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from fragrecon.data.readers.images import (
     Encoded,
+    Size,
     block_length,
     check_folder,
     check_labels,
     decode_blocks,
     files_source,
-    image_shape,
     root_folder,
 )
 from fragrecon.data.store import Block, Source, Split
@@ -40,9 +40,9 @@ class Parquet:
         channels: 3 for RGB, 1 for gray.
     """
 
-    def __init__(self, root: str | Path | None = None, image_size: Sequence[int] = (64, 64), channels: int = 3) -> None:
+    def __init__(self, root: str | Path | None = None, image_size: Size = (64, 64), channels: int = 3) -> None:
         self.root = root_folder(root)
-        self.shape = image_shape(image_size, channels)
+        self.shape = (channels, *image_size)
 
     def source(self, split: Split) -> Source:
         """Find the files of a split; see `Reader.source`."""

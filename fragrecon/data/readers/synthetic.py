@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from fragrecon.config.types import Count, Whole
+from fragrecon.data.readers.images import Size
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import ConfigError
 from fragrecon.seeds import numpy_generator
@@ -48,29 +51,23 @@ class Synthetic:
         seed: of all images.
 
     Raises:
-        ConfigError: an argument is invalid.
+        ConfigError: the images are too small.
     """
 
     def __init__(
         self,
-        image_size: tuple[int, int] = (64, 64),
+        image_size: Size = (64, 64),
         channels: int = 3,
-        train_images: int = 4000,
-        test_images: int = 1000,
-        num_classes: int = 10,
-        seed: int = 0,
+        train_images: Count = 4000,
+        test_images: Count = 1000,
+        num_classes: Annotated[int, Field(ge=1, le=len(CLASSES))] = 10,
+        seed: Whole = 0,
     ) -> None:
-        height, width = _size(image_size)
-        if channels not in (1, 3):
-            raise ConfigError(f"channels={channels}: synthetic images have 1 channel (gray) or 3 (RGB)")
-        for name, count in (("train_images", train_images), ("test_images", test_images)):
-            if count < 1:
-                raise ConfigError(f"{name}={count}: it must be at least 1")
-        if not 1 <= num_classes <= len(CLASSES):
-            raise ConfigError(f"num_classes={num_classes}: there are 1 to {len(CLASSES)} synthetic classes")
-        if seed < 0:
-            raise ConfigError(f"seed={seed}: it must not be negative")
-        self.shape = (channels, height, width)
+        if min(image_size) < SMALLEST_SIDE:
+            raise ConfigError(
+                f"data.image_size={list(image_size)}: synthetic images need at least {SMALLEST_SIDE} pixels a side"
+            )
+        self.shape = (channels, *image_size)
         self._counts: dict[Split, int] = {"train": train_images, "test": test_images}
         self._num_classes = num_classes
         self._seed = seed
@@ -371,11 +368,3 @@ CLASSES = tuple(
     "-".join(tuple(options)[label % len(options)] for options in (OUTLINES, TEXTURES, LAYOUTS))
     for label in range(len(OUTLINES) * len(TEXTURES) * len(LAYOUTS))
 )
-
-
-def _size(image_size: Sequence[int]) -> tuple[int, int]:
-    if len(image_size) != 2 or min(image_size) < SMALLEST_SIDE:
-        raise ConfigError(
-            f"image_size={list(image_size)}: two numbers, height and width, of at least {SMALLEST_SIDE} are expected"
-        )
-    return image_size[0], image_size[1]

@@ -14,7 +14,7 @@ import pytest
 
 from fragrecon.data.readers import cifar
 from fragrecon.data.readers.cifar import Cifar10, Cifar100
-from fragrecon.data.store import Split, open_or_build
+from fragrecon.data.store import Split
 from fragrecon.errors import ConfigError, DataError
 from tests import layouts
 
@@ -236,14 +236,6 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, server: Server) -> None
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot write .*file/root/cifar-10-batches-py \(Not a directory\)"):
         Cifar10(tmp_path / "file" / "root", download=True, url=server.url).source("train")
-
-
-def test_a_store_of_it(tmp_path: Path) -> None:
-    written = layouts.cifar10(tmp_path / "data")
-    store = open_or_build(Cifar10(tmp_path / "data"), "cifar10", "train", tmp_path / "cache", progress=False)
-    np.testing.assert_array_equal(store.images, written["train"].images)
-    assert store.manifest.classes == layouts.CIFAR10
-    assert store.manifest.num_classes == 10
 
 
 @pytest.mark.real

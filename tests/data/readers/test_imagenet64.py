@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fragrecon.data.readers.imagenet64 import ImageNet64
-from fragrecon.data.store import Split, open_or_build
+from fragrecon.data.store import Split
 from fragrecon.errors import ConfigError, DataError
 from tests import layouts
 
@@ -22,20 +22,6 @@ def test_both_splits(tmp_path: Path) -> None:
         assert reader.source(split).classes is None
         # The mean that training files hold weighs as much as 8 images.
         assert len(expected.labels) <= reader.source(split).images <= len(expected.labels) + 3 * 9
-
-
-def test_rows_are_planes_of_red_green_and_blue(tmp_path: Path) -> None:
-    row = np.zeros((1, 12288), np.uint8)
-    row[0, 0] = 1  # red, top left
-    row[0, 63] = 2  # red, top right
-    row[0, 4096 + 64] = 3  # green, second line, left
-    row[0, 12287] = 4  # blue, bottom right
-    layouts.dump(tmp_path / "train_data/train_data_batch_1", {"data": row, "labels": [1000]})
-    found = layouts.read(ImageNet64(tmp_path), "train")
-    image = found.images[0]
-    assert [image[0, 0, 0], image[0, 0, 63], image[1, 1, 0], image[2, 63, 63]] == [1, 2, 3, 4]
-    assert np.count_nonzero(image) == 4
-    assert found.labels.tolist() == [999]
 
 
 def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -112,6 +98,8 @@ def test_no_files(tmp_path: Path, split: Split) -> None:
         ImageNet64(tmp_path).source(split)
     with pytest.raises(DataError, match=r"nowhere does not exist; set data\.root=FOLDER"):
         ImageNet64(tmp_path / "nowhere").source(split)
+    with pytest.raises(ConfigError, match=r"data\.root"):
+        ImageNet64()
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file is not a folder; set data\.root=FOLDER"):
         list(ImageNet64(tmp_path / "file").blocks(split))
@@ -126,18 +114,6 @@ def test_a_bad_label_names_its_file(tmp_path: Path) -> None:
             layouts.read(ImageNet64(tmp_path), "train")
 
 
-def test_arguments() -> None:
-    for root in (None, ""):
-        with pytest.raises(ConfigError, match=r"set data\.root=FOLDER"):
-            ImageNet64(root)
-    for size in (64, (64,), (64, 0), (64.0, 64), "64", (True, 64), (1, 2, 3)):
-        with pytest.raises(ConfigError, match=r"data\.image_size must be \[height, width\]"):
-            ImageNet64("x", size)  # type: ignore[arg-type]
-    for channels in (0, 2, "3", True, None):
-        with pytest.raises(ConfigError, match=r"data\.channels must be 1 \(gray\) or 3 \(RGB\)"):
-            ImageNet64("x", channels=channels)  # type: ignore[arg-type]
-
-
 def test_the_source_changes_with_its_files(tmp_path: Path) -> None:
     layouts.imagenet64(tmp_path)
     before = ImageNet64(tmp_path).source("train")
@@ -147,13 +123,6 @@ def test_the_source_changes_with_its_files(tmp_path: Path) -> None:
     assert after.identity != before.identity
     (tmp_path / "train_data/train_data_batch_2").unlink()
     assert ImageNet64(tmp_path).source("train").identity not in (before.identity, after.identity)
-
-
-def test_a_store_of_it(tmp_path: Path) -> None:
-    written = layouts.imagenet64(tmp_path / "data")
-    store = open_or_build(ImageNet64(tmp_path / "data"), "imagenet64", "test", tmp_path / "cache", progress=False)
-    np.testing.assert_array_equal(store.images, written["test"].images)
-    np.testing.assert_array_equal(store.labels, written["test"].labels)
 
 
 @pytest.mark.real

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fragrecon.data.readers.parquet import Parquet
-from fragrecon.data.store import Block, Split, open_or_build
+from fragrecon.data.store import Block, Split
 from fragrecon.errors import ConfigError, DataError
 from tests import layouts
 
@@ -166,10 +166,3 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r'needs pyarrow: pip install "fragrecon\[parquet\]"'):
         Parquet(tmp_path).source("train")
-
-
-def test_a_store_of_it(tmp_path: Path) -> None:
-    written = layouts.parquet(tmp_path / "hub")
-    store = open_or_build(Parquet(tmp_path / "hub"), "hub", "train", tmp_path / "cache", progress=False)
-    np.testing.assert_array_equal(store.images, written["train"].images)
-    assert store.manifest.classes == ("class 0", "class 1", "class 2")

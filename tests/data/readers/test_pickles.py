@@ -240,10 +240,10 @@ def test_malformed_batches(file: Path) -> None:
 
 
 def test_only_one_file_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickles, "block_length", lambda shape: 40)  # small beside the file, as for real ones
+    monkeypatch.setattr(pickles, "block_length", lambda shape: 8)  # small beside the file, as for real ones
     files = [tmp_path / f"batch_{number}" for number in range(4)]
     for file in files:
-        layouts.dump(file, {"data": np.zeros((400, 3 * 64 * 64), np.uint8), "labels": [1] * 400})
+        layouts.dump(file, {"data": np.zeros((80, 3 * 64 * 64), np.uint8), "labels": [1] * 80})
     size = files[0].stat().st_size
     tracemalloc.start()
     count = 0
@@ -251,7 +251,7 @@ def test_only_one_file_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytes
         count += len(block.labels)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == 1600
+    assert count == 320
     assert peak < 1.5 * size
 
 

@@ -9,6 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import adjusted_rand_score
 
+from fragrecon.config.build import build
 from fragrecon.data.readers import synthetic
 from fragrecon.data.readers.synthetic import CLASSES, Synthetic
 from fragrecon.data.store import Split
@@ -104,43 +105,32 @@ def test_identity_changes_with_the_images() -> None:
     assert identities[0] == str(Synthetic().source("train").identity)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"channels": 2}, "channels=2.*1 channel.*or 3"),
-        ({"image_size": (0, 64)}, r"image_size=\[0, 64\].*at least 16"),
-        ({"image_size": (64, -1)}, r"image_size=\[64, -1\].*at least 16"),
-        ({"image_size": (64,)}, r"image_size=\[64\].*height and width"),
-        ({"image_size": (15, 64)}, "at least 16"),
-        ({"train_images": 0}, "train_images=0.*at least 1"),
-        ({"test_images": -5}, "test_images=-5.*at least 1"),
-        ({"num_classes": 0}, "num_classes=0.*1 to 60"),
-        ({"num_classes": 61}, "num_classes=61.*1 to 60"),
-        ({"seed": -1}, "seed=-1.*negative"),
-    ],
-)
-def test_arguments_that_cannot_be_meant(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Synthetic(**arguments)
+def test_invalid_arguments_are_refused() -> None:
+    for arguments in ({"train_images": 0}, {"test_images": -5}, {"num_classes": 0}, {"num_classes": 61}, {"seed": -1}):
+        (key,) = arguments
+        with pytest.raises(ConfigError, match=rf"data\.reader\.{key}"):
+            build({"_target_": "fragrecon.data.readers.synthetic.Synthetic", **arguments}, "data.reader")
+    with pytest.raises(ConfigError, match=r"data\.image_size=\[15, 64\].*16"):
+        Synthetic((15, 64))
 
 
 def test_raw_fragments_cluster_as_those_of_photographs_do() -> None:
     """Photographs of 64x64 give an ARI of 0.15: raw pixels tell something of the source, and leave much to learn."""
-    images = read(Synthetic(train_images=1000))[0]
+    images = read(Synthetic(train_images=120))[0]
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(10), 16)
     scores = []
-    for puzzle in range(60):
+    for puzzle in range(12):
         chosen = images[rng.choice(len(images), 10, replace=False)]
         fragments = chosen.reshape(10, 3, 4, 16, 4, 16).transpose(0, 2, 4, 1, 3, 5).reshape(160, -1)
-        clusters = KMeans(10, n_init=10, random_state=puzzle).fit_predict((fragments / 255).astype(np.float32))
+        clusters = KMeans(10, n_init=2, random_state=puzzle).fit_predict((fragments / 255).astype(np.float32))
         scores.append(adjusted_rand_score(truth, clusters))
     assert 0.1 < np.mean(scores) < 0.3
 
 
 def test_seams_are_no_edges() -> None:
     """Across the borders of fragments the pictures change as little as anywhere, and opposite sides do not match."""
-    images = read(Synthetic(train_images=300))[0].astype(float)
+    images = read(Synthetic(train_images=100))[0].astype(float)
     steps = abs(np.diff(images, axis=3)).mean((0, 1, 2))
     borders = steps[15::16].mean()
     assert borders < 1.15 * steps.mean()
@@ -148,7 +138,7 @@ def test_seams_are_no_edges() -> None:
 
 
 def test_power_falls_off_with_frequency_as_in_photographs() -> None:
-    images = Synthetic(channels=1).draw("train", range(300))[:, 0].astype(float)
+    images = Synthetic(channels=1).draw("train", range(100))[:, 0].astype(float)
     window = np.outer(np.hanning(64), np.hanning(64))
     power = (abs(np.fft.fft2((images - images.mean((1, 2), keepdims=True)) * window)) ** 2).mean(0)
     radius = np.hypot(np.fft.fftfreq(64)[:, None] * 64, np.fft.fftfreq(64) * 64).round()
@@ -158,11 +148,11 @@ def test_power_falls_off_with_frequency_as_in_photographs() -> None:
 
 
 def test_classes_are_learned_from_structure_and_not_from_colour() -> None:
-    reader = Synthetic(train_images=1000, test_images=500)
+    reader = Synthetic(train_images=500, test_images=250)
     (train, labels), (test, test_labels) = read(reader), read(reader, "test")
 
     def accuracy(features: Any) -> float:
-        forest = RandomForestClassifier(100, random_state=0).fit(features(train), labels)
+        forest = RandomForestClassifier(50, random_state=0).fit(features(train), labels)
         return float(forest.score(features(test), test_labels))
 
     def structure(images: Images) -> npt.NDArray[np.float64]:
