@@ -6,7 +6,7 @@ A file is named after everything its contents follow from: the data, the setting
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib import metadata
@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy.typing as npt
 
 from fragrecon import files
-from fragrecon.data.module import FixedPuzzles, FragmentData
+from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.store import Split
 from fragrecon.evaluation.clustering.protocol import Score, evaluate
 from fragrecon.evaluation.statistics import Scores
@@ -47,26 +47,6 @@ def cache_path(folder: Path, name: str, facts: Any) -> Path:
     return folder / f"{name}-{files.digest([facts, VERSION, _package_versions()])[:24]}.npz"
 
 
-def puzzle_facts(data: FragmentData, puzzles: int, splits: tuple[Split, ...]) -> dict[str, Any]:
-    """Return what scores on test puzzles follow from, as far as it is a matter of the data.
-
-    Args:
-        data: data whose test puzzles are scored.
-        puzzles: number of puzzles.
-        splits: splits whose images the scores depend on.
-
-    Returns:
-        Facts for `cache_path`.
-    """
-    return {
-        "stores": [asdict(data.store(split).manifest) for split in splits],
-        "fragment_shape": data.config.fragment_shape,
-        "images_per_puzzle": data.config.images_per_puzzle,
-        "puzzle_seed": data.puzzle_seed,
-        "puzzles": puzzles,
-    }
-
-
 def cached_arrays(path: Path, compute: Callable[[], Arrays], on_hit: Callable[[], None] = lambda: None) -> Arrays:
     """Read arrays from the cache, or compute and save them if the file is missing or damaged.
 
@@ -89,8 +69,10 @@ def cached_arrays(path: Path, compute: Callable[[], Arrays], on_hit: Callable[[]
 def cached_scores(
     puzzles: FixedPuzzles,
     methods: Mapping[str, Score],
-    paths: Mapping[str, Path],
+    folder: Path,
+    facts: Mapping[str, Any],
     *,
+    fitted: Collection[str],
     advance: Callable[[int], None],
     **settings: Any,
 ) -> dict[str, dict[str, Scores]]:
@@ -99,13 +81,29 @@ def cached_scores(
     Args:
         puzzles: puzzles to score on.
         methods: methods by name.
-        paths: file of the scores of each method, from `cache_path`.
+        folder: folder of the cache.
+        facts: settings that the scores follow from, besides the puzzles; JSON-serialisable.
+        fitted: those methods that are fitted on training images.
         advance: called with the number of puzzles done, for a progress bar.
         settings: further arguments of `evaluate`.
 
     Returns:
         Scores (puzzles,) by method and metric.
     """
+    data = puzzles.data
+
+    def path_of(method: str) -> Path:
+        splits: tuple[Split, ...] = ("test", "train") if method in fitted else ("test",)
+        source = {
+            "stores": [asdict(data.store(split).manifest) for split in splits],
+            "fragment_shape": data.config.fragment_shape,
+            "images_per_puzzle": data.config.images_per_puzzle,
+            "puzzle_seed": data.puzzle_seed,
+            "puzzles": len(puzzles),
+        }
+        return cache_path(folder, method, {**source, **facts})
+
+    paths = {name: path_of(name) for name in methods}
     known = {name: scores for name, path in paths.items() if (scores := _read(path))}
     missing = {name: score for name, score in methods.items() if name not in known}
     if missing:

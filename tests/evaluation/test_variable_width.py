@@ -17,8 +17,8 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.protocol import evaluate
 from fragrecon.evaluation.embedding import embed, embed_images
 from fragrecon.evaluation.pixels.generation import Generation
-from fragrecon.evaluation.pixels.perceptual import PerceptualNetworks, decoded, score_perceptual
-from fragrecon.evaluation.pixels.reconstruction import Masking, reconstruction_of
+from fragrecon.evaluation.pixels.perceptual import PerceptualNetworks, score_perceptual
+from fragrecon.evaluation.pixels.reconstruction import Masking, decoded, reconstruction_of
 from fragrecon.evaluation.probes.embeddings import PARTS, WholeImages
 from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.models.pca import PCAAutoencoder
@@ -83,7 +83,9 @@ def test_networks_look_at_images_of_all_widths(data: FragmentData, model: Bands)
         pytest.skip(str(error))
     puzzles = data.test_set(22)
     how: Any = {"prefix": "reconstruction", "device": CPU}
-    found, single = (score_perceptual(puzzles, decoded(model), networks, batch_size=size, **how) for size in (4, 1))
+    found, single = (
+        score_perceptual(puzzles, {"model": decoded(model)}, networks, batch_size=size, **how) for size in (4, 1)
+    )
     assert found.images == 22
     for name, values in found.scores["model"].items():
         assert values.shape == (22,)

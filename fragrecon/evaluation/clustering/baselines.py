@@ -17,9 +17,8 @@ from torch import Tensor
 
 from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import FragmentBatch, cut, draw_images
-from fragrecon.data.store import Split
 from fragrecon.errors import DataError
-from fragrecon.evaluation.cache import cache_path, cached_scores, puzzle_facts
+from fragrecon.evaluation.cache import cached_scores
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, Embed, Score
 from fragrecon.evaluation.components import PrincipalComponents
 from fragrecon.evaluation.statistics import Scores
@@ -32,6 +31,8 @@ COMPONENTS, WHITENED = 128, 3
 """Number of principal components of the baselines ``exact_pca`` and ``whitened_pca``."""
 FITTED_IMAGES = 2000
 """Training images that principal components are fitted on."""
+FITTED = ("exact_pca", "whitened_pca")
+"""Baselines that are fitted on training images."""
 
 
 def raw_pixels(batch: FragmentBatch) -> Tensor:
@@ -60,11 +61,19 @@ def colour_histogram(batch: FragmentBatch, levels: int | None = None) -> Tensor:
     return (shares / (height * width)).sqrt()
 
 
-def training_fragments(data: FragmentData) -> Tensor:
-    """Return fragments (M, C, h, w) in 0..1 of training images, to fit principal components on."""
+def training_fragments(data: FragmentData, most: int = FITTED_IMAGES, purpose: str = "principal components") -> Tensor:
+    """Return fragments of training images without augmentation, to fit baselines on.
+
+    Args:
+        data: data module.
+        most: greatest number of images.
+        purpose: name that their choice is drawn by.
+
+    Returns:
+        Fragments, (M, C, h, w) in 0..1.
+    """
     images = data.training_images()
-    count = min(FITTED_IMAGES, len(images))
-    drawn = draw_images(images, 1, 0, count, data.puzzle_seed, "principal components")
+    drawn = draw_images(images, 1, 0, min(most, len(images)), data.puzzle_seed, purpose)
     pixels = torch.from_numpy(data.store("train").read(np.sort(drawn.flatten())))
     return cut(pixels, data.config.fragment_shape[1:]).flatten(0, 1).float() / 255
 
@@ -122,18 +131,10 @@ class Baselines:
         Returns:
             Scores (puzzles,) by baseline and metric.
         """
-        methods = self.methods
-        paths = {name: self._path(name, len(puzzles), condition) for name in methods}
-        return cached_scores(puzzles, methods, paths, advance=advance, **settings)
-
-    def _path(self, method: str, puzzles: int, condition: str) -> Path:
-        protocol = self.protocol
-        splits: tuple[Split, ...] = ("test", "train") if method.endswith("pca") else ("test",)
         facts = {
-            **puzzle_facts(self.data, puzzles, splits),
             "condition": condition,
-            "backend": protocol.backend.name,
-            "restarts": protocol.restarts,
-            "seed": protocol.seed,
+            "backend": self.protocol.backend.name,
+            "restarts": self.protocol.restarts,
+            "seed": self.protocol.seed,
         }
-        return cache_path(self.folder, method, facts)
+        return cached_scores(puzzles, self.methods, self.folder, facts, fitted=FITTED, advance=advance, **settings)

@@ -5,10 +5,7 @@ Shapes: M images (C, H, W) in 0..1 of P patches, of which V are visible; d = C *
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,12 +13,14 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import QhullError
 from torch import Tensor
 
-from fragrecon.data.module import FixedPuzzles, FragmentData
-from fragrecon.data.puzzles import batches, cut, draw_images
-from fragrecon.evaluation.cache import cache_path, cached_scores, puzzle_facts
-from fragrecon.evaluation.pixels.reconstruction import Fill, Masking, filled, pixels_of
-from fragrecon.evaluation.statistics import Scores
+from fragrecon.data.module import FragmentData
+from fragrecon.data.puzzles import batches
+from fragrecon.evaluation.clustering.baselines import training_fragments
+from fragrecon.evaluation.pixels.reconstruction import Fill, pixels_of
 from fragrecon.models.base import PatchGrid
+
+LINEAR = "linear_prediction"
+"""Name of the baseline that is fitted on training images."""
 
 FITTED = 50_000
 """Greatest number of training images, or fragments, that the linear prediction is fitted on."""
@@ -79,10 +78,10 @@ class ConditionalMean:
         self.covariance = centred.T @ centred / (len(rows) - 1)
         self.covariance.diagonal().add_(RIDGE)
 
-    def __call__(self, images: Tensor, mask: Tensor, patches: PatchGrid, batch: int = 32) -> Tensor:
+    def __call__(self, images: Tensor, mask: Tensor, batch: int = 32) -> Tensor:
         """Fill images (M, C, H, W) where ``mask`` (M, P) is True; all images have equally many visible patches."""
-        rows = patches.cut(images).flatten(1).double().cpu() - self.mean
-        values = rows.shape[1] // patches.count
+        rows = self.patches.cut(images).flatten(1).double().cpu() - self.mean
+        values = rows.shape[1] // self.patches.count
         places = (~mask).cpu().nonzero()[:, 1].view(len(mask), -1, 1) * values + torch.arange(values)
         places = places.flatten(1)  # (M, V * values)
         filled = []
@@ -93,58 +92,26 @@ class ConditionalMean:
             at_places = torch.zeros_like(rows[part]).scatter_(1, seen, weights.squeeze(2))
             filled.append(at_places @ self.covariance)  # one product for all masks of the batch
         output = (torch.cat(filled) + self.mean).to(images)
-        return patches.join(output.view(-1, patches.count, values)).clamp(0, 1)
+        return self.patches.join(output.view(-1, self.patches.count, values)).clamp(0, 1)
 
 
-class InpaintingBaselines:
-    """The baselines of inpainting on a data set's test puzzles; their scores are cached.
+def inpainting_baselines(data: FragmentData, patches: PatchGrid) -> dict[str, Fill]:
+    """Return the baselines of inpainting by name.
 
     Args:
-        data: data whose test puzzles are scored.
-        masking: masks of the test images.
+        data: data whose training images the linear prediction is fitted on, when it is first called.
         patches: grid of patches.
-        folder: folder of the cached scores.
+
+    Returns:
+        The inpainting methods.
     """
 
-    def __init__(self, data: FragmentData, masking: Masking, patches: PatchGrid, folder: Path) -> None:
-        self.data, self.masking, self.patches, self.folder = data, masking, patches, folder
+    @cache
+    def linear() -> ConditionalMean:
+        return ConditionalMean(training_fragments(data, max(1, FITTED // data.cells), "linear prediction"), patches)
 
-    @property
-    def methods(self) -> dict[str, Fill]:
-        """Baselines by name."""
-        return {
-            "mean_colour": lambda images, mask: mean_colour(images, mask, self.patches),
-            "bilinear": lambda images, mask: bilinear(images, mask, self.patches),
-            "linear_prediction": lambda images, mask: self.linear(images, mask, self.patches),
-        }
-
-    @cached_property
-    def linear(self) -> ConditionalMean:
-        """Linear prediction fitted on training images, without augmentation."""
-        images, cells = self.data.training_images(), self.data.cells
-        count = min(max(1, FITTED // cells), len(images))
-        drawn = draw_images(images, 1, 0, count, self.data.puzzle_seed, "linear prediction")
-        pixels = torch.from_numpy(self.data.store("train").read(np.sort(drawn.flatten())))
-        return ConditionalMean(
-            cut(pixels, self.data.config.fragment_shape[1:]).flatten(0, 1).float() / 255, self.patches
-        )
-
-    def score(self, puzzles: FixedPuzzles, **settings: Any) -> dict[str, dict[str, Scores]]:
-        """Score the baselines on puzzles, or read their scores from the cache.
-
-        Args:
-            puzzles: puzzles to score on.
-            settings: further arguments of `cached_scores`.
-
-        Returns:
-            Scores (puzzles,) by baseline and metric.
-        """
-        facts = {
-            **puzzle_facts(self.data, len(puzzles), ("test", "train")),
-            "masking": asdict(self.masking),
-            "patches": self.patches.count,
-        }
-        scores = {name: filled(fill, self.masking, self.patches) for name, fill in self.methods.items()}
-        return cached_scores(
-            puzzles, scores, {name: cache_path(self.folder, name, facts) for name in scores}, **settings
-        )
+    return {
+        "mean_colour": lambda images, mask: mean_colour(images, mask, patches),
+        "bilinear": lambda images, mask: bilinear(images, mask, patches),
+        LINEAR: lambda images, mask: linear()(images, mask),
+    }

@@ -25,13 +25,8 @@ from fragrecon.data.widths import groups
 from fragrecon.errors import DataError, TrainingError
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.evaluation.examples import Example, example_of
-from fragrecon.evaluation.pixels.perceptual import (
-    Output,
-    PerceptualNetworks,
-    PerceptualScores,
-    decoded,
-    score_perceptual,
-)
+from fragrecon.evaluation.pixels.perceptual import PerceptualNetworks, PerceptualScores, score_perceptual
+from fragrecon.evaluation.pixels.reconstruction import Output, decoded
 from fragrecon.models.base import Decoder, FragmentModel, Variational
 from fragrecon.seeds import keys_of, uniforms
 
@@ -288,7 +283,7 @@ class Generation:
     def _outputs(self, count: int) -> dict[str, Output]:
         normals = {"model": standard_normal(self.model.latent_dim), "fitted_normal": self.fitted}
         outputs = {name: self._sampled(normal) for name, normal in normals.items() if normal}
-        outputs["reconstruction"] = decoded(self.model)["model"]
+        outputs["reconstruction"] = decoded(self.model)
         # With variable widths, other test images have other widths.
         if 2 * count <= len(self.data.store("test")) and not self.data.config.variable_width:
             others = self.data.test_set(2 * count)

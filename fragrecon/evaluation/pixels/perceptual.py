@@ -19,13 +19,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from fragrecon.data.module import FixedPuzzles
-from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.evaluation.pixels.baselines import InpaintingBaselines
-from fragrecon.evaluation.pixels.reconstruction import Fill, by_puzzle, fill_of, pixels_of
+from fragrecon.evaluation.pixels.reconstruction import Output, by_puzzle
 from fragrecon.evaluation.statistics import Scores
-from fragrecon.models.base import Decoder, FragmentModel, Inpainter
 from fragrecon.models.pretrained import EfficientNetLite, download_weights, import_optional, upsampled
-from fragrecon.objectives import reconstruction
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +30,6 @@ AT_ONCE = 16
 
 FEATURES = "frechet_feature_distance"
 """The Fréchet distance of the features of `EfficientNetLite`."""
-
-
-Output = Callable[[FragmentBatch], Tensor]
-"""Maps a batch of float fragments to the output for each, (B * F, C, h, w) in 0..1."""
 
 
 class Inception(nn.Module):
@@ -139,31 +131,6 @@ def in_parts(network: nn.Module, *images: Tensor) -> Tensor:
     """Apply a network to images (M, C, H, W), `AT_ONCE` at a time."""
     parts = zip(*(torch.split(every, AT_ONCE) for every in images), strict=True)
     return torch.cat([network(*part) for part in parts])
-
-
-def composites(model: Inpainter, baselines: InpaintingBaselines) -> dict[str, Output]:
-    """Return composites by method: visible pixels of the images, hidden ones as a method fills them."""
-    grid, masking = model.patches, baselines.masking
-
-    def composite(fill: Fill) -> Output:
-        def output(batch: FragmentBatch) -> Tensor:
-            images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, grid.count)
-            return torch.where(pixels_of(mask, grid, images.shape), fill(images, mask), images)
-
-        return output
-
-    return {name: composite(fill) for name, fill in (*baselines.methods.items(), ("model", fill_of(model)))}
-
-
-def decoded(model: FragmentModel) -> dict[str, Output]:
-    """Return the whole outputs of a model that decodes, as method ``model``."""
-
-    def output(batch: FragmentBatch) -> Tensor:
-        assert isinstance(model, Decoder)
-        made = reconstruction.decoded_like(model, model.encode(batch.fragments), batch.fragments)
-        return made.clamp(0, 1).flatten(0, 1)
-
-    return {"model": output}
 
 
 class Given(nn.Identity):

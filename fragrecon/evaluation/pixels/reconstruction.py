@@ -23,6 +23,9 @@ from fragrecon.seeds import keys_of, uniforms
 Fill = Callable[[Tensor, Tensor], Tensor]
 """Maps images (M, C, H, W) and a mask (M, P), True where hidden, to images whose hidden patches are scored."""
 
+Output = Callable[[FragmentBatch], Tensor]
+"""Maps a batch of float fragments to the output for each, (B * F, C, h, w) in 0..1."""
+
 
 @dataclass(frozen=True)
 class Masking:
@@ -54,20 +57,22 @@ def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
         The score, or None for a model that does neither.
     """
     if isinstance(model, Inpainter):
-        return filled(fill_of(model), masking, model.patches)
-    if isinstance(model, Decoder):
-        decoder = model
-
-        def score(batch: FragmentBatch) -> dict[str, Tensor]:
-            output = decoded_like(decoder, model.encode(batch.fragments), batch.fragments).clamp(0, 1)
-            return by_puzzle(score_reconstruction(output.flatten(0, 1), batch.fragments.flatten(0, 1)), batch)
-
-        return score
-    return None
+        return inpainting_score(inpainted(fill_of(model), masking, model.patches), masking, model.patches)
+    return decoding_score(decoded(model)) if isinstance(model, Decoder) else None
 
 
-def downsampled(latents: int) -> Score:
-    """Return the score of downsampling images and enlarging them again.
+def decoded(model: FragmentModel) -> Output:
+    """Return the outputs of a model that decodes."""
+
+    def output(batch: FragmentBatch) -> Tensor:
+        assert isinstance(model, Decoder)
+        return decoded_like(model, model.encode(batch.fragments), batch.fragments).clamp(0, 1).flatten(0, 1)
+
+    return output
+
+
+def downsampled(latents: int) -> Output:
+    """Return images that were downsampled and enlarged again.
 
     Images are downsampled by area averaging, nearly keeping their aspect ratio, and enlarged by bicubic interpolation.
 
@@ -75,16 +80,15 @@ def downsampled(latents: int) -> Score:
         latents: greatest number of values of a downsampled image.
 
     Returns:
-        The score.
+        The output.
     """
 
-    def score(batch: FragmentBatch) -> dict[str, Tensor]:
+    def output(batch: FragmentBatch) -> Tensor:
         images = batch.fragments.flatten(0, 1)
         small = functional.interpolate(images, downsampled_size(latents, images.shape), mode="area")
-        output = functional.interpolate(small, images.shape[-2:], mode="bicubic").clamp(0, 1)
-        return by_puzzle(score_reconstruction(output, images), batch)
+        return functional.interpolate(small, images.shape[-2:], mode="bicubic").clamp(0, 1)
 
-    return score
+    return output
 
 
 def downsampled_size(latents: int, shape: torch.Size) -> tuple[int, int]:
@@ -101,14 +105,29 @@ def fill_of(model: Inpainter) -> Fill:
     return lambda images, mask: model.patches.join(model.predict(images, mask).float()).clamp(0, 1)
 
 
-def filled(fill: Fill, masking: Masking, patches: PatchGrid) -> Score:
-    """Return the score of an inpainting method; each fragment of a puzzle counts as an image of its own."""
+def inpainted(fill: Fill, masking: Masking, patches: PatchGrid) -> Output:
+    """Return composites: images with their hidden patches filled, each fragment as an image of its own."""
+
+    def output(batch: FragmentBatch) -> Tensor:
+        images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, patches.count)
+        return torch.where(pixels_of(mask, patches, images.shape), fill(images, mask), images)
+
+    return output
+
+
+def inpainting_score(output: Output, masking: Masking, patches: PatchGrid) -> Score:
+    """Return the score of composites, averaged over the fragments of each puzzle."""
 
     def score(batch: FragmentBatch) -> dict[str, Tensor]:
         images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, patches.count)
-        return by_puzzle(score_filling(fill, images, mask, patches), batch)
+        return by_puzzle(score_composites(output(batch), images, pixels_of(mask, patches, images.shape)), batch)
 
     return score
+
+
+def decoding_score(output: Output) -> Score:
+    """Return the score of whole outputs, averaged over the fragments of each puzzle."""
+    return lambda batch: by_puzzle(score_reconstruction(output(batch), batch.fragments.flatten(0, 1)), batch)
 
 
 def by_puzzle(scores: dict[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
@@ -116,41 +135,38 @@ def by_puzzle(scores: dict[str, Tensor], batch: FragmentBatch) -> dict[str, Tens
     return {name: values.view(len(batch), -1).mean(1).cpu() for name, values in scores.items()}
 
 
-def score_filling(fill: Fill, images: Tensor, mask: Tensor, patches: PatchGrid) -> dict[str, Tensor]:
+def score_composites(composites: Tensor, images: Tensor, hidden: Tensor) -> dict[str, Tensor]:
     """Score inpainted images.
 
     Args:
-        fill: inpainting method.
-        images: images (M, C, H, W) in 0..1.
-        mask: hidden patches (M, P).
-        patches: grid of patches.
+        composites: images (M, C, H, W) in 0..1 with their hidden pixels filled.
+        images: the true images (M, C, H, W).
+        hidden: hidden pixels (M, 1, H, W).
 
     Returns:
-        Scores (M,): ``masked_...`` of the hidden patches, ``composite_...`` of the whole image with visible patches as
-        they are. The structural similarity of hidden patches is that of the composite, averaged over their pixels.
+        Scores (M,): ``masked_...`` of the hidden pixels, ``composite_...`` of the whole image. The structural
+        similarity of hidden pixels is that of the composite, averaged over them.
     """
-    hidden = pixels_of(mask, patches, images.shape)
-    composite = torch.where(hidden, fill(images, mask), images)
-    errors, similarity = (composite - images).square(), similarity_map(composite, images)
-    masked = (errors * hidden).sum((1, 2, 3)) / (hidden.sum((1, 2, 3)) * images.shape[1])
+    errors, similarity = (composites - images).square(), similarity_map(composites, images)
+    masked, masked_similarity = (
+        (values * hidden).sum((1, 2, 3)) / (hidden.sum((1, 2, 3)) * images.shape[1]) for values in (errors, similarity)
+    )
     return {
-        "masked_mse": masked.double(),
-        "masked_psnr": psnr(masked.double()),
-        "masked_ssim": ((similarity * hidden).sum((1, 2, 3)) / (hidden.sum((1, 2, 3)) * images.shape[1])).double(),
-        "composite_mse": errors.mean((1, 2, 3)).double(),
-        "composite_psnr": psnr(errors.mean((1, 2, 3)).double()),
-        "composite_ssim": similarity.mean((1, 2, 3)).double(),
+        **_pixel_scores("masked", masked, masked_similarity),
+        **_pixel_scores("composite", errors.mean((1, 2, 3)), similarity.mean((1, 2, 3))),
     }
 
 
 def score_reconstruction(output: Tensor, images: Tensor) -> dict[str, Tensor]:
     """Return scores (M,) of outputs for images (M, C, H, W) without a mask."""
-    errors = (output - images).square().mean((1, 2, 3))
-    return {
-        "reconstruction_mse": errors.double(),
-        "reconstruction_psnr": psnr(errors.double()),
-        "reconstruction_ssim": similarity_map(output, images).mean((1, 2, 3)).double(),
-    }
+    errors, similarity = (output - images).square().mean((1, 2, 3)), similarity_map(output, images).mean((1, 2, 3))
+    return _pixel_scores("reconstruction", errors, similarity)
+
+
+def _pixel_scores(prefix: str, errors: Tensor, similarity: Tensor) -> dict[str, Tensor]:
+    """Return mean squared errors (M,), PSNR and structural similarities (M,) as scores."""
+    found = {"mse": errors.double(), "psnr": psnr(errors.double()), "ssim": similarity.double()}
+    return {f"{prefix}_{name}": values for name, values in found.items()}
 
 
 def similarity_map(images: Tensor, others: Tensor) -> Tensor:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
+from fragrecon.evaluation.cache import cached_scores
 from fragrecon.evaluation.clustering.protocol import evaluate
-from fragrecon.evaluation.pixels.baselines import InpaintingBaselines
+from fragrecon.evaluation.pixels.baselines import LINEAR, inpainting_baselines
 from fragrecon.evaluation.pixels.generation import Generation
 from fragrecon.evaluation.pixels.inpainting_examples import first_inpainted
-from fragrecon.evaluation.pixels.perceptual import (
-    PerceptualNetworks,
-    PerceptualScores,
-    composites,
+from fragrecon.evaluation.pixels.perceptual import PerceptualNetworks, PerceptualScores, score_perceptual
+from fragrecon.evaluation.pixels.reconstruction import (
+    Masking,
     decoded,
-    score_perceptual,
+    decoding_score,
+    downsampled,
+    fill_of,
+    inpainted,
+    inpainting_score,
 )
-from fragrecon.evaluation.pixels.reconstruction import Masking, downsampled, reconstruction_of
 from fragrecon.evaluation.setup import PartResult, Scoring, protocol_of
 from fragrecon.models.base import Inpainter
 from fragrecon.progress import progress
@@ -46,19 +52,28 @@ def score_reconstruction(scoring: Scoring) -> PartResult:
     reconstruction, model, puzzles = scoring.config.evaluation.reconstruction, scoring.model, scoring.puzzles
     assert reconstruction
     masking = Masking(reconstruction.ratio, scoring.config.evaluation.seed)
-    score = reconstruction_of(model, masking)
-    assert score is not None  # by `fragrecon.evaluation.suite.check_abilities`
+    facts: dict[str, Any]
     if isinstance(model, Inpainter):
-        baselines = InpaintingBaselines(scoring.data, masking, model.patches, scoring.cache)
-        with progress("scoring inpainting baselines", len(puzzles)) as advance:
-            scores = baselines.score(puzzles, advance=advance, **scoring.settings)
-        prefix, outputs, methods = "composite", composites(model, baselines), {"model": score}
-        inpainted = first_inpainted(model, puzzles, masking, scoring.device)
+        patches = model.patches
+        fills = {**inpainting_baselines(scoring.data, patches), "model": fill_of(model)}
+        outputs = {name: inpainted(fill, masking, patches) for name, fill in fills.items()}
+        methods = {name: inpainting_score(output, masking, patches) for name, output in outputs.items()}
+        prefix, facts = "composite", {"masking": asdict(masking), "patches": patches.count}
+        examples = first_inpainted(model, puzzles, masking, scoring.device)
     else:
-        methods = {"downsampled": downsampled(model.latent_dim), "model": score}
-        prefix, outputs, scores, inpainted = "reconstruction", decoded(model), {}, None
+        outputs = {"model": decoded(model)}
+        methods = {
+            "downsampled": decoding_score(downsampled(model.latent_dim)),
+            "model": decoding_score(decoded(model)),
+        }
+        prefix, facts, examples = "reconstruction", {"latents": model.latent_dim}, None
+    own = {"model": methods.pop("model")}
+    with progress("scoring baselines of pixels", len(puzzles)) as advance:
+        scores = cached_scores(
+            puzzles, methods, scoring.cache, facts, fitted=(LINEAR,), advance=advance, **scoring.settings
+        )
     with progress("scoring reconstructions", len(puzzles)) as advance:
-        scores |= evaluate(puzzles, methods, advance=advance, **scoring.settings)
+        scores |= evaluate(puzzles, own, advance=advance, **scoring.settings)
     perceptual, protocol = PerceptualScores(), {"mask_ratio": reconstruction.ratio}
     if reconstruction.perceptual:
         networks = PerceptualNetworks(reconstruction.perceptual, scoring.device)
@@ -67,7 +82,7 @@ def score_reconstruction(scoring: Scoring) -> PartResult:
                 puzzles, outputs, networks, prefix=prefix, advance=advance, **scoring.settings
             )
         protocol["perceptual_images"] = perceptual.images
-    result = PartResult(scores, perceptual.dataset_wide, protocol, inpainted=inpainted)
+    result = PartResult(scores, perceptual.dataset_wide, protocol, inpainted=examples)
     return PartResult.joined([result, PartResult(perceptual.scores)])
 
 

@@ -117,16 +117,16 @@ def by_svd(fitted: Tensor, given: Tensor, count: int, whitening: float = 0.0) ->
     return torch.from_numpy(projected)
 
 
-SHAPES = [(3, 4, 4), (1, 9, 5), (3, 20, 20)]
+SHAPES = [(1, 9, 5), (3, 20, 20)]
 """The last has more than 1024 pixels, for which there is another solver."""
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("count", "whitening"), [(10, 0.0), (3, 1.0), (5, 0.5), (1, 0.0)])
+@pytest.mark.parametrize(("count", "whitening"), [(10, 0.0), (3, 1.0), (5, 0.5)])
 def test_principal_components_are_those_of_the_singular_values(
     shape: tuple[int, int, int], count: int, whitening: float
 ) -> None:
-    fitted, given = fragments(300, shape), fragments(24, shape, seed=1)
+    fitted, given = fragments(150, shape), fragments(24, shape, seed=1)
     components = PrincipalComponents(fitted.flatten(1), 12)
     found = components(given.view(2, 12, -1), count, whitening)
     assert found.shape == (2, 12, count)
@@ -134,12 +134,6 @@ def test_principal_components_are_those_of_the_singular_values(
     expected = by_svd(fitted, given, count, whitening)
     signs = (found.flatten(0, 1).double() * expected).sum(0).sign()
     torch.testing.assert_close(found.flatten(0, 1).double(), expected * signs, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(
-        torch.cdist(found.flatten(0, 1).double(), found.flatten(0, 1).double()),
-        torch.cdist(expected, expected),
-        rtol=1e-4,
-        atol=1e-4,
-    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -160,7 +154,7 @@ def test_whitened_components_have_unit_variance_on_what_they_were_fitted_on(shap
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("count", [2, 5, 40])
+@pytest.mark.parametrize("count", [2, 5])
 def test_fewer_fragments_than_components_are_enough(shape: tuple[int, int, int], count: int) -> None:
     fitted = fragments(count, shape).flatten(1)
     components = PrincipalComponents(fitted, 128)
@@ -190,10 +184,9 @@ def test_directions_without_variance_are_not_blown_up(shape: tuple[int, int, int
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("shape", [(3, 4, 4), (1, 9, 5)])
 @pytest.mark.parametrize("whitening", [0.0, 1.0])
-def test_fragments_that_are_all_alike_give_finite_numbers(shape: tuple[int, int, int], whitening: float) -> None:
-    grey = torch.full((20, math.prod(shape)), 0.5)
+def test_fragments_that_are_all_alike_give_finite_embeddings(whitening: float) -> None:
+    grey = torch.full((20, 45), 0.5)
     assert torch.isfinite(PrincipalComponents(grey, 128)(grey[:6], 3, whitening)).all()
 
 
@@ -220,11 +213,10 @@ def test_components_are_fitted_on_whole_training_images_as_they_are_and_on_none_
     assert join(found[:16], (4, 4)).shape == (3, 32, 32)
 
 
-def test_no_more_training_images_than_needed_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "FITTED_IMAGES", 14)
-    few = training_fragments(data_of(tmp_path))
+def test_no_more_training_images_than_needed_are_read(tmp_path: Path) -> None:
+    few = training_fragments(data_of(tmp_path), 14)
     assert len(few) == 14 * 16
-    assert torch.equal(training_fragments(data_of(tmp_path, images_per_puzzle=20)), few)
+    assert torch.equal(training_fragments(data_of(tmp_path, images_per_puzzle=20), 14), few)
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
@@ -332,44 +324,37 @@ def test_a_part_that_is_missing_is_computed_alone(data: FragmentData, tmp_path: 
     assert all(path.stat().st_mtime_ns == time for path, time in others.items())
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_scores_of_other_settings_are_cached_apart(data: FragmentData, tmp_path: Path) -> None:
+    first = scores_of(data, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    changes: list[dict[str, Any]] = [
         {"seed": 1},
         {"restarts": 2},
         {"backend": Counting("another")},
         {"condition": Condition("noise", 0.1)},
-        {"puzzles": 4},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_scores_of_other_settings_are_kept_apart(data: FragmentData, tmp_path: Path, change: dict[str, Any]) -> None:
-    first = scores_of(data, tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    other = scores_of(data, tmp_path, **change)
-    assert len(list(tmp_path.iterdir())) == 10
+        {"puzzles": 2},
+    ]
+    for number, change in enumerate(changes, 2):
+        other = scores_of(data, tmp_path, **change)
+        assert len(list(tmp_path.iterdir())) == 5 * number, change
+        assert_equal(scores_of(data, tmp_path, **change), other)
     assert all(path.read_bytes() == contents for path, contents in before.items())
     assert_equal(scores_of(data, tmp_path), first)
-    assert_equal(scores_of(data, tmp_path, **change), other)
-    assert_equal(scores_of(data, tmp_path / "fresh", **change), other)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_scores_of_other_puzzles_are_cached_apart(data: FragmentData, tmp_path: Path) -> None:
+    first = scores_of(data, tmp_path / "scores")
+    changes: list[dict[str, Any]] = [
         {"puzzle_seed": 1},
         {"images_per_puzzle": 5},
         {"fragment_size": 16},
         {"reader": Pictures(seed=1)},
         {"reader": Pictures(test=59)},
-    ],
-    ids=["seed", "images", "size", "other images", "fewer images"],
-)
-def test_scores_of_other_puzzles_are_kept_apart(data: FragmentData, tmp_path: Path, change: dict[str, Any]) -> None:
-    first = scores_of(data, tmp_path / "scores")
-    other = scores_of(data_of(tmp_path / "images", **change), tmp_path / "scores")
-    assert len(list((tmp_path / "scores").iterdir())) == 10
-    assert any(first[m]["kmeans_ari"].tolist() != other[m]["kmeans_ari"].tolist() for m in METHODS[1:])
+    ]
+    for number, change in enumerate(changes, 2):
+        other = scores_of(data_of(tmp_path / str(number), **change), tmp_path / "scores")
+        assert len(list((tmp_path / "scores").iterdir())) == 5 * number, change
+        assert any(first[m]["kmeans_ari"].tolist() != other[m]["kmeans_ari"].tolist() for m in METHODS[1:]), change
     assert_equal(scores_of(data, tmp_path / "scores"), first)
 
 
@@ -399,7 +384,7 @@ def test_another_version_of_the_code_or_of_a_package_computes_its_own(
     data: FragmentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, version = tmp_path / "scores", metadata.version
-    scores_of(data, folder)
+    scores_of(data, folder, puzzles=1)
     for number, package in enumerate((None, *cache.PACKAGES), 2):
         with monkeypatch.context() as patched:
             if package is None:
@@ -407,7 +392,7 @@ def test_another_version_of_the_code_or_of_a_package_computes_its_own(
             else:
                 patched.setattr(metadata, "version", lambda name, own=package: "0" if name == own else version(name))
             cache._package_versions.cache_clear()
-            scores_of(data, folder, puzzles=3)
+            scores_of(data, folder, puzzles=1)
         assert len(list(folder.iterdir())) == 5 * number
     cache._package_versions.cache_clear()
 

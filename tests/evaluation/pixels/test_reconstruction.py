@@ -13,11 +13,14 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.pixels.baselines import ConditionalMean, bilinear, mean_colour
 from fragrecon.evaluation.pixels.reconstruction import (
     Masking,
+    decoding_score,
     downsampled,
     downsampled_size,
-    filled,
+    inpainted,
+    inpainting_score,
+    pixels_of,
     reconstruction_of,
-    score_filling,
+    score_composites,
     score_reconstruction,
     similarity_map,
 )
@@ -40,6 +43,11 @@ def smooth(count: int, seed: int = 0) -> Tensor:
 
 def masks(count: int, ratio: float = 0.75, first: int = 0) -> Tensor:
     return Masking(ratio, 0).draw(batch(smooth(count).unsqueeze(1), first), PATCHES.count)
+
+
+def score_filling(guess: Tensor, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    hidden = pixels_of(mask, PATCHES, images.shape)
+    return score_composites(torch.where(hidden, guess, images), images, hidden)
 
 
 def batch(fragments: Tensor, step: int = 0) -> FragmentBatch:
@@ -77,7 +85,7 @@ def test_similarity_is_that_of_the_definition() -> None:
 def test_scores_of_filling_in_are_those_of_loops() -> None:
     images, mask = smooth(4), masks(4)
     guess = smooth(4, seed=2)
-    scores = score_filling(lambda *_: guess, images, mask, PATCHES)
+    scores = score_filling(guess, images, mask)
     for number, (image, row) in enumerate(zip(images, mask, strict=True)):
         composite, hidden = image.clone(), torch.zeros(16, 16, dtype=torch.bool)
         for place in range(16):
@@ -101,14 +109,14 @@ def test_scores_of_filling_in_are_those_of_loops() -> None:
 
 def test_filling_in_the_truth_is_perfect_and_what_is_visible_does_not_count() -> None:
     images, mask = smooth(3), masks(3)
-    perfect = score_filling(lambda seen, _: seen, images, mask, PATCHES)
+    perfect = score_filling(images, images, mask)
     for name, value in {"mse": 0.0, "psnr": BEST_PSNR, "ssim": 1.0}.items():
         for part in ("masked", "composite"):
             torch.testing.assert_close(perfect[f"{part}_{name}"], torch.full((3,), value, dtype=torch.float64))
     guess = smooth(3, seed=5)
     spoiled = torch.where(mask.unsqueeze(-1), PATCHES.cut(guess), torch.rand(3, 16, 48))
-    first = score_filling(lambda *_: guess, images, mask, PATCHES)
-    second = score_filling(lambda *_: PATCHES.join(spoiled), images, mask, PATCHES)
+    first = score_filling(guess, images, mask)
+    second = score_filling(PATCHES.join(spoiled), images, mask)
     for name, values in first.items():
         assert torch.equal(values, second[name])
 
@@ -147,8 +155,9 @@ def test_what_each_kind_of_model_is_scored_by() -> None:
 def test_a_puzzles_score_is_the_mean_of_its_fragments() -> None:
     masking, images = Masking(0.75, 0), smooth(6)
     puzzles = batch(images.view(2, 3, *SHAPE))
-    found = filled(lambda *_: torch.zeros(6, *SHAPE), masking, PATCHES)(puzzles)
-    alone = score_filling(lambda *_: torch.zeros(6, *SHAPE), images, masking.draw(puzzles, 16), PATCHES)
+    black = torch.zeros(6, *SHAPE)
+    found = inpainting_score(inpainted(lambda *_: black, masking, PATCHES), masking, PATCHES)(puzzles)
+    alone = score_filling(black, images, masking.draw(puzzles, 16))
     for name, values in found.items():
         torch.testing.assert_close(values, alone[name].view(2, 3).mean(1))
 
@@ -180,12 +189,8 @@ def test_beyond_what_is_visible_the_nearest_pixel_is_taken() -> None:
 
 
 def test_one_line_of_visible_pixels_is_no_fault() -> None:
-    images, mask = smooth(1)[:, :, :1], torch.tensor([[False, True, True, False]])
-    found = (
-        bilinear(images, mask, Patches((3, 1, 4), 1))
-        if images.shape[-1] == 4
-        else bilinear(images[..., :4], mask, Patches((3, 1, 4), 1))
-    )
+    images, mask = smooth(1)[:, :, :1, :4], torch.tensor([[False, True, True, False]])
+    found = bilinear(images, mask, Patches((3, 1, 4), 1))
     torch.testing.assert_close(found[..., 1], images[..., 0])
     torch.testing.assert_close(found[..., 2], images[..., 3])
 
@@ -202,19 +207,16 @@ def slow_conditional(training: Tensor, image: Tensor, row: Tensor) -> Tensor:
 
 def test_the_linear_prediction_is_the_conditional_mean() -> None:
     training, images, mask = smooth(1200), smooth(5, seed=3), masks(5)
-    found = ConditionalMean(training, PATCHES)(images, mask, PATCHES, batch=2)
+    found = ConditionalMean(training, PATCHES)(images, mask, batch=2)
     for image, row, output in zip(images, mask, found, strict=True):
         torch.testing.assert_close(output.double(), slow_conditional(training, image, row), atol=1e-4, rtol=0)
 
 
 def test_the_linear_prediction_is_better_than_interpolation_and_that_than_the_mean() -> None:
     training, images, mask = smooth(3000), smooth(40, seed=3), masks(40, ratio=0.5)
-    linear = ConditionalMean(training, PATCHES)
-    outputs = [way(images, mask, PATCHES) for way in (mean_colour, bilinear, linear)]
-    errors = [
-        float(score_filling(lambda *_: output, images, mask, PATCHES)["masked_mse"].mean())  # noqa: B023
-        for output in outputs
-    ]
+    outputs = [mean_colour(images, mask, PATCHES), bilinear(images, mask, PATCHES)]
+    outputs.append(ConditionalMean(training, PATCHES)(images, mask))
+    errors = [float(score_filling(output, images, mask)["masked_mse"].mean()) for output in outputs]
     assert errors[0] > 1.1 * errors[1]
     assert errors[1] > 1.1 * errors[2]
 
@@ -241,12 +243,12 @@ def test_downsampled_images_are_means_that_pillow_enlarges() -> None:
     whole = torch.rand(3, 1, 24, 36, generator=torch.Generator().manual_seed(0))
     ids = torch.zeros(3, 1, dtype=torch.long)
     batch = FragmentBatch(whole.unsqueeze(1), ids, ids, ids, ids)
-    found = downsampled(24)(batch)
+    found = decoding_score(downsampled(24))(batch)
     for number, image in enumerate(whole[:, 0].numpy()):
         means = image.reshape(4, 6, 6, 6).mean((1, 3))
         # Pillow's cubic has another parameter than torch's: -0.5 instead of -0.75
         enlarged = np.asarray(Image.fromarray(means).resize((36, 24), Image.Resampling.BICUBIC)).clip(0, 1)
         error = float(((enlarged - image) ** 2).mean())
         assert float(found["reconstruction_mse"][number]) == pytest.approx(error, rel=0.05)
-    exact = downsampled(24 * 36)(batch)
+    exact = decoding_score(downsampled(24 * 36))(batch)
     assert exact["reconstruction_mse"].max() < 1e-10
