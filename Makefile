@@ -31,7 +31,7 @@ run: $(VENV)/.installed  ## the main job on the embedded images; ARGS="model=pca
 test: $(VENV)/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
 
-test-fast: $(VENV)/.installed-dev  ## the tests that take no more than a few seconds each
+test-fast: $(VENV)/.installed-dev  ## the tests but those of whole jobs, and other slow ones
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m 'not slow' $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff: rules and format

@@ -15,6 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 gc.set_threshold(50_000, 20, 20)
 
 
+# What a module imports if its tests do whole jobs, or look at pages in a browser.
+WHOLE_JOBS = {"Cli", "job", "shared_run", "opened"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of whole jobs as slow, so that `make test-fast` leaves them out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and vars(item.module).keys() & WHOLE_JOBS:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real image files named by FRAGRECON_TEST_DATA."""

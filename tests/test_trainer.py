@@ -14,6 +14,7 @@ from tests import layouts
 SMALL = ["data.batches_per_epoch=3", "evaluation.puzzles=3", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
 
 
+@pytest.mark.slow
 def test_it_trains_scores_and_leaves_a_record(tmp_path: Path) -> None:
     layouts.imagenet64(tmp_path / "data", train=300, test=30)
     trainer = FragmentAutoencoderTrainer(

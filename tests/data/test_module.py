@@ -551,6 +551,7 @@ def test_a_slice_beyond_the_last_puzzle_ends_with_it(opened: Opener) -> None:
     assert len(found.read(slice(10, 20))) == len(found.read(slice(15, 20))) == 0
 
 
+@pytest.mark.slow
 def test_ten_million_puzzles_take_no_memory_until_they_are_read(opened: Opener) -> None:
     data = opened()
     data.store("test")

@@ -25,6 +25,7 @@ def test_groups_are_of_one_width_and_hold_each_image_once_in_order(widths: np.nd
 
 
 @given(st.integers(0, 20), sizes)
+@pytest.mark.slow
 def test_images_of_one_width_are_grouped_as_if_there_were_no_others(count: int, size: int) -> None:
     found = [group.tolist() for group in groups(np.full(count, 64), size)]
     assert found == [list(range(part.start, part.stop)) for part in batches(count, size)]

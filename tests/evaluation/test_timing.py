@@ -180,6 +180,7 @@ def test_a_device_that_does_not_tell_has_no_peak() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="told by /proc")
+@pytest.mark.slow
 def test_the_memory_of_a_process_is_its_own_at_its_most() -> None:
     before = process_memory(CPU)
     assert before is not None

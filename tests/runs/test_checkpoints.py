@@ -126,6 +126,7 @@ KILLER = """
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path / "last.ckpt"), str(ROUNDS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

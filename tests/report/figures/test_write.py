@@ -38,6 +38,7 @@ def share(path: Path, colour: tuple[int, int, int]) -> float:
 GREY, BLUE, GREEN = (128, 128, 128), (0, 0, 255), (0, 255, 0)
 
 
+@pytest.mark.slow
 def test_what_the_model_did_is_drawn_in_its_own_pixels_and_all_else_in_those_that_are_shown(tmp_path: Path) -> None:
     own = example()
     green = torch.zeros(1, 8, 3, 12, 12, dtype=torch.uint8)
