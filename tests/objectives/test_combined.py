@@ -121,11 +121,17 @@ def test_a_model_that_cannot_be_trained_for_a_term_is_refused_with_the_way_out()
         own.check(autoencoder())
 
 
-@pytest.mark.parametrize("order", [1, -1])
+def test_an_objective_that_is_given_goes_before_that_of_the_model_in_any_order() -> None:
+    one, other = (compose(["model=vae", "objective=combined"][::order]).objective for order in (1, -1))
+    assert one == other
+    assert one["_target_"].endswith("Combined")
+
+
+@pytest.mark.slow
 def test_a_head_is_trained_with_the_model_as_the_command_line_has_it(
-    order: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    settings = [*WHOLE, "model.encoder_channels=[8,8,8]", *["model=vae", "objective=combined"][::order]]
+    settings = [*WHOLE, "model.encoder_channels=[8,8,8]", "model=vae", "objective=combined"]
     given = ["objective.weights.cross_entropy=10", "objective.terms.cross_entropy.hidden=[]"]
     given += ["objective.weights.anti_correlation=1", "selection.monitor=val/vae_psnr"]
     job(tmp_path / "run", shared_cache(tmp_path_factory), *settings, *given)

@@ -151,20 +151,7 @@ def test_the_grid_decides_what_abuts() -> None:
     square, row = (Contrastive(grid)(Solved(made), two_by_two(), torch.Generator()) for grid in ((2, 2), (1, 4)))
     assert row["cells"].item() == square["cells"].item()
     assert row["sides"].item() > 10
-    # In a row: right and left of the inner cells' partners agree, above and below there is none.
-    abutting, targets = torch.tensor(ABUTTING), []
-    for puzzle, names in enumerate(two_by_two().positions.tolist()):
-        sources = two_by_two().source_ids[puzzle].tolist()
-        places = {(source, cell): i for i, (source, cell) in enumerate(zip(sources, names, strict=True))}
-        targets.append(
-            [
-                [places.get((source, cell + 1), 8), places.get((source, cell - 1), 8), 8, 8]
-                for source, cell in zip(sources, names, strict=True)
-            ]
-        )
-    agreement = (torch.tensor(targets) == abutting).float().mean().item()
-    assert row["side_accuracy"].item() == pytest.approx(agreement)
-    assert 0.2 < agreement < 0.8
+    assert row["side_accuracy"].item() < square["side_accuracy"].item() == 1
 
 
 @pytest.mark.parametrize(
@@ -215,16 +202,3 @@ def test_a_model_that_solves_nothing_is_trained_by_the_contrast_alone() -> None:
     assert found["loss"].item() == pytest.approx(slow(embedded.detach(), puzzles.source_ids, 0.3), rel=1e-5)
     for name in ("cells", "cell_accuracy", "sides", "side_accuracy"):
         assert found[name].item() == 0
-
-
-def test_the_gradient_pulls_fragments_of_an_image_together() -> None:
-    free = torch.nn.Parameter(embeddings(1, 6, 4)[0])
-    sources = torch.tensor([[0, 0, 0, 1, 1, 1]])
-    optimizer = torch.optim.Adam([free], 0.05)
-    for _ in range(300):
-        optimizer.zero_grad()
-        torch.autograd.backward(supervised_contrastive(F.normalize(free, dim=-1)[None], sources, 0.2))
-        optimizer.step()
-    alike = F.normalize(free, dim=-1) @ F.normalize(free, dim=-1).T
-    assert alike[:3, :3].min() > 0.95
-    assert alike[:3, 3:].max() < 0

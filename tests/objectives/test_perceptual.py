@@ -126,6 +126,7 @@ def test_a_network_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
     Reconstruction(perceptual=0.0)
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_with_it_and_opens_where_it_is_not_installed(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

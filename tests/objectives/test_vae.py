@@ -13,7 +13,7 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.models.base import FragmentModel, Posterior
 from fragrecon.objectives.reconstruction import Reduction
 from fragrecon.objectives.vae import VAE, kl_to_standard_normal
-from tests.cli import SMALL, assert_same_weights, job, metrics, rows, shared_cache, weights
+from tests.cli import job, metrics, rows, shared_cache
 from tests.objectives.test_objectives import batch, losses, vae
 
 
@@ -129,11 +129,6 @@ def test_a_bottleneck_charges_for_the_variance_of_means() -> None:
     assert found["loss"] == pytest.approx(found["error"] + 2 * found["bottleneck"] + 0.1 * found["kl"], rel=1e-6)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
-
-
 WHOLE = (
     *("data.fragment_size=64", "data.images_per_puzzle=1", "data.puzzles_per_batch=20"),
     *("data.reader.train_images=300", "data.reader.test_images=60", "data.epochs=4"),
@@ -143,16 +138,10 @@ WHOLE = (
 """Settings of a small run on whole images."""
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["model=vae", *SMALL],
-        ["model=resnet_vae", "model.width=2", *WHOLE, "optimizer=sgd", "optimizer.lr=1e-4"],
-    ],
-    ids=["fragments", "whole images by a residual network and SGD"],
-)
-def test_a_run_learns_and_records_its_parts(settings: list[str], tmp_path: Path, cache: Path) -> None:
-    job(tmp_path / "run", cache, *settings)
+@pytest.mark.slow
+def test_a_run_learns_and_records_its_parts(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    settings = ["model=resnet_vae", "model.width=2", *WHOLE, "optimizer=sgd", "optimizer.lr=1e-4"]
+    job(tmp_path / "run", shared_cache(tmp_path_factory), *settings)
     found = rows(tmp_path / "run")
     assert {f"{stage}/{part}" for stage in ("train", "val") for part in ("loss", "error", "kl", "psnr")} <= set(
         found[0]
@@ -164,13 +153,4 @@ def test_a_run_learns_and_records_its_parts(settings: list[str], tmp_path: Path,
         for stage in ("train", "val"):
             total = row[f"{stage}/error"] + 0.1 * row[f"{stage}/kl"]
             assert row[f"{stage}/loss"] == pytest.approx(total, rel=1e-4)
-    scored = metrics(tmp_path / "run")["scores"]["model"]
-    assert ("kmeans_ari" if "data.fragment_size=64" not in settings else "reconstruction_psnr") in scored
-
-
-def test_the_same_run_twice_is_the_same(tmp_path: Path, cache: Path) -> None:
-    small = ["model=vae", "model.latent_dim=9", "model.encoder_channels=[4,8]", *WHOLE, "data.reader.train_images=60"]
-    for name in ("one", "two"):
-        job(tmp_path / name, cache, *small, "objective.warmup=5")
-    assert_same_weights(weights(tmp_path / "one"), weights(tmp_path / "two"))
-    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+    assert "reconstruction_psnr" in metrics(tmp_path / "run")["scores"]["model"]
