@@ -65,7 +65,7 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
         if record.status.get("stage") != "evaluation":
             record.enter("training")
             with compiling(config.compute):
-                fit(trainer, make_learner(config, data, initial), data, record)
+                fit(trainer, make_learner(config, data, initial), record)
             if not trainer.is_global_zero:
                 return None
             record.enter("evaluation")

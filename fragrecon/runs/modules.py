@@ -1,9 +1,9 @@
-"""Build a model and its objective from the config, new or with the weights of a checkpoint."""
+"""Build a model and its objective from the config, either new or with the weights of a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,6 @@ class Facts:
     fragment_shape: tuple[int, int, int]
     grid: tuple[int, int]
     num_classes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The facts as JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Facts:
-        """The facts from the JSON values of `to_dict`."""
-        return cls(tuple(values["fragment_shape"]), tuple(values["grid"]), values["num_classes"])
 
 
 def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]:
@@ -100,7 +91,7 @@ def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> O
 
 
 def build_on_meta(config: Config, grid: tuple[int, int]) -> tuple[FragmentModel, Objective]:
-    """Build model and objective on the meta device, to refuse a config before any data is read.
+    """Build the model and the objective on the meta device, to refuse a config before any data is read.
 
     Args:
         config: of the run.
@@ -130,7 +121,7 @@ def restore(config: Config, checkpoint: Path) -> FragmentModel:
         RunError: the checkpoint is damaged, or its weights do not fit the model.
     """
     contents = load_checkpoint(checkpoint)
-    model = _new_model(config, Facts.from_dict(contents["facts"]))
+    model = _new_model(config, Facts(**contents["facts"]))
     load_weights(model, checkpoint, contents)
     return model.eval()
 

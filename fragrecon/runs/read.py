@@ -1,4 +1,4 @@
-"""Open an existing run. Only reads; needs no Hydra, and torch only for the model."""
+"""Open an existing run, to read only. This needs no Hydra, and torch only for the model."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ Embeddings = npt.NDArray[np.float32]
 Pixels = npt.NDArray[Any]
 
 SHOWN = 5
-"""How many jobs of a sweep a message names."""
+"""The number of jobs of a sweep that a message names."""
 
 
 class Run(RunFolder):
-    """A run that has been started; `load_run` opens one. Its files are read when they are first needed.
+    """An existing run; `load_run` opens one. Its files are read when they are first needed.
 
     Args:
         folder: of the run.
@@ -92,19 +92,13 @@ class Run(RunFolder):
         try:
             return files.read_arrays(path)
         except (OSError, EOFError, ValueError, BadZipFile) as error:
-            raise RunError(f"{path} is not what a run writes: {error}") from None
-
-    @property
-    def last_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from, if there is one."""
-        path = self.folder / CHECKPOINTS / "last.ckpt"
-        return path if path.is_file() else None
+            raise RunError(f"{path} is damaged: {error}") from None
 
     @property
     def best_checkpoint(self) -> Path:
         """The selected checkpoint, or the last if none was selected.
 
-        If a kill left two selected checkpoints, the newer one counts.
+        If a run was killed while it replaced the selected checkpoint, there are two, and the newer one is used.
 
         Raises:
             RunError: there is neither.
@@ -146,7 +140,7 @@ class Run(RunFolder):
         return self.load_model()
 
     def embed(self, pixels: Pixels | Tensor, *, device: str = "cpu", batch_size: int = 1024) -> Embeddings:
-        """Embed images, fragments or puzzles of the run's sizes, recognised by their shape.
+        """Embed images, fragments or puzzles of the run's sizes; the shape tells which.
 
         Most models embed each fragment on its own. A model that sees the whole puzzle, such as mosaic, treats all
         fragments of one call as one puzzle, unless puzzles are given: each embedding depends on the other fragments.
@@ -283,7 +277,7 @@ def run_of(config: Config) -> Run:
         RunError: it is not one, or not a complete one.
     """
     if not config.run:
-        raise ConfigError(f"mode={config.mode} reads a run: run=FOLDER")
+        raise ConfigError(f"mode={config.mode} reads a run; set run=FOLDER")
     return load_run(config.run)
 
 
@@ -305,7 +299,9 @@ def load_run(folder: str | Path) -> Run:
     try:
         config = saved.load(folder / CONFIG)
     except ConfigError as error:
-        raise ConfigError(f"{folder} cannot be opened as a run: its {CONFIG} is foreign or damaged ({error})") from None
+        raise ConfigError(
+            f"{folder} cannot be opened as a run: its {CONFIG} is damaged or not of a run ({error})"
+        ) from None
     return Run(folder, config, read_json(folder / STATUS, "status"))
 
 

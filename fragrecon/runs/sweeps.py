@@ -1,8 +1,7 @@
-"""The folder of a sweep: one folder per job, named after the job's overrides, and the sweep's progress."""
+"""The folder of a sweep: a folder for each job, named after its overrides, and ``sweep.json`` for the progress."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,21 +11,21 @@ from typing import Any
 from fragrecon import files
 from fragrecon.config.saved import is_inert
 from fragrecon.errors import RunError
-from fragrecon.runs.write import STATUS, Record, now
+from fragrecon.runs.write import STATUS, Record, now, read_json
 
 SWEEP = "sweep.json"
 LONGEST = 100
 """Maximum length of a folder's name, without the hash."""
 
 _PLAIN = re.compile(r"[a-z][\w.]*=[\w.+-]*", re.ASCII)
-"""Overrides that can be part of a folder's name as they are."""
+"""Overrides that can be part of a folder's name unchanged."""
 
 
 def job_folder(overrides: Sequence[str]) -> str:
     """The name of a job's folder; the same overrides, in any order, give the same name.
 
-    The name needs no quotes in a shell or in ``run=``. The most important overrides come first. If the name cannot
-    show all of them, a short hash makes it unique.
+    The name needs no quotes in a shell or in ``run=``. The model comes first, then the seed. If the name cannot show
+    all overrides, a short hash makes it unique.
 
     Args:
         overrides: of the job, as ``KEY=VALUE``.
@@ -52,13 +51,13 @@ def _weight(override: tuple[str, str]) -> tuple[int, str]:
 
 
 def by_key(overrides: Sequence[str]) -> dict[str, str]:
-    """Values by key; of a key given twice the last value counts."""
+    """Values by key; if a key is given twice, the last value counts."""
     parts = [override.partition("=") for override in overrides]
     return {key.lstrip("+"): value for key, _, value in parts}
 
 
 def begin(folder: Path, name: str, jobs: int | None, overrides: Sequence[str]) -> None:
-    """Write ``sweep.json``, at the start of a command that runs a sweep.
+    """Write ``sweep.json`` when a command starts a sweep.
 
     Args:
         folder: of the sweep.
@@ -71,12 +70,7 @@ def begin(folder: Path, name: str, jobs: int | None, overrides: Sequence[str]) -
 
 def note(folder: Path) -> dict[str, Any]:
     """Read ``sweep.json``; raises `RunError` if the folder is not that of a sweep."""
-    path = folder / SWEEP
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} is not the folder of a sweep: {path} cannot be read ({error})") from None
-    return found
+    return read_json(folder / SWEEP, "jobs")
 
 
 def sweep_of(folder: Path) -> Path | None:
@@ -102,7 +96,7 @@ def time_left(folder: Path, begun: int) -> float | None:
 
     Args:
         folder: of the sweep.
-        begun: number of jobs that are done or running.
+        begun: number of jobs that are finished, skipped or running.
 
     Returns:
         The estimate; None if no job has ended yet, or the number of jobs is unknown.

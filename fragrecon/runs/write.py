@@ -38,12 +38,12 @@ CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
 ROBUSTNESS, LOCK = "robustness.csv", ".lock"
 METRICS_FILE, EPOCHS, SCORES = "metrics.json", "metrics.csv", "scores.npz"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
-EXAMPLES, PAGE, PROBE_FILES = "examples.npz", "report.html", "probes"
+EXAMPLES, PAGE, PROBE_FILES, LAST = "examples.npz", "report.html", "probes", "last.ckpt"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
 
 
 class RunFolder:
-    """What a run's folder holds, for its writer (`Record`) and its reader (`Run`).
+    """The files in a run's folder that both its writer (`Record`) and its reader (`Run`) read.
 
     Args:
         folder: of the run.
@@ -62,6 +62,12 @@ class RunFolder:
     def epochs(self) -> list[dict[str, float]]:
         """Rows of ``metrics.csv``; empty if no epoch has ended."""
         return [{name: float(value) for name, value in row.items()} for row in self._rows()]
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint to resume from, if there is one."""
+        path = self.folder / CHECKPOINTS / LAST
+        return path if path.is_file() else None
 
     def _rows(self) -> list[dict[str, str]]:
         path = self.folder / EPOCHS
@@ -106,24 +112,24 @@ class Record(RunFolder):
                 self.status = self._read_status()
                 yield
         except Timeout:
-            raise FolderTakenError(f"another process is working in {self.folder}; wait until it ends") from None
+            raise FolderTakenError(f"another process is running in {self.folder}; wait until it ends") from None
 
     def check_unused(self) -> None:
         """Raise `FolderTakenError` if the folder already holds a run."""
         if self.writes and self.status:
             raise FolderTakenError(
                 f"{self.folder} already holds a run, whose status is {self.status['status']}; resume it with "
-                f"{typed('resume', self.folder)}, or choose another folder (another sweep.name, for a sweep)"
+                f"{typed('resume', self.folder)}, or use another folder (for a sweep, another sweep.name)"
             )
 
     def must_run(self, config: Config) -> bool:
-        """Decide whether a job of a sweep has to run, and delete what an unfinished job of another config left.
+        """Decide whether a job of a sweep has to run, and delete the files of an unfinished job of another config.
 
         Args:
             config: of the job.
 
         Returns:
-            False if the job is done already.
+            False if the job is finished.
 
         Raises:
             RunError: the folder holds a finished run of another config.
@@ -132,8 +138,8 @@ class Record(RunFolder):
         if self.status.get("status") == "done":
             if not same:
                 raise RunError(
-                    f"{self.folder} holds a finished run of another configuration, as the files in conf/ or the code "
-                    "have changed; choose another sweep.name, or remove that folder"
+                    f"{self.folder} holds a finished run of another configuration, because the files in conf/ or the "
+                    "code have changed; use another sweep.name, or delete the folder"
                 )
             scored = config.mode in ("train", "evaluate") and config.evaluation.puzzles
             return bool(scored) and not (self.folder / METRICS_FILE).is_file()
@@ -148,11 +154,11 @@ class Record(RunFolder):
         """Write config, overrides and the status ``running``; a resumed run keeps its first start time."""
         if self.writes:
             for left in (*self.folder.glob(".*.part"), *(self.folder / CHECKPOINTS).glob(".*.part")):
-                left.unlink()  # half a file of a run that was killed
+                left.unlink()  # an incomplete file of a run that was killed
             files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
             self._write_overrides(overrides)
         started, key = self.status.get("started", now()), config_hash(config)
-        # The stage counts for the same config only: with more epochs, for example, the run has to train again.
+        # The stage is kept for the same config only: with more epochs, for example, the run has to train again.
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
         self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
 
@@ -256,7 +262,7 @@ class Record(RunFolder):
 
 
 def read_json(path: Path, key: str) -> dict[str, Any]:
-    """Read a JSON file of a run.
+    """Read a JSON file of a run or a sweep.
 
     Args:
         path: of the file.
@@ -266,19 +272,19 @@ def read_json(path: Path, key: str) -> dict[str, Any]:
         The mapping.
 
     Raises:
-        RunError: the file is damaged, or holds something else.
+        RunError: the file is missing or damaged, or holds something else.
     """
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not what a run writes: {error}") from None
+        raise RunError(f"{path} is missing or damaged: {error}") from None
     if not isinstance(values, dict) or key not in values:
-        raise RunError(f"{path} is not what a run writes: it should be a mapping with '{key}'")
+        raise RunError(f"{path} is damaged: it should be a mapping with '{key}'")
     return values
 
 
 def reason(status: Mapping[str, Any]) -> str:
-    """Why a job failed, in one line: the last line of a traceback, or the first of a message."""
+    """The reason why a job failed, in one line: the last line of a traceback, or the first of a message."""
     lines = str(status.get("error") or "no reason was given").strip().splitlines()
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 

@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints, early stopping, a guard against NaN, a row per epoch, example pictures."""
+"""Callbacks: checkpoints, early stopping, a guard against NaN, a row of metrics per epoch, example pictures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.optim import Optimizer
 
 from fragrecon.config.schema import Config
-from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, TrainingError
 from fragrecon.report.figures.monitoring import COLUMNS, PictureLogger, pictures_of
-from fragrecon.runs.write import CHECKPOINTS, Record
+from fragrecon.runs.write import CHECKPOINTS, LAST, Record
 from fragrecon.training.learner import Learner
 
 log = logging.getLogger(__name__)
-LAST = "last.ckpt"
 
 
 class LastCheckpoint(Checkpoint):
@@ -45,7 +43,6 @@ class LastCheckpoint(Checkpoint):
         self.saved_at = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, Learner)
         if trainer.global_step - self.saved_at >= self.every_n_steps and _is_safe_point(trainer, pl_module):
             self._save(trainer)
 
@@ -53,8 +50,7 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        # Lightning raises SIGTERMException between two batches; any other exception may come from within a step.
-        assert isinstance(pl_module, Learner)
+        # Lightning raises SIGTERMException between two batches; another exception may be raised within a step.
         if isinstance(exception, SIGTERMException) and trainer.training and _is_safe_point(trainer, pl_module):
             self._save(trainer)
 
@@ -63,11 +59,12 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.path)
 
 
-def _is_safe_point(trainer: pl.Trainer, learner: Learner) -> bool:
-    """Whether this is a safe point to write a checkpoint: a run resumed here repeats and omits nothing.
+def _is_safe_point(trainer: pl.Trainer, learner: pl.LightningModule) -> bool:
+    """Whether this is a safe point to write a checkpoint: a run resumed from it repeats and omits nothing.
 
     It is not while gradients accumulate, training batches are scored, or a validation or the epoch's end is due.
     """
+    assert isinstance(learner, Learner)
     progress = trainer.fit_loop.epoch_loop.batch_progress
     batches = progress.current.ready
     seen = batches if trainer.check_val_every_n_epoch is not None else progress.total.ready
@@ -81,7 +78,7 @@ def _is_safe_point(trainer: pl.Trainer, learner: Learner) -> bool:
 
 
 class EarlyStop(EarlyStopping):
-    """Early stopping that also stops a run resumed after the decision to stop."""
+    """Early stopping that also stops a run that is resumed after it was stopped early."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.wait_count >= max(self.patience, 1):
@@ -89,7 +86,7 @@ class EarlyStop(EarlyStopping):
 
 
 class OptimizerSettings(Callback):
-    """Applies changed optimizer settings to a resumed run; the optimizer state in its checkpoint holds the old ones.
+    """Applies changed optimizer settings to a resumed run, whose checkpoint holds the old ones in the optimizer state.
 
     Args:
         settings: the ``optimizer`` section of the config.
@@ -162,8 +159,8 @@ class EpochRows(Callback):
         self.started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Every rank must ask for the means, which are taken over all ranks. In an epoch that it resumes, Lightning
-        # reports no means of training batches.
+        # Every rank must compute the means, because they are taken over all ranks. In a resumed epoch, Lightning
+        # reports no means of the training batches.
         assert isinstance(pl_module, Learner)
         validation = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")}
         figures = dict(sorted((pl_module.training_figures() | validation).items()))
@@ -182,17 +179,10 @@ class Pictures(Callback):
 
     Args:
         logger: logger of the pictures.
-
-    Raises:
-        ConfigError: ``logger.pictures_every_n_epochs`` is negative.
     """
 
     def __init__(self, logger: PictureLogger) -> None:
         self.logger, self.every_n_epochs = logger, logger.pictures_every_n_epochs
-        if self.every_n_epochs < 0:
-            raise ConfigError(
-                f"logger.pictures_every_n_epochs={self.every_n_epochs} should be at least 0, which shows none"
-            )
         self.shown_at = -1
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -204,17 +194,16 @@ class Pictures(Callback):
             self._show(trainer, pl_module)
 
     def _show(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        self.shown_at, data = trainer.global_step, getattr(trainer, "datamodule", None)
-        assert isinstance(learner, Learner)
-        assert isinstance(data, FragmentData)
+        self.shown_at = trainer.global_step
         if not trainer.is_global_zero:
             return
-        shown = data.side_by_side(COLUMNS).validation_set()
+        assert isinstance(learner, Learner)
+        shown = learner.data.side_by_side(COLUMNS).validation_set()
         batch = shown.read(slice(0, 1)).to(learner.device).as_float()
         model, was_training = learner.model, learner.model.training
         model.eval()
         with isolate_rng():  # a model's views may draw random numbers
-            pictures = pictures_of(model, batch, data.grid, learner.protocol)
+            pictures = pictures_of(model, batch, learner.data.grid, learner.protocol)
         model.train(was_training)
         for name, picture in pictures.items():
             self.logger.show(name, picture, trainer.global_step)
@@ -228,15 +217,14 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
         record: of the run.
     """
     folder, selection = record.folder / CHECKPOINTS, config.selection
-    last = LastCheckpoint(folder, config.checkpoint.every_n_steps)
     callbacks: list[Callback] = [
         OptimizerSettings(config.optimizer),
         FiniteGuard(),
         EpochRows(record, selection.monitor),
-        last,
+        LastCheckpoint(folder, config.checkpoint.every_n_steps),
     ]
     if config.trainer.limit_val_batches == 0:
-        return callbacks  # without validation no checkpoint is selected
+        return callbacks  # no checkpoint is selected without validation
     label = selection.monitor.replace("/", "_")
     best = ModelCheckpoint(
         folder,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
@@ -23,7 +20,7 @@ from fragrecon.data.batches import Start
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, nearest
-from fragrecon.evaluation.clustering.protocol import METRICS, ClusteringProtocol
+from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.evaluation.setup import protocol_of
 from fragrecon.models.base import FragmentModel, count_parameters
 from fragrecon.objectives.base import Losses, Objective
@@ -38,18 +35,18 @@ SELECTION = "val_mean_clustering_score"
 
 
 def logged_name(stage: str, name: str) -> str:
-    """The name of a figure in the loggers: ``val/kmeans_ari``; the selection metric has a name of its own."""
+    """The name of a metric in the loggers, such as ``val/kmeans_ari``; the selection metric has its own name."""
     return SELECTION if (stage, name) == ("val", "mean_clustering_score") else f"{stage}/{name}"
 
 
 def logged_names(objective: Objective, *, clustering: bool) -> list[str]:
-    """Names of all logged figures: loss terms and, if puzzles are clustered, scores, of training and validation."""
+    """Names of all logged metrics: loss terms and, if puzzles are clustered, scores, of training and validation."""
     names = [*objective.parts, *(METRICS if clustering else ())]
     return [logged_name(stage, name) for stage in ("train", "val") for name in names]
 
 
 def check_monitor(config: Config, objective: Objective) -> None:
-    """Raise `ConfigError` unless ``selection.monitor`` is the name of a logged figure."""
+    """Raise `ConfigError` unless ``selection.monitor`` is the name of a logged metric."""
     names, monitor = logged_names(objective, clustering=config.evaluation.clustering), config.selection.monitor
     if monitor not in names:
         raise ConfigError(f"selection.monitor='{monitor}' is not logged{nearest(monitor, names)}")
@@ -58,50 +55,42 @@ def check_monitor(config: Config, objective: Objective) -> None:
 class Learner(pl.LightningModule):
     """Trains a model with an objective.
 
+    All random numbers of a step depend on the run's seed, the step and the rank.
+
     Args:
+        config: of the run.
+        data: to train on.
         model: to train.
-        objective: that gives the loss.
-        facts: that the model was built from; saved in its checkpoints.
+        objective: that computes the loss.
+        facts: that the model was built from; they are saved in its checkpoints.
+
+    Attributes:
         protocol: scores the embeddings of validation and of some training batches; None if no puzzles are clustered.
-        make_optimizer: builds the optimizer of some parameters.
-        make_scheduler: builds the learning-rate schedule of an optimizer, or returns None.
-        monitor: the figure that a plateau schedule watches.
-        seed: of the run; all random numbers of a step depend on it, the step and the rank.
-        scored_batches: how many training batches of an epoch are scored.
+        scored_batches: number of training batches of an epoch that are scored.
     """
 
     def __init__(
-        self,
-        model: FragmentModel,
-        objective: Objective,
-        facts: Facts,
-        protocol: ClusteringProtocol | None,
-        make_optimizer: Callable[[Any], Optimizer],
-        make_scheduler: Callable[[Optimizer], Any],
-        *,
-        monitor: str,
-        seed: int,
-        scored_batches: int,
+        self, config: Config, data: FragmentData, model: FragmentModel, objective: Objective, facts: Facts
     ) -> None:
         super().__init__()
-        self.model, self.objective, self.facts, self.protocol = model, objective, facts, protocol
-        self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
-        self.monitor, self.seed, self.scored_batches = monitor, seed, scored_batches
+        self.config, self.data, self.model, self.objective, self.facts = config, data, model, objective, facts
+        self.protocol = protocol_of(config) if config.evaluation.clustering else None
+        self.scored_batches = -(-config.evaluation.train_puzzles // config.data.puzzles_per_batch)
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
         # By default a mean skips NaNs, and so hides them; "disable" would drop the weights (torchmetrics 1.9).
-        names = logged_names(objective, clustering=protocol is not None)
+        names = logged_names(objective, clustering=config.evaluation.clustering)
         self.means = nn.ModuleDict({name: MeanMetric(math.nan) for name in names})
         for mean in self.means.values():
             cast(MeanMetric, mean).persistent(True)  # an epoch resumed in its middle ends with the same means
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
-        scheduler = self.make_scheduler(optimizer)
+        optimizer = build(self.config.optimizer, "optimizer", [p for p in self.parameters() if p.requires_grad])
+        scheduler = make_scheduler(self.config, self.data, optimizer)
         if scheduler is None:
             return optimizer
         if isinstance(scheduler, ReduceLROnPlateau):
-            # Stepped here at each validation: Lightning skips such a schedule in an epoch that it resumes.
+            # It is stepped in `on_validation_epoch_end`: Lightning skips such a schedule in a resumed epoch.
             self.plateau = scheduler
             if self.plateau_state is not None:
                 scheduler.load_state_dict(self.plateau_state)
@@ -109,39 +98,35 @@ class Learner(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["facts"] = self.facts.to_dict()
-        checkpoint["epochs"] = {**asdict(self._data.start), **self._epoch_shape()}
+        checkpoint["facts"] = vars(self.facts)
+        checkpoint["epochs"] = {**asdict(self.data.start), **self._epoch_shape()}
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.plateau_state = checkpoint.get("plateau")
         self._begin_whole_epochs(checkpoint)
-        # A mean that the checkpoint lacks starts anew.
+        # Means that the checkpoint lacks start at zero.
         weights, means = checkpoint["state_dict"], self.means.state_dict(prefix="means.")
         weights.update({name: value for name, value in means.items() if name not in weights})
 
-    @property
-    def _data(self) -> FragmentData:
-        return cast(FragmentData, self.trainer.datamodule)  # type: ignore[attr-defined]
-
     def _epoch_shape(self) -> dict[str, int]:
         """Batches an epoch, and batches an optimizer step."""
-        batches = self._data.epoch_length(self.trainer.limit_train_batches)
+        batches = self.data.epoch_length(self.trainer.limit_train_batches)
         return {"per_epoch": batches, "every": self.trainer.accumulate_grad_batches}
 
     def _begin_whole_epochs(self, checkpoint: dict[str, Any]) -> None:
-        """If epochs have other batches or steps than before, begin an epoch of the new kind.
+        """Start a new epoch if the resumed run has other batches or optimizer steps per epoch than the checkpoint.
 
-        An epoch that was stopped in its middle begins anew.
+        An epoch that was stopped in its middle is repeated.
         """
         before, shape = dict(checkpoint["epochs"]), self._epoch_shape()
-        self._data.start = Start(before.pop("step"), before.pop("epoch"))
+        self.data.start = Start(before.pop("step"), before.pop("epoch"))
         if before == shape:
             return
         step = int(checkpoint["global_step"])
-        epoch, within = self._data.start.place(step, **before)
-        self._data.start = Start(step, epoch)
+        epoch, within = self.data.start.place(step, **before)
+        self.data.start = Start(step, epoch)
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
         done = 0 if within else shape["per_epoch"]
         progress.update(dict.fromkeys(progress, done))
@@ -150,8 +135,8 @@ class Learner(pl.LightningModule):
             del weights[name]
 
     def training_step(self, batch: FragmentBatch, batch_idx: int) -> Tensor:
-        # Dropout draws from torch's global generator; seeded here, it does not depend on what ran before.
-        torch.manual_seed(seed_of(self.seed, "dropout", batch.step, self.global_rank))
+        # Dropout draws from torch's global generator, which is seeded here so that earlier draws have no effect.
+        torch.manual_seed(seed_of(self.config.seed, "dropout", batch.step, self.global_rank))
         losses = self._losses("train", batch)
         self._log("train", {name: value.detach() for name, value in losses.items()}, len(batch))
         return losses["loss"]
@@ -169,14 +154,14 @@ class Learner(pl.LightningModule):
             self.model.train()
 
     def validation_step(self, batch: FragmentBatch, batch_idx: int) -> None:
-        # The last batch of some ranks may be empty: it adds nothing, but must be logged on every rank.
+        # The last batch of a rank may be empty: it adds nothing, but every rank has to log it.
         empty = {name: torch.empty(0, device=self.device) for name in self.objective.parts}
         losses = self._losses("val", batch) if len(batch) else empty
         self._log("val", {**losses, **self._scores(batch)}, len(batch))
 
     def on_validation_epoch_end(self) -> None:
         if self.plateau is not None:
-            self.plateau.step(float(cast(MeanMetric, self.means[self.monitor]).compute()))
+            self.plateau.step(float(cast(MeanMetric, self.means[self.config.selection.monitor]).compute()))
 
     def training_figures(self) -> dict[str, float]:
         """Means of this epoch's training batches so far, over all ranks."""
@@ -184,7 +169,9 @@ class Learner(pl.LightningModule):
         return {name: float(mean.compute()) for name, mean in means.items() if mean.update_called or float(mean.weight)}
 
     def _losses(self, stage: str, batch: FragmentBatch) -> Losses:
-        generator = torch_generator(self.seed, f"objective/{stage}", batch.step, self.global_rank, device=self.device)
+        generator = torch_generator(
+            self.config.seed, f"objective/{stage}", batch.step, self.global_rank, device=self.device
+        )
         return cast(Losses, self.objective(self.model, batch, generator))
 
     @torch.no_grad()
@@ -207,7 +194,7 @@ class Learner(pl.LightningModule):
             mean = cast(MeanMetric, self.means[logged])
             if value.numel():
                 mean.update(value, puzzles if value.ndim == 0 else 1)
-            shown = logged in ("train/loss", "val/loss", self.monitor)
+            shown = logged in ("train/loss", "val/loss", self.config.selection.monitor)
             self.log(logged, mean, on_step=False, on_epoch=True, prog_bar=shown, batch_size=max(1, puzzles))
 
     def _reset_means(self, prefix: str) -> None:
@@ -248,14 +235,4 @@ def make_learner(config: Config, data: FragmentData, initial: Path | None) -> Le
         f"{len(data.validation_images()):,}",
         batches,
     )
-    return Learner(
-        model,
-        objective,
-        facts,
-        protocol_of(config) if config.evaluation.clustering else None,
-        partial(build, config.optimizer, "optimizer"),
-        partial(make_scheduler, config, data),
-        monitor=config.selection.monitor,
-        seed=config.seed,
-        scored_batches=-(-config.evaluation.train_puzzles // config.data.puzzles_per_batch),
-    )
+    return Learner(config, data, model, objective, facts)

@@ -1,8 +1,4 @@
-"""Loggers: Weights & Biases and TensorBoard, with figures, example pictures and embeddings.
-
-A logger is built by a function from its settings and the run's folder, its config, and the folder and name of its
-sweep, if it belongs to one.
-"""
+"""Loggers: Weights & Biases and TensorBoard, with metrics, example pictures and embeddings."""
 
 from __future__ import annotations
 
@@ -25,13 +21,14 @@ from torch import Tensor
 
 from fragrecon import files
 from fragrecon.config.schema import model_name
+from fragrecon.config.types import Whole
 from fragrecon.errors import ConfigError
 from fragrecon.report.figures.monitoring import Embedded
 
 log = logging.getLogger(__name__)
 
 PICTURES = "pictures/"
-"""Prefix of the names of pictures, by which dashboards group them."""
+"""Prefix of the names of pictures; dashboards group by it."""
 
 PATIENCE = 6
 """Seconds to wait for the server of Weights & Biases before the run continues offline."""
@@ -41,20 +38,57 @@ LAST_UPLOAD = 120
 
 
 def none() -> None:
-    """No logger; ``metrics.csv`` is written in any case."""
+    """No logger; ``metrics.csv`` is always written."""
 
 
 class Wandb(WandbLogger):
-    """Weights & Biases, which continues offline if its server does not answer or nobody is logged in.
+    """Weights & Biases, which continues offline if its server does not answer or no user is logged in.
+
+    All jobs of a sweep write into the folder of the sweep, so that ``wandb leet`` shows them together.
 
     Args:
-        pictures_every_n_epochs: how often pictures are shown.
-        settings: of ``wandb.init``.
+        folder: of the run.
+        config: of the run.
+        sweep: folder and name of the sweep that the run belongs to, if any.
+        project: name of the project.
+        offline: needs no account; ``wandb sync`` can upload the run later.
+        name: of the run; by default that of its folder.
+        group: of runs; by default the name of the sweep.
+        tags: of the run.
+        pictures_every_n_epochs: how often pictures are shown; 0 shows none.
     """
 
-    def __init__(self, pictures_every_n_epochs: int, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._wandb_init.pop("anonymous", None)  # Lightning sets it, and the client complains
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        sweep: tuple[Path, str] | None = None,
+        project: str = "fragrecon",
+        offline: bool = False,
+        name: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        pictures_every_n_epochs: Whole = 1,
+    ) -> None:
+        import wandb as client
+
+        # The client's error reports delay the end of the process by 20 seconds if the server does not answer.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        place, sweep_name = sweep or (folder, None)
+        super().__init__(
+            id=files.digest(str(folder.absolute()))[:12],  # so that a resumed run keeps its id
+            resume="allow",
+            name=name or folder.name,
+            save_dir=place,
+            project=project,
+            group=group or sweep_name,
+            job_type=model_name(config["model"]),
+            tags=list(tags),
+            config=config,
+            mode="offline" if offline else None,  # Lightning's own switch would apply to all later jobs of the process
+            settings=client.Settings(init_timeout=PATIENCE, finish_timeout=LAST_UPLOAD, quiet=True),
+        )
+        self._wandb_init.pop("anonymous", None)  # Lightning sets it, and the client warns about it
         self.pictures_every_n_epochs = pictures_every_n_epochs
 
     @property
@@ -87,7 +121,7 @@ class Wandb(WandbLogger):
             )
 
     def _folders(self) -> list[Path]:
-        """Folders of this run: one for each time that it was started or resumed."""
+        """Folders of this run: one for each start and each resume."""
         return list(Path(self.save_dir or ".").glob(f"wandb/*run-*-{self._id}"))
 
     @rank_zero_only
@@ -104,12 +138,6 @@ class Wandb(WandbLogger):
         with _staging(Path(self.save_dir or ".") / "wandb" / "staging"):
             self.log_table("embeddings", columns, [[*row, *numbers] for *row, numbers in rows], step=step)
 
-    def end(self, succeeded: bool) -> None:
-        """Close the run; otherwise the next job of a sweep would log into it."""
-        self.finalize("success" if succeeded else "failed")
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=0 if succeeded else 1)
-
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[None]:
@@ -124,16 +152,19 @@ def _staging(folder: Path) -> Iterator[None]:
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard event files.
+    """TensorBoard event files, under ``tensorboard/`` in the folder of the run.
 
     Args:
-        folder: of the files.
-        config: shown as text.
-        pictures_every_n_epochs: how often pictures are shown.
+        folder: of the run.
+        config: of the run, shown as text.
+        pictures_every_n_epochs: how often pictures are shown; 0 shows none.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], pictures_every_n_epochs: int) -> None:
-        super().__init__(folder.parent, name=folder.name, version="", default_hp_metric=False)
+    def __init__(self, folder: Path, config: dict[str, Any], pictures_every_n_epochs: Whole = 1) -> None:
+        try:
+            super().__init__(folder, name="tensorboard", version="", default_hp_metric=False)
+        except ModuleNotFoundError:
+            raise ConfigError('logger=tensorboard needs the extra: pip install "fragrecon[tensorboard]"') from None
         self.config, self.pictures_every_n_epochs = config, pictures_every_n_epochs
 
     @property
@@ -162,55 +193,6 @@ class TensorBoard(TensorBoardLogger):
             metadata_header=list(embedded.facts),
         )
 
-    def end(self, succeeded: bool) -> None:
-        self.finalize("success" if succeeded else "failed")
-
-
-def wandb(
-    folder: Path,
-    config: dict[str, Any],
-    sweep: tuple[Path, str] | None = None,
-    project: str = "fragrecon",
-    offline: bool = False,
-    name: str | None = None,
-    group: str | None = None,
-    tags: Sequence[str] = (),
-    pictures_every_n_epochs: int = 1,
-) -> Wandb:
-    """Weights & Biases; with ``offline`` no account is needed, and ``wandb sync`` can upload the run later.
-
-    All jobs of a sweep write into the sweep's folder, which ``wandb leet`` shows as a whole.
-    """
-    import wandb as client
-
-    # The client's error reports delay the end of the process by 20 seconds if the server does not answer.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    place, sweep_name = sweep or (folder, None)
-    return Wandb(
-        pictures_every_n_epochs,
-        # The id follows from the folder, so a resumed run continues under the same id.
-        id=files.digest(str(folder.absolute()))[:12],
-        resume="allow",
-        name=name or folder.name,
-        save_dir=place,
-        project=project,
-        group=group or sweep_name,
-        job_type=model_name(config["model"]),
-        tags=list(tags),
-        config=config,
-        # Lightning's own switch would apply to all later jobs of the process.
-        mode="offline" if offline else None,
-        settings=client.Settings(init_timeout=PATIENCE, finish_timeout=LAST_UPLOAD, quiet=True),
-    )
-
-
-def tensorboard(folder: Path, config: dict[str, Any], pictures_every_n_epochs: int = 1) -> TensorBoard:
-    """TensorBoard event files under ``tensorboard/`` in the run's folder."""
-    try:
-        return TensorBoard(folder / "tensorboard", config, pictures_every_n_epochs)
-    except ModuleNotFoundError:
-        raise ConfigError('logger=tensorboard needs the extra: pip install "fragrecon[tensorboard]"') from None
-
 
 @contextmanager
 def ending(loggers: Sequence[Logger]) -> Iterator[None]:
@@ -224,12 +206,14 @@ def ending(loggers: Sequence[Logger]) -> Iterator[None]:
         succeeded = True
     finally:
         for logger in ours:
-            logger.end(succeeded)
+            logger.finalize("success" if succeeded else "failed")
+            if isinstance(logger, Wandb) and logger._experiment is not None:
+                logger._experiment.finish(exit_code=0 if succeeded else 1)  # the next job of a sweep starts its own
 
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM within the block, so that loggers are closed; in training, Lightning handles it."""
+    """Raise SystemExit on SIGTERM within the block, so that loggers are closed. In training, Lightning handles it."""
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
+from fragrecon.config.types import Fraction
 from fragrecon.data.module import FragmentData
-from fragrecon.errors import ConfigError
 
 
 def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> Any:
@@ -19,13 +20,13 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> 
 
     Args:
         config: of the run.
-        data: of the run; a resumed run has its ``start`` set.
-        optimizer: whose rate the schedule sets.
+        data: of the run; its ``start`` is set if the run is resumed.
+        optimizer: whose rate is scheduled.
     """
     if config.scheduler["_target_"] is None:
         return None
     trainer = config.trainer
-    # The last batch of an epoch ends an optimizer step, however many gradients are accumulated by then.
+    # Lightning makes an optimizer step after the last batch of an epoch, even if fewer gradients are accumulated.
     batches, epochs = data.epoch_length(trainer.limit_train_batches), config.max_epochs - data.start.epoch
     steps = data.start.step + -(-batches // trainer.accumulate_grad_batches) * epochs
     if trainer.max_steps >= 0:
@@ -33,23 +34,23 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> 
     return build(config.scheduler, "scheduler", optimizer, total_steps=steps, mode=config.selection.mode)
 
 
-def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, floor: float = 0.0) -> LambdaLR:
-    """Linear warmup to the full rate, then a half cosine down to a floor (Loshchilov and Hutter, ICLR 2017, eq. 5).
+def warmup_cosine(
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05,
+    floor: Fraction = 0.0,
+) -> LambdaLR:
+    """Linear warm-up to the full rate, then half a cosine down to a floor (Loshchilov and Hutter, ICLR 2017, eq. 5).
 
     Args:
-        optimizer: whose rate is set.
+        optimizer: whose rate is scheduled.
         total_steps: optimizer steps of the whole training.
         warmup: fraction of the steps, in [0, 1).
         floor: fraction of the full rate at the end, in [0, 1].
 
     Returns:
         The schedule, stepped after each optimizer step.
-
-    Raises:
-        ConfigError: ``warmup`` or ``floor`` is out of range.
     """
-    if not (0 <= warmup < 1 and 0 <= floor <= 1):
-        raise ConfigError(f"scheduler.warmup={warmup} should be in [0, 1) and scheduler.floor={floor} in [0, 1]")
     rise = round(total_steps * warmup)
 
     def factor(step: int) -> float:

@@ -17,24 +17,23 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from fragrecon import machine as hardware
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
-from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, typed
 from fragrecon.report.figures.monitoring import PictureLogger
 from fragrecon.runs.checkpoints import AtomicCheckpointIO
 from fragrecon.runs.sweeps import note, sweep_of
-from fragrecon.runs.write import CHECKPOINTS, Record
-from fragrecon.training.callbacks import LAST, Pictures, training_callbacks
+from fragrecon.runs.write import Record
+from fragrecon.training.callbacks import Pictures, training_callbacks
 from fragrecon.training.learner import Learner
 from fragrecon.training.processes import started_from
 
 log = logging.getLogger(__name__)
 
 EXPECTED_WARNINGS = (
-    # A resumed run finds its checkpoint folder, continues within an epoch, and keeps its means.
+    # A resumed run has a checkpoint folder, continues within an epoch, and keeps its means.
     "Checkpoint directory",
     "You're resuming from a checkpoint that ended",
     "The ``compute`` method of",
-    # Figures are logged once an epoch, so the logging interval does not matter.
+    # Metrics are logged once an epoch, so the logging interval does not matter.
     "The number of training batches",
 )
 
@@ -88,7 +87,7 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
 
 
 def _quieten() -> None:
-    """Silence Lightning's banner and the warnings that are expected here."""
+    """Silence Lightning's banner and expected warnings."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")  # about names in torch
@@ -96,19 +95,19 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=text)
 
 
-def fit(trainer: pl.Trainer, learner: Learner, data: FragmentData, record: Record) -> None:
+def fit(trainer: pl.Trainer, learner: Learner, record: Record) -> None:
     """Train, from the last checkpoint in the run's folder if there is one.
 
     Raises:
         SystemExit: training was stopped by SIGTERM.
         KeyboardInterrupt: training was stopped by Ctrl-C.
     """
-    last = record.folder / CHECKPOINTS / LAST
-    if last.is_file():
+    last = record.last_checkpoint
+    if last:
         log.info("resuming from %s", last)
     try:
         with started_from(record.folder):
-            trainer.fit(learner, data, ckpt_path=last if last.is_file() else None)
+            trainer.fit(learner, learner.data, ckpt_path=last)
     except SIGTERMException as stop:
         log.warning("stopped by SIGTERM; resume with: python -m fragrecon.run %s", typed("resume", record.folder))
         raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own exit code would be 0

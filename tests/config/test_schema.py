@@ -268,7 +268,7 @@ def test_the_hash_changes_with_what_decides_the_numbers_and_no_more() -> None:
         assert not saved.is_inert(key)
     inert: list[tuple[str, Any]] = [
         ("resume", "some/run"),
-        ("logger", {"_target_": "fragrecon.training.loggers.wandb"}),
+        ("logger", {"_target_": "fragrecon.training.loggers.Wandb"}),
         ("sweep.name", "another"),
         ("checkpoint.every_n_steps", 7),
         ("data.cache_dir", "/some/where"),

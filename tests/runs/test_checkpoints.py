@@ -182,7 +182,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training whose selection metric was 0.1, 0.3, 0.2 in three epochs."""
     from fragrecon.data.module import FragmentData
-    from fragrecon.evaluation.setup import protocol_of
 
     folder = tmp_path_factory.mktemp("run")
     record = Record(folder)
@@ -197,16 +196,7 @@ def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
             score = [0.1, 0.3, 0.2][self.current_epoch]
             return {name: torch.full((len(batch),), score) for name in super()._scores(batch)}
 
-    learner = Scripted(
-        *build_model(config, facts),
-        facts,
-        protocol_of(config),
-        lambda parameters: torch.optim.Adam(parameters),
-        lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
-        monitor=config.selection.monitor,
-        seed=0,
-        scored_batches=1,
-    )
+    learner = Scripted(config, module, *build_model(config, facts), facts)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=3,
@@ -259,7 +249,7 @@ def test_checkpoints_hold_plain_containers_and_tensors_alone(run: Path) -> None:
         contents = torch.load(path, weights_only=True)
         for key, value in contents.items():
             assert plain(value), (path.name, key)
-        assert contents["facts"] == {"fragment_shape": [3, 16, 16], "grid": [2, 2], "num_classes": 10}
+        assert contents["facts"] == {"fragment_shape": (3, 16, 16), "grid": (2, 2), "num_classes": 10}
     assert {"optimizer_states", "loops", "callbacks", "plateau"} <= contents.keys()
 
 

@@ -393,7 +393,7 @@ def save_checkpoint(path: Path, config: Config, shift: float = 0.0) -> dict[str,
     weights = {key: value + shift for key, value in model.state_dict().items()}
     path.parent.mkdir(exist_ok=True)
     state = {f"model.{key}": value for key, value in weights.items()} | {"means.train/loss.weight": torch.zeros(())}
-    torch.save({"state_dict": state, "facts": FACTS.to_dict()}, path)
+    torch.save({"state_dict": state, "facts": vars(FACTS)}, path)
     return weights
 
 

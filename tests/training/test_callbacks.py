@@ -1,4 +1,4 @@
-"""Pictures while a model trains; checkpoints and the other callbacks are tested where what they do shows."""
+"""Pictures during training; test_checkpoints and test_learner test the other callbacks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from fragrecon.errors import ConfigError
-from fragrecon.report.figures.monitoring import Embedded, PictureLogger, pictures_of
+from fragrecon.models.conv import ConvAutoencoder
+from fragrecon.report.figures.monitoring import Embedded, pictures_of
 from fragrecon.run import compose
 from fragrecon.training.callbacks import Pictures
-from tests.training.test_learner import CONV, TINY, Trainable
+from tests.training.test_learner import CONV, LINEAR, TINY, Trainable
+
+VIEWS = ["puzzle", "reconstructions", "samples"]
 
 
 class Shelf:
@@ -31,11 +33,11 @@ class Shelf:
         self.pictures.append((step, name, picture))
 
     def show_embeddings(self, embedded: Embedded, step: int) -> None:
-        raise AssertionError("not while it trains")
+        raise AssertionError("not during training")
 
 
 class Dice(Callback):
-    """Notes the next random numbers, and whether the model trains, where an epoch ends."""
+    """Keeps the state of all random generators, and of training mode, at the end of each epoch."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -50,59 +52,56 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def trained(folder: Path, cache: Path, *callbacks: Callback, epochs: int = 3, stop: int | None = None) -> Trainable:
+def trained(
+    folder: Path, cache: Path, *callbacks: Callback, model: tuple[str, ...] = CONV, epochs: int = 2, stop: int = -1
+) -> Trainable:
     class Stop(Callback):
-        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             trainer.should_stop = trainer.current_epoch == stop
 
     pl.seed_everything(0, verbose=False)
-    given = Trainable(compose([*TINY, f"data.cache_dir={cache}", *CONV]))
-    given.fit(
-        pl.Trainer(
-            accelerator="cpu",
-            max_epochs=epochs,
-            num_sanity_val_steps=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[*callbacks, Stop()],
-        )
+    given = Trainable(compose([*TINY, f"data.cache_dir={cache}", *model]))
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        default_root_dir=folder,
+        callbacks=[*callbacks, Stop()],
+        **quiet,
     )
+    given.fit(trainer)
     return given
 
 
 @pytest.mark.parametrize(
     ("every", "stop", "steps"),
-    [(1, None, [3, 6, 9, 12, 15]), (2, None, [6, 12, 15]), (5, None, [15]), (9, 1, [6]), (2, 1, [6]), (0, None, [])],
+    [(1, -1, [3, 6, 9]), (2, -1, [6, 9]), (3, -1, [9]), (9, 1, [6]), (2, 1, [6]), (0, -1, [])],
 )
-def test_pictures_come_every_so_many_epochs_and_when_training_ends(
-    every: int, stop: int | None, steps: list[int], tmp_path: Path, cache: Path
+def test_pictures_are_shown_every_few_epochs_and_at_the_end_of_training(
+    every: int, stop: int, steps: list[int], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fragrecon.training.callbacks.pictures_of", lambda *_: {"puzzle": torch.zeros(1)})
     shelf = Shelf(every)
-    trained(tmp_path, cache, Pictures(shelf), epochs=5, stop=stop)
-    assert [(step, name) for step, name, _ in shelf.pictures] == [
-        (step, name) for step in steps for name in ("puzzle", "reconstructions", "samples")
-    ]
+    trained(tmp_path, cache, Pictures(shelf), model=LINEAR, epochs=3, stop=stop)
+    assert [step for step, _, _ in shelf.pictures] == steps
 
 
-def test_pictures_are_of_the_first_validation_puzzle_as_the_model_is_then(tmp_path: Path, cache: Path) -> None:
+def test_pictures_show_the_first_validation_puzzle_with_the_current_model(tmp_path: Path, cache: Path) -> None:
     shelf = Shelf(1)
     given = trained(tmp_path, cache, Pictures(shelf))
     batch = given.data.validation_set().read(slice(0, 1)).as_float()
-    expected = pictures_of(given.model.eval(), batch, given.data.grid, given.protocol)
+    expected = pictures_of(given.model.eval(), batch, given.data.grid, given.learner.protocol)
+    assert [(step, name) for step, name, _ in shelf.pictures] == [(step, name) for step in (3, 6) for name in VIEWS]
     for _, name, picture in shelf.pictures[-3:]:
         assert torch.equal(picture, expected[name])
-    first, last = shelf.pictures[1][2], shelf.pictures[-2][2]
-    assert not torch.equal(first, last)
+    assert not torch.equal(shelf.pictures[1][2], shelf.pictures[-2][2])
 
 
-def test_training_goes_on_as_without_pictures_whatever_a_view_draws(
+def test_pictures_do_not_change_training_even_if_a_view_draws_random_numbers(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fragrecon.models.conv import ConvAutoencoder
-
     def views(self: ConvAutoencoder, fragments: Tensor) -> dict[str, Tensor]:
         assert not self.training
         assert not torch.is_grad_enabled()
@@ -115,14 +114,7 @@ def test_training_goes_on_as_without_pictures_whatever_a_view_draws(
     monkeypatch.setattr(ConvAutoencoder, "views", views, raising=False)
     shelf = Shelf(1)
     given = trained(tmp_path, cache, Pictures(shelf), dice)
-    assert [name for _, name, _ in shelf.pictures] == ["puzzle", "reconstructions", "samples", "noise"] * 3
+    assert [name for _, name, _ in shelf.pictures] == [*VIEWS, "noise"] * 2
     for name, value in without.weights().items():
         assert torch.equal(value, given.weights()[name]), name
     assert dice.seen == plain.seen
-
-
-def test_a_negative_number_of_epochs_is_refused() -> None:
-    shelf = Shelf(-1)
-    assert isinstance(shelf, PictureLogger)
-    with pytest.raises(ConfigError, match="pictures_every_n_epochs=-1"):
-        Pictures(shelf)

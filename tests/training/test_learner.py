@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from fragrecon.clustering.backends import BACKENDS
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import TrainingError
 from fragrecon.evaluation.clustering.protocol import METRICS, ClusteringProtocol
+from fragrecon.evaluation.setup import protocol_of
 from fragrecon.models.base import Decoder, FragmentModel
 from fragrecon.objectives.base import Losses, Objective
 from fragrecon.objectives.reconstruction import Reconstruction
@@ -35,8 +35,10 @@ TINY = (
     "data.images_per_puzzle=3",
     "data.puzzles_per_batch=4",
     "data.batches_per_epoch=3",
+    "data.epochs=3",
     "evaluation.validation_puzzles=6",
     "evaluation.restarts=2",
+    "evaluation.train_puzzles=0",
     "optimizer=adam",
     "optimizer.weight_decay=0",
 )
@@ -48,30 +50,13 @@ Given = Callable[..., "Trainable"]
 class Trainable:
     """A learner with the data it learns from."""
 
-    def __init__(self, config: Config, objective: Objective | None = None, scored_batches: int = 0) -> None:
+    def __init__(self, config: Config, objective: Objective | None = None) -> None:
         data = config.data
         reader = build(data.reader, "data.reader", image_size=data.image_size, channels=data.channels)
-        evaluation = config.evaluation
-        self.config = config
-        self.data = FragmentData(data, reader, config.seed, evaluation.seed, evaluation.validation_puzzles)
+        self.data = FragmentData(data, reader, config.seed, 0, config.evaluation.validation_puzzles)
         facts = Facts(data.fragment_shape, self.data.grid, 10)
         self.model, own = build_model(config, facts)
-        self.protocol = ClusteringProtocol(BACKENDS["sklearn"], evaluation.restarts, evaluation.seed, memory=2**26)
-        self.learner = Learner(
-            self.model,
-            objective or own,
-            facts,
-            self.protocol,
-            partial(build, config.optimizer, "optimizer"),
-            self.scheduler,
-            monitor=config.selection.monitor,
-            seed=config.seed,
-            scored_batches=scored_batches,
-        )
-
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        node = self.config.scheduler
-        return build(node, "scheduler", optimizer, total_steps=9, mode="max") if node["_target_"] else None
+        self.learner = Learner(config, self.data, self.model, objective or own, facts)
 
     def fit(self, trainer: pl.Trainer, checkpoint: Path | None = None) -> None:
         trainer.fit(self.learner, self.data, ckpt_path=checkpoint)
@@ -93,7 +78,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def given(cache: Path) -> Given:
     def make(*overrides: str, objective: Objective | None = None, scored_batches: int = 0) -> Trainable:
-        return Trainable(compose([*TINY, f"data.cache_dir={cache}", *overrides]), objective, scored_batches)
+        line = [*TINY, f"data.cache_dir={cache}", f"evaluation.train_puzzles={4 * scored_batches}", *overrides]
+        return Trainable(compose(line), objective)
 
     return make
 
@@ -166,7 +152,7 @@ def test_dropout_depends_on_seed_and_step_and_not_on_what_ran_before(
 ) -> None:
     def loss(seed: int, step: int, disturbance: int) -> float:
         trainable = given(*LINEAR, f"seed={seed}")
-        trainable.learner.seed, trainable.model = seed, trainable.model.train()
+        trainable.model.train()
         trainable.model.load_state_dict(start)
         silence(trainable.learner, monkeypatch)
         torch.manual_seed(disturbance)
@@ -233,7 +219,7 @@ def test_means_count_every_puzzle_once_though_the_last_batch_is_short(
     with torch.no_grad():
         decoded = model.decode(model.encode(puzzles.fragments))
         errors = F.mse_loss(decoded, puzzles.fragments, reduction="none").flatten(1).mean(1)
-        scores = trainable.protocol.score(model.encode(puzzles.fragments), puzzles)
+        scores = protocol_of(trainable.learner.config).score(model.encode(puzzles.fragments), puzzles)
     found = runner.callback_metrics
     by_batch = (errors[:4].mean() + errors[4:].mean()) / 2
     assert abs(by_batch - errors.mean()).item() > 1e-4 * errors.mean().item()
@@ -476,10 +462,3 @@ def test_parameters_that_are_not_to_be_trained_stay_out_of_the_optimizer(given: 
     inside = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(inside) == len(list(trainable.model.parameters())) - 1
     assert all(parameter is not frozen for parameter in inside)
-
-
-def test_facts_survive_plain_values(given: Given) -> None:
-    learner = given(*LINEAR).learner
-    stored = learner.facts.to_dict()
-    assert stored == {"fragment_shape": [3, 16, 16], "grid": [2, 2], "num_classes": 10}
-    assert Facts.from_dict(stored) == learner.facts

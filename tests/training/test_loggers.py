@@ -235,9 +235,9 @@ def test_tensorboard_says_what_to_install_where_it_is_missing(tmp_path: Path, mo
     def refuse(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("tensorboard")
 
-    monkeypatch.setattr(loggers, "TensorBoard", refuse)
-    with pytest.raises(ConfigError, match=r"pip install .fragrecon\[tensorboard\]"):
-        loggers.tensorboard(tmp_path, {})
+    monkeypatch.setattr("fragrecon.training.loggers.TensorBoardLogger.__init__", refuse)
+    with pytest.raises(ConfigError, match=r"fragrecon\[tensorboard\]"):
+        loggers.TensorBoard(tmp_path, {})
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +351,7 @@ def test_nothing_that_a_run_needs_is_left_in_the_home(sweep: Path, logged: Logge
 
 def begun(folder: Path, **settings: Any) -> loggers.Wandb:
     folder.mkdir()
-    return loggers.wandb(folder, {"model": {"_target_": "fragrecon.models.pca.PCAAutoencoder"}}, **settings)
+    return loggers.Wandb(folder, {"model": {"_target_": "fragrecon.models.pca.PCAAutoencoder"}}, **settings)
 
 
 def test_a_run_of_no_sweep_lies_in_its_own_folder_and_is_named_as_one_likes(tmp_path: Path, home: Path) -> None:
