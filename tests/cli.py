@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -175,6 +177,45 @@ def job(folder: Path, cache: Path, *overrides: object, figures: bool = False) ->
         if not figures:
             patch.setattr("fragrecon.report.results.write", Mock())
         return jobs.run_job(composed, folder, given)
+
+
+def command_line(home: Path, cache: Path, *arguments: object) -> Result:
+    """Run a command in this process, as ``python -m fragrecon.run`` would in a folder."""
+    line = ["fragrecon", *map(str, arguments)]
+    with pytest.MonkeyPatch.context() as patch, one_thread(), _root_log(), captured() as (stdout, stderr):
+        for name in ("HYDRA_FULL_ERROR", "FRAGRECON_TRACEBACK"):
+            patch.setenv(name, "0")
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.setattr(sys, "argv", line)
+        patch.setattr(command, "_sweep", None)
+        patch.chdir(home)
+        GlobalHydra.instance().clear()
+        try:
+            command.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+            stderr.write("" if isinstance(stop.code, int) else f"{stop.code}\n")
+        else:
+            code = 0
+    return Result(code, stdout.getvalue(), stderr.getvalue())
+
+
+@contextlib.contextmanager
+def captured() -> Iterator[tuple[io.StringIO, io.StringIO]]:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        yield out, err
+
+
+@contextlib.contextmanager
+def _root_log() -> Iterator[None]:
+    """Undo what Hydra does to the root logger."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @contextlib.contextmanager
