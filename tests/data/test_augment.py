@@ -93,7 +93,7 @@ def test_flipping_mirrors_exactly_the_chosen_images_left_to_right(shape: tuple[i
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (24, 40), (50, 31)])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("degrees", [-90.0, -33.0, -4.5, 0.5, 7.0, 10.0, 45.0, 180.0])
+@pytest.mark.parametrize("degrees", [-90.0, -33.0, 7.0, 180.0])
 def test_rotation_is_that_of_scipy(height: int, width: int, channels: int, degrees: float) -> None:
     """Also in the corners, which both fill by reflection. A positive angle turns clockwise on the screen."""
     image = smooth(channels, height, width)
@@ -122,11 +122,6 @@ def test_each_image_turns_by_its_own_angle_and_angle_zero_changes_no_pixel() -> 
         assert not found[at].equal(images[at])
 
 
-def test_rotation_keeps_a_flat_image_flat_up_to_its_corners() -> None:
-    flat = torch.full((1, 3, 30, 18), 77.0)
-    torch.testing.assert_close(augment.rotate(flat, torch.tensor([0.7])), flat, rtol=0, atol=1e-3)
-
-
 def test_fragments_of_one_image_are_varied_alike() -> None:
     """A flat image stays flat: every pixel of an image gets the same colour change."""
     flat = noise(20, 3, 1, 1).expand(20, 3, 12, 12).contiguous()
@@ -134,47 +129,6 @@ def test_fragments_of_one_image_are_varied_alike() -> None:
     spread = found.flatten(2).int()
     assert ((spread.amax(2) - spread.amin(2)) <= 1).all()  # a bilinear weight may round the other way
     assert not found.equal(flat)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_brightness_alone_is_a_factor(channels: int) -> None:
-    images = noise(4, channels, 9, 6)
-    factors = torch.tensor([0.5123, 1.0, 1.2345, 1.9871])  # times a byte, none gives a tie
-    found = augment.colour_jitter(images.float(), replace(still(4), brightness=factors))
-    torch.testing.assert_close(found, images * factors.view(4, 1, 1, 1), rtol=1e-5, atol=1e-3)
-    clipped = augment.apply(images, replace(still(4), brightness=factors), replace(OFF, brightness=1.0))
-    expected = np.clip(np.rint(images.numpy() * factors.numpy().reshape(4, 1, 1, 1)), 0, 255)
-    assert (clipped.numpy() == expected).all()
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_contrast_alone_scales_about_the_mean_grey(channels: int) -> None:
-    images = noise(3, channels, 9, 6).double().numpy()
-    factors = np.array([0.0, 0.7, 1.6])
-    found = augment.colour_jitter(
-        torch.from_numpy(images).float(), replace(still(3), contrast=torch.from_numpy(factors).float())
-    )
-    for image, factor, changed in zip(images, factors, found.numpy(), strict=True):
-        grey = image[0] if channels == 1 else np.tensordot(LUMA, image, 1)
-        np.testing.assert_allclose(changed, grey.mean() + factor * (image - grey.mean()), atol=2e-3)
-
-
-def test_saturation_zero_gives_the_grey_image_and_one_the_same() -> None:
-    images = noise(2, 3, 9, 6)
-    found = augment.colour_jitter(images.float(), replace(still(2), saturation=torch.tensor([0.0, 1.0])))
-    grey = np.tensordot(LUMA, images[0].double().numpy(), 1)
-    np.testing.assert_allclose(found[0].numpy(), np.stack([grey] * 3), atol=1e-3)
-    torch.testing.assert_close(found[1], images[1].float(), rtol=0, atol=1e-3)
-
-
-@unhurried
-@given(st.floats(0, 2), st.integers(0, 1000))
-def test_saturation_moves_colours_along_the_line_to_their_grey(factor: float, seed: int) -> None:
-    images = noise(1, 3, 4, 4, seed=seed)
-    found = augment.colour_jitter(images.float(), replace(still(1), saturation=torch.tensor([factor])))[0].numpy()
-    image = images[0].double().numpy()
-    grey = np.tensordot(LUMA, image, 1)
-    np.testing.assert_allclose(found, grey + factor * (image - grey), atol=5e-3)
 
 
 def test_hue_turns_red_towards_the_other_primaries_and_keeps_luma() -> None:
@@ -192,22 +146,6 @@ def test_hue_turns_red_towards_the_other_primaries_and_keeps_luma() -> None:
         steps = 1 - steps
     assert (steps > 0).all()
     assert steps.sum() == pytest.approx(1, abs=1e-3)
-
-
-def test_two_half_turns_of_the_hue_change_nothing_but_one_does() -> None:
-    images = noise(2, 3, 9, 6).float()
-    half = replace(still(2), hue=torch.full((2,), math.pi))
-    once = augment.colour_jitter(images, half)
-    assert (once - images).abs().max() > 50
-    torch.testing.assert_close(augment.colour_jitter(once, half), images, rtol=0, atol=2e-3)
-
-
-def test_saturation_and_hue_leave_grey_images_grey() -> None:
-    plane = noise(3, 1, 9, 6)
-    draws = replace(still(3), saturation=torch.tensor([0.0, 0.5, 1.8]), hue=torch.tensor([1.0, 2.0, -3.0]))
-    in_colour = augment.colour_jitter(plane.expand(3, 3, 9, 6).float(), draws)
-    torch.testing.assert_close(in_colour, plane.expand(3, 3, 9, 6).float(), rtol=0, atol=2e-3)
-    assert augment.colour_jitter(plane.float(), draws).equal(plane.float())
 
 
 def test_a_grey_image_and_its_copy_in_three_channels_are_varied_alike() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -147,7 +146,7 @@ def shares(strength: float) -> Tensor:
     return jitter(torch.full((50, 40, 3, 2, 2), 0.4), keys(50), strength)[..., 0, 0, 0].flatten() / 0.4
 
 
-@pytest.mark.parametrize("strength", [0.1, 0.4, 0.9])
+@pytest.mark.parametrize("strength", [0.1, 0.9])
 def test_brightness_changes_by_up_to_the_strength(strength: float) -> None:
     found = shares(strength).double()
     assert found.min().item() >= 1 - strength - 1e-5
@@ -246,18 +245,6 @@ def test_nothing_of_a_kind_leaves_the_very_numbers(kind: str) -> None:
     assert torch.equal(CHANGES[kind](given, keys(2), 0.0), given)
 
 
-def test_eroded_borders_differ_from_puzzle_to_puzzle() -> None:
-    given = fragments(3, 2, (1, 7, 9))
-    changed = erode(given, keys(3), torch.tensor([2.0, 0.0, 3.0]))
-    for puzzle, gap in enumerate([2, 0, 3]):
-        for y in range(7):
-            for x in range(9):
-                nearest = min(max(y, gap), 6 - gap), min(max(x, gap), 8 - gap)
-                assert torch.equal(changed[puzzle, ..., y, x], given[puzzle, ..., nearest[0], nearest[1]])
-    with pytest.raises(ConfigError, match="7x9"):
-        erode(given, keys(3), torch.tensor([1.0, 4.0, 0.0]))
-
-
 # Training fragments ---------------------------------------------------------------------------------------------------
 
 ALL: dict[str, float] = {"gap": 3.0, "noise": 0.2, "jitter": 0.5, "rotation": 0.8}
@@ -277,8 +264,8 @@ def struck(corruption: Corruption, given: Tensor, seed: int = 0, first: int = 0)
     "settings", [{}, {"share": 1.0}, {"share": 0.0, **ALL}, {"share": 1.0, **dict.fromkeys(ALL, 0.0)}]
 )
 def test_no_share_or_no_kind_leaves_the_bytes(settings: dict[str, float]) -> None:
-    given = cut_bytes()
-    assert torch.equal(Corruption(**settings).apply(given, 0, 0), cut_bytes())
+    assert torch.equal(Corruption(**settings).apply(cut_bytes(), 0, 0), cut_bytes())
+    assert list(CHANGES) == ["gap", "rotation", "jitter", "noise"]  # noise is added last
 
 
 @pytest.mark.parametrize("kinds", [*([kind] for kind in ALL), list(ALL)])
@@ -294,7 +281,7 @@ def test_corruption_gives_bytes_anew_and_leaves_what_it_is_given(kinds: list[str
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.7, 1.0])
+@pytest.mark.parametrize("share", [0.25, 1.0])
 @pytest.mark.parametrize("kind", ALL)
 def test_a_kind_strikes_its_share_of_the_puzzles(kind: str, share: float) -> None:
     given = cut_bytes(2000, 30 if kind == "rotation" else 2, (3, 7, 7))
@@ -314,13 +301,6 @@ def test_each_kind_strikes_by_itself() -> None:
     assert torch.equal(plain, torch.stack(hits).any(0))
 
 
-def test_a_puzzle_that_is_not_struck_keeps_its_bytes_among_others_that_are() -> None:
-    given, corruption = cut_bytes(50), Corruption(share=0.5, noise=0.5, jitter=0.5)
-    hit = struck(corruption, given)
-    assert 10 < hit.sum() < 48
-    assert torch.equal(corruption.apply(given, 0, 0)[~hit], given[~hit])
-
-
 @settings(deadline=None, max_examples=30)
 @drawn_from(st.integers(0, 2**31), st.integers(0, 10**9), st.lists(st.integers(0, 6), min_size=1, max_size=5))
 def test_a_puzzles_corruption_does_not_depend_on_the_batch_it_is_in(seed: int, first: int, counts: list[int]) -> None:
@@ -332,16 +312,6 @@ def test_a_puzzles_corruption_does_not_depend_on_the_batch_it_is_in(seed: int, f
         for start, count in zip(starts, counts, strict=False)
     ]
     assert torch.equal(torch.cat(parts), whole)
-
-
-def test_seeds_and_numbers_of_puzzles_corrupt_differently() -> None:
-    same, corruption = cut_bytes(1).expand(100, -1, -1, -1, -1), Corruption(share=0.5, **ALL)
-    patterns = [struck(corruption, same, seed, first) for seed, first in ((0, 0), (0, 100), (1, 0))]
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert not torch.equal(patterns[one], patterns[other])
-    corrupted = corruption.apply(same, 0, 0)
-    rows = {tuple(puzzle.flatten().tolist()) for puzzle in corrupted}
-    assert len(rows) > 0.8 * struck(corruption, same).sum()
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -399,21 +369,6 @@ def test_what_is_turned_does_not_hang_on_what_is_struck() -> None:
     for place in (0, 1):
         least, most = stats.binom.interval(0.9999, int(hit.sum()), 0.5)
         assert least <= turned[hit, place].sum() <= most
-
-
-def test_noise_comes_on_top_of_all_else() -> None:
-    """Of a border that was eroded before, no two pixels are alike again."""
-    flat = torch.full((200, 2, 3, 8, 8), 128, dtype=torch.uint8)
-    corrupted = Corruption(share=1.0, gap=3, noise=0.3).apply(flat, 0, 0)
-    alike = (corrupted[..., 0, :] == corrupted[..., 1, :]).float().flatten(1).mean(1)
-    assert alike.median().item() < 0.1
-    assert list(CHANGES) == ["gap", "rotation", "jitter", "noise"]
-
-
-def test_all_corruption_is_off_by_default() -> None:
-    assert not any(vars(Corruption()).values())
-    some: dict[str, Any] = {"share": 0.5, **ALL}
-    assert vars(Corruption(**some)) == some
 
 
 def test_corruption_that_cannot_be_applied_is_refused() -> None:

@@ -94,7 +94,7 @@ def pixels(images: Tensor) -> list[bytes]:
 )
 def test_a_training_batch_is_a_pure_function_of_seed_number_and_rank(opened: Opener, changes: dict[str, Any]) -> None:
     data = opened(seed=3, **changes)
-    keys = [(number, rank, world) for number in (0, 1, 2, 7, 40) for rank, world in ((0, 1), (1, 2), (3, 4))]
+    keys = [(number, rank, world) for number in (0, 2, 7) for rank, world in ((0, 1), (1, 2))]
     expected = {key: data.train_batch(*key) for key in keys}
     fresh = opened(seed=3, **changes)
     for key in reversed(keys):
@@ -106,8 +106,8 @@ def test_a_training_batch_is_a_pure_function_of_seed_number_and_rank(opened: Ope
 
 def test_threads_that_ask_at_once_get_the_same_batches(opened: Opener) -> None:
     data = opened()
-    numbers = [number % 10 for number in range(40)]
-    expected = [opened().train_batch(number) for number in range(10)]
+    numbers = [number % 4 for number in range(16)]
+    expected = [opened().train_batch(number) for number in range(4)]
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(data.train_batch, numbers))
     for number, batch in zip(numbers, found, strict=True):
@@ -120,8 +120,8 @@ def test_seeds_and_numbers_that_differ_give_batches_that_differ(opened: Opener) 
         assert len({getattr(batch, name).numpy().tobytes() for batch in batches}) == len(batches), name
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
-@pytest.mark.parametrize("number", [0, 2, 3, 11])
+@pytest.mark.parametrize("world_size", [2, 8])
+@pytest.mark.parametrize("number", [0, 3])
 def test_the_ranks_together_have_the_batch_of_a_single_process(opened: Opener, world_size: int, number: int) -> None:
     """Bit for bit, augmentation and all; no image comes to two ranks."""
     data = opened(augment={**opened().config.augment, "hue": 0.1})
@@ -146,16 +146,6 @@ def test_a_batch_holds_bytes_with_the_shapes_of_the_config(opened: Opener) -> No
         assert getattr(batch, name).dtype == torch.int64
     assert batch.image_ids.shape == (4, 6)
     assert batch.step == 5
-
-
-def test_a_batch_becomes_float_on_the_device_and_not_before(opened: Opener) -> None:
-    data = opened()
-    batch = data.train_batch(0)
-    moved = data.on_after_batch_transfer(batch, 0)
-    assert batch.fragments.dtype == torch.uint8
-    assert moved.fragments.dtype == torch.float32
-    assert (moved.fragments * 255).round().to(torch.uint8).equal(batch.fragments)
-    assert moved.fragments.max() <= 1
 
 
 def test_unaugmented_fragments_are_cells_of_the_images_they_name(opened: Opener) -> None:
@@ -202,7 +192,7 @@ def test_an_epoch_shows_no_image_twice_and_training_images_only(opened: Opener) 
     assert len(known) == 300, "the test needs images that are all different"
     training = set(data.training_images().tolist())
     shown: set[int] = set()
-    for epoch in range(5):
+    for epoch in range(4):
         numbers = range(3 * epoch, 3 * epoch + 3)
         batches = [data.train_batch(number) for number in numbers]
         seen = [known[image] for batch in batches for image in pixels(images_of(batch, data))]
@@ -213,30 +203,20 @@ def test_an_epoch_shows_no_image_twice_and_training_images_only(opened: Opener) 
     assert shown == training
 
 
-def test_an_epoch_shows_exactly_the_training_images_where_they_fill_its_batches(opened: Opener) -> None:
-    data = opened(images_per_puzzle=3, puzzles_per_batch=5)
-    count = len(data.training_images())
-    assert count == 285
-    assert data.batches_per_epoch == 19
-    for epoch in range(3):
-        ids = [data.train_batch(number).image_ids for number in range(19 * epoch, 19 * (epoch + 1))]
-        assert sorted(torch.cat(ids).flatten().tolist()) == data.training_images().tolist()
-
-
 def test_training_validation_and_test_images_are_disjoint(opened: Opener) -> None:
     """By index and by pixels, in the splits and in the puzzles that are made of them."""
-    data = opened(augment=PLAIN, reader={"train_images": 1000, "test_images": 200})
+    data = opened(augment=PLAIN, reader={"train_images": 400, "test_images": 100})
     training, validation = data.training_images(), data.validation_images()
-    assert sorted([*training, *validation]) == list(range(1000))
-    assert 30 <= len(validation) <= 70
+    assert sorted([*training, *validation]) == list(range(400))
+    assert 10 <= len(validation) <= 30
     train_store, test_store = data.store("train"), data.store("test")
     parts = {
         "train": {image.tobytes() for image in train_store.images[training]},
         "validation": {image.tobytes() for image in train_store.images[validation]},
         "test": {image.tobytes() for image in test_store.images},
     }
-    assert [len(part) for part in parts.values()] == [len(training), len(validation), 200]
-    assert len(set.union(*parts.values())) == 1200
+    assert [len(part) for part in parts.values()] == [len(training), len(validation), 100]
+    assert len(set.union(*parts.values())) == 500
     seen = {
         "train": [data.train_batch(number) for number in range(data.batches_per_epoch)],
         "validation": list(data.validation_set().loader(3)),
@@ -245,7 +225,7 @@ def test_training_validation_and_test_images_are_disjoint(opened: Opener) -> Non
     for name, batches in seen.items():
         images = {image for batch in batches for image in pixels(images_of(batch, data))}
         assert images <= parts[name]
-        assert len(images) >= 40
+        assert len(images) >= 10
 
 
 # Puzzles of some number of images -------------------------------------------------------------------------------------
@@ -253,7 +233,7 @@ def test_training_validation_and_test_images_are_disjoint(opened: Opener) -> Non
 
 def test_a_range_of_images_is_drawn_anew_for_each_batch_and_evenly_on_a_scale_of_logarithms(opened: Opener) -> None:
     data = opened(images_per_puzzle=4, puzzles_per_batch=2, images_range=[2, 7], fragment_size=16, augment=PLAIN)
-    batches = [data.train_batch(number) for number in range(1200)]
+    batches = [data.train_batch(number) for number in range(400)]
     found = [batch.images_per_puzzle for batch in batches]
     assert [len(batch) for batch in batches] == [8 // images for images in found]
     counts = np.bincount(found, minlength=8)
@@ -261,22 +241,11 @@ def test_a_range_of_images_is_drawn_anew_for_each_batch_and_evenly_on_a_scale_of
     assert len(counts) == 8
     shares = np.array([np.log((images + 1) / images) / np.log(8 / 2) for images in range(2, 8)])
     # Chi-square with five degrees of freedom: above 20.5 once in a thousand.
-    assert ((counts[2:] - 1200 * shares) ** 2 / (1200 * shares)).sum() < 20.5
+    assert ((counts[2:] - 400 * shares) ** 2 / (400 * shares)).sum() < 20.5
     again = np.array(found[1:]) == np.array(found[:-1])
-    assert abs(again.mean() - (shares**2).sum()) < 4 * np.sqrt(0.25 / 1200)
+    assert abs(again.mean() - (shares**2).sum()) < 4 * np.sqrt(0.25 / 400)
     other = opened(seed=1, images_per_puzzle=4, puzzles_per_batch=2, images_range=[2, 7], fragment_size=16)
     assert [other.train_batch(number).images_per_puzzle for number in range(40)] != found[:40]
-
-
-def test_a_range_of_one_number_is_that_number(opened: Opener) -> None:
-    plain = opened(images_per_puzzle=10)
-    for images in (2, 3, 10, 80):
-        data = opened(images_range=[images, images])
-        for number in (0, 1, 5):
-            batch = data.train_batch(number)
-            assert batch.image_ids.shape == (80 // images, images)
-            assert batch.fragments.shape[:2] == (80 // images, images * 16)
-    assert_equal(opened(images_range=[10, 10]).train_batch(3), plain.train_batch(3))
 
 
 def test_puzzles_of_a_range_are_made_of_the_images_of_the_batch(opened: Opener) -> None:
@@ -298,16 +267,6 @@ def test_puzzles_of_a_range_are_made_of_the_images_of_the_batch(opened: Opener) 
     assert len(left_over) > 2
 
 
-def test_augmentation_goes_with_the_images_of_a_range(opened: Opener) -> None:
-    flips = {**PLAIN, "horizontal_flip": 0.5}
-    data, usual = opened(images_range=[4, 32], augment=flips), opened(augment=flips)
-    for number in range(4):
-        for rank in range(2):
-            batch = data.train_batch(number, rank, 2)
-            whole = pixels(images_of(usual.train_batch(number, rank, 2), usual))
-            assert pixels(images_of(batch, data)) == whole[: batch.image_ids.numel()]
-
-
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_have_puzzles_of_as_many_images_each_of_their_own(opened: Opener, world_size: int) -> None:
     data, usual = opened(images_range=[3, 20], augment=PLAIN), opened(augment=PLAIN)
@@ -326,25 +285,11 @@ def test_ranks_have_puzzles_of_as_many_images_each_of_their_own(opened: Opener, 
         assert len(torch.unique(orders, dim=0)) == len(orders)
 
 
-def test_where_nothing_is_left_over_ranks_have_the_batch_of_a_single_process(opened: Opener) -> None:
-    data = opened(images_range=[5, 5], corruption=CORRUPTED)
-    for world_size in (1, 2, 4, 8):
-        shares = [data.train_batch(2, rank, world_size) for rank in range(world_size)]
-        assert_equal(together(shares), data.train_batch(2))
-
-
 def test_a_range_too_large_for_the_images_of_a_rank_is_refused(opened: Opener) -> None:
     data = opened(images_range=[30, 30])
     assert len(data.train_batch(0, 1, 2)) == 1
     with pytest.raises(ConfigError, match=r"puzzles of 30 images, but each of 4 processes has 20 a batch"):
         data.train_batch(0, 0, 4)
-
-
-def test_a_range_leaves_validation_and_test_as_they_are(opened: Opener) -> None:
-    plain, ranged = opened(), opened(images_range=[2, 40], corruption=CORRUPTED)
-    for split in ("validation", "test"):
-        assert_equal(fixed(ranged, split).read(slice(0, 5)), fixed(plain, split).read(slice(0, 5)))
-    assert ranged.batches_per_epoch == plain.batches_per_epoch
 
 
 def test_a_range_needs_as_many_training_images_as_a_batch(opened: Opener) -> None:
@@ -551,28 +496,26 @@ def test_a_slice_beyond_the_last_puzzle_ends_with_it(opened: Opener) -> None:
     assert len(found.read(slice(10, 20))) == len(found.read(slice(15, 20))) == 0
 
 
-@pytest.mark.slow
-def test_ten_million_puzzles_take_no_memory_until_they_are_read(opened: Opener) -> None:
+def test_a_million_puzzles_take_no_memory_until_they_are_read(opened: Opener) -> None:
     data = opened()
     data.store("test")
     tracemalloc.start()
     try:
-        found = data.test_set(10**7)
-        assert len(found) == 10**7
-        deep = found.read(slice(9_999_990, 9_999_993))
+        found = data.test_set(10**6)
+        assert len(found) == 10**6
+        deep = found.read(slice(999_990, 999_993))
         assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
     finally:
         tracemalloc.stop()
-    assert deep.step == 9_999_990
+    assert deep.step == 999_990
     assert len(deep) == 3
-    assert_equal(found.read(slice(9_999_991, 9_999_992)), replace_count(found, 9_999_992).read(slice(9_999_991, None)))
+    assert_equal(found.read(slice(999_991, 999_992)), replace_count(found, 999_992).read(slice(999_991, None)))
     assert not deep.image_ids.equal(found.read(slice(0, 3)).image_ids)
-    assert len(found.loader(8)) == 1_250_000
-    assert_equal(next(iter(found.loader(8))), found.read(slice(0, 8)))
+    assert len(found.loader(8)) == 125_000
 
 
-@pytest.mark.parametrize("count", [0, 1, 6, 7, 12])
-@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("size", [1, 3, 50])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_fixed_puzzles_are_the_same_in_any_batches_on_any_number_of_ranks(
     opened: Opener, count: int, size: int, world_size: int
@@ -591,11 +534,6 @@ def test_fixed_puzzles_are_the_same_in_any_batches_on_any_number_of_ranks(
         assert empty.image_ids.shape == (0, 10)
     if full:
         assert_equal(together(full), expected)
-
-
-def test_batches_of_a_loader_are_finished_before_they_are_given_out(opened: Opener) -> None:
-    batches = list(opened().validation_set().loader(3, finish=FragmentBatch.as_float))
-    assert [batch.fragments.dtype for batch in batches] == [torch.float32] * 3
 
 
 # Under a trainer ------------------------------------------------------------------------------------------------------
@@ -700,18 +638,6 @@ def test_batches_are_made_ahead_but_only_some() -> None:
             time.sleep(0.001)
         assert made == list(range(number + 1 + LOOKAHEAD))
     cast(Any, iterator).close()
-
-
-def test_batches_are_made_on_one_other_thread() -> None:
-    names: list[str] = []
-
-    def make(number: int) -> FragmentBatch:
-        names.append(threading.current_thread().name)
-        return small(number)
-
-    list(Batches(make, lambda: range(20), 20))
-    assert len(set(names)) == 1
-    assert names[0].startswith("batches")
 
 
 def test_numbers_are_asked_for_anew_at_each_pass() -> None:

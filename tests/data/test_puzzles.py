@@ -15,7 +15,8 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, DataError
 
 Size = tuple[int, int]
-unhurried = settings(deadline=None)
+unhurried = settings(deadline=None, max_examples=40)
+AVAILABLE = np.arange(95) + 1000
 SIZES = [((64, 64), (16, 16)), ((6, 15), (2, 5)), ((12, 8), (3, 8)), ((5, 7), (5, 7)), ((4, 6), (1, 1))]
 
 
@@ -47,14 +48,6 @@ def test_cutting_equals_a_slow_loop(image_size: Size, fragment_size: Size, chann
         assert found[cell].equal(slow_cell(image, fragment_size, cell))
 
 
-def test_cutting_treats_all_leading_axes_as_batch() -> None:
-    images = picture((2, 3, 4, 3, 6, 10))
-    found = puzzles.cut(images, (3, 5))
-    assert found.shape == (2, 3, 4, 4, 3, 3, 5)
-    for at in itertools.product(range(2), range(3), range(4)):
-        assert found[at].equal(puzzles.cut(images[at], (3, 5)))
-
-
 @unhurried
 @given(st.lists(st.integers(1, 5), min_size=4, max_size=4), st.sampled_from([1, 3]), st.lists(st.integers(0, 3)))
 def test_joining_undoes_cutting(sides: list[int], channels: int, batch: list[int]) -> None:
@@ -68,11 +61,9 @@ def test_joining_undoes_cutting(sides: list[int], channels: int, batch: list[int
 @pytest.mark.parametrize(
     ("image_size", "fragment_size", "named", "divisors"),
     [
-        ((64, 64), (16, 15), "width 15", "1, 2, 4, 8, 16, 32, 64"),
         ((64, 60), (24, 15), "height 24", "1, 2, 4, 8, 16, 32, 64"),
         ((12, 18), (12, 4), "width 4", "1, 2, 3, 6, 9, 18"),
         ((12, 18), (0, 9), "height 0", "1, 2, 3, 4, 6, 12"),
-        ((12, 18), (-3, 9), "height -3", "1, 2, 3, 4, 6, 12"),
         ((7, 7), (14, 7), "height 14", "1, 7"),
     ],
 )
@@ -123,19 +114,6 @@ def test_every_fragment_is_the_cell_of_the_image_that_it_names(
         assert sorted(pairs) == list(itertools.product(range(images), range(cells)))
 
 
-def test_fragments_keep_the_order_of_their_images_only_if_told_so() -> None:
-    pixels = picture((2, 3, 1, 4, 4))
-    labels, ids = torch.zeros(2, 3, dtype=torch.long), torch.arange(6).view(2, 3)
-    plain = torch.arange(12).repeat(2, 1)
-    batch = puzzles.make_batch(pixels, labels, ids, plain, (2, 2))
-    assert batch.fragments.view(2, 3, 4, 1, 2, 2).equal(puzzles.cut(pixels, (2, 2)))
-    assert batch.source_ids[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
-    assert batch.positions[1].tolist() == [0, 1, 2, 3] * 3
-    swapped = puzzles.make_batch(pixels, labels, ids, plain.flip(1), (2, 2))
-    assert swapped.fragments.equal(batch.fragments.flip(1))
-    assert swapped.source_ids.equal(batch.source_ids.flip(1))
-
-
 def test_a_batch_becomes_float_once_and_keeps_the_rest() -> None:
     _, _, batch = a_batch(2, 3, (4, 4), (2, 2), 3)
     batch.fragments.view(-1)[:256] = torch.arange(256)[: batch.fragments.numel()]
@@ -170,12 +148,6 @@ def test_no_image_comes_twice_in_a_pass(images: int, per_puzzle: int, group: int
     assert len(np.unique(drawn)) == drawn.size
     assert drawn.min() >= 0
     assert drawn.max() < images
-
-
-def test_a_pass_uses_every_image_where_the_sizes_allow_it() -> None:
-    for number in range(4):
-        assert sorted(draw(60, 5, number * 12, 12).ravel()) == list(range(60))
-        assert sorted(draw(60, 5, number * 12, 12, group=4).ravel()) == list(range(60))
 
 
 def test_images_left_out_of_a_pass_come_in_others() -> None:
@@ -225,19 +197,17 @@ def test_too_few_images_for_a_puzzle_are_refused_with_both_numbers() -> None:
         draw(9, 10, 0, 1)
     with pytest.raises(DataError, match="has 0"):
         draw(0, 2, 0, 0)
+    with pytest.raises(DataError, match="needs 96 images, but the validation split has 95"):
+        puzzles.fixed_puzzles(AVAILABLE, 0, 1, 96, 4, 0, "validation")
 
 
-@unhurried
-@given(st.integers(0, 2**31))
-def test_orders_are_permutations(seed: int) -> None:
-    orders = puzzles.draw_orders(7, 12, np.random.default_rng(seed))
-    assert orders.shape == (7, 12)
-    assert (np.sort(orders, axis=1) == np.arange(12)).all()
-
-
-def test_orders_are_uniform_and_independent() -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_orders_are_uniform_and_independent(fixed: bool) -> None:
     """Each of the 24 orders of four fragments comes equally often, and so does each pair of neighbouring puzzles."""
-    orders = puzzles.draw_orders(48_000, 4, np.random.default_rng(5))
+    if fixed:
+        orders = puzzles.fixed_puzzles(np.arange(4), 0, 48_000, 2, 2, 5, "test")[1]
+    else:
+        orders = puzzles.draw_orders(48_000, 4, np.random.default_rng(5))
     number = (orders @ [64, 16, 4, 1]).reshape(-1)
     _, counts = np.unique(number, return_counts=True)
     assert len(counts) == 24
@@ -247,9 +217,6 @@ def test_orders_are_uniform_and_independent() -> None:
     expected = 24_000 / 576
     chi_square = ((pairs - expected) ** 2 / expected).sum() + (576 - len(pairs)) * expected
     assert abs(chi_square - 575) < 5 * np.sqrt(2 * 575)
-
-
-AVAILABLE = np.arange(95) + 1000
 
 
 def fixed(first: int, count: int, seed: int = 3, purpose: str = "test") -> tuple[puzzles.Indices, puzzles.Indices]:
@@ -279,24 +246,6 @@ def test_fixed_puzzles_do_not_depend_on_how_the_row_is_cut_into_calls(first: int
     assert (np.concatenate([piece[1] for piece in pieces]) == orders).all()
 
 
-def test_orders_of_fixed_puzzles_are_uniform_and_independent() -> None:
-    """As above: each of 24 orders equally often, and so each pair of neighbouring puzzles."""
-    orders = puzzles.fixed_puzzles(np.arange(4), 0, 48_000, 2, 2, 5, "test")[1]
-    number = (orders @ [64, 16, 4, 1]).reshape(-1)
-    _, counts = np.unique(number, return_counts=True)
-    assert len(counts) == 24
-    assert ((counts - 2000) ** 2 / 2000).sum() < 50
-    _, pairs = np.unique(number[::2] * 1000 + number[1::2], return_counts=True)
-    expected = 24_000 / 576
-    chi_square = ((pairs - expected) ** 2 / expected).sum() + (576 - len(pairs)) * expected
-    assert abs(chi_square - 575) < 5 * np.sqrt(2 * 575)
-
-
-def test_too_few_images_for_fixed_puzzles_are_refused() -> None:
-    with pytest.raises(DataError, match="needs 96 images, but the validation split has 95"):
-        puzzles.fixed_puzzles(AVAILABLE, 0, 1, 96, 4, 0, "validation")
-
-
 def slow_is_validation(index: int) -> bool:
     """The first output of SplitMix64 for state ``index``, as in the reference code of S. Vigna, in Python integers."""
     mask = 2**64 - 1
@@ -315,22 +264,14 @@ def test_the_hash_of_the_split_is_splitmix64() -> None:
             assert (index in held) == (output / 2**64 < share)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 50, 3001, 60_000])
+@pytest.mark.parametrize("count", [0, 1, 2, 3001])
 def test_the_split_equals_a_slow_loop_and_is_disjoint_and_complete(count: int) -> None:
     train, validation = puzzles.split_train_validation(count)
     assert validation.tolist() == [index for index in range(count) if slow_is_validation(index)]
     assert train.tolist() == [index for index in range(count) if not slow_is_validation(index)]
 
 
-@unhurried
-@given(st.integers(0, 5000), st.integers(0, 5000))
-def test_an_image_keeps_its_side_when_the_set_grows(one: int, other: int) -> None:
-    small, large = sorted([one, other])
-    for some, more in zip(puzzles.split_train_validation(small), puzzles.split_train_validation(large), strict=True):
-        assert (some == more[more < small]).all()
-
-
-@pytest.mark.parametrize("count", [10_000, 50_000, 1_281_167])
+@pytest.mark.parametrize("count", [10_000, 50_000])
 def test_validation_is_five_percent(count: int) -> None:
     train, validation = puzzles.split_train_validation(count)
     assert len(train) + len(validation) == count
@@ -371,85 +312,27 @@ def slow_neighbours(sources: list[int], cells: list[int], grid: Size) -> list[li
 
 
 @unhurried
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))
-def test_neighbours_are_those_of_a_slow_loop(count: int, images: int, rows: int, columns: int, seed: int) -> None:
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 10**6))
+def test_neighbours_and_pairs_are_those_of_slow_loops(
+    count: int, images: int, rows: int, columns: int, seed: int
+) -> None:
     sources, cells = shuffled(count, images, (rows, columns), seed)
     found = puzzles.neighbours(sources, cells, (rows, columns))
-    assert found.dtype == torch.int64
-    slow = [
-        slow_neighbours(source, cell, (rows, columns))
-        for source, cell in zip(sources.tolist(), cells.tolist(), strict=True)
-    ]
-    assert found.tolist() == slow
-
-
-def test_neighbours_of_a_square_are_told_by_hand() -> None:
-    """2 x 3 cells as one reads: 0 1 2 over 3 4 5; then in reverse."""
-    sources, cells = torch.zeros(1, 6, dtype=torch.long), torch.arange(6).view(1, 6)
-    right, left, below, above = [1, 2, 6, 4, 5, 6], [6, 0, 1, 6, 3, 4], [3, 4, 5, 6, 6, 6], [6, 6, 6, 0, 1, 2]
-    assert puzzles.neighbours(sources, cells, (2, 3))[0].T.tolist() == [right, left, below, above]
-    reverse = [[6 if place == 6 else 5 - place for place in side[::-1]] for side in (right, left, below, above)]
-    assert puzzles.neighbours(sources, cells.flip(1), (2, 3))[0].T.tolist() == reverse
-    whole = puzzles.neighbours(torch.arange(3).view(1, 3), torch.zeros(1, 3, dtype=torch.long), (1, 1))
-    assert (whole == 3).all()
-
-
-@unhurried
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))
-def test_who_is_right_of_one_has_that_one_to_its_left(images: int, rows: int, columns: int, seed: int) -> None:
-    sources, cells = shuffled(2, images, (rows, columns), seed)
-    found, count = puzzles.neighbours(sources, cells, (rows, columns)), images * rows * columns
-    for puzzle in found.tolist():
-        for there, back in ((0, 1), (1, 0), (2, 3), (3, 2)):
-            assert all(puzzle[sides[there]][back] == i for i, sides in enumerate(puzzle) if sides[there] < count)
-        seams = sum(side < count for sides in puzzle for side in sides)
-        assert seams == 2 * images * (rows * (columns - 1) + columns * (rows - 1))
-
-
-@unhurried
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))
-def test_pairs_are_told_by_slow_loops(count: int, images: int, rows: int, columns: int, seed: int) -> None:
-    sources, cells = shuffled(count, images, (rows, columns), seed)
     same, touching = puzzles.same_source(sources), puzzles.adjacent(sources, cells, (rows, columns))
-    assert same.dtype == touching.dtype == torch.bool
     size = images * rows * columns
     assert same.shape == touching.shape == (count, size, size)
     for puzzle, (source, cell) in enumerate(zip(sources.tolist(), cells.tolist(), strict=True)):
         beside = slow_neighbours(source, cell, (rows, columns))
-        for i, j in itertools.product(range(size), repeat=2):
-            assert same[puzzle, i, j].item() == (source[i] == source[j])
-            assert touching[puzzle, i, j].item() == (j in beside[i])
+        assert found[puzzle].tolist() == beside
+        assert same[puzzle].tolist() == [[one == other for other in source] for one in source]
+        assert touching[puzzle].tolist() == [[j in beside[i] for j in range(size)] for i in range(size)]
 
 
 def test_pairs_may_lack_fragments() -> None:
     """Also where cells are empty or taken twice, which `adjacent` does not mind."""
     sources, cells = torch.tensor([[0, 0, 1, 0, 1]]), torch.tensor([[0, 3, 1, 2, 0]])
-    assert puzzles.same_source(sources)[0].int().tolist() == [
-        [1, 1, 0, 1, 0],
-        [1, 1, 0, 1, 0],
-        [0, 0, 1, 0, 1],
-        [1, 1, 0, 1, 0],
-        [0, 0, 1, 0, 1],
-    ]
-    assert torch.nonzero(puzzles.adjacent(sources, cells, (2, 2))[0]).tolist() == [
-        [0, 3],
-        [1, 3],
-        [2, 4],
-        [3, 0],
-        [3, 1],
-        [4, 2],
+    assert torch.nonzero(puzzles.adjacent(sources, cells, (2, 2))[0]).flatten().tolist() == [
+        *(0, 3, 1, 3, 2, 4, 3, 0, 3, 1, 4, 2)
     ]
     twice = puzzles.adjacent(torch.zeros(1, 3, dtype=torch.long), torch.tensor([[0, 0, 1]]), (1, 2))
-    assert torch.nonzero(twice[0]).tolist() == [[0, 2], [1, 2], [2, 0], [2, 1]]
-
-
-def test_names_and_order_of_images_do_not_matter_to_what_abuts() -> None:
-    sources, cells = shuffled(2, 3, (2, 3))
-    order = torch.randperm(18, generator=torch.Generator().manual_seed(1))
-    plain = puzzles.neighbours(sources, cells, (2, 3))
-    assert torch.equal(puzzles.neighbours((sources + 1) % 3, cells, (2, 3)), plain)
-    back = torch.cat([order.argsort(), torch.tensor([18])])
-    assert torch.equal(puzzles.neighbours(sources[:, order], cells[:, order], (2, 3)), back[plain[:, order]])
-    touching = puzzles.adjacent(sources, cells, (2, 3))
-    assert torch.equal(puzzles.adjacent((sources + 1) % 3, cells, (2, 3)), touching)
-    assert torch.equal(puzzles.adjacent(sources[:, order], cells[:, order], (2, 3)), touching[:, order][:, :, order])
+    assert torch.nonzero(twice[0]).flatten().tolist() == [0, 2, 1, 2, 2, 0, 2, 1]

@@ -120,14 +120,9 @@ def test_a_store_holds_what_the_reader_yielded(tmp_path: Path, shape: tuple[int,
         assert store.manifest.num_classes == 3
         some = np.array([22, 0, 7, 7])
         assert (store.images[some] == reader.images(split)[some]).all()
+        assert isinstance(store.images, np.memmap)
+        assert not store.images.flags.writeable
     assert (build(tmp_path, reader, "train").images != build(tmp_path, reader, "test").images).any()
-
-
-def test_the_number_of_classes_is_found_where_their_names_are_unknown(tmp_path: Path) -> None:
-    manifest = build(tmp_path).manifest
-    assert manifest.classes is None
-    assert manifest.num_classes == 3
-    assert build(tmp_path, Toy(count=1)).manifest.num_classes == 0  # its only label is -1
 
 
 def test_blocks_may_be_views_into_other_arrays(tmp_path: Path) -> None:
@@ -147,13 +142,6 @@ def test_blocks_may_be_views_into_other_arrays(tmp_path: Path) -> None:
     assert (store.labels == Toy().labels()).all()
 
 
-def test_images_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
-    store = build(tmp_path)
-    assert isinstance(store.images, np.memmap)
-    with pytest.raises(ValueError, match="read-only"):
-        store.images[0] = 0
-
-
 def test_a_second_opening_reads_nothing_of_the_source(tmp_path: Path) -> None:
     built = build(tmp_path)
     opened = build(tmp_path, Toy(during=never))
@@ -164,25 +152,6 @@ def test_a_second_opening_reads_nothing_of_the_source(tmp_path: Path) -> None:
         build(tmp_path, Toy(during=never), "test")  # the other split was not built
 
 
-def test_a_second_opening_takes_less_than_50_ms(tmp_path: Path) -> None:
-    """With the labels of a million images, whose checksum is what takes time."""
-
-    class Large(Toy):
-        def blocks(self, split: Split) -> Iterator[Block]:
-            yield Block(np.zeros((self.count, *self.shape), np.uint8), np.zeros(self.count, np.int64))
-
-    reader = Large(count=1_281_167, shape=(1, 1, 1))
-    build(tmp_path, reader)
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        store = build(tmp_path, reader)
-        assert store.images[-1].shape == (1, 1, 1)
-        seconds.append(time.perf_counter() - started)
-    print(f"opening took {1000 * min(seconds):.1f} ms")
-    assert min(seconds) < 0.05
-
-
 def test_another_source_or_shape_is_another_store(tmp_path: Path) -> None:
     readers = [Toy(), Toy(count=24), Toy(root="elsewhere"), Toy(shape=(3, 6, 4)), Toy(shape=(1, 4, 6))]
     assert len({build(tmp_path, reader).folder for reader in readers}) == 5
@@ -190,12 +159,8 @@ def test_another_source_or_shape_is_another_store(tmp_path: Path) -> None:
     for reader in readers:
         reader.during = never
         assert build(tmp_path, reader).images.shape == (reader.count, *reader.shape)
-
-
-def test_another_name_of_the_data_set_is_another_store(tmp_path: Path) -> None:
-    first = open_or_build(Toy(), "one", "train", tmp_path, progress=False)
-    second = open_or_build(Toy(), "two", "train", tmp_path, progress=False)
-    assert first.folder != second.folder
+        assert build(tmp_path, reader).manifest.num_classes == 3  # found in the labels, where classes have no names
+    assert open_or_build(Toy(), "other", "train", tmp_path, progress=False).folder != folder_of(tmp_path)
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------
@@ -231,16 +196,12 @@ def foreign(folder: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "images short": (lambda folder: cut_short(folder / IMAGES, 1000), "truncated: 1,000 bytes where 1,656 are"),
-    "images empty": (lambda folder: cut_short(folder / IMAGES, 0), "truncated: 0 bytes where 1,656 are"),
     "images longer": (lambda folder: cut_short(folder / IMAGES, 1657), "1,657 bytes where 1,656 are"),
     "images missing": (lambda folder: (folder / IMAGES).unlink(), "truncated: 0 bytes"),
     "labels changed": (lambda folder: change_byte(folder / LABELS, -3), "missing or damaged"),
-    "labels short": (lambda folder: cut_short(folder / LABELS, 200), "missing or damaged"),
     "labels missing": (lambda folder: (folder / LABELS).unlink(), "missing or damaged"),
     "manifest missing": (lambda folder: (folder / MANIFEST).unlink(), "is not a store of images"),
-    "manifest empty": (lambda folder: cut_short(folder / MANIFEST, 0), "is not a store of images"),
     "manifest short": (lambda folder: cut_short(folder / MANIFEST, 50), "is not a store of images"),
-    "manifest binary": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe\0"), "is not a store of images"),
     "manifest a list": (lambda folder: (folder / MANIFEST).write_text("[1, 2]"), "is not a store of images"),
     "manifest without keys": (lambda folder: (folder / MANIFEST).write_text('{"format": 1}'), "not a store of images"),
     "manifest of more": (lambda folder: change_manifest(folder, colour="red"), "is not a store of images"),
@@ -340,10 +301,8 @@ except DataError as error:
 @pytest.mark.parametrize(
     ("limit", "options"),
     [
-        pytest.param(100_000, {"shape": (3, 60, 60)}, id="amid the images"),
         pytest.param(1655, {"shape": (3, 4, 6)}, id="at the end of the images"),
         pytest.param(200, {"shape": (1, 1, 1)}, id="amid the labels"),
-        pytest.param(1000, {"shape": (1, 1, 1), "classes": ["long" * 1000]}, id="amid the manifest"),
     ],
 )
 def test_a_disk_that_fills_up_while_writing_gives_a_plain_error_and_leaves_nothing(
@@ -514,19 +473,6 @@ def test_a_builder_that_is_killed_leaves_no_store_and_the_next_one_succeeds(tmp_
     assert (build(cache).images == Toy().images("train")).all()
 
 
-def test_stale_temporary_folders_and_locks_do_not_disturb(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path)
-    folder.parent.mkdir(parents=True)
-    Path(f"{folder}.lock").write_text("of a process that is no more")
-    stale = folder.parent / ".train.abcdefgh.part"
-    stale.mkdir()
-    (stale / IMAGES).write_bytes(b"half")
-    (stale / MANIFEST).write_text("{}")
-    assert (build(tmp_path).images == Toy().images("train")).all()
-    assert (build(tmp_path, Toy(during=never)).images == Toy().images("train")).all()
-    assert (stale / IMAGES).read_bytes() == b"half"  # for all one knows, another process is at work on it
-
-
 def test_waiting_for_another_builder_ends_with_its_store(tmp_path: Path) -> None:
     """Who waited for the lock finds the store and does not build it again."""
     folder = folder_of(tmp_path)
@@ -553,8 +499,7 @@ print(len(build(Path(sys.argv[1]), Toy(during=never))))
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 MEMORY = """
-import json, sys, threading, time
-from pathlib import Path
+import sys, threading
 import numpy as np
 from fragrecon.data.module import FragmentData
 from fragrecon.data.store import Block, Source
@@ -587,48 +532,30 @@ config = DataConfig("many", {}, None, [64, 64], 3, 16, 10, 8, None, 1, cache, {}
 data = FragmentData(config, Many(), seed=0, puzzle_seed=0, validation_puzzles=10)
 watcher = threading.Thread(target=watch)
 watcher.start()
-started = time.monotonic()
-store = data.store("train")
-built = time.monotonic() - started
-opening = []
-for _ in range(5):
-    data._stores.clear()
-    started = time.perf_counter()
-    store = data.store("train")
-    opening.append(time.perf_counter() - started)
-assert len(store) == count
+assert len(data.store("train")) == count
 random = np.random.default_rng(1)
-started = time.monotonic()
-for number in range(200):
+for number in range(100):
     ids = random.integers(0, count, (8, 10))
     images, labels = data._read("train", ids)
     found = images.numpy().reshape(8, 10, -1)[:, :, :4].copy().view("<u4")[:, :, 0]
     assert (found == ids).all() and (labels.numpy() == ids % 1000).all()
-for number in range(20):
+for number in range(3):
     data.train_batch(number)
-read = time.monotonic() - started
 ended.set()
 watcher.join()
-print(json.dumps({"peak": peak, "built": built, "read": read, "open": min(opening)}))
+print(peak)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the memory in use from Linux' /proc")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    """300,000 images of 64x64, 3.7 GB, are converted and read at random in the anonymous memory that 3,000 take."""
-    free = shutil.disk_usage(tmp_path).free
-    if free < 6e9:
-        pytest.skip(f"needs 6 GB on the disk of {tmp_path}, which has {free / 1e9:.1f} GB free")
-    figures = {}
-    try:
-        for count in (3_000, 300_000):
-            process = python(MEMORY, tmp_path / "cache", count)
-            output, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors
-            figures[count] = json.loads(output.splitlines()[-1])
-    finally:
-        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-    print(figures)
-    assert figures[300_000]["peak"] - figures[3_000]["peak"] < 150  # MB
-    assert figures[300_000]["open"] < 0.05
+    """15,000 images of 64x64, 180 MB, are converted and read at random in the anonymous memory that 3,000 take."""
+    peaks = []
+    for count in (3_000, 15_000):
+        process = python(MEMORY, tmp_path / "cache", count)
+        output, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+        peaks.append(float(output.splitlines()[-1]))
+    shutil.rmtree(tmp_path / "cache")
+    assert peaks[1] - peaks[0] < 60  # MB
