@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from tests.cli import (
     assert_same_run,
     checkpoint,
     finish,
+    job,
     metrics,
     names,
     rows,
@@ -63,7 +63,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="module")
 def alone(cli: Cli) -> Path:
-    cli.run(*LINE, EXACT, f"hydra.run.dir={cli.home / 'alone'}").ok()
+    job(cli.home / "alone", cli.cache, *LINE, EXACT)
     return cli.home / "alone"
 
 
@@ -137,40 +137,18 @@ def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: 
     assert mentioning(str(folder)) == []
 
 
-def test_two_processes_train_in_bfloat16(cli: Cli, together: Path) -> None:
-    folder = cli.home / "bfloat16"
-    started = time.monotonic()
-    cli.run(*LINE, "trainer=ddp_cpu", "trainer.precision=bf16-mixed", f"hydra.run.dir={folder}").ok()
-    assert time.monotonic() - started < 100
-    assert status(folder)["status"] == "done"
-    for low, full in zip(rows(folder), rows(together), strict=True):
-        assert float(low["train/loss"]) == pytest.approx(float(full["train/loss"]), rel=0.05)
-    assert mentioning(str(folder)) == []
-
-
-def test_a_failure_ends_both_processes(cli: Cli) -> None:
-    folder = cli.home / "failed"
-    line = [*LINE, EXACT, "trainer=ddp_cpu", "model=conv", "optimizer.lr=1e30", f"hydra.run.dir={folder}"]
-    result = cli.run(*line)
-    assert result.code != 0
-    assert status(folder)["status"] == "failed"
-    assert "finite" in status(folder)["error"]
-    wait_until(lambda: not mentioning(str(folder)), timeout=60)
-
-
 def test_a_sweep_of_runs_of_two_processes_gives_each_its_own_record(cli: Cli, together: Path) -> None:
     before, line = set(names(cli.home)), [*LINE, EXACT, "trainer=ddp_cpu"]
-    rates = ("0.001", "3e+38", "0.002")  # the second fails in its first step, in both processes
+    rates = ("0.001", "1e+30")  # the second fails in its first epoch, in both processes
     result = cli.run("-m", *line, f"optimizer.lr={','.join(rates)}", "sweep.name=rates")
     folders = [cli.home / "multirun" / "rates" / job_folder([*line, f"optimizer.lr={rate}"]) for rate in rates]
-    assert [status(folder)["status"] for folder in folders] == ["done", "failed", "done"]
+    assert [status(folder)["status"] for folder in folders] == ["done", "failed"]
+    assert "finite" in status(folders[1])["error"]
     assert result.code == 1
-    assert "error: 1 of the 3 jobs that ran failed" in result.stderr
+    assert "error: 1 of the 2 jobs that ran failed" in result.stderr
     assert f"  {folders[1].name}: " in result.stderr
     assert_same_run(together, folders[0])
-    first, last = (weights(folder) for folder in (folders[0], folders[2]))
-    assert not all(torch.equal(value, last[name]) for name, value in first.items())
-    assert [load_run(folder).config.optimizer["lr"] for folder in folders] == [0.001, 3e38, 0.002]
+    assert [load_run(folder).config.optimizer["lr"] for folder in folders] == [0.001, 1e30]
     for folder in folders:
         assert (folder / "run.log").read_text().count("training by 2 processes") == 1
         assert (folder / "run.log").read_text().count("epoch 0:") == (0 if folder is folders[1] else 1)
@@ -180,8 +158,16 @@ def test_a_sweep_of_runs_of_two_processes_gives_each_its_own_record(cli: Cli, to
     wait_until(lambda: not mentioning(str(cli.home)), timeout=60)
 
 
-def test_a_process_that_dies_alone_fails_its_job_and_not_the_sweep(cli: Cli) -> None:
-    line = [*LINE, EXACT, "trainer=ddp_cpu", "trainer.limit_train_batches=1.0", "data.epochs=1", "evaluation.puzzles=0"]
+def test_a_process_that_dies_alone_fails_its_job_and_not_the_sweep(cli: Cli, together: Path) -> None:
+    """The second job also shows that two processes train in bfloat16."""
+    line = [
+        *LINE,
+        "trainer.precision=bf16-mixed",
+        "trainer=ddp_cpu",
+        "trainer.limit_train_batches=1.0",
+        "data.epochs=1",
+        "evaluation.puzzles=0",
+    ]
     line += ["checkpoint.every_n_steps=5"]
     sizes = (4000, 4)  # long enough to be met at work, and then a short one
     folder = cli.home / "multirun" / "dying"
@@ -200,6 +186,8 @@ def test_a_process_that_dies_alone_fails_its_job_and_not_the_sweep(cli: Cli) -> 
     assert [status(job)["status"] for job in (first, second)] == ["failed", "done"]
     assert "error: 1 of the 2 jobs that ran failed" in result.stderr
     assert checkpoint(second)["global_step"] == 4
+    low, full = (float(rows(folder)[0]["train/loss"]) for folder in (second, together))
+    assert low == pytest.approx(full, rel=0.2)
     wait_until(lambda: not mentioning(str(folder)), timeout=60)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+import yaml
 
 from fragrecon import files
 from fragrecon.data.puzzles import FragmentBatch
@@ -30,37 +32,21 @@ from tests.cli import (
     status,
     weights,
 )
+from tests.jobs.conftest import Moments
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 # In real processes ---------------------------------------------------------------------------------------------------
 
-LONG = (*SMALL, "data.batches_per_epoch=30", "checkpoint.every_n_steps=5", "evaluation.puzzles=20")
-LINES = {
-    "dropout and plateau": (*LONG, "model=linear", "scheduler=plateau", "scheduler.patience=0"),
-    "accumulation": (
-        *LONG,
-        "model=linear",
-        "scheduler=cosine",
-        "trainer.accumulate_grad_batches=2",
-        "trainer.limit_train_batches=21",
-        "checkpoint.every_n_steps=3",
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[[str], Path]:
-    """Folders of runs of `LINES` that nothing has stopped."""
-    cli = Cli(tmp_path_factory.mktemp("whole"), cache)
-
-    def run(name: str) -> Path:
-        folder = cli.home / name
-        if not folder.exists():
-            cli.run(*LINES[name], f"hydra.run.dir='{folder}'").ok()
-        return folder
-
-    return run
+LONG = (
+    *SMALL,
+    "model=linear",
+    "scheduler=plateau",
+    "scheduler.patience=0",
+    "data.batches_per_epoch=30",
+    "checkpoint.every_n_steps=5",
+    "evaluation.puzzles=20",
+)
 
 
 def in_first_epoch(folder: Path) -> bool:
@@ -80,46 +66,28 @@ def in_evaluation(folder: Path) -> bool:
     return (folder / "status.json").exists() and status(folder)["stage"] == "evaluation"
 
 
-@pytest.mark.parametrize(
-    ("name", "moment", "stop"),
-    [
-        ("dropout and plateau", in_second_epoch, signal.SIGTERM),
-        ("dropout and plateau", in_second_epoch, signal.SIGINT),
-        ("dropout and plateau", in_evaluation, signal.SIGKILL),
-        ("accumulation", in_first_epoch, signal.SIGKILL),
-    ],
-)
-def test_a_process_that_is_stopped_and_resumed_ends_as_one_that_was_not(
-    cli: Cli, whole: Callable[[str], Path], name: str, moment: Callable[[Path], bool], stop: signal.Signals
-) -> None:
-    folder = cli.home / "run"
-    result = cli.stopped(lambda: moment(folder), stop, *LINES[name], "hydra.run.dir=run")
-    assert result.code == (-stop if stop == signal.SIGKILL else 128 + stop), result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
-    assert status(folder)["status"] == "running"
-    assert not (folder / "metrics.json").exists()
-    assert (f"resume={folder}" in result.stdout) == (stop != signal.SIGKILL)
-    started = status(folder)["started"]
+def test_a_process_that_is_stopped_again_and_again_ends_as_one_that_was_not(cli: Cli, cache: Path) -> None:
+    job(cli.home / "whole", cache, *LONG)
+    folder, line = cli.home / "run", [*LONG, f"data.cache_dir={cache}", "hydra.run.dir=run"]
+    started = ""
+    for moment, stop in (
+        (in_first_epoch, signal.SIGINT),
+        (in_second_epoch, signal.SIGTERM),
+        (in_evaluation, signal.SIGKILL),
+    ):
+        result = cli.stopped(partial(moment, folder), stop, *line)
+        assert result.code == (-stop if stop == signal.SIGKILL else 128 + stop), result.stderr
+        assert "Traceback" not in result.stdout + result.stderr
+        assert status(folder)["status"] == "running"
+        assert not (folder / "metrics.json").exists()
+        assert (f"resume={folder}" in result.stdout) == (stop != signal.SIGKILL)
+        started = started or status(folder)["started"]
+        line = ["resume=run"]
     assert cli.run("resume=run").ok().stderr == ""
-    assert_same_run(whole(name), folder)
+    assert_same_run(cli.home / "whole", folder)
     assert (status(folder)["status"], status(folder)["started"]) == ("done", started)
     assert not names(folder, "*.part")
-    assert {path.name for path in cli.home.iterdir()} == {"run"}
-
-
-def test_a_process_may_be_killed_again_and_again(cli: Cli, whole: Callable[[str], Path]) -> None:
-    name, folder = "dropout and plateau", cli.home / "run"
-    reached = 0
-
-    def has_gone_on() -> bool:
-        return in_first_epoch(folder) and int(checkpoint(folder)["global_step"]) > reached + 10
-
-    for number in range(2):
-        line = ["resume=run"] if number else [*LINES[name], "hydra.run.dir=run"]
-        assert cli.stopped(has_gone_on, signal.SIGKILL, *line).code == -signal.SIGKILL
-        reached = int(checkpoint(folder)["global_step"])
-    cli.run("resume=run").ok()
-    assert_same_run(whole(name), folder)
+    assert {path.name for path in cli.home.iterdir()} == {"run", "whole"}
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(cli: Cli, finished: Path) -> None:
@@ -169,30 +137,23 @@ PAIRING = (
 )
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a run of `SHORT` that nothing has stopped; only to be read."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    job(folder, cache, *SHORT)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, cache: Path) -> Path:
+    """The folder of a run of `SHORT` with one epoch."""
+    job(tmp_path / "run", cache, *SHORT, "data.epochs=1")
+    return tmp_path / "run"
+
+
 class Killed(BaseException):
     """Stands for the end of the process."""
-
-
-class Moments:
-    """Counts moments of a run, and acts at the one of number ``at``; ``kinds`` are the numbers of each kind."""
-
-    def __init__(self, act: Callable[[Any], None]) -> None:
-        self.act = act
-        self.count, self.at = 0, -1
-        self.kinds: dict[str, list[int]] = {}
-
-    def pass_by(self, subject: Any, kind: str) -> None:
-        self.count += 1
-        self.kinds.setdefault(kind, []).append(self.count)
-        if self.count == self.at:
-            self.act(subject)
-
-    def restart(self, at: int = -1) -> None:
-        self.count, self.at, self.kinds = 0, at, {}
-
-    def different(self) -> list[int]:
-        """The first, the second and the last moment of each kind."""
-        return sorted({number for numbers in self.kinds.values() for number in (*numbers[:2], numbers[-1])})
 
 
 @pytest.fixture
@@ -217,29 +178,6 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> Moments:
 
     monkeypatch.setattr(files, "atomic_file", atomic_file)
     monkeypatch.setattr(AtomicCheckpointIO, "remove_checkpoint", remove_checkpoint)
-    return moments
-
-
-@pytest.fixture
-def terms(monkeypatch: pytest.MonkeyPatch) -> Moments:
-    """Moments at which a SIGTERM can arrive."""
-
-    def arrive(learner: Learner) -> None:
-        learner.trainer._signal_connector.received_sigterm = True
-
-    moments = Moments(arrive)
-
-    def watch(name: str) -> None:
-        real = getattr(Learner, name)
-
-        def watched(self: Learner, *arguments: Any) -> Any:
-            moments.pass_by(self, name)
-            return real(self, *arguments)
-
-        monkeypatch.setattr(Learner, name, watched)
-
-    for name in ("training_step", "validation_step", "on_validation_epoch_end", "on_train_epoch_start"):
-        watch(name)
     return moments
 
 
@@ -330,11 +268,12 @@ def test_batches_of_another_size_make_whole_epochs_from_the_one_that_was_begun(
 
     monkeypatch.setattr(Learner, "training_step", noted)
     line = [*SHORT, UNSCORED, "scheduler=cosine", "data.batches_per_epoch=null", "data.epochs=4"]
-    line += ["data.images_per_puzzle=10", "data.puzzles_per_batch=4"]
-    job(tmp_path / "whole", cache, *line)
-    (first,) = terms.kinds["training_step"][7 + at - 1 : 7 + at] if at < 7 else terms.kinds["on_train_epoch_start"][2:3]
-    terms.restart(first)
+    line += ["data.images_per_puzzle=10", "data.puzzles_per_batch=4", "evaluation.validation_puzzles=1"]
     folder = tmp_path / "run"
+    if at < 7:
+        terms.restart(7 + at, "training_step")
+    else:
+        terms.restart(3, "on_train_epoch_start")
     with pytest.raises(SystemExit):
         job(folder, cache, *line)
     terms.restart()
@@ -346,6 +285,7 @@ def test_batches_of_another_size_make_whole_epochs_from_the_one_that_was_begun(
     if (puzzles, every) == (4, 1):
         assert seen == list(range(stopped, 28))
         assert steps == [7, 14, 21, 28]
+        job(tmp_path / "whole", cache, *line)
         assert_same_run(tmp_path / "whole", folder)
     else:
         done = [7] if at < 7 else [7, 14]
@@ -357,13 +297,12 @@ def test_batches_of_another_size_make_whole_epochs_from_the_one_that_was_begun(
 
 
 @pytest.mark.parametrize("key", ["trainer.max_epochs", "data.epochs"])
-def test_a_finished_run_goes_on_with_more_epochs(tmp_path: Path, cache: Path, key: str) -> None:
-    short = [*SHORT, "data.epochs=1"]
-    job(tmp_path / "whole", cache, *SHORT)
-    job(tmp_path / "run", cache, *short)
-    assert len(rows(tmp_path / "run")) == 1
-    job(tmp_path / "run", cache, f"resume={tmp_path / 'run'}", f"{key}=2")
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+def test_a_finished_run_goes_on_with_more_epochs(folder: Path, cache: Path, short: Path, key: str) -> None:
+    assert len(rows(folder)) == 1
+    job(folder, cache, f"resume={folder}", f"{key}=2")
+    assert_same_run(short, folder)
+    noted = yaml.safe_load((folder / "overrides.yaml").read_text())
+    assert noted == [*SHORT, "data.epochs=1", f"{key}=2"]
 
 
 def test_a_run_that_early_stopping_ended_does_not_go_on(tmp_path: Path, cache: Path, kills: Moments) -> None:
@@ -383,35 +322,21 @@ def test_a_run_that_early_stopping_ended_does_not_go_on(tmp_path: Path, cache: P
 
 
 def test_a_resumed_run_keeps_its_config_and_notes_only_its_own_folder(
-    tmp_path: Path, cache: Path, kills: Moments
+    tmp_path: Path, cache: Path, kills: Moments, short: Path
 ) -> None:
-    import yaml
-
-    job(tmp_path / "whole", cache, *SHORT)
     kills.restart(8)
     with pytest.raises(Killed):
         job(tmp_path / "run", cache, *SHORT)
     kills.restart()
     job(tmp_path / "run", cache, f"resume={tmp_path / 'run'}")
-    found, expected = (yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("run", "whole"))
+    found, expected = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (tmp_path / "run", short))
     assert {key for key in expected if found[key] != expected[key]} <= {"resume", "sweep"}
-    assert status(tmp_path / "run")["config_hash"] == status(tmp_path / "whole")["config_hash"]
-    assert metrics(tmp_path / "run")["scores"] == metrics(tmp_path / "whole")["scores"]
+    assert status(tmp_path / "run")["config_hash"] == status(short)["config_hash"]
+    assert metrics(tmp_path / "run")["scores"] == metrics(short)["scores"]
 
 
-def test_a_run_taken_up_again_keeps_note_of_all_that_was_said_to_it(tmp_path: Path, cache: Path) -> None:
-    import yaml
-
-    folder = tmp_path / "run"
-    job(folder, cache, *SHORT, "data.epochs=1")
-    job(folder, cache, f"resume={folder}", "trainer.max_epochs=2")
-    assert yaml.safe_load((folder / "overrides.yaml").read_text()) == [*SHORT, "data.epochs=1", "trainer.max_epochs=2"]
-
-
-def test_what_is_refused_leaves_the_run_it_would_have_taken_up_as_it_was(tmp_path: Path, cache: Path) -> None:
-    folder = tmp_path / "run"
-    job(folder, cache, *SHORT)
-    before = fingerprint(folder)
+def test_what_is_refused_leaves_the_run_it_would_have_taken_up_as_it_was(short: Path, cache: Path) -> None:
+    before = fingerprint(short)
     refused = (
         "seed=true",
         "~seed",
@@ -421,12 +346,14 @@ def test_what_is_refused_leaves_the_run_it_would_have_taken_up_as_it_was(tmp_pat
         "objective=cross_entropy",
         "data.fragment_size=8",
         "data.channels=1",
-        f"init_from={folder}",
+        f"init_from={short}",
     )
     for bad in refused:
         with pytest.raises(ConfigError):
-            job(folder, cache, f"resume={folder}", bad)
-    assert fingerprint(folder) == before
+            job(short, cache, f"resume={short}", bad)
+    with pytest.raises(RunError, match=r"already holds a run.*resume="):
+        job(short, cache, *SHORT)
+    assert fingerprint(short) == before
 
 
 @pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
@@ -443,17 +370,6 @@ def test_a_new_learning_rate_counts_from_where_the_run_is_taken_up(tmp_path: Pat
     )
 
 
-def test_another_optimizer_cannot_take_over_the_state_of_the_first(tmp_path: Path, cache: Path) -> None:
-    folder = tmp_path / "run"
-    job(folder, cache, *SHORT, "data.epochs=1")
+def test_another_optimizer_cannot_take_over_the_state_of_the_first(folder: Path, cache: Path) -> None:
     with pytest.raises(ConfigError, match="init_from=FOLDER"):
         job(folder, cache, f"resume={folder}", "trainer.max_epochs=2", "optimizer=adamw")
-
-
-def test_a_finished_run_is_not_written_over(tmp_path: Path, cache: Path) -> None:
-    folder = tmp_path / "run"
-    job(folder, cache, *SHORT)
-    before = fingerprint(folder)
-    with pytest.raises(RunError, match=r"already holds a run.*resume="):
-        job(folder, cache, *SHORT)
-    assert fingerprint(folder) == before

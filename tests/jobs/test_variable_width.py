@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,9 @@ from fragrecon.evaluation.setup import open_data
 from fragrecon.files import read_arrays, read_csv
 from fragrecon.models.base import Decoder
 from fragrecon.runs.read import Run, load_run
-from tests.cli import Cli, assert_same_run, checkpoint, job, metrics, names, rows, shared_cache, status
+from tests.cli import Cli, assert_same_run, checkpoint, job, metrics, names, rows, shared_cache
 from tests.data.photos import crops
+from tests.jobs.conftest import Moments
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -93,21 +93,17 @@ def test_a_run_is_scored_on_every_test_image_by_itself(whole: Path) -> None:
     assert (whole / "figures" / "reconstructions.png").is_file()
 
 
-def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(
-    tmp_path: Path, cache: Path, photos: Path, whole: Path
+def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(
+    tmp_path: Path, cache: Path, photos: Path, whole: Path, terms: Moments
 ) -> None:
-    cli, folder = Cli(tmp_path, cache), tmp_path / "run"
-
-    def is_in_second_epoch() -> bool:
-        if not (folder / "metrics.csv").exists():
-            return False
-        return int(checkpoint(folder)["global_step"]) > int(rows(folder)[0]["step"])
-
-    given = line(photos, "checkpoint.every_n_steps=2", f"data.cache_dir={cache}", "hydra.run.dir=run")
-    assert cli.stopped(is_in_second_epoch, signal.SIGKILL, *given).code == -signal.SIGKILL
-    assert status(folder)["status"] == "running"
-    cli.run("resume=run").ok()
+    folder = tmp_path / "run"
+    terms.restart(int(rows(whole)[0]["step"]) + 3, "training_step")
+    with pytest.raises(SystemExit):
+        job(folder, cache, *line(photos))
+    terms.restart()
+    job(folder, cache, f"resume={folder}", figures=True)
     assert_same_run(whole, folder)
+    job(tmp_path / "page", cache, "mode=report", f"run={folder}")
     assert (folder / "report.html").is_file()
 
 
@@ -115,7 +111,9 @@ def test_two_processes_share_batches_and_score_every_validation_image_once(
     tmp_path: Path, cache: Path, photos: Path, whole: Path
 ) -> None:
     folder = tmp_path / "together"
-    given = line(photos, f"data.cache_dir={cache}", "trainer=ddp_cpu", f"hydra.run.dir={folder}")
+    given = line(
+        photos, f"data.cache_dir={cache}", "trainer=ddp_cpu", "evaluation.puzzles=0", f"hydra.run.dir={folder}"
+    )
     assert Cli(tmp_path, cache).run(*given).ok().stderr == ""
     assert checkpoint(folder)["global_step"] == checkpoint(whole)["global_step"]
     for place in (folder, whole):
