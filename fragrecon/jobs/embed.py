@@ -69,7 +69,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Table:
+class EmbeddingTable:
     """One row per fragment, image by image and row by row of the grid, computed while it is written.
 
     Attributes:
@@ -129,7 +129,7 @@ class Table:
         return found
 
 
-def open_table(config: Config, data: FragmentData, model: FragmentModel, device: torch.device) -> Table:
+def open_table(config: Config, data: FragmentData, model: FragmentModel, device: torch.device) -> EmbeddingTable:
     """Return the table of embeddings to compute.
 
     A model that embeds fragments independently gets each image by itself, in the order of the split, sorted by width if
@@ -158,10 +158,10 @@ def open_table(config: Config, data: FragmentData, model: FragmentModel, device:
         puzzles.sort(0)
         puzzles = puzzles[np.argsort(store.widths[puzzles[:, 0]], kind="stable")]
     at_once = config.evaluation.batch_size * config.data.images_per_puzzle
-    return Table(puzzles, together, store, model, data.grid, device, at_once)
+    return EmbeddingTable(puzzles, together, store, model, data.grid, device, at_once)
 
 
-def write_npz(file: BinaryIO, table: Table, advance: Callable[[int], None]) -> None:
+def write_npz(file: BinaryIO, table: EmbeddingTable, advance: Callable[[int], None]) -> None:
     """Write the table as NumPy's ``savez`` does, piece by piece."""
 
     def write(name: str, kind: Any, row: tuple[int, ...], pieces: Iterator[npt.NDArray[Any]]) -> None:
@@ -182,7 +182,7 @@ def write_npz(file: BinaryIO, table: Table, advance: Callable[[int], None]) -> N
         write("embedding", np.float32, (table.model.latent_dim,), embeddings())
 
 
-def write_parquet(file: BinaryIO, table: Table, advance: Callable[[int], None]) -> None:
+def write_parquet(file: BinaryIO, table: EmbeddingTable, advance: Callable[[int], None]) -> None:
     """Write the table as Parquet, the embedding as a list of fixed size, piece by piece."""
     arrow, length = _import_pyarrow(), table.model.latent_dim
     schema = arrow.schema(

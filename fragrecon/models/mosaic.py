@@ -69,7 +69,7 @@ class Mosaic(FragmentModel):
         self.windows = nn.Linear(channels * window**2, 64)
         self.gather = nn.Sequential(nn.GELU(), nn.Linear(64 * places, width))
         self.edges = Edges(channels, min(height, columns)) if edges else None
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(MosaicBlock(width, heads) for _ in range(depth))
         known = FEATURES * seams + Edges.FEATURES * edges
         self.seam_bias = nn.Sequential(nn.Linear(known, 32), nn.GELU(), nn.Linear(32, depth * heads)) if known else None
         self.seam_sides = nn.Linear(known, 2, bias=False) if known else None
@@ -194,7 +194,7 @@ def _mean_squared(one: Tensor, other: Tensor) -> Tensor:
         return means
 
 
-class Block(nn.Module):
+class MosaicBlock(nn.Module):
     """A pre-norm transformer block: attention and a perceptron, each on normalised inputs and added to its input.
 
     Args:

@@ -23,7 +23,7 @@ from fragrecon import files
 from fragrecon.config.schema import model_name
 from fragrecon.config.types import Whole
 from fragrecon.errors import ConfigError
-from fragrecon.report.figures.monitoring import Embedded
+from fragrecon.report.figures.monitoring import LabelledEmbeddings
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Wandb(WandbLogger):
         self.log_image(PICTURES + name, [picture.movedim(0, -1).numpy()], step)
 
     @rank_zero_only
-    def show_embeddings(self, embedded: Embedded, step: int) -> None:
+    def show_embeddings(self, embedded: LabelledEmbeddings, step: int) -> None:
         import wandb as client
 
         columns = ["fragment", *embedded.facts, *(f"d{number}" for number in range(embedded.embeddings.shape[1]))]
@@ -183,7 +183,7 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_image(PICTURES + name, picture, step)
 
     @rank_zero_only
-    def show_embeddings(self, embedded: Embedded, step: int) -> None:
+    def show_embeddings(self, embedded: LabelledEmbeddings, step: int) -> None:
         self.experiment.add_embedding(
             embedded.embeddings,
             metadata=list(zip(*embedded.facts.values(), strict=True)),

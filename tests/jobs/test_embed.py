@@ -18,7 +18,7 @@ from fragrecon import load_run
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data
-from fragrecon.jobs.embed import Table
+from fragrecon.jobs.embed import EmbeddingTable
 from tests import layouts
 from tests.cli import Cli, fingerprint, job, names, shared_run, status
 from tests.jobs.test_reassemble import TINY
@@ -126,14 +126,14 @@ def test_the_pieces_that_it_is_written_in_do_not_show(
     tmp_path: Path, cache: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    embedding = Table.embedding
+    embedding = EmbeddingTable.embedding
 
-    def noted(table: Table, part: slice) -> npt.NDArray[np.float32]:
+    def noted(table: EmbeddingTable, part: slice) -> npt.NDArray[np.float32]:
         found = embedding(table, part)
         sizes.append(len(found))
         return found
 
-    monkeypatch.setattr(Table, "embedding", noted)
+    monkeypatch.setattr(EmbeddingTable, "embedding", noted)
     at_once = embed(tmp_path / "once", cache, finished, "embed.images=25")
     assert sizes == [25 * 16]
     sizes.clear()
@@ -234,14 +234,14 @@ def test_without_pyarrow_parquet_is_refused_before_any_work(
 def test_a_table_is_whole_or_not_there(
     tmp_path: Path, cache: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    embedding = Table.embedding
+    embedding = EmbeddingTable.embedding
 
-    def failing(table: Table, part: slice) -> npt.NDArray[np.float32]:
+    def failing(table: EmbeddingTable, part: slice) -> npt.NDArray[np.float32]:
         if part.start:
             raise OSError("no space left")
         return embedding(table, part)
 
-    monkeypatch.setattr(Table, "embedding", failing)
+    monkeypatch.setattr(EmbeddingTable, "embedding", failing)
     with pytest.raises(OSError, match="no space left"):
         job(
             tmp_path / "run",

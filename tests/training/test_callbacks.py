@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from fragrecon.models.conv import ConvAutoencoder
-from fragrecon.report.figures.monitoring import Embedded, pictures_of
+from fragrecon.report.figures.monitoring import LabelledEmbeddings, pictures_of
 from fragrecon.run import compose
 from fragrecon.training.callbacks import Pictures
 from tests.training.test_learner import CONV, LINEAR, TINY, Trainable
@@ -32,7 +32,7 @@ class Shelf:
     def show(self, name: str, picture: Tensor, step: int) -> None:
         self.pictures.append((step, name, picture))
 
-    def show_embeddings(self, embedded: Embedded, step: int) -> None:
+    def show_embeddings(self, embedded: LabelledEmbeddings, step: int) -> None:
         raise AssertionError("not during training")
 
 

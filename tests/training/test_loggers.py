@@ -22,7 +22,7 @@ from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.evaluation.setup import open_data, protocol_of
-from fragrecon.report.figures.monitoring import Embedded, embedded, pictures_of
+from fragrecon.report.figures.monitoring import LabelledEmbeddings, embedded, pictures_of
 from fragrecon.runs.read import load_run
 from fragrecon.training import loggers
 from tests.cli import (
@@ -114,7 +114,7 @@ def pixels(path: Path) -> Tensor:
         return torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0)
 
 
-def opened(folder: Path) -> tuple[FragmentData, dict[str, Tensor], Embedded]:
+def opened(folder: Path) -> tuple[FragmentData, dict[str, Tensor], LabelledEmbeddings]:
     """The data of a run, the pictures of its last model and the embeddings of its best, made anew."""
     run = load_run(folder)
     data = open_data(run.config)

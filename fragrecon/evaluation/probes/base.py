@@ -57,7 +57,7 @@ class Predictions:
         return found
 
 
-class Classifier(Protocol):
+class TrainedClassifier(Protocol):
     """A trained classifier."""
 
     def predict(self, embeddings: Tensor) -> Predictions:
@@ -74,7 +74,7 @@ class FittedProbe:
         chosen: index of the best setting.
     """
 
-    classifier: Classifier
+    classifier: TrainedClassifier
     trials: list[Trial]
     chosen: int
 
@@ -170,7 +170,7 @@ def means(part: str, scores: Mapping[str, Tensor]) -> Trial:
 
 
 def fit_strengths(
-    fit: Callable[[float], Classifier], validation: Samples, strengths: Sequence[float], advance: Advance
+    fit: Callable[[float], TrainedClassifier], validation: Samples, strengths: Sequence[float], advance: Advance
 ) -> FittedProbe:
     """Train a classifier for each inverse regularisation strength, and keep the best."""
     classifiers, trials = [], []

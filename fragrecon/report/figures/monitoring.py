@@ -48,7 +48,7 @@ SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class Embedded:
+class LabelledEmbeddings:
     """Embeddings of fragments, for a projector.
 
     Attributes:
@@ -75,7 +75,7 @@ class PictureLogger(Protocol):
     def show(self, name: str, picture: Tensor, step: int) -> None:
         """Log a picture (3, H, W) uint8."""
 
-    def show_embeddings(self, embedded: Embedded, step: int) -> None:
+    def show_embeddings(self, embedded: LabelledEmbeddings, step: int) -> None:
         """Log embeddings for a projector."""
 
 
@@ -178,7 +178,7 @@ def view_picture(views: Tensor, side: int = 64) -> Tensor:
 
 
 @torch.inference_mode()
-def embedded(model: FragmentModel, puzzles: FixedPuzzles, device: torch.device) -> Embedded:
+def embedded(model: FragmentModel, puzzles: FixedPuzzles, device: torch.device) -> LabelledEmbeddings:
     """Embed the fragments of the first puzzles by a model in eval mode.
 
     Embeddings of more than `DIMENSIONS` dimensions are projected on their principal components.
@@ -198,7 +198,7 @@ def embedded(model: FragmentModel, puzzles: FixedPuzzles, device: torch.device) 
     if found.shape[1] > DIMENSIONS:
         found = PrincipalComponents(found, DIMENSIONS)(found, DIMENSIONS).float()
     thumbnails = _thumbnails(torch.cat(pixels)[:ROWS])
-    return Embedded(found, thumbnails, {name: values[:ROWS] for name, values in facts.items()})
+    return LabelledEmbeddings(found, thumbnails, {name: values[:ROWS] for name, values in facts.items()})
 
 
 def _thumbnails(fragments: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from fragrecon.report import metrics
 from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, troubles
 from fragrecon.report.metrics import Family
 from fragrecon.report.page import curves, saved_figures, tables, viewer
-from fragrecon.report.page.tables import Table
+from fragrecon.report.page.tables import PageTable
 from fragrecon.runs.read import Run
 
 MOST = 4
@@ -84,7 +84,7 @@ def _tables(run: Run) -> list[dict[str, Any]]:
     return [{"name": family.name, "table": table, "note": _note(run, family, table)} for family, table in made if table]
 
 
-def _note(run: Run, family: Family, table: Table) -> str:
+def _note(run: Run, family: Family, table: PageTable) -> str:
     """What the figures of a run's table mean."""
     protocol = run.metrics["protocol"]
     over = f"Mean over {protocol['puzzles']} test {metrics.samples(protocol)}"

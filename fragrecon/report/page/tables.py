@@ -68,7 +68,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table; ``length`` is the number of rows shown at first, -1 for all."""
 
     columns: list[Column]
@@ -76,7 +76,7 @@ class Table:
     length: int = field(default=-1)
 
 
-def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> Table:
+def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> PageTable:
     """A row a configuration, and one for each baseline.
 
     Args:
@@ -119,10 +119,10 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> Table
             *(summed(scores.get(name), name) for name in board.metrics),
         ]
         rows.append(line + [Cell()] * (len(columns) - len(line)))
-    return Table(columns, rows)
+    return PageTable(columns, rows)
 
 
-def of_run(run: Run, family: Family) -> Table | None:
+def of_run(run: Run, family: Family) -> PageTable | None:
     """A row a metric of a family, with a column for the model and one for each baseline that has such scores.
 
     Under each baseline's score stands the model's less it; see `metrics.Family`. None where there are no scores.
@@ -149,7 +149,7 @@ def of_run(run: Run, family: Family) -> Table | None:
         ]
         for name in names
     ]
-    return Table(columns, rows, length=LENGTH if is_long else -1)
+    return PageTable(columns, rows, length=LENGTH if is_long else -1)
 
 
 def _beside(found: Summary | None, minus: Summary | None, metric: str) -> Cell:
