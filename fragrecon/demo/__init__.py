@@ -1,4 +1,4 @@
 """The pages of ``mode=demo``.
 
-What a page shows is computed apart from how it is laid out, and only the layout imports Gradio (an extra).
+`inpainting` and `reassembly` compute what the pages show; only the pages themselves and their `layout` need Gradio.
 """

@@ -1,4 +1,4 @@
-"""What both pages have in common; needs Gradio."""
+"""Elements of both pages; needs Gradio."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import matplotlib
 from PIL import Image
 from torch import Tensor
 
-from fragrecon.demo.scratch import SCRATCH, environment
+from fragrecon.demo.temporary import FOLDER, environment
 from fragrecon.errors import ConfigError, FragreconError
 from fragrecon.report.figures import tiles
 
@@ -25,45 +25,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOCAL = "127.0.0.1"
-STYLE = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
-h1 { font-size: 1.5rem; margin: 0; }
-h2 { font-size: 1.1rem; margin: 0.5rem 0 0; }
-.note { opacity: 0.65; font-size: 0.85rem; line-height: 1.3; margin: 0; }
-.caption b { display: block; }
-.place { gap: 6px !important; }
-.block.padded:has(.html-container), .html-container { padding: 0 !important; }
-.picture { border: none !important; background: none !important; }
-.picture .icon-button-wrapper { display: none; }
-.picture img { width: 100% !important; height: auto !important; border-radius: 4px; }
-.click img { cursor: crosshair; max-width: 512px; }
-.strip { min-height: 0 !important; }
-.strip .grid-wrap { min-height: 0 !important; max-height: none !important; padding: 8px !important; }
-.strip .grid-container { grid-template-columns: repeat(12, minmax(0, 1fr)) !important; }
-.strip .grid-container { grid-auto-rows: auto !important; }
-.strip .thumbnail-item { aspect-ratio: 1; height: auto !important; }
-.strip img { image-rendering: pixelated; }
-button { white-space: nowrap; }
-.facts { font-size: 1.1rem; display: flex; flex-wrap: wrap; gap: 0 2rem; font-variant-numeric: tabular-nums; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)); gap: 10px; }
-.figures figure { margin: 0; }
-.figures img { width: 100%; border-radius: 4px; display: block; }
-.figures figcaption { opacity: 0.65; font-size: 0.8rem; }
-#course svg { width: 100%; height: auto; display: block; }
-#course text { font-family: inherit !important; }
-"""
+STYLE = Path(__file__).with_name("style.css")
 
 
 @contextmanager
 def opened(page: gr.Blocks, port: int | None, browser: bool) -> Iterator[str]:
-    """Serve a page on this machine for the block; yields its address.
+    """Serve a page on this machine during the block.
+
+    Args:
+        page: page to serve.
+        port: port; None for a free one.
+        browser: whether to open the page in a browser.
+
+    Yields:
+        The address of the page.
 
     Raises:
         ConfigError: the port is taken.
     """
     direct = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
     try:
-        with environment("no_proxy", f"{direct},{LOCAL}"):  # Gradio asks its own server whether it is there
+        with environment("no_proxy", f"{direct},{LOCAL}"):  # Gradio sends a request to its own server
             _, address, _ = page.launch(
                 server_name=LOCAL,
                 server_port=port,
@@ -80,7 +62,7 @@ def opened(page: gr.Blocks, port: int | None, browser: bool) -> Iterator[str]:
                 theme=gr.themes.Base(
                     primary_hue="orange", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
                 ),
-                css=STYLE,
+                css_paths=STYLE,
             )
     except OSError:
         where = "ports 7860 to 7959 are" if port is None else f"demo.port={port} is"
@@ -92,27 +74,32 @@ def opened(page: gr.Blocks, port: int | None, browser: bool) -> Iterator[str]:
 
 
 def blocks(title: str) -> gr.Blocks:
+    """Create an empty page."""
     return gr.Blocks(title=title, analytics_enabled=False, fill_width=True)
 
 
 def text(shown: str = "", name: str | None = None) -> gr.HTML:
+    """Add HTML."""
     return gr.HTML(shown, elem_id=name, padding=False)
 
 
 def heading(title: str, note: str) -> None:
+    """Add the heading of the page."""
     text(f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(note)}</p>')
 
 
 def section(title: str, note: str) -> None:
+    """Add the heading of a section."""
     text(f'<h2>{html.escape(title)}</h2><p class="note">{html.escape(note)}</p>')
 
 
 def caption(name: str, note: str) -> None:
+    """Add a caption."""
     text(f'<div class="caption"><b>{html.escape(name)}</b><span class="note">{html.escape(note)}</span></div>')
 
 
 def picture(name: str, note: str, *, click: bool = False) -> gr.Image:
-    """A place for a picture under its caption."""
+    """Add a caption and a place for a picture below it."""
     caption(name, note)
     return gr.Image(
         format="png",
@@ -127,7 +114,7 @@ def picture(name: str, note: str, *, click: bool = False) -> gr.Image:
 
 
 def strip(paths: Sequence[Path], name: str, **how: Any) -> gr.Gallery:
-    """Small pictures in a row, to be clicked on."""
+    """Add a row of small pictures to click on."""
     return gr.Gallery(
         [str(path) for path in paths],
         columns=12,
@@ -144,7 +131,7 @@ def strip(paths: Sequence[Path], name: str, **how: Any) -> gr.Gallery:
 
 
 def figures_html(shown: Mapping[str, Tensor]) -> str:
-    """Pictures (3, H, W) uint8 side by side over their captions."""
+    """Return pictures (3, H, W) uint8 side by side, above their captions, as HTML."""
     parts = []
     for said, picture in shown.items():
         file = io.BytesIO()
@@ -156,34 +143,34 @@ def figures_html(shown: Mapping[str, Tensor]) -> str:
 
 
 def figure_html(figure: Figure) -> str:
-    """A figure as SVG, as wide as its place."""
+    """Return a figure as SVG, as wide as its place."""
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters are then the page's own
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text in the font of the page
         figure.savefig(file, format="svg")
     text = file.getvalue()
     return text[text.index("<svg") :]
 
 
 def facts(found: Mapping[str, str]) -> str:
-    """Figures by name, in a line."""
+    """Return named values in a line as HTML."""
     parts = [f"<span>{html.escape(name)} <b>{html.escape(value)}</b></span>" for name, value in found.items()]
     return f'<div class="facts">{"".join(parts)}</div>'
 
 
-def kept(shown: Tensor) -> str:
-    """A file of a picture (C, H, W) uint8 in the scratch folder, named by its content.
+def picture_file(shown: Tensor) -> str:
+    """Save a picture (C, H, W) uint8 in the temporary folder, under a name from its content.
 
-    Gradio writes a picture anew whenever it is shown again, also while a browser reads it.
+    Gradio would write a picture again whenever it is shown, even while a browser reads it.
     """
     name = hashlib.sha256(shown.contiguous().numpy().tobytes()).hexdigest()
-    path = Path(os.environ[SCRATCH]) / f"{name}.png"
+    path = Path(os.environ[FOLDER]) / f"{name}.png"
     if not path.exists():
         tiles.save(shown, path)
     return str(path)
 
 
-def told(action: Callable[[], Any]) -> Any:
-    """What an action returns; what a user can mend is told on the page."""
+def checked(action: Callable[[], Any]) -> Any:
+    """Call an action, and show the errors that a user can fix on the page."""
     try:
         return action()
     except FragreconError as error:

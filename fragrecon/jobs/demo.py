@@ -1,4 +1,4 @@
-"""``mode=demo``: a page on this machine where one tries the model of a run."""
+"""``mode=demo``: a page on this machine to try the model of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fragrecon import machine as hardware
 from fragrecon.config.schema import Config, class_name
 from fragrecon.data.puzzles import grid_of
-from fragrecon.demo.scratch import scratch
+from fragrecon.demo.temporary import temporary_folder
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data, protocol_of, shape_text
 from fragrecon.models.base import FragmentModel, Inpainter, Solver
@@ -28,11 +28,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXAMPLES = 12
-"""Test images to choose from."""
+"""Number of test images to choose from."""
 
 
 def main(config: Config, record: Record) -> None:
-    """Serve the page of ``config.run`` until Ctrl-C."""
+    """Serve the page of ``config.run`` until Ctrl-C.
+
+    Args:
+        config: configuration of the job.
+        record: record of the job.
+
+    Raises:
+        ConfigError: Gradio is not installed, there is no page for the model, or the port is taken.
+    """
     assert config.demo
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError('mode=demo needs Gradio: pip install "fragrecon[demo]"')
@@ -40,7 +48,7 @@ def main(config: Config, record: Record) -> None:
     model = open_model(config, run, run.best_checkpoint)
     check_shown(config, model, run)
 
-    with scratch() as folder:
+    with temporary_folder() as folder:
         from fragrecon.demo import layout
 
         page = page_of(config, model.to(hardware.device_of(config.trainer)), run, folder)
@@ -53,32 +61,36 @@ def main(config: Config, record: Record) -> None:
 
 
 def check_shown(config: Config, model: FragmentModel, run: Run) -> None:
-    """Refuse a run whose model there is no page for; raises `ConfigError`."""
+    """Check that there is a page for the model of a run.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if isinstance(model, Inpainter):
         if config.objective.get("normalize"):
             raise ConfigError(
-                f"the model of {run.folder} tells patches without their mean and variance, by "
-                "objective.normalize=true: there are no pixels to show"
+                f"the model of {run.folder} predicts normalised patches (objective.normalize=true), which have no "
+                "pixels to show"
             )
         return
     grid = grid_of(config.data.image_shape[1:], config.data.fragment_shape[1:])
     if not isinstance(model, Solver):
         raise ConfigError(
-            "mode=demo shows runs of models that fill in masked images, such as model=energy_transformer or model=mae, "
-            f"and of those that put puzzles together, model=mosaic; {class_name(config)} does neither"
+            "mode=demo shows inpainting models, such as model=energy_transformer or model=mae, and models that "
+            f"reassemble puzzles, model=mosaic; {class_name(config)} does neither"
         )
     if model.grid != grid:
         raise ConfigError(
-            f"the model of {run.folder} puts images of {model.grid[0]}x{model.grid[1]} fragments together, not of "
-            f"{grid[0]}x{grid[1]}; leave data.image_size alone"
+            f"the model of {run.folder} reassembles images of {model.grid[0]}x{model.grid[1]} fragments, but "
+            f"data.image_size gives {grid[0]}x{grid[1]}; leave data.image_size as it is in the run"
         )
 
 
 def page_of(config: Config, model: FragmentModel, run: Run, folder: Path) -> gradio.Blocks:
-    """The page for a model that is on its device; its example images are written to a folder."""
-    from fragrecon.demo.masked_page import MaskedPage
-    from fragrecon.demo.mosaic import Table
-    from fragrecon.demo.mosaic_page import MosaicPage
+    """Build the page of a model on its device, with the example images as files in a folder."""
+    from fragrecon.demo.inpainting_page import InpaintingPage
+    from fragrecon.demo.reassembly import Reassembler
+    from fragrecon.demo.reassembly_page import ReassemblyPage
 
     device, data = hardware.device_of(config.trainer), config.data
     note = f"{run.model_name} trained on {data.name} · "
@@ -87,17 +99,24 @@ def page_of(config: Config, model: FragmentModel, run: Run, folder: Path) -> gra
         note += f"images of {shape_text(data.fragment_shape)}, in {rows}x{columns} patches · {run.folder}"
         examples = example_files(config, data.fragment_shape[1:], folder)
         ratio = float(config.objective.get("ratio", 0.85))
-        return MaskedPage(model, device, data.fragment_shape, examples, ratio, note).blocks
+        return InpaintingPage(model, device, data.fragment_shape, examples, ratio, note).blocks
     assert isinstance(model, Solver)
-    table = Table(model, device, data.image_shape, data.fragment_shape[1:], protocol_of(config))
-    note += f"images of {shape_text(data.image_shape)}, in {table.grid[0]}x{table.grid[1]} fragments · {run.folder}"
-    return MosaicPage(table, example_files(config, data.image_shape[1:], folder), note).blocks
+    reassembler = Reassembler(model, device, data.image_shape, data.fragment_shape[1:], protocol_of(config))
+    rows, columns = reassembler.grid
+    note += f"images of {shape_text(data.image_shape)}, in {rows}x{columns} fragments · {run.folder}"
+    return ReassemblyPage(reassembler, example_files(config, data.image_shape[1:], folder), note).blocks
 
 
 def example_files(config: Config, size: tuple[int, int], folder: Path) -> list[Path]:
-    """Some images of the test split, or fragments of them, as files of that size; none if the data is not there.
+    """Save test images, or fragments of them, as example files. Nothing is downloaded for them.
 
-    Nothing is downloaded for them.
+    Args:
+        config: configuration of the job.
+        size: height and width of the examples.
+        folder: folder of the files.
+
+    Returns:
+        The files; none if the data is not there.
     """
     try:
         data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, download=False)))
@@ -105,7 +124,7 @@ def example_files(config: Config, size: tuple[int, int], folder: Path) -> list[P
         count = min(EXAMPLES, len(single.store("test")))
         shown = single.test_set(count).read(slice(0, count)).fragments[:, 0]
     except DataError as error:
-        log.warning("there are no test images to choose from: %s", error)
+        log.warning("no test images to choose from: %s", error)
         return []
     paths = [folder / f"{number:02d}.png" for number in range(len(shown))]
     for image, path in zip(shown, paths, strict=True):

@@ -1,4 +1,4 @@
-"""What the page of a model that fills in shows, against numpy and the model itself."""
+"""What the page of an inpainting model shows, against numpy and the model itself."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fragrecon.demo import masked
-from fragrecon.demo.drawing import drawn_size
-from fragrecon.demo.masked import Scene
+from fragrecon.demo import inpainting
+from fragrecon.demo.inpainting import Scene
 from fragrecon.evaluation.pixels.inpainting_examples import Inpainted
 from fragrecon.models.base import FragmentModel, Inpainter
 from fragrecon.models.energy_transformer import EnergyBlock, EnergyTransformer
@@ -72,8 +71,8 @@ def test_the_composite_keeps_visible_pixels_and_takes_hidden_ones_from_the_model
 ) -> None:
     model, scene = make(), Scene(image(), mask_with(0, 3, 4, 7, 14))
     assert isinstance(model, Inpainter)
-    filling = masked.answer(model, scene, CPU)
-    question, answer = masked.question_pictures(filling, GRID), masked.answer_pictures(filling)
+    filling = inpainting.answer(model, scene, CPU)
+    question, answer = inpainting.input_pictures(filling, GRID), inpainting.output_pictures(filling)
     with torch.no_grad():
         patches = model.predict(scene.image[None], scene.mask[None])[0].numpy()
     said = np.zeros(SHAPE)
@@ -91,7 +90,7 @@ def test_the_composite_keeps_visible_pixels_and_takes_hidden_ones_from_the_model
 
 def test_what_was_hidden_is_grey_between_thin_lines() -> None:
     scene = Scene(image(), mask_with(2, 6))
-    shown = masked.question_pictures(masked.answer(autoencoder(), scene, CPU), GRID)["visible"].numpy()
+    shown = inpainting.input_pictures(inpainting.answer(autoencoder(), scene, CPU), GRID)["visible"].numpy()
     height, width = shown.shape[1] // GRID[0], shown.shape[2] // GRID[1]
     for patch in range(COUNT):
         row, column = divmod(patch, GRID[1])
@@ -107,8 +106,8 @@ def test_what_was_hidden_is_grey_between_thin_lines() -> None:
 
 def test_there_is_one_output_before_the_first_step_and_after_each_with_its_own_energy() -> None:
     model, scene = transformer(), Scene(image(), mask_with(1, 2, 3, 8, 9))
-    filling = masked.answer(model, scene, CPU)
-    assert masked.steps_of(filling) == 6
+    filling = inpainting.answer(model, scene, CPU)
+    assert inpainting.steps_of(filling) == 6
     tokens = model.tokens(scene.image[None], scene.mask[None])
     outputs, energies = [tokens], []
     with torch.no_grad():
@@ -126,7 +125,7 @@ def test_there_is_one_output_before_the_first_step_and_after_each_with_its_own_e
     assert filling.steps is not None
     np.testing.assert_allclose(filling.steps.energies[..., 0].numpy(), energies, rtol=1e-5)
     for step, wanted in enumerate(read):
-        np.testing.assert_allclose(masked.at_step(filling, step).output[0].numpy(), wanted.numpy(), atol=1e-5)
+        np.testing.assert_allclose(inpainting.at_step(filling, step).output[0].numpy(), wanted.numpy(), atol=1e-5)
     assert not torch.allclose(read[0], read[-1], atol=1e-3)
 
 
@@ -137,53 +136,53 @@ def slow_psnr(output: Tensor, truth: Tensor, hidden: npt.NDArray[np.bool_]) -> f
 
 def test_psnr_is_that_of_hidden_pixels_alone_at_each_step() -> None:
     scene = Scene(image(), mask_with(0, 5, 6, 11))
-    filling = masked.answer(transformer(), scene, CPU)
+    filling = inpainting.answer(transformer(), scene, CPU)
     hidden = of_pixels(scene.mask)
-    wanted = [slow_psnr(masked.at_step(filling, step).output[0], scene.image, hidden) for step in range(7)]
-    np.testing.assert_allclose(masked.ratios_of(filling).numpy(), wanted, rtol=1e-5)
-    facts = masked.facts_of(masked.at_step(filling, 2), COUNT)
+    wanted = [slow_psnr(inpainting.at_step(filling, step).output[0], scene.image, hidden) for step in range(7)]
+    np.testing.assert_allclose(inpainting.ratios_of(filling).numpy(), wanted, rtol=1e-5)
+    facts = inpainting.facts_of(inpainting.at_step(filling, 2), COUNT)
     assert facts == {"hidden": "4 of 15 patches", "masked PSNR": f"{wanted[2]:.2f} dB"}
 
 
 def test_a_model_that_does_not_descend_has_one_output_at_every_step() -> None:
-    filling = masked.answer(autoencoder(), Scene(image(), mask_with(4)), CPU)
-    assert (masked.steps_of(filling), len(masked.ratios_of(filling))) == (0, 1)
-    assert masked.at_step(filling, 0) is filling
+    filling = inpainting.answer(autoencoder(), Scene(image(), mask_with(4)), CPU)
+    assert (inpainting.steps_of(filling), len(inpainting.ratios_of(filling))) == (0, 1)
+    assert inpainting.at_step(filling, 0) is filling
 
 
 @given(ratio=st.floats(0, 1), draw=st.integers(0, 1000))
 def test_a_random_mask_hides_its_share_but_never_nothing_or_all(ratio: float, draw: int) -> None:
-    hidden = int(masked.random_mask(64, ratio, draw).sum())
+    hidden = int(inpainting.random_mask(64, ratio, draw).sum())
     assert 1 <= hidden <= 63
     assert abs(hidden - 64 * ratio) <= 0.5 or hidden in (1, 63)
 
 
 def test_a_larger_share_hides_all_that_a_smaller_one_does_and_another_draw_others() -> None:
-    masks = [masked.random_mask(64, ratio, 3) for ratio in (0.0, 0.2, 0.5, 0.51, 0.9, 1.0)]
+    masks = [inpainting.random_mask(64, ratio, 3) for ratio in (0.0, 0.2, 0.5, 0.51, 0.9, 1.0)]
     for fewer, more in itertools.pairwise(masks):
         assert not (fewer & ~more).any()
-    assert not torch.equal(masks[2], masked.random_mask(64, 0.5, 4))
-    assert torch.equal(masks[2], masked.random_mask(64, 0.5, 3))
+    assert not torch.equal(masks[2], inpainting.random_mask(64, 0.5, 4))
+    assert torch.equal(masks[2], inpainting.random_mask(64, 0.5, 3))
 
 
 def test_a_painted_mask_is_what_was_clicked() -> None:
     mask = mask_with(0, 1)
     for x, y in [(10.0, 10.0), (499.0, 299.0), (150.0, 120.0), (10.0, 10.0)]:
-        mask = masked.toggled(mask, masked.patch_at((x, y), (300, 500), GRID))
+        mask = inpainting.toggled(mask, inpainting.patch_at((x, y), (300, 500), GRID))
     assert mask.nonzero().flatten().tolist() == [0, 1, 6, 14]
-    assert masked.toggled(mask, 0).nonzero().flatten().tolist() == [1, 6, 14]
+    assert inpainting.toggled(mask, 0).nonzero().flatten().tolist() == [1, 6, 14]
 
 
 def test_the_last_visible_and_the_last_hidden_patch_stay() -> None:
     one, all_but_one = mask_with(3), ~mask_with(3)
-    assert torch.equal(masked.toggled(one, 3), mask_with(3))
-    assert torch.equal(masked.toggled(all_but_one, 3), ~mask_with(3))
-    assert torch.equal(masked.toggled(one, 4), mask_with(3, 4))
+    assert torch.equal(inpainting.toggled(one, 3), mask_with(3))
+    assert torch.equal(inpainting.toggled(all_but_one, 3), ~mask_with(3))
+    assert torch.equal(inpainting.toggled(one, 4), mask_with(3, 4))
 
 
 @given(st.floats(-5, 510), st.floats(-5, 310))
 def test_the_patch_under_a_point_is_inside_also_at_the_edges(x: float, y: float) -> None:
-    patch = masked.patch_at((x, y), (300, 500), GRID)
+    patch = inpainting.patch_at((x, y), (300, 500), GRID)
     row, column = divmod(patch, GRID[1])
     assert row == min(max(math.floor(y / 100), 0), 2)
     assert column == min(max(math.floor(x / 100), 0), 4)
@@ -191,14 +190,17 @@ def test_the_patch_under_a_point_is_inside_also_at_the_edges(x: float, y: float)
 
 def test_attention_is_that_of_the_chosen_patch() -> None:
     model, scene = transformer(), Scene(image(), mask_with(1, 2, 3), chosen=11)
-    filling = masked.answer(model, scene, CPU)
+    filling = inpainting.answer(model, scene, CPU)
     with torch.no_grad():
         wanted = model.attention(scene.image[None], scene.mask[None], torch.tensor([11]))[0].view(2, *GRID)
     assert filling.attention is not None
     torch.testing.assert_close(filling.attention.weights[0], wanted)
-    heads = masked.head_pictures(filling)
+    heads = inpainting.head_pictures(filling)
     assert list(heads) == [f"{n}, up to {float(head.max()):.0%}" for n, head in enumerate(wanted, 1)]
-    for picture, head in [(masked.mean_picture(filling), wanted.mean(0)), *zip(heads.values(), wanted, strict=True)]:
+    for picture, head in [
+        (inpainting.mean_picture(filling), wanted.mean(0)),
+        *zip(heads.values(), wanted, strict=True),
+    ]:
         check_attended(picture.numpy(), head.numpy(), 11)
 
 
@@ -217,10 +219,10 @@ def check_attended(picture: npt.NDArray[np.uint8], weights: npt.NDArray[np.float
 
 
 def test_by_default_a_hidden_patch_next_to_the_middle_is_looked_at() -> None:
-    filling = masked.answer(transformer(), Scene(image(), mask_with(0, 8)), CPU)
+    filling = inpainting.answer(transformer(), Scene(image(), mask_with(0, 8)), CPU)
     assert filling.attention is not None
     assert filling.attention.chosen.tolist() == [8]
-    drawn = masked.chosen_picture(filling, GRID).numpy()
+    drawn = inpainting.chosen_picture(filling, GRID).numpy()
     blue = np.argwhere((drawn == np.array(BLUE)[:, None, None]).all(0))
     height, width = drawn.shape[1] // GRID[0], drawn.shape[2] // GRID[1]
     assert blue.min(0).tolist() == [height, 3 * width]
@@ -228,26 +230,26 @@ def test_by_default_a_hidden_patch_next_to_the_middle_is_looked_at() -> None:
 
 
 def test_the_plot_shows_each_energy_and_marks_the_step() -> None:
-    filling = masked.answer(transformer(), Scene(image(), mask_with(1, 2)), CPU)
+    filling = inpainting.answer(transformer(), Scene(image(), mask_with(1, 2)), CPU)
     assert filling.steps is not None
     energies = filling.steps.energies[..., 0].numpy()
     for step, block in ((0, 0), (2, 0), (3, 1), (6, 1)):
-        left, right = masked.descent_figure(filling, step).axes
+        left, right = inpainting.descent_figure(filling, step).axes
         lines = [np.asarray(line.get_xydata()) for line in left.lines]
         np.testing.assert_allclose(lines[0], np.column_stack([range(4), energies[0]]))
         np.testing.assert_allclose(lines[1], np.column_stack([range(3, 7), energies[1]]))
         np.testing.assert_allclose(lines[2], [[step, energies[block, step - 3 * block]]])
-        ratios = masked.ratios_of(filling).numpy()
+        ratios = inpainting.ratios_of(filling).numpy()
         np.testing.assert_allclose(np.asarray(right.lines[0].get_xydata()), np.column_stack([range(7), ratios]))
         np.testing.assert_allclose(np.asarray(right.lines[1].get_xydata()), [[step, ratios[step]]])
 
 
 def test_grey_images_are_drawn_in_three_channels() -> None:
     shape = (1, 12, 20)
-    filling: Inpainted = masked.answer(transformer(shape), Scene(image(shape), mask_with(1, 2)), CPU)
-    drawn = [*masked.question_pictures(filling, GRID).values(), *masked.answer_pictures(filling).values()]
-    drawn += [masked.mean_picture(filling), masked.chosen_picture(filling, GRID)]
-    height, width = drawn_size(image(shape))
+    filling: Inpainted = inpainting.answer(transformer(shape), Scene(image(shape), mask_with(1, 2)), CPU)
+    drawn = [*inpainting.input_pictures(filling, GRID).values(), *inpainting.output_pictures(filling).values()]
+    drawn += [inpainting.mean_picture(filling), inpainting.chosen_picture(filling, GRID)]
+    height, width = inpainting.picture(image(shape)).shape[1:]
     assert all(tuple(picture.shape) == (3, height, width) for picture in drawn)
     assert (height % 12, width % 20) == (0, 0)
     assert 512 <= width < 512 + 20

@@ -1,4 +1,4 @@
-"""Where the page keeps its files; to be said before Gradio is imported, which else makes a folder of its own."""
+"""The temporary folder of a page, which must be set before Gradio is imported."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SCRATCH = "GRADIO_TEMP_DIR"
+FOLDER = "GRADIO_TEMP_DIR"
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder for all that is uploaded or shown, gone after the block."""
-    with tempfile.TemporaryDirectory(prefix="fragrecon-demo-") as folder, environment(SCRATCH, folder):
+def temporary_folder() -> Iterator[Path]:
+    """Create a folder for all uploaded and shown files, and delete it after the block."""
+    with tempfile.TemporaryDirectory(prefix="fragrecon-demo-") as folder, environment(FOLDER, folder):
         yield Path(folder)
 
 
 @contextmanager
 def environment(name: str, value: str) -> Iterator[None]:
-    """A variable that is set for the block."""
+    """Set an environment variable for the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

@@ -1,4 +1,4 @@
-"""What the page of a model that puts puzzles together shows, against the files themselves."""
+"""What the page of a reassembling model shows, against the files themselves."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from fragrecon.clustering.backends import BACKENDS
 from fragrecon.data.photographs import MOST
-from fragrecon.demo import mosaic
-from fragrecon.demo.mosaic import Rebuilt, Table
+from fragrecon.demo.reassembly import Reassembler, Rebuilt, shuffled_picture
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.mosaic import Mosaic
@@ -28,11 +27,11 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @pytest.fixture
-def table() -> Table:
+def reassembler() -> Reassembler:
     torch.manual_seed(0)
     model = Mosaic((3, SIDE, SIDE), (ROWS, COLUMNS), 8, width=16, depth=1, heads=2).eval()
     protocol = ClusteringProtocol(BACKENDS["batched"], 2, 0, 2**24)
-    return Table(model, torch.device("cpu"), SHAPE, (SIDE, SIDE), protocol)
+    return Reassembler(model, torch.device("cpu"), SHAPE, (SIDE, SIDE), protocol)
 
 
 @pytest.fixture
@@ -59,9 +58,9 @@ def cut(path: Path) -> list[bytes]:
     return [image[top : top + SIDE, left : left + SIDE].tobytes() for top, left in corners]
 
 
-def test_all_fragments_are_shuffled_and_again_in_another_order(table: Table, images: list[Path]) -> None:
+def test_all_fragments_are_shuffled_and_again_in_another_order(reassembler: Reassembler, images: list[Path]) -> None:
     sheets = [
-        [tile.tobytes() for tile in tiles(mosaic.shuffled_picture(table.cut(images, shuffle)), 5, 18, SIDE, SIDE, 1)]
+        [tile.tobytes() for tile in tiles(shuffled_picture(reassembler.cut(images, shuffle)), 5, 18, SIDE, SIDE, 1)]
         for shuffle in (0, 1)
     ]
     all_fragments = [fragment for path in images for fragment in cut(path)]
@@ -71,21 +70,25 @@ def test_all_fragments_are_shuffled_and_again_in_another_order(table: Table, ima
     assert sheets[0] != sheets[1]
 
 
-def test_the_model_is_given_what_is_shown_and_puts_each_fragment_somewhere(table: Table, images: list[Path]) -> None:
-    puzzle = table.cut(images, 0)
-    rebuilt = table.solve(puzzle)
+def test_the_model_is_given_what_is_shown_and_puts_each_fragment_somewhere(
+    reassembler: Reassembler, images: list[Path]
+) -> None:
+    puzzle = reassembler.cut(images, 0)
+    rebuilt = reassembler.solve(puzzle)
     np.testing.assert_allclose(puzzle.seen.fragments.numpy(), puzzle.shown.fragments.numpy() / 255, atol=1e-6)
-    assert (rebuilt.k, rebuilt.fragments) == (3, 18)
+    assert (rebuilt.k, rebuilt.placement.cells.shape) == (3, (1, 18))
     places = rebuilt.placement.images[0] * CELLS + rebuilt.placement.cells[0]
     assert sorted(places.tolist()) == list(range(18))
-    again = table.solve(puzzle)
+    again = reassembler.solve(puzzle)
     assert torch.equal(again.placement.cells, rebuilt.placement.cells)
 
 
-def perfect(table: Table, images: list[Path]) -> Rebuilt:
-    puzzle = table.cut(images, 0)
+def perfect(reassembler: Reassembler, images: list[Path]) -> Rebuilt:
+    puzzle = reassembler.cut(images, 0)
     order = torch.tensor([2, 0, 1])  # images are found in no order
-    return Rebuilt(puzzle, Placement(order[puzzle.shown.source_ids], puzzle.shown.positions.clone()), 3, table.grid)
+    return Rebuilt(
+        puzzle, Placement(order[puzzle.shown.source_ids], puzzle.shown.positions.clone()), 3, reassembler.grid
+    )
 
 
 def swapped(rebuilt: Rebuilt, one: int, other: int) -> Rebuilt:
@@ -95,23 +98,25 @@ def swapped(rebuilt: Rebuilt, one: int, other: int) -> Rebuilt:
     return replace(rebuilt, placement=Placement(*places))
 
 
-def test_what_is_put_together_without_a_fault_is_shown_beside_the_truth(table: Table, images: list[Path]) -> None:
-    rebuilt = perfect(table, images)
-    assert mosaic.facts_of(rebuilt) == {"in their place": "18 of 18 fragments", "without a fault": "3 of 3 images"}
-    shown = tiles(mosaic.rebuilt_picture(rebuilt), 4, 6, SHAPE[1], SHAPE[2], 1)
+def test_what_is_put_together_without_a_fault_is_shown_beside_the_truth(
+    reassembler: Reassembler, images: list[Path]
+) -> None:
+    rebuilt = perfect(reassembler, images)
+    assert rebuilt.facts == {"in the right place": "18 of 18 fragments", "perfect": "3 of 3 images"}
+    shown = tiles(rebuilt.picture, 4, 6, SHAPE[1], SHAPE[2], 1)
     for number, path in enumerate(images):
         original = np.asarray(Image.open(path))
         np.testing.assert_array_equal(shown[2 * number], original)
         np.testing.assert_array_equal(shown[2 * number + 1], original)
 
 
-def test_two_fragments_that_changed_places_are_counted_and_framed(table: Table, images: list[Path]) -> None:
-    whole = perfect(table, images)
+def test_two_fragments_that_changed_places_are_counted_and_framed(reassembler: Reassembler, images: list[Path]) -> None:
+    whole = perfect(reassembler, images)
     truth = whole.puzzle.shown
     home = [(int(source), int(cell)) for source, cell in zip(truth.source_ids[0], truth.positions[0], strict=True)]
     rebuilt = swapped(whole, home.index((0, 1)), home.index((2, 5)))
-    assert mosaic.facts_of(rebuilt) == {"in their place": "16 of 18 fragments", "without a fault": "1 of 3 images"}
-    shown = tiles(mosaic.rebuilt_picture(rebuilt), 4, 6, SHAPE[1], SHAPE[2], 1)
+    assert rebuilt.facts == {"in the right place": "16 of 18 fragments", "perfect": "1 of 3 images"}
+    shown = tiles(rebuilt.picture, 4, 6, SHAPE[1], SHAPE[2], 1)
     framed = set()
     for number in range(3):
         for cell in range(CELLS):
@@ -123,15 +128,17 @@ def test_two_fragments_that_changed_places_are_counted_and_framed(table: Table, 
     assert framed == {(0, 1), (2, 5)}
 
 
-def test_one_image_alone_is_a_puzzle_too(table: Table, images: list[Path]) -> None:
-    rebuilt = table.solve(table.cut(images[:1], 0))
-    assert (rebuilt.k, rebuilt.fragments) == (1, CELLS)
-    tiles(mosaic.rebuilt_picture(rebuilt), 2, 2, SHAPE[1], SHAPE[2], 1)
+def test_one_image_alone_is_a_puzzle_too(reassembler: Reassembler, images: list[Path]) -> None:
+    rebuilt = reassembler.solve(reassembler.cut(images[:1], 0))
+    assert (rebuilt.k, rebuilt.placement.cells.shape) == (1, (1, CELLS))
+    tiles(rebuilt.picture, 2, 2, SHAPE[1], SHAPE[2], 1)
 
 
-def test_too_many_images_and_files_that_are_none_are_refused(table: Table, tmp_path: Path, images: list[Path]) -> None:
+def test_too_many_images_and_files_that_are_none_are_refused(
+    reassembler: Reassembler, tmp_path: Path, images: list[Path]
+) -> None:
     with pytest.raises(ConfigError, match=f"more than the {MOST}"):
-        table.cut(images * (MOST // (3 * CELLS) + 1), 0)
+        reassembler.cut(images * (MOST // (3 * CELLS) + 1), 0)
     (tmp_path / "note.png").write_text("no image")
     with pytest.raises(DataError, match="not a readable image"):
-        table.cut([tmp_path / "note.png"], 0)
+        reassembler.cut([tmp_path / "note.png"], 0)
