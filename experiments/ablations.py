@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fragrecon import files
 from fragrecon.errors import ConfigError
-from fragrecon.report.sweep import jobs_of
+from fragrecon.report.leaderboard import jobs_of
 from fragrecon.runs.read import load_run
 
 HERE = Path(__file__).resolve().parent

@@ -232,12 +232,12 @@ def main() -> None:
 
 def close_sweep(folder: Path) -> str | None:
     """Print a sweep's leaderboard; returns the message on failed jobs, if there are any."""
-    from fragrecon.report.sweep import gather
+    from fragrecon.report.sweep_files import update_leaderboard
     from fragrecon.report.terminal import print_leaderboard
     from fragrecon.runs import sweeps
     from fragrecon.runs.write import reason
 
-    print_leaderboard(gather(folder, page=True), folder)
+    print_leaderboard(update_leaderboard(folder, page=True), folder)
     ended = sweeps.ended_since_start(folder)
     failed = [status for status in ended if status["status"] == "failed"]
     if not failed:

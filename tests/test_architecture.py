@@ -53,6 +53,7 @@ WITHOUT_TORCH = (
     "runs.read",
     "runs.sweeps",
     "report.leaderboard",
+    "report.sweep_files",
     "report.terminal",
     "jobs",
     "run",

@@ -19,7 +19,7 @@ from fragrecon.config.parse import parse
 from fragrecon.config.saved import changed
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, typed
-from fragrecon.report.sweep import gather
+from fragrecon.report.sweep_files import update_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import sweep_of
 from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS, Record
@@ -73,7 +73,7 @@ def run_job(
             sys.exit(130)
         finally:
             if sweep := sweep_of(folder):
-                gather(sweep)
+                update_leaderboard(sweep)
 
 
 def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] | None:

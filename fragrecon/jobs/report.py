@@ -7,7 +7,7 @@ from pathlib import Path
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError
 from fragrecon.report import page
-from fragrecon.report.sweep import gather
+from fragrecon.report.sweep_files import update_leaderboard
 from fragrecon.report.terminal import plain_console, print_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import PAGE, Record
@@ -17,7 +17,7 @@ def main(config: Config, record: Record) -> None:
     """Report on ``config.sweep.dir`` or ``config.run``; the files lie where the sweep or the run does."""
     if config.sweep.dir:
         folder = Path(config.sweep.dir)
-        print_leaderboard(gather(folder, page=True), folder)
+        print_leaderboard(update_leaderboard(folder, page=True), folder)
     elif config.run:
         path = Path(config.run) / PAGE
         page.write_run_page(path, load_run(config.run))

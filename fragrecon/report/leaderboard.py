@@ -1,8 +1,7 @@
-"""The leaderboard of a sweep: a row a configuration, over its seeds, compared with the best."""
+"""The leaderboard of a sweep: a row for each configuration, averaged over seeds and compared with the best row."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fragrecon import files
 from fragrecon.config.saved import is_inert
+from fragrecon.errors import FragreconError
 from fragrecon.report import metrics
-from fragrecon.report.metrics import label
-from fragrecon.runs.read import Run
-from fragrecon.runs.write import reason
+from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.sweeps import by_key
+from fragrecon.runs.write import CONFIG, STATUS, Record, reason
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Scores, Summary
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a sweep as it lies on disk.
+    """A job of a sweep, as found on disk.
 
     Attributes:
-        name: of its folder.
-        overrides: by key, as on the command line.
-        status: as last noted.
-        run: None where the job's config was refused.
+        name: name of its folder.
+        overrides: values given on the command line, by key.
+        status: content of ``status.json``.
+        run: its run; None if its config was refused or its files cannot be read.
     """
 
     name: str
@@ -39,38 +38,23 @@ class Job:
     run: Run | None
 
     @property
-    def seed(self) -> int:
-        """Zero where the job's config was refused, which may be for its seed."""
-        return self.run.config.seed if self.run else 0
-
-    @property
-    def is_done(self) -> bool:
-        return self.status.get("status") == "done" and self.run is not None
-
-    @property
-    def is_scored(self) -> bool:
-        return self.is_done and self.run is not None and (self.run.folder / "metrics.json").is_file()
+    def finished(self) -> Run | None:
+        """The run, if it has finished."""
+        return self.run if self.status.get("status") == "done" else None
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation (n - 1) over n seeds; of a single one there is no deviation."""
+    """Mean and standard deviation (n - 1) over n seeds; a single seed has no standard deviation."""
 
     mean: float
     std: float | None
     n: int
 
-    def __str__(self) -> str:
-        return self.text("")
-
-    def text(self, metric: str) -> str:
-        """Written as values of the metric are."""
-        return metrics.around(metric, self.mean, self.std)
-
 
 @dataclass(frozen=True)
 class Failure:
-    """The folder of a job that failed, and the first line of why."""
+    """The folder of a job that failed, and the first line of its error."""
 
     job: str
     error: str
@@ -81,18 +65,17 @@ class Row:
     """A configuration.
 
     Attributes:
-        values: of the swept parameters.
+        values: values of the swept parameters.
         jobs: folders of its finished jobs.
-        seeds: of these.
-        selection: the validation figure that selects checkpoints, at the selected one.
-        scores: of the test puzzles, by metric.
-        difference: of these scores to those of the best row that has them too, on the same puzzles, each puzzle's
-            averaged over the seeds that both have; the interval is over puzzles. Without those of which the puzzles, or
-            what is hidden of them, are others.
-        parameters: of the model.
-        seconds: of training and evaluation, on average.
-        failures: of its jobs.
-        unfinished: folders of jobs that are under way or were killed.
+        seeds: seeds of these jobs.
+        selection: the selection metric of the selected checkpoints.
+        scores: test scores by metric.
+        difference: paired differences from the best row with that score, averaged over the seeds that both rows have;
+            the interval is over puzzles. A metric is missing if the test puzzles or the hidden patches differ.
+        parameters: number of parameters of the model.
+        seconds: mean duration of training and evaluation.
+        failures: its failed jobs.
+        unfinished: folders of jobs that are running or were killed.
     """
 
     values: dict[str, str]
@@ -112,13 +95,13 @@ class Leaderboard:
     """All configurations of a sweep, best first.
 
     Attributes:
-        name: of the sweep.
-        parameters: that differ between its jobs.
-        rows: by validation, so that the best is not chosen on test puzzles; by the test score only where there was no
-            validation, or none that compares. Those without a finished job come last.
-        monitor: name of the validation figure that orders the rows; empty where the test score does.
-        baselines: test scores by method and metric, of the puzzles of the best row that has them.
-        samples: what scores are means over: puzzles, or images where each is a puzzle of its own.
+        name: name of the sweep.
+        parameters: keys that differ between its jobs.
+        rows: ordered by validation score, so that nothing is selected on test puzzles; by test score only if the
+            validation scores are missing or not comparable. Rows without a finished job come last.
+        monitor: the validation metric that orders the rows; empty if the test score does.
+        baselines: test scores by method and metric, on the puzzles of the best row with that score.
+        samples: what scores are averaged over: ``puzzles`` or ``images``.
     """
 
     name: str
@@ -130,52 +113,83 @@ class Leaderboard:
 
     @property
     def metrics(self) -> list[str]:
-        """All that any row has a score by, in the order that people see them."""
+        """The metrics of all rows, in display order."""
         return metrics.ordered(name for row in self.rows for name in row.scores)
 
     @property
     def compared(self) -> list[str]:
-        """The metrics whose differences people are shown."""
+        """The metrics whose differences are shown."""
         return metrics.compared(self.metrics)
 
     def leader(self, metric: str) -> Row | None:
-        """The best row that has a score by a metric."""
+        """The best row with a score by a metric."""
         return next((row for row in self.rows if metric in row.scores), None)
 
 
+def jobs_of(folder: Path) -> list[Job]:
+    """The jobs of a sweep that have started, by name."""
+    started = {path.parent for name in (STATUS, CONFIG) for path in folder.glob(f"*/{name}")}
+    return [_job(path) for path in sorted(started)]
+
+
+def _job(folder: Path) -> Job:
+    """Read a job; one whose files cannot be read counts as failed."""
+    given: dict[str, str] = {}
+    try:
+        record = Record(folder, writes=False)
+        given = by_key(record.overrides)
+        run = load_run(folder) if (folder / CONFIG).is_file() else None  # a refused job has no config
+        job = Job(folder.name, given, record.status, run)
+        leaderboard("", [job])
+        if job.finished and job.finished.is_scored:
+            _ = job.finished.scores
+    except Exception as error:  # damaged files of one job must not hide the others
+        text = str(error) if isinstance(error, FragreconError) else f"its files cannot be read: {error!r}"
+        return Job(folder.name, given, {"status": "failed", "error": text}, None)
+    return job
+
+
 def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
-    """Gather the jobs of a sweep."""
+    """Make the leaderboard of a sweep.
+
+    Args:
+        name: name of the sweep.
+        jobs: its jobs.
+
+    Returns:
+        The leaderboard.
+    """
     parameters = swept(jobs)
     groups: dict[tuple[str, ...], list[Job]] = {}
-    for job in sorted(jobs, key=lambda job: (job.seed, job.name)):
+    for job in sorted(jobs, key=lambda job: (job.run.config.seed if job.run else 0, job.name)):
         groups.setdefault(tuple(value_of(job, key) for key in parameters), []).append(job)
-    done = {key: [job for job in group if job.is_done] for key, group in groups.items()}
-    scored = {key: [job for job in group if job.is_scored] for key, group in done.items()}
-    selected = {key: spread([best_validation(_run(job)) for job in group]) for key, group in done.items()}
-    tested = {key: _test_scores(group) for key, group in scored.items()}
+    done = {key: [run for job in group if (run := job.finished)] for key, group in groups.items()}
+    scored = {key: [run for run in runs if run.is_scored] for key, runs in done.items()}
+    selected = {key: spread([best_validation(run) for run in runs]) for key, runs in done.items()}
+    tested = {key: _test_scores(runs) for key, runs in scored.items()}
     finished = [key for key in groups if done[key]]
-    yardsticks = {_yardstick(_run(job)) for key in finished for job in done[key]}
-    by_validation = len(yardsticks) == 1 and all(selected[key] is not None for key in finished)
-    monitor, mode, _ = yardsticks.pop() if by_validation else ("", "", "")
+    criteria = {_criterion(run) for key in finished for run in done[key]}
+    by_validation = len(criteria) == 1 and all(selected[key] is not None for key in finished)
+    monitor, mode, _ = criteria.pop() if by_validation else ("", "", "")
     compared = metrics.compared(name for key in finished for name in tested[key])
 
     def place(key: tuple[str, ...]) -> list[float]:
         if by_validation:
-            return [_rank(selected[key], falling=mode == "min")]
-        return [_rank(tested[key].get(name), falling=metrics.measure(name).lower_is_better) for name in compared]
+            return [_rank(selected[key], lower_is_better=mode == "min")]
+        return [_rank(tested[key].get(name), metrics.measure(name).lower_is_better) for name in compared]
 
     finished = sorted(finished, key=place)
     leaders = {name: scored[key] for key in reversed(finished) for name in tested[key]}
     rows = [
         Row(
             values=dict(zip(parameters, key, strict=True)),
-            jobs=[job.name for job in done[key]],
-            seeds=[job.seed for job in done[key]],
+            jobs=[run.folder.name for run in done[key]],
+            seeds=[run.config.seed for run in done[key]],
             selection=selected[key],
             scores=tested[key],
             difference=_differences(scored[key], leaders),
-            parameters=_run(scored[key][0]).metrics["model"]["parameters"] if scored[key] else None,
-            seconds=float(np.mean([_seconds(job) for job in scored[key]])) if scored[key] else None,
+            parameters=scored[key][0].metrics["model"]["parameters"] if scored[key] else None,
+            seconds=float(np.mean([_seconds(run) for run in scored[key]])) if scored[key] else None,
             failures=[
                 Failure(job.name, reason(job.status)) for job in groups[key] if job.status.get("status") == "failed"
             ],
@@ -184,18 +198,18 @@ def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
         for key in [*finished, *(key for key in groups if not done[key])]
     ]
     best = next((scored[key] for key in finished if scored[key]), [])
-    samples = metrics.samples(_run(best[0]).metrics["protocol"]) if best else "puzzles"
+    samples = metrics.samples(best[0].metrics["protocol"]) if best else "puzzles"
     return Leaderboard(name, parameters, rows, monitor, _baselines(leaders), samples)
 
 
 def swept(jobs: Sequence[Job]) -> list[str]:
-    """The keys, but for the seed and what has no part in the scores, that differ between jobs."""
+    """The keys whose values differ between jobs, without the seed and keys that cannot change scores."""
     keys = dict.fromkeys(key for job in jobs for key in job.overrides if key != "seed" and not is_inert(key))
     return [key for key in keys if len({value_of(job, key) for job in jobs}) > 1]
 
 
 def value_of(job: Job, key: str) -> str:
-    """A key's value in a job: as it was given, or else what it was by default."""
+    """The value of a key in a job: the override, or else the default."""
     if key in job.overrides:
         return job.overrides[key]
     if job.run is None:
@@ -209,79 +223,69 @@ def value_of(job: Job, key: str) -> str:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Of values by seed; None where there are none, or one is not known."""
+    """Mean and standard deviation of one value for each seed; None if there is no value, or one is unknown."""
     if not values or any(value is None for value in values):
         return None
     numbers = np.array(values, dtype=np.float64)
     return Spread(float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None, len(numbers))
 
 
-def _run(job: Job) -> Run:
-    assert job.run is not None
-    return job.run
-
-
 def best_validation(run: Run) -> float | None:
-    """The figure that selects a run's checkpoint, at the selected one; None where there was no validation."""
+    """The selection metric of the selected checkpoint; None if there was no validation."""
     selection = run.config.selection
     values = [row[selection.monitor] for row in run.epochs if selection.monitor in row]
     return {"max": max, "min": min}[selection.mode](values) if values else None
 
 
-def _yardstick(run: Run) -> tuple[str, str, str]:
-    """What has to be the same for figures of validation to compare: a loss says nothing of models with another one."""
-    selection, objective = run.config.selection, run.config.objective
-    return (
-        selection.monitor,
-        selection.mode,
-        repr(objective) if metrics.measure(selection.monitor).lower_is_better else "",
-    )
+def _criterion(run: Run) -> tuple[str, str, str]:
+    """What must be equal for validation scores to be comparable; losses of different objectives are not."""
+    selection = run.config.selection
+    objective = repr(run.config.objective) if metrics.measure(selection.monitor).lower_is_better else ""
+    return selection.monitor, selection.mode, objective
 
 
-def _rank(found: Spread | None, falling: bool) -> float:
-    """What rows are sorted by; what is not known comes last."""
-    return np.inf if found is None else found.mean if falling else -found.mean
+def _rank(found: Spread | None, lower_is_better: bool) -> float:
+    """Sort key of rows; unknown scores come last."""
+    return np.inf if found is None else found.mean if lower_is_better else -found.mean
 
 
-def _baselines(leaders: Mapping[str, Sequence[Job]]) -> dict[str, dict[str, Summary]]:
-    """Scores by method and metric, each of a run that leads by it."""
+def _baselines(leaders: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Summary]]:
+    """Scores by method and metric, each from a run that leads by the metric."""
     found: dict[str, dict[str, Summary]] = {}
-    for metric, jobs in leaders.items():
-        for method, scores in metrics.scores_of(_run(jobs[0]).metrics).items():
+    for metric, runs in leaders.items():
+        for method, scores in metrics.scores_of(runs[0].metrics).items():
             if method != "model" and metric in scores:
                 found.setdefault(method, {})[metric] = scores[metric]
     return found
 
 
-def _test_scores(jobs: Sequence[Job]) -> dict[str, Spread]:
-    found = [metrics.scores_of(_run(job).metrics)["model"] for job in jobs]
+def _test_scores(runs: Sequence[Run]) -> dict[str, Spread]:
+    found = [metrics.scores_of(run.metrics)["model"] for run in runs]
     names = [name for name in (found[0] if found else {}) if all(name in scores for scores in found)]
     spreads = {name: spread([scores[name]["mean"] for scores in found]) for name in names}
     return {name: value for name, value in spreads.items() if value is not None}
 
 
-def _differences(jobs: Sequence[Job], leaders: Mapping[str, Sequence[Job]]) -> dict[str, Summary]:
-    """Paired differences of a configuration's jobs to those of the leading one, by metric."""
+def _differences(runs: Sequence[Run], leaders: Mapping[str, Sequence[Run]]) -> dict[str, Summary]:
+    """Paired differences of a configuration's runs from those of the leading configuration, by metric."""
     from fragrecon.evaluation.statistics import paired
 
     found: dict[str, Summary] = {}
-    for best in {id(best): best for best in leaders.values() if best is not jobs}.values():
-        common = {job.seed for job in jobs} & {job.seed for job in best}
-        own, other = (_by_puzzle([job for job in group if job.seed in common or not common]) for group in (jobs, best))
+    for best in {id(best): best for best in leaders.values() if best is not runs}.values():
+        common = {run.config.seed for run in runs} & {run.config.seed for run in best}
+        own, other = (
+            _by_puzzle([run for run in group if run.config.seed in common or not common]) for group in (runs, best)
+        )
         for name, scores in own.items():
-            if leaders.get(name) is best and name in other and _puzzles(jobs[0], name) == _puzzles(best[0], name):
+            if leaders.get(name) is best and name in other and _puzzles(runs[0], name) == _puzzles(best[0], name):
                 found[name] = paired(scores, other[name])
     return found
 
 
-def _puzzles(job: Job, metric: str) -> tuple[Any, ...]:
-    """What decides which images are in which test puzzle and, for a metric of what is filled in, what is hidden.
-
-    Classifiers answer for all test images.
-    """
-    run = _run(job)
+def _puzzles(run: Run, metric: str) -> tuple[Any, ...]:
+    """What must be equal for the scores of two runs to be paired: the test images, the puzzles, the hidden patches."""
     protocol, data = run.metrics["protocol"], run.metrics["data"]
-    if metrics.family(metric) is metrics.PROBES:
+    if metrics.family(metric) is metrics.PROBES:  # classifiers are scored on all test images
         return data["name"], data["source"]
     puzzles = protocol["puzzles"], protocol["images_per_puzzle"], protocol["seed"], data["name"], data["source"]
     if metrics.family(metric) is not metrics.MASKED:
@@ -289,44 +293,25 @@ def _puzzles(job: Job, metric: str) -> tuple[Any, ...]:
     return *puzzles, protocol["mask_ratio"], protocol["fragment_shape"], run.config.model.get("patch")
 
 
-def _by_puzzle(jobs: Sequence[Job]) -> dict[str, Scores]:
-    """Scores (puzzles,) of the model by metric, averaged over jobs."""
-    found = [_run(job).scores for job in jobs]
+def _by_puzzle(runs: Sequence[Run]) -> dict[str, Scores]:
+    """Scores (puzzles,) of the model by metric, averaged over runs."""
+    found = [run.scores for run in runs]
     prefix = "model/"
-    first = found[0] if found else {}
-    names = [name for name in first if name.startswith(prefix) and all(name in scores for scores in found)]
-    return {name.removeprefix(prefix): np.mean([scores[name] for scores in found], axis=0) for name in names}
+    names = [name for name in (found[0] if found else {}) if all(name in scores for scores in found)]
+    return {
+        name.removeprefix(prefix): np.mean([scores[name] for scores in found], axis=0)
+        for name in names
+        if name.startswith(prefix)
+    }
 
 
-def _seconds(job: Job) -> float:
-    seconds: dict[str, float] = _run(job).metrics["seconds"]
+def _seconds(run: Run) -> float:
+    seconds: dict[str, float] = run.metrics["seconds"]
     return sum(value for name, value in seconds.items() if name != "data")
 
 
-def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table that people are shown."""
-    shown = [name for name in board.metrics if name in metrics.SHOWN]
-    header = ["", *board.parameters, "seeds", "validation", *map(metrics.title, shown)]
-    header += [*(f"{metrics.name(name)} - best" for name in board.compared), "parameters", "time"]
-    table = []
-    for rank, row in enumerate(board.rows, 1):
-        line = [str(rank) if row.jobs else "", *map(short, row.values.values()), str(len(row.seeds))]
-        line += [
-            str(row.selection or ""),
-            *(row.scores[name].text(name) if name in row.scores else "" for name in shown),
-        ]
-        line += [metrics.summed(name, row.difference.get(name), "+") for name in board.compared]
-        line += [f"{row.parameters:,}" if row.parameters else ""]
-        table.append([*line, duration(row.seconds) if row.seconds is not None else ""])
-    for method, found in board.baselines.items():
-        line = [label(method), *[""] * len(board.parameters), "", ""]
-        line += [metrics.summed(name, found.get(name)) for name in shown]
-        table.append([*line, *[""] * (len(header) - len(line))])
-    return header, table
-
-
 def short(value: str) -> str:
-    """A swept value as people are shown it: numbers with four digits."""
+    """Shorten a swept value for display: numbers to four significant digits."""
     try:
         return value if value.lstrip("-").isdigit() else f"{float(value):.4g}"
     except ValueError:
@@ -339,51 +324,16 @@ def duration(seconds: float) -> str:
 
 
 def caption(board: Leaderboard) -> str:
-    """What the figures of `cells` mean."""
-    by_test = f"ordered by the {metrics.name(board.compared[0])}" if board.compared else "in no order"
+    """Explain the scores of a leaderboard."""
+    by_test = f"ordered by {metrics.name(board.compared[0])}" if board.compared else "not ordered"
     order = f"ordered by {board.monitor} on validation {board.samples}" if board.monitor else by_test
     return (
-        f"Test scores, mean ± standard deviation over seeds; {order}. Differences are to the best row that has the "
-        f"score, where both saw the same {board.samples}: paired, ± half their 95% interval, as baselines have it too."
+        f"Test scores: mean ± standard deviation over seeds, {order}. Differences from the best row are paired over "
+        f"{board.samples}, if both rows have the same; these and the baselines with ± half their 95% interval."
     )
 
 
 def troubles(board: Leaderboard) -> list[str]:
-    """A line for each job that failed or has not finished."""
+    """One line for each job that failed or has not finished."""
     failed = [f"{found.job} failed: {found.error}" for row in board.rows for found in row.failures]
     return failed + [f"{job} has not finished" for row in board.rows for job in row.unfinished]
-
-
-def write(board: Leaderboard, folder: Path) -> None:
-    """Write ``leaderboard.csv`` and ``leaderboard.md``."""
-    files.write_csv(folder / "leaderboard.csv", [_flat(rank, row) for rank, row in enumerate(board.rows, 1)])
-    files.write_text(folder / "leaderboard.md", markdown(board))
-
-
-def _flat(rank: int, row: Row) -> dict[str, Any]:
-    """A row with a column a number."""
-    flat: dict[str, Any] = {"rank": rank if row.jobs else "", **row.values}
-    flat |= {"seeds": " ".join(map(str, row.seeds)), "parameters": row.parameters, "seconds": row.seconds}
-    if row.selection:
-        flat |= {"validation": row.selection.mean, "validation_std": row.selection.std}
-    for name, found in row.scores.items():
-        flat |= {name: found.mean, f"{name}_std": found.std}
-    for name, minus in row.difference.items():
-        low, high = minus["ci95"] or (None, None)
-        flat |= {f"{name}_minus_best": minus["mean"], f"{name}_minus_best_low": low, f"{name}_minus_best_high": high}
-    flat |= {"jobs": " ".join(row.jobs), "unfinished": " ".join(row.unfinished)}
-    return flat | {"failures": "; ".join(f"{found.job}: {found.error}" for found in row.failures)}
-
-
-def markdown(board: Leaderboard) -> str:
-    header, table = cells(board)
-    numbers = 1 + len(board.parameters)
-    rules = ["---" if column < numbers else "---:" for column in range(len(header))]
-    lines = ["| " + " | ".join(map(_inline, line)) + " |" for line in (header, rules, *table)]
-    notes = [f"- {_inline(line)}" for line in troubles(board)]
-    return "\n".join([f"# {_inline(board.name)}", "", *lines, "", caption(board), "", *notes]).rstrip() + "\n"
-
-
-def _inline(text: str) -> str:
-    """Text that stays on its line and in its cell of Markdown, and is no markup."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

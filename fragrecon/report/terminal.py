@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fragrecon.report import metrics
+from fragrecon.report import metrics, tables
 from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, troubles
 from fragrecon.report.metrics import label
 from fragrecon.runs.write import PAGE
@@ -186,10 +186,9 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
         figures = [
             f"{row.selection.mean:.4f}" if row.selection else "",
             metrics.text(beside, row.scores[beside].mean) if beside in row.scores else "",
-            row.scores[compared].text(compared) if compared in row.scores else "",
-            metrics.summed(compared, row.difference.get(compared), "+"),
+            str(tables.spread(row.scores.get(compared), compared)),
+            str(tables.summed(row.difference.get(compared), compared, "+")),
         ]
-        figures = [text.replace("± 0.", "±.") for text in figures]  # to fit into 80 columns
         rank = str(number) if row.jobs else "-"
         table.add_row(
             rank, *map(short, row.values.values()), str(len(row.seeds)), *figures, style="bold" if number == 1 else ""
@@ -236,4 +235,4 @@ def _scored(scores: Mapping[str, Scores], metric: str) -> str:
 
 
 def _cell(metric: str, found: Summary, sign: str = "") -> str:
-    return metrics.summed(metric, found, sign).replace("± ", "±").replace("±0.", "±.")
+    return str(tables.summed(found, metric, sign))

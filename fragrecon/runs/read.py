@@ -71,6 +71,11 @@ class Run(RunFolder):
         return read_json(path, "scores")
 
     @property
+    def is_scored(self) -> bool:
+        """Whether the run has been scored on the test split."""
+        return (self.folder / METRICS_FILE).is_file()
+
+    @property
     def model_name(self) -> str:
         """The model's name on the command line, such as ``conv``."""
         return model_name(self.config.model)

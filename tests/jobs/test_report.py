@@ -12,7 +12,7 @@ import pytest
 from fragrecon.errors import ConfigError, RunError
 from fragrecon.report import leaderboard
 from fragrecon.report.metrics import label
-from fragrecon.report.sweep import gather
+from fragrecon.report.sweep_files import update_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import begin
 from fragrecon.runs.write import PAGE
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         job(folder / str(size), cache, *LINE, f"model.latent_dim={size}")
     with pytest.raises(ConfigError):
         job(folder / "bad", cache, *LINE, "model.latent_dim=-1")
-    gather(folder, page=True)
+    update_leaderboard(folder, page=True)
     return folder
 
 
@@ -157,7 +157,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_job_is_told_of_and_the_others_stand(sweep: Path, damage: str) -> None:
     DAMAGES[damage](sweep / "16")
     before = fingerprint(sweep / "16")
-    board = gather(sweep, page=True)
+    board = update_leaderboard(sweep, page=True)
     whole, *rest = table(sweep)
     assert (whole["rank"], whole["jobs"]) == ("1", "8")
     assert {row["rank"] for row in rest} == {""}
@@ -171,7 +171,7 @@ def test_a_damaged_job_is_told_of_and_the_others_stand(sweep: Path, damage: str)
 
 def test_damaged_examples_leave_the_figures_and_the_page(made: Path, sweep: Path) -> None:
     cut("examples.npz")(sweep / "16")
-    gather(sweep, page=True)
+    update_leaderboard(sweep, page=True)
     assert table(sweep) == table(made)
     assert "</html>" in (sweep / PAGE).read_text()
 

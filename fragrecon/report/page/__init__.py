@@ -1,4 +1,4 @@
-"""``report.html``: a run or a sweep on one page that opens anywhere, as it needs no other file and no network."""
+"""``report.html``: a run or a sweep on one page, in a single file that needs no network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fragrecon.runs.read import Run
 
 
 def write_sweep_page(path: Path, board: Leaderboard, runs: Mapping[str, Run]) -> None:
-    """Write the page of a sweep: its leaderboard, curves against what was swept, and what was made of puzzles.
+    """Write the page of a sweep: its leaderboard, scores against the swept parameters, and example puzzles.
 
     Args:
-        path: of the page; runs that have a page of their own are linked relative to it.
-        board: of the sweep.
-        runs: that it is made of, by the name of their folder.
+        path: file to write; links to the pages of runs are relative to it.
+        board: leaderboard of the sweep.
+        runs: runs of the sweep, by the name of their folder.
     """
     from fragrecon.report.page import content, document
 
@@ -24,7 +24,12 @@ def write_sweep_page(path: Path, board: Leaderboard, runs: Mapping[str, Run]) ->
 
 
 def write_run_page(path: Path, run: Run) -> None:
-    """Write the page of a run in any state: what there is of scores, curves, puzzles and figures, and its config."""
+    """Write the page of a run: its scores, curves, puzzles and figures, as far as they exist, and its config.
+
+    Args:
+        path: file to write.
+        run: a run in any state.
+    """
     from fragrecon.report.page import content, document
 
     files.write_text(path, document.render("run.html", content.of_run(run)))

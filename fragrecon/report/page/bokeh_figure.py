@@ -1,6 +1,6 @@
-"""Figures of the page, drawn by Bokeh.
+"""Interactive figures of the page, drawn by Bokeh.
 
-A figure is made with the points of its first score. The page gives it those of the score that is chosen.
+A figure is drawn with the points of its first metric; ``curves.js`` replaces them by those of the selected metric.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from bokeh.models.annotations import Legend, LegendItem
 from bokeh.models.renderers import DataRenderer, GlyphRenderer
 from bokeh.plotting import figure
 
-from fragrecon.report.page.tables import number
+from fragrecon.report.tables import number
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8B5A2B")
-"""Those of Okabe and Ito, but for yellow, which is faint on white."""
+"""The palette of Okabe and Ito, without yellow, which is faint on white."""
 
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "plus", "star")
 FONT = "system-ui, sans-serif"
 
 LOGARITHMIC = 8
-"""Numbers that span this factor lie on a logarithmic axis."""
+"""Numbers whose range is at least this factor have a logarithmic axis."""
 
 TICKS = 12
-"""Up to so many numbers are all named on their axis."""
+"""Maximum number of values that all get a tick."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A score at a place of the x axis.
+    """A score at a position of the x axis.
 
     Attributes:
-        x: a number, or a category and how far beside it.
-        mean: of the score.
-        low: the lower end of its error bar; the mean itself where there is none.
-        high: the upper end.
-        name: of what was scored.
-        text: the score and what its bar is.
+        x: a number, or a category and an offset from it.
+        mean: mean of the score.
+        low: lower end of its error bar; the mean if there is none.
+        high: upper end of its error bar.
+        name: name of the configuration.
+        text: the score and its interval, as text.
     """
 
     x: float | tuple[str, float]
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """Points by score; ``is_reference`` makes it a dashed one without marks."""
+    """Points by metric; a reference is drawn dashed and without markers."""
 
     name: str
     points: Mapping[str, Sequence[Point]]
@@ -62,12 +62,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """What is on the x axis.
+    """The x axis.
 
     Attributes:
-        title: of the axis.
-        values: in their order.
-        numbers: of the values; None where they are categories.
+        title: title of the axis.
+        values: values in order.
+        numbers: the values as numbers; None if they are categories.
     """
 
     title: str
@@ -80,32 +80,35 @@ class Axis:
         return min(found) > 0 and max(found) >= LOGARITHMIC * min(found)
 
     def place(self, value: str, line: int, lines: int) -> float | tuple[str, float]:
-        """Where a value lies; categories have a place of their own for each line, so that bars do not cover others."""
+        """Position of a value; in a category, lines lie side by side, so that error bars do not overlap."""
         return (value, 0.6 * ((line + 0.5) / lines - 0.5)) if self.numbers is None else self.numbers[value]
 
     @classmethod
     def of(cls, title: str, found: Iterable[str]) -> Axis:
-        """The axis of all that was found."""
+        """The axis of the given values."""
         values = in_order(found)
         numbers = {value: known for value in values if (known := number(value)) is not None}
         return cls(title, values, numbers if len(numbers) == len(values) else None)
 
 
 def in_order(found: Iterable[str]) -> list[str]:
-    """Distinct values: by size if all are numbers, else by name."""
+    """Sort distinct values: by number if all are numbers, else by name."""
     values = sorted(set(found))
     numbers = {value: known for value in values if (known := number(value)) is not None}
     return sorted(values, key=numbers.__getitem__) if len(numbers) == len(values) else values
 
 
 def draw(axis: Axis, lines: Sequence[Line], title: str, connected: bool) -> dict[str, Any]:
-    """A figure as the page embeds it, and the points of its lines by score.
+    """Draw a figure.
 
     Args:
-        axis: of x.
-        lines: to draw, all with the same scores.
-        title: of the legend.
-        connected: whether points of a line are.
+        axis: x axis.
+        lines: lines to draw, all with the same metrics.
+        title: title of the legend.
+        connected: whether the points of a line are connected.
+
+    Returns:
+        The figure as the page embeds it, and the points of its lines by metric.
     """
     columns = {metric: [_columns(line.points[metric]) for line in lines] for metric in lines[0].points}
     first = next(iter(columns.values()))
@@ -144,7 +147,7 @@ def _dashes(plot: figure, source: ColumnDataSource) -> list[GlyphRenderer[Any]]:
 
 
 def _marks(plot: figure, source: ColumnDataSource, place: int, connected: bool) -> list[GlyphRenderer[Any]]:
-    """Error bars, a line where points are connected, and the marks themselves, last."""
+    """Error bars, a line if points are connected, and the markers, last."""
     style: dict[str, Any] = {"source": source, "color": COLOURS[place % len(COLOURS)]}
     drawn: list[GlyphRenderer[Any]] = [
         plot.segment("x", "low", "x", "high", line_width=1.5, **style),

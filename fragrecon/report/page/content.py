@@ -1,27 +1,30 @@
-"""What stands on a page, gathered from a sweep or a run."""
+"""The values that the templates of a page show, gathered from a sweep or a run."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from omegaconf import OmegaConf
 
 from fragrecon.errors import RunError
-from fragrecon.report import metrics
+from fragrecon.report import metrics, tables
 from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, troubles
 from fragrecon.report.metrics import Family
-from fragrecon.report.page import curves, saved_figures, tables, viewer
-from fragrecon.report.page.tables import PageTable
+from fragrecon.report.page import curves, saved_figures, viewer
+from fragrecon.report.tables import ScoreTable
 from fragrecon.runs.read import Run
+from fragrecon.runs.write import PAGE
 
 MOST = 4
-"""Configurations of a sweep whose masked images are shown."""
+"""Number of configurations of a sweep whose masked images are shown."""
 
 
 def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[str, Any]:
-    """Values of ``sweep.html``; ``folder`` is where its links start from."""
+    """Values of ``sweep.html``; links are relative to ``folder``."""
     jobs = [
         (rank, row, seed, job)
         for rank, row in enumerate(board.rows, 1)
@@ -34,10 +37,12 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
         for rank, row, seed, job in jobs
     }
     first = {row.jobs[0] for row in board.rows if row.jobs}
+    pages = {job: page for job, run in runs.items() if (page := run.folder / PAGE).is_file()}
+    links = {job: quote(os.path.relpath(page, folder)) for job, page in pages.items()}
     return {
         "title": board.name,
         "board": board,
-        "table": tables.of_sweep(board, runs, folder),
+        "table": tables.of_sweep(board, links),
         "caption": caption(board),
         "troubles": troubles(board),
         "curves": curves.of_sweep(board, runs),
@@ -73,19 +78,19 @@ def of_run(run: Run) -> dict[str, Any]:
 
 
 def _puzzles(runs: Mapping[str, Run]) -> dict[str, Any] | None:
-    """Of the runs that put fragments into groups, if any does."""
+    """The example puzzles of runs that cluster fragments; None if no run does."""
     clustered = {name: run for name, run in runs.items() if run.config.evaluation.clustering}
     return viewer.gallery(clustered) if clustered else None
 
 
 def _tables(run: Run) -> list[dict[str, Any]]:
-    """A table for each family of scores that the run has, with its name and what it says."""
+    """A table for each family of metrics that the run has scores by, with a name and a note."""
     made = [(family, tables.of_run(run, family)) for family in metrics.FAMILIES]
     return [{"name": family.name, "table": table, "note": _note(run, family, table)} for family, table in made if table]
 
 
-def _note(run: Run, family: Family, table: PageTable) -> str:
-    """What the figures of a run's table mean."""
+def _note(run: Run, family: Family, table: ScoreTable) -> str:
+    """Explain a table of a run's scores."""
     protocol = run.metrics["protocol"]
     over = f"Mean over {protocol['puzzles']} test {metrics.samples(protocol)}"
     if metrics.samples(protocol) == "puzzles":
@@ -96,8 +101,8 @@ def _note(run: Run, family: Family, table: PageTable) -> str:
         over = f"Mean over all {run.metrics['data']['images']} test images (embedding: {protocol['probe_embedding']})"
     interval = f"{over}, ± half its 95% interval." if family is not metrics.GENERATION else ""
     below = (
-        "Below a baseline's score, the model's less it, paired: green where the model is better by more than the "
-        "interval, red where it is worse."
+        "Below each baseline's score is the paired difference of the model from it: green if the model is better, red "
+        "if it is worse, grey if the interval contains zero."
     )
     parts = interval, family.note, below * (len(table.columns) > 2)
     return " ".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""Curves of the page: scores against what was swept, and over the epochs of a training."""
+"""Curves of the page: scores against the swept parameters, and metrics over the epochs of a training."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from fragrecon.report.metrics import label
 from fragrecon.report.page import bokeh_figure
 from fragrecon.report.page.bokeh_figure import Axis, Line, Point
 from fragrecon.runs.read import Run
-from fragrecon.runs.write import METRICS_FILE
 
 VALIDATION = "validation"
 
 FIRST = ("loss", "mean_clustering_score")
-"""What is noted after each epoch and shown before the rest."""
+"""Metrics of an epoch that are shown first."""
 
 
 def of_sweep(board: Leaderboard, runs: Mapping[str, Run]) -> dict[str, Any]:
-    """A figure for each swept parameter, those of numbers first, with a line for each setting of the others."""
+    """A figure for each swept parameter, numbers first, with a line for each combination of the other parameters."""
     rows = [row for row in board.rows if row.scores]
     shown = {name: metrics.title(name) for name in board.metrics}
     if any(row.selection for row in rows):
@@ -29,7 +28,7 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run]) -> dict[str, Any]:
     swept = [key for key in board.parameters if len({row.values[key] for row in rows}) > 1]
     axes = sorted((Axis.of(key, [row.values[key] for row in rows]) for key in swept), key=lambda axis: not axis.numbers)
     drawn = [_against(axis, swept, rows, shown, runs) for axis in axes]
-    bars = dict.fromkeys(what for row in rows if (what := _bars(row, runs)))
+    bars = dict.fromkeys(text for row in rows if (text := _bars(row, runs)))
     return {
         "metrics": shown,
         "figures": drawn,
@@ -38,8 +37,8 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def of_run(run: Run) -> dict[str, Any]:
-    """A figure of what was noted after each epoch, with a line for training and one for validation."""
-    columns: dict[str, dict[str, str]] = {}  # by score and line, what its column is called
+    """A figure of the metrics after each epoch, with a line for training and one for validation."""
+    columns: dict[str, dict[str, str]] = {}  # the name of the column, by metric and line
     for name in dict.fromkeys(name for row in run.epochs for name in row):
         for prefix, part in (("train/", "training"), ("val/", "validation"), ("val_", "validation")):
             if name.startswith(prefix):
@@ -73,7 +72,7 @@ def _against(
     groups = {name: groups[name] for name in bokeh_figure.in_order(groups)}
     connected = axis.numbers is not None
     if len(groups) > 1 and all(len(group) == 1 for group in groups.values()):
-        # No two settings differ in this parameter alone, as in a random search: there is nothing to connect.
+        # No two configurations differ in this parameter only, as in a random search: no points are connected.
         groups, others, connected = {"": rows}, [], False
 
     def points(metric: str, group: Sequence[Row], place: int) -> list[Point]:
@@ -99,12 +98,12 @@ def _point(
         return None
     name = ", ".join(f"{key}={row.values[key]}" for key in swept)
     if found.std is not None:
-        text = f"{found.text(metric)} over {found.n} seeds"
+        text = f"{metrics.around(metric, found.mean, found.std)} over {found.n} seeds"
         return Point(x, found.mean, found.mean - found.std, found.mean + found.std, name, text)
     run = _scored(row, runs)
     scores = run.metrics["scores"]["model"].get(metric)
     if scores is None or scores["ci95"] is None:
-        return Point(x, found.mean, found.mean, found.mean, name, f"{found.text(metric)}, one seed")
+        return Point(x, found.mean, found.mean, found.mean, name, f"{metrics.text(metric, found.mean)}, one seed")
     low, high = scores["ci95"]
     text = metrics.around(metric, found.mean, metrics.half(scores))
     over = metrics.samples(run.metrics["protocol"])
@@ -112,16 +111,16 @@ def _point(
 
 
 def _bars(row: Row, runs: Mapping[str, Run]) -> str:
-    """What the error bars of a row are."""
+    """Explain the error bars of a row."""
     if next(iter(row.scores.values())).std is not None:
         return "standard deviation over seeds"
     scored = _scored(row, runs).metrics
-    over = f"95% interval over test {metrics.samples(scored['protocol'])} where there is one seed"
+    over = f"95% interval over test {metrics.samples(scored['protocol'])} if there is one seed"
     return over if any(found["ci95"] for found in scored["scores"]["model"].values()) else ""
 
 
 def _reference(method: str, axis: Axis, rows: Sequence[Row], metric: str, runs: Mapping[str, Run]) -> list[Point]:
-    """What a baseline scores along the axis; nothing where that depends on other parameters too."""
+    """The scores of a baseline along the axis; empty if they depend on other parameters, too."""
     points = []
     for value in axis.values:
         at = [metrics.scores_of(_scored(row, runs).metrics) for row in rows if row.values[axis.title] == value]
@@ -135,4 +134,4 @@ def _reference(method: str, axis: Axis, rows: Sequence[Row], metric: str, runs: 
 
 def _scored(row: Row, runs: Mapping[str, Run]) -> Run:
     """The first run of a row that was scored."""
-    return next(run for run in (runs[job] for job in row.jobs) if (run.folder / METRICS_FILE).is_file())
+    return next(run for run in (runs[job] for job in row.jobs) if run.is_scored)

@@ -1,4 +1,4 @@
-"""A page from its template: all text escaped, all code inlined, and nothing else allowed to run or to be fetched."""
+"""Render a page from its template: text is escaped, scripts are inlined, and no others may run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-# In the order given, as Bokeh refers only to what came before; a NaN would not be JSON.
+# Keys are not sorted, because Bokeh refers only to earlier objects; NaN is not valid JSON.
 TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """The text of a page."""
+    """Render a page.
+
+    Args:
+        template: name of the template.
+        values: values that it shows.
+
+    Returns:
+        The page as HTML.
+    """
     scripts = [*_bokeh(), *(_source(name) for name in ("tables.js", "curves.js", "viewer.js"))]
     return TEMPLATES.get_template(template).render(
         values,
@@ -37,9 +45,9 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """A Content-Security-Policy under which these scripts run and no other, and nothing is fetched.
+    """A Content-Security-Policy that allows these scripts only, and no requests.
 
-    ``blob:`` is for DataTables, a module that a script of ours imports out of the page.
+    ``blob:`` is for DataTables, a module that ``tables.js`` imports from the text of the page.
     """
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{found}'" for found in hashes)
@@ -51,7 +59,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 @lru_cache
 def _bokeh() -> list[str]:
-    """BokehJS without widgets and tables."""
+    """The source of BokehJS, without widgets and tables."""
     return Resources(mode="inline", components=["bokeh"]).js_raw
 
 

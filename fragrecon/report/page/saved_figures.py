@@ -1,4 +1,4 @@
-"""Figures of runs, with what is to be seen on them."""
+"""Figures saved by runs, with their captions."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ FILLED = ("masked", "descent", "attention")
 
 CAPTIONS = {
     "masked": (
-        "Each column is a test image. From the top: the image; what the model saw of it, hidden patches in grey; all "
-        "that the model says; and the composite, which takes from the model only what was hidden. Below, the PSNR of "
-        "the hidden patches: the higher, the better."
+        "Each column is a test image. From the top: the image; its visible part, with hidden patches in grey; the "
+        "model's output; and the composite, with the model's output in place of the hidden patches only. Below: PSNR "
+        "of the hidden patches; higher is better."
     ),
     "descent": (
-        "How the hidden patches come about, step by step, as the model descends its energy; and, over the steps, that "
-        "energy and the PSNR of the hidden patches, image by image and on average."
+        "The hidden patches after each step of the model's descent on its energy. Below: the energy and the PSNR of "
+        "the hidden patches by step, for each image and on average."
     ),
-    "attention": "Where the framed patch looks: the darker, the more, for all heads together and for each.",
-    "attention_matrix": "How much each place of an image, a row, attends to each, a column: the lighter, the more.",
-    "saliency": "In red, the pixels that the error of the reconstruction depends on most.",
-    "puzzle": "The fragments of a test puzzle: shuffled, as the images they were cut from, and grouped.",
-    "confusion": "How many fragments of each image, a row, came into each group, a column.",
-    "embedding": "Fragments where t-SNE puts their embeddings, and the same places by the images they are from.",
-    "reconstructions": "Images above what the model decodes of their fragments' embeddings, and how far that is off.",
+    "attention": "Attention of the framed patch to all patches, averaged over heads and for each head; darker is more.",
+    "attention_matrix": "Attention of each position (row) to each position (column); lighter is more.",
+    "saliency": "Red: the pixels that the reconstruction error depends on most.",
+    "puzzle": "The fragments of a test puzzle: shuffled, as the original images, and grouped.",
+    "confusion": "Number of fragments of each image (row) in each group (column).",
+    "embedding": "t-SNE of the fragments' embeddings: the fragments, and points coloured by image.",
+    "reconstructions": "Images, each above its reconstruction from its fragments' embeddings and the error.",
     "generated": (
-        "Test images, what the model makes of their embeddings, of samples of the standard normal, and of a normal "
-        "that was fitted to embeddings of training images."
+        "Test images, and images decoded from their embeddings, from samples of the standard normal, and from samples "
+        "of a normal distribution fitted to embeddings of training images."
     ),
-    "interpolations": "What is decoded on the way from the embedding of one test image to that of another.",
-    "probe_mlp_curves": "How the MLP on frozen embeddings learned; the marked epoch is the best on validation images.",
-    "probe_confusion": "What a classifier of embeddings took the test images of each class, a row, for.",
-    "projection_pca": "Test images by the two directions in which embeddings vary most.",
-    "projection_tsne": "Test images where t-SNE puts their embeddings.",
-    "projection_umap": "Test images where UMAP puts their embeddings.",
-    "scores": "How the scores of each method are spread over the test puzzles.",
-    "curves": "The course of training; a line marks the epoch that was selected.",
-    "robustness": "Scores under harder conditions, with their 95% intervals.",
+    "interpolations": "Images decoded from points between the embeddings of two test images.",
+    "probe_mlp_curves": "Training of the MLP on frozen embeddings; the marked epoch is the best on validation images.",
+    "probe_confusion": "Predicted classes (columns) of the test images of each class (row).",
+    "projection_pca": "Test images, by the first two principal components of their embeddings.",
+    "projection_tsne": "Test images, by t-SNE of their embeddings.",
+    "projection_umap": "Test images, by UMAP of their embeddings.",
+    "scores": "Distribution of each method's scores over the test puzzles.",
+    "curves": "Training and validation metrics by epoch; a line marks the selected epoch.",
+    "robustness": "Scores under harder conditions, with 95% intervals.",
 }
-"""By a figure's file."""
+"""Captions by the name of a figure's file."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on a page: its ``source`` is a data URI."""
+    """A figure on a page; its ``source`` is a data URI."""
 
     name: str
     source: str
@@ -57,7 +57,7 @@ class Picture:
 
 
 def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
-    """Figures of masked images, and all others."""
+    """The figures of masked images, and all others."""
     found = {path.stem: path for path in sorted((run.folder / FIGURES).glob("*.png"))}
     filled, others = [name for name in FILLED if name in found], [name for name in found if name not in FILLED]
     first, rest = (
@@ -68,7 +68,7 @@ def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
 
 
 def of_sweep(runs: Mapping[str, Run], most: int) -> list[Picture]:
-    """What the first runs fill in, by the names that people are shown."""
+    """The masked images of the first runs, by the names to display."""
     paths = {name: run.folder / FIGURES / f"{FILLED[0]}.png" for name, run in runs.items()}
     found = [name for name, path in paths.items() if path.is_file()]
     return [Picture(name, picture(paths[name])) for name in found[:most]]

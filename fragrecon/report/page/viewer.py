@@ -1,4 +1,4 @@
-"""Puzzles and what models made of them, as the viewer of the page takes them.
+"""Data of the puzzle viewer: example puzzles and the solutions of models.
 
 Shapes: P puzzles of F fragments from N images.
 """
@@ -24,13 +24,14 @@ Array = npt.NDArray[Any]
 
 
 def gallery(runs: Mapping[str, Run]) -> dict[str, Any]:
-    """All puzzles that runs kept, each once however many of them solved it.
+    """Collect the example puzzles of runs; a puzzle that several runs solved is included once.
 
     Args:
-        runs: by the name that people are shown.
+        runs: runs by the name to display.
 
     Returns:
-        ``puzzles``; ``solvers``, each with a solution by the puzzle's place; ``missing``, why a run has none.
+        ``puzzles``; ``solvers``, each with solutions by the index of their puzzle; ``missing``, by run, why it has no
+        puzzles.
     """
     puzzles: dict[str, dict[str, Any]] = {}
     solvers, missing = [], {}
@@ -51,13 +52,13 @@ def gallery(runs: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def picture(path: Path) -> str:
-    """A picture's file as a data URI."""
+    """Encode an image file as a data URI."""
     with Image.open(path) as image:
         return _uri(image.convert("RGB"))
 
 
 def _key(examples: Mapping[str, Array], number: int) -> str:
-    """Digest of all that makes a puzzle."""
+    """Digest of a puzzle's images and of the order of its fragments."""
     sha = hashlib.sha256()
     parts = [examples[name][number] for name in ("images", "source_ids", "positions")]
     for part in (*parts, examples["grid"]):
@@ -80,7 +81,7 @@ def _puzzle(examples: Mapping[str, Array], number: int) -> dict[str, Any]:
 
 
 def _solution(examples: Mapping[str, Array], number: int) -> dict[str, Any]:
-    """Groups and rebuilt images, each with the true image (or None) that it is taken for, one to one."""
+    """Groups and rebuilt images, each with the true image that it is matched to one to one, or None."""
     images = examples["images"].shape[1]
     sources, groups = examples["source_ids"][number], examples["groups"][number]
     solution: dict[str, Any] = {
@@ -91,21 +92,21 @@ def _solution(examples: Mapping[str, Array], number: int) -> dict[str, Any]:
     if "rebuilt_images" in examples:
         rebuilt, cells = examples["rebuilt_images"][number], examples["rebuilt_cells"][number]
         right = cells == examples["positions"][number]
-        # As the scores have it: most fragments at their cell. Where that is the same, most fragments of the image.
+        # As in the scores: most fragments in their cell. Ties are broken by the number of fragments of the image.
         counts = _counts(rebuilt, sources, images, right) * (len(sources) + 1) + _counts(rebuilt, sources, images)
         solution["rebuilt"] = {"images": rebuilt.tolist(), "cells": cells.tolist(), "names": _matches(counts)}
     return solution
 
 
 def _counts(groups: Array, sources: Array, images: int, which: Array | None = None) -> Array:
-    """How many fragments (of those chosen) of a group are of an image: (groups, images)."""
+    """Number of fragments, or of those in ``which``, by group and image: (groups, images)."""
     table = np.zeros((int(groups.max()) + 1, images), np.int64)
     np.add.at(table, (groups, sources), 1 if which is None else which)
     return table
 
 
 def _matches(counts: Array) -> list[int | None]:
-    """Which image each group is taken for: one to one, for the most fragments."""
+    """The image that each group is matched to: one to one, maximising the number of fragments."""
     groups, images = linear_sum_assignment(counts, maximize=True)
     found: list[int | None] = [None] * len(counts)
     for group, image in zip(groups.tolist(), images.tolist(), strict=True):

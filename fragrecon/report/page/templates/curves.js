@@ -1,14 +1,14 @@
-// Draws the figure and the score that are chosen.
+// Draws the selected figure and metric.
 (() => {
   "use strict";
-  const COLUMN = 150; // pixels that an entry of a legend takes
+  const COLUMN = 150; // width of a legend's entry, in pixels
 
   for (const part of document.querySelectorAll(".curves")) {
     const { figures, metrics } = JSON.parse(part.querySelector("script").textContent);
     const plot = part.querySelector(".plot");
     const metric = part.querySelector(".metric");
     const against = part.querySelector(".against");
-    const drawn = new Map(); // by place of the figure, its element and document
+    const drawn = new Map(); // element and document, by index of the figure
 
     async function embed(place) {
       const element = plot.appendChild(document.createElement("div"));

@@ -1,4 +1,4 @@
-// Makes the page's tables sortable and searchable. DataTables is a module, so it is imported, from a blob of its text.
+// Makes the tables sortable and searchable. DataTables is a module, so it is imported from a blob of its text.
 (async () => {
   const text = JSON.parse(document.getElementById("datatables").textContent);
   const address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
@@ -24,7 +24,7 @@
         search: "",
         searchPlaceholder: "filter",
         lengthMenu: "_MENU_ rows",
-        zeroRecords: "nothing matches",
+        zeroRecords: "no matching rows",
       },
     });
   }

@@ -1,4 +1,4 @@
-// Shows puzzles: their fragments shuffled, grouped and rebuilt, and which image each is of.
+// Shows puzzles: their fragments shuffled, grouped and rebuilt, and the image that each belongs to.
 (() => {
   "use strict";
   const viewer = document.getElementById("viewer");
@@ -9,18 +9,18 @@
   const [puzzleChoice, solverChoice, summary, letters] = [".puzzle", ".solver", ".summary", ".letters"].map(find);
   const radios = Object.fromEntries([...viewer.querySelectorAll("[name=view]")].map((input) => [input.value, input]));
 
-  const LARGEST = 52; // pixels, the width of a fragment
-  const CAPTION = 20; // pixels, the line above a rebuilt image
+  const LARGEST = 52; // largest width of a fragment, in pixels
+  const CAPTION = 20; // height of the line above a rebuilt image, in pixels
   const GAP = 14; // pixels between rebuilt images
 
   let puzzle, solution, fragments, places;
-  let wanted = "grouped"; // the view that was asked for; not every model has all
+  let wanted = "grouped"; // the selected view; not every model has all views
 
   const letter = (image) => (image === null ? "?" : image < 26 ? String.fromCharCode(65 + image) : String(image));
   const byName = (names) => [...names.keys()].sort((a, b) => (names[a] ?? Infinity) - (names[b] ?? Infinity));
   const view = () => (solution.rebuilt || wanted !== "rebuilt" ? wanted : "grouped");
 
-  // What a view holds for wrong: a group or rebuilt image is taken for one true image, its name.
+  // Whether a view marks a fragment as wrong. Each group and rebuilt image is matched to one true image, its name.
   const isWrong = {
     shuffled: () => false,
     grouped: (i) => solution.names[solution.groups[i]] !== puzzle.sources[i],
@@ -28,7 +28,7 @@
   };
   const nameRebuilt = (i) => solution.rebuilt.names[solution.rebuilt.images[i]];
 
-  // A layout, for a width: the corner of each fragment, the width of all, captions, and how high it all is.
+  // Layouts for a width of the stage: the corner of each fragment, their width, captions, and the height of all.
   const layouts = {
     shuffled(width) {
       const { perLine, unit, line } = measures(width, 0);
@@ -128,9 +128,9 @@
     const count = fragments.length;
     const right = [...fragments.keys()].filter((i) => !isWrong[now](i)).length;
     if (now === "shuffled") return `${count} fragments of ${puzzle.images.length} images, shuffled.`;
-    if (now === "rebuilt") return `Rebuilt: ${right} of ${count} fragments lie where they belong.`;
+    if (now === "rebuilt") return `Rebuilt: ${right} of ${count} fragments are in their place.`;
     const score = solution.ari === null ? "" : ` ARI ${solution.ari.toFixed(3)}.`;
-    return `Grouped by KMeans: ${right} of ${count} fragments lie with their image.${score}`;
+    return `Grouped by KMeans: ${right} of ${count} fragments are in the group of their image.${score}`;
   }
 
   function describe(i) {
@@ -139,11 +139,11 @@
     const origin = `image ${letter(puzzle.sources[i])}, row ${row}, column ${column}`;
     if (!isWrong[view()](i)) return [origin];
     const found = view() === "grouped" ? solution.names[solution.groups[i]] : nameRebuilt(i);
-    if (found !== puzzle.sources[i]) return [origin, `taken for one of image ${letter(found)}`];
-    return [origin, "put in another place"];
+    if (found !== puzzle.sources[i]) return [origin, `assigned to image ${letter(found)}`];
+    return [origin, "in the wrong place"];
   }
 
-  // Shows an image, and what lies where of it: one fragment's cell if one is pointed at.
+  // Shows an image and highlights its fragments; if a fragment is pointed at, shows its cell.
   function point(image, i = null) {
     const [rows, columns] = puzzle.grid;
     whole.style.backgroundImage = `var(--image-${image})`;
@@ -168,7 +168,7 @@
     for (const node of viewer.querySelectorAll(".kin")) node.classList.remove("kin", "here");
   }
 
-  // The nearest fragment in a direction, those straight ahead first.
+  // The nearest fragment in a direction; those straight ahead are preferred.
   function neighbour(i, [right, down]) {
     const cost = (j) => {
       const [x, y] = [places[j][0] - places[i][0], places[j][1] - places[i][1]];
@@ -216,13 +216,13 @@
     showSolution(true);
     point(0);
     forget();
-    words.textContent = "Point at a fragment to see where it comes from.";
+    words.textContent = "Point at a fragment to see its image and position.";
   }
 
   function showSolution(still = false) {
     solution = solvers[Number(solverChoice.value)].solutions[Number(puzzleChoice.value)];
     radios.rebuilt.disabled = !solution.rebuilt;
-    radios.rebuilt.parentElement.title = solution.rebuilt ? "" : "this model does not put images together";
+    radios.rebuilt.parentElement.title = solution.rebuilt ? "" : "this model does not rebuild images";
     stage.classList.toggle("still", still);
     arrange();
     if (still) requestAnimationFrame(() => stage.classList.remove("still"));

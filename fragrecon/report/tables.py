@@ -1,41 +1,37 @@
-"""Tables of the page: what stands in a cell and what it is sorted by."""
+"""Tables of a sweep and of a run: what each cell shows and by what it is sorted."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from fragrecon.report import metrics
 from fragrecon.report.leaderboard import Leaderboard, Row, Spread, duration, short
 from fragrecon.report.metrics import Family, label
-from fragrecon.runs.read import Run
-from fragrecon.runs.write import PAGE
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Summary
+    from fragrecon.runs.read import Run
 
 LENGTH = 9
-"""Metrics of a run shown at first."""
+"""Number of metrics of a run shown at first."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell.
+    """A cell of a table.
 
     Attributes:
-        text: shown.
-        after: smaller, behind it: a deviation or half an interval.
-        below: smaller, under it: how far the model is from this.
-        tone: of what is below: ``better``, ``worse``, or neither where the interval holds zero.
-        order: that the cell is sorted by, where that is not the text; an empty one comes after all that is high.
-        links: shown instead of the text, each with where it leads.
-        found_by: that the filter looks through, where that is not the text.
-        bold: stands out in its row.
+        text: the text shown.
+        after: smaller text after it: a standard deviation or half of an interval.
+        below: smaller text below it: the model's difference from this score.
+        tone: ``better`` or ``worse``, the sign of that difference; empty if its interval contains zero.
+        order: the value to sort by, if not the text.
+        links: shown instead of the text: words, each with the page it links to, which may be empty.
+        found_by: the text to filter by, if not the text shown.
+        bold: whether the text is bold.
     """
 
     text: str = ""
@@ -47,17 +43,20 @@ class Cell:
     found_by: str | None = None
     bold: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.text} {self.after}".strip() or " ".join(text for text, _ in self.links)
+
 
 @dataclass(frozen=True)
 class Column:
-    """A column.
+    """A column of a table.
 
     Attributes:
-        title: at its head.
-        numeric: sorted by ``Cell.order`` as a number, the highest first.
-        rising: the lowest first.
-        visible: until asked for.
-        searched: by what is typed to filter.
+        title: its title.
+        numeric: whether it is sorted by number, highest first, and aligned to the right.
+        rising: whether the lowest number comes first.
+        visible: whether it is shown at first.
+        searched: whether the filter searches it.
     """
 
     title: str
@@ -68,21 +67,23 @@ class Column:
 
 
 @dataclass(frozen=True)
-class PageTable:
-    """A table; ``length`` is the number of rows shown at first, -1 for all."""
+class ScoreTable:
+    """A table; ``length`` is the number of rows shown at first, or -1 for all."""
 
     columns: list[Column]
     rows: list[list[Cell]]
-    length: int = field(default=-1)
+    length: int = -1
 
 
-def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> PageTable:
-    """A row a configuration, and one for each baseline.
+def of_sweep(board: Leaderboard, links: Mapping[str, str]) -> ScoreTable:
+    """The table of a leaderboard, with a row for each configuration and each baseline.
 
     Args:
-        board: of the sweep.
-        runs: by the name of their folder.
-        folder: that links start from.
+        board: the leaderboard.
+        links: addresses of the pages of its runs, by the name of their folder.
+
+    Returns:
+        The table.
     """
     numeric = {key: all(number(row.values[key]) is not None for row in board.rows) for key in board.parameters}
     columns = [
@@ -90,42 +91,58 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> PageT
         *(Column(_short(key, board.parameters), numeric=numeric[key], searched=True) for key in board.parameters),
         Column("seeds", numeric=True),
         Column("validation", numeric=True, rising=metrics.measure(board.monitor).lower_is_better),
-        *(_scores(name, visible=name in metrics.SHOWN) for name in board.metrics),
+        *(
+            Column(metrics.title(name), True, metrics.measure(name).lower_is_better, name in metrics.SHOWN)
+            for name in board.metrics
+        ),
         *(Column(f"{metrics.name(name)} - best", numeric=True) for name in board.compared),
         Column("parameters", numeric=True),
         Column("time", numeric=True),
         Column("not done", numeric=True, searched=True),
     ]
-    rows = []
-    for rank, row in enumerate(board.rows, 1):
-        rows.append(
-            [
-                Cell(str(rank) if row.jobs else "", order=rank),
-                *(Cell(short(row.values[key]), order=number(row.values[key])) for key in board.parameters),
-                _seeds(row, runs, folder),
-                _spread(row.selection, ""),
-                *(_spread(row.scores.get(name), name) for name in board.metrics),
-                *(_difference(row, name, best=row is board.leader(name)) for name in board.compared),
-                _count(row.parameters),
-                Cell() if row.seconds is None else Cell(duration(row.seconds), order=row.seconds),
-                _not_done(row),
-            ]
-        )
+    rows = [
+        [
+            Cell(str(rank) if row.jobs else "", order=rank),
+            *(Cell(short(row.values[key]), order=number(row.values[key])) for key in board.parameters),
+            Cell(
+                links=[(str(seed), links.get(job, "")) for seed, job in zip(row.seeds, row.jobs, strict=True)],
+                order=len(row.seeds),
+            ),
+            spread(row.selection, ""),
+            *(spread(row.scores.get(name), name) for name in board.metrics),
+            *(
+                Cell("best", order=0) if row is board.leader(name) else summed(row.difference.get(name), name, "+")
+                for name in board.compared
+            ),
+            Cell() if row.parameters is None else Cell(f"{row.parameters:,}", order=row.parameters),
+            Cell() if row.seconds is None else Cell(duration(row.seconds), order=row.seconds),
+            _not_done(row),
+        ]
+        for rank, row in enumerate(board.rows, 1)
+    ]
     baselines = {method: scores for method, scores in board.baselines.items() if scores.keys() & set(metrics.SHOWN)}
     for place, (method, scores) in enumerate(baselines.items(), len(rows) + 1):
         line = [
             Cell(label(method), order=place),
-            *(Cell() for _ in range(len(board.parameters) + 2)),
+            *[Cell()] * (len(board.parameters) + 2),
             *(summed(scores.get(name), name) for name in board.metrics),
         ]
         rows.append(line + [Cell()] * (len(columns) - len(line)))
-    return PageTable(columns, rows)
+    return ScoreTable(columns, rows)
 
 
-def of_run(run: Run, family: Family) -> PageTable | None:
-    """A row a metric of a family, with a column for the model and one for each baseline that has such scores.
+def of_run(run: Run, family: Family) -> ScoreTable | None:
+    """The table of a run's scores by the metrics of one family.
 
-    Under each baseline's score stands the model's less it; see `metrics.Family`. None where there are no scores.
+    It has a row for each metric, and a column for the model and for each baseline. Below a baseline's score is the
+    difference of the model's score from it.
+
+    Args:
+        run: the run.
+        family: the family.
+
+    Returns:
+        The table; None if the run has no such scores.
     """
     scores: dict[str, dict[str, Summary]] = {
         method: {name: found[name] for name in family.of(found)}
@@ -149,36 +166,33 @@ def of_run(run: Run, family: Family) -> PageTable | None:
         ]
         for name in names
     ]
-    return PageTable(columns, rows, length=LENGTH if is_long else -1)
+    return ScoreTable(columns, rows, length=LENGTH if is_long else -1)
 
 
 def _beside(found: Summary | None, minus: Summary | None, metric: str) -> Cell:
-    """A baseline's score, and below it how far the model's is from it."""
+    """A baseline's score, and below it the difference of the model's score."""
     cell = summed(found, metric)
     if minus is None:
         return cell
     low, high = minus["ci95"] or (0, 0)
     better, worse = (high < 0, low > 0) if metrics.measure(metric).lower_is_better else (low > 0, high < 0)
-    apart = summed(minus, metric, sign="+")
-    return replace(cell, below=f"{apart.text} {apart.after}", tone="better" if better else "worse" if worse else "")
-
-
-def _scores(metric: str, visible: bool) -> Column:
-    return Column(metrics.title(metric), numeric=True, rising=metrics.measure(metric).lower_is_better, visible=visible)
+    tone = "better" if better else "worse" if worse else ""
+    return replace(cell, below=str(summed(minus, metric, "+")), tone=tone)
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """The last part of a key, where no other ends in the same."""
+    """The last part of a key, if no other key ends in it."""
     last = key.rpartition(".")[2]
     return key if sum(other.rpartition(".")[2] == last for other in keys) > 1 else last
 
 
 def summed(found: Summary | None, metric: str, sign: str = "") -> Cell:
-    """A mean and half its 95% interval."""
+    """A mean with half of its 95% interval."""
     return Cell() if found is None else _cell(metric, found["mean"], metrics.half(found), sign)
 
 
-def _spread(found: Spread | None, metric: str) -> Cell:
+def spread(found: Spread | None, metric: str) -> Cell:
+    """A mean with its standard deviation."""
     return Cell() if found is None else _cell(metric, found.mean, found.std)
 
 
@@ -187,31 +201,14 @@ def _cell(metric: str, mean: float, half: float | None, sign: str = "") -> Cell:
     return Cell(metrics.text(metric, mean, sign), around, order=mean)
 
 
-def _difference(row: Row, metric: str, best: bool) -> Cell:
-    return Cell("best", order=0) if best else summed(row.difference.get(metric), metric, sign="+")
-
-
-def _count(parameters: int | None) -> Cell:
-    return Cell() if parameters is None else Cell(f"{parameters:,}", order=parameters)
-
-
-def _seeds(row: Row, runs: Mapping[str, Run], folder: Path) -> Cell:
-    """The seeds, each leading to the page of its run if there is one."""
-    links = []
-    for seed, job in zip(row.seeds, row.jobs, strict=True):
-        page = runs[job].folder / PAGE
-        links.append((str(seed), quote(os.path.relpath(page, folder)) if page.is_file() else ""))
-    return Cell(links=links, order=len(links))
-
-
 def _not_done(row: Row) -> Cell:
-    """How many jobs; what is typed finds them by name and reason."""
+    """The number of jobs that failed or have not finished; the filter finds them by name and error."""
     names = [*(f"{found.job} {found.error}" for found in row.failures), *row.unfinished]
     return Cell(str(len(names)) if names else "", order=len(names), found_by=" ".join(names))
 
 
 def number(text: str) -> float | None:
-    """The finite number that a value is, if it is one."""
+    """The value as a finite number, if it is one."""
     try:
         value = float(text)
     except ValueError:
