@@ -59,7 +59,7 @@ def test_tables_and_page_of_a_sweep_come_back_as_they_were(cli: Cli, made: Path,
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} <= {PAGE}
     page = (sweep / PAGE).read_text()
-    assert "model.latent_dim=-1 should be at least 1" in page
+    assert "model.latent_dim=-1" in page
     assert abs(len(page) - len((made / PAGE).read_text())) < 0.01 * len(page)
     (report,) = (cli.home / "outputs").glob("*/*")
     assert report.name.endswith("-report")

@@ -112,14 +112,16 @@ class Sweep:
         run.logged = [{"train/loss": "1", monitor: str(value)} for value in validation or []] or [{"train/loss": "1"}]
         if scores is not None:
             values = np.asarray(scores, dtype=np.float64)
-            own = methods or {"random": {COMPARED: values * 0}, "model": {"kmeans_ari": values / 2, COMPARED: values}}
-            run.scores = {f"{method}/{m}": np.array(v) for method, found in own.items() for m, v in found.items()}
-            summaries: dict[str, Any] = {method: {} for method in own}
-            for key, array in run.scores.items():
-                method, _, metric = key.partition("/")
-                summaries[method][metric] = summary(array.astype(np.float64))
+            clustered = {"random": {COMPARED: values * 0}, "model": {"kmeans_ari": values / 2, COMPARED: values}}
+            own = {
+                method: {metric: np.array(value, np.float64) for metric, value in known.items()}
+                for method, known in (methods or clustered).items()
+            }
+            run.scores = {f"{method}/{metric}": value for method in own for metric, value in own[method].items()}
             run.metrics = {
-                "scores": summaries,
+                "scores": {
+                    method: {metric: summary(value) for metric, value in known.items()} for method, known in own.items()
+                },
                 "protocol": {
                     "puzzles": len(values),
                     "images_per_puzzle": images,
