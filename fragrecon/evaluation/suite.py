@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fragrecon.config.schema import Config, class_name
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.clustering import robustness
-from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.evaluation.clustering.scoring import score_clustering
 from fragrecon.evaluation.pixels.perceptual import PerceptualNetworks
 from fragrecon.evaluation.pixels.scoring import score_pixels
 from fragrecon.evaluation.probes.scoring import probing_of, score_probes
-from fragrecon.evaluation.setup import PartResult, Scoring, protocol_of
-from fragrecon.evaluation.statistics import Scores
+from fragrecon.evaluation.setup import PartResult, Scoring
 from fragrecon.machine import device_of
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter
-from fragrecon.progress import progress
 
 PARTS = (score_clustering, score_pixels, score_probes)
 """The parts in order; each returns an empty result if the config does not ask for it."""
@@ -78,37 +72,3 @@ def check_data(config: Config, data: FragmentData) -> None:
         )
     if config.evaluation.probe:
         probing_of(config, data, device_of(config.trainer))
-
-
-def score_robustness(scoring: Scoring, scores: Mapping[str, Mapping[str, Scores]]) -> list[robustness.Outcome]:
-    """Score the model and the baselines under conditions harder than those of training.
-
-    Args:
-        scoring: model and data; its config asks for robustness.
-        scores: scores under the usual condition, by method and metric.
-
-    Returns:
-        One outcome for each condition.
-    """
-    asked = scoring.config.evaluation.robustness
-    assert asked
-    conditions = len(list(robustness.conditions(asked)))
-    with progress("scoring under harder conditions", 2 * conditions * asked.puzzles) as advance:
-        return list(
-            robustness.outcomes(
-                asked,
-                scoring.data,
-                clustering_scores(scores),
-                protocol_of(scoring.config),
-                lambda batch: scoring.model.encode(batch.fragments),
-                scoring.model.fragment_shape,
-                cache=scoring.cache,
-                advance=advance,
-                **scoring.settings,
-            )
-        )
-
-
-def clustering_scores(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Mapping[str, Scores]]:
-    """Return the scores of the methods that cluster fragments, by method and metric."""
-    return {method: found for method, found in scores.items() if found.keys() >= set(METRICS)}

@@ -10,7 +10,7 @@ from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation import suite
-from fragrecon.evaluation.clustering.robustness import table
+from fragrecon.evaluation.clustering.robustness import clustering_scores, score_robustness, table
 from fragrecon.evaluation.examples import arrays_of
 from fragrecon.evaluation.setup import Scoring, shape_text
 from fragrecon.machine import device_of
@@ -121,9 +121,9 @@ def score(
     write.write_epochs(record.epochs, config.selection.monitor, checkpoint.name, folder)
     print_metrics(metrics, record.folder)
     if evaluation.robustness:
-        outcomes = suite.score_robustness(scoring, found.scores)
+        outcomes = score_robustness(scoring, found.scores)
         record.write_robustness(table(outcomes))
-        figure = scores.robustness_figure(outcomes, suite.clustering_scores(found.scores))
+        figure = scores.robustness_figure(outcomes, clustering_scores(found.scores))
         save(figure, folder / "robustness.png")
         print_robustness(outcomes)
     return metrics

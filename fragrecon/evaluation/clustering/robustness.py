@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fragrecon.data.corruption import CHANGES
@@ -13,8 +12,10 @@ from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.baselines import Baselines
-from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, Embed, Score, check_puzzle, evaluate
+from fragrecon.evaluation.clustering.protocol import METRICS, Score, check_puzzle, evaluate
+from fragrecon.evaluation.setup import Scoring, protocol_of
 from fragrecon.evaluation.statistics import Scores, Summary, paired_summaries, summary
+from fragrecon.progress import progress
 from fragrecon.seeds import keys_of
 
 if TYPE_CHECKING:
@@ -71,67 +72,79 @@ def conditions(config: RobustnessConfig) -> Iterator[Condition]:
 
 
 def outcomes(
-    config: RobustnessConfig,
-    usual: FragmentData,
-    usual_scores: Mapping[str, Mapping[str, Scores]],
-    protocol: ClusteringProtocol,
-    embed: Embed,
-    fragment_shape: tuple[int, int, int],
-    *,
-    cache: Path,
-    advance: Callable[[int], None],
-    batch_size: int,
-    **settings: Any,
+    scoring: Scoring, usual_scores: Mapping[str, Mapping[str, Scores]], advance: Callable[[int], None]
 ) -> Iterator[Outcome]:
     """Score a model and the baselines under each condition.
 
     Args:
-        config: conditions, and the number of puzzles.
-        usual: data of the usual condition.
+        scoring: model and data of the usual condition; its config asks for robustness.
         usual_scores: scores of the usual condition, by method and metric, on at least as many puzzles.
-        protocol: clustering protocol.
-        embed: embedding of the model.
-        fragment_shape: shape (C, h, w) that the model takes.
-        cache: folder of the cached scores of baselines.
         advance: called with the number of puzzles done, twice for each condition, for a progress bar.
-        batch_size: puzzles per batch of the usual size.
-        settings: further arguments of `evaluate`.
 
     Yields:
         The outcome of each condition.
     """
-    usual_baselines = Baselines(usual, protocol, cache)
-    for condition in conditions(config):
+    asked, usual, model, protocol = _robustness(scoring), scoring.data, scoring.model, protocol_of(scoring.config)
+    usual_baselines = Baselines(usual, protocol, scoring.cache)
+    for condition in conditions(asked):
         try:
             data = condition.data(usual)
             check_puzzle(data.config.images_per_puzzle, data.cells)
-            puzzles = data.test_set(config.puzzles)
+            puzzles = data.test_set(asked.puzzles)
             condition.change(puzzles.read(slice(0, 1)).as_float(), protocol.seed)
         except (ConfigError, DataError) as error:
-            advance(2 * config.puzzles)
+            advance(2 * asked.puzzles)
             yield Outcome(condition, {}, {"all": str(error)})
             continue
         if condition.is_usual(data, usual):
             first = {
-                method: {metric: scores[: config.puzzles] for metric, scores in found.items()}
+                method: {metric: scores[: asked.puzzles] for metric, scores in found.items()}
                 for method, found in usual_scores.items()
             }
-            advance(2 * config.puzzles)
+            advance(2 * asked.puzzles)
             yield Outcome(condition, first, {})
             continue
-        settings["change"] = partial(condition.change, seed=protocol.seed)
+        settings = scoring.settings | {"change": partial(condition.change, seed=protocol.seed), "advance": advance}
         # Batches of larger puzzles hold fewer of them, so that they need no more memory than usual.
         fragments = data.config.images_per_puzzle * data.cells, usual.config.images_per_puzzle * usual.cells
-        settings["batch_size"] = max(1, batch_size * fragments[1] // max(fragments))
-        baselines = usual_baselines if data is usual else Baselines(data, protocol, cache)
-        scores = baselines.score(puzzles, condition=str(condition), advance=advance, **settings)
-        if data.config.fragment_shape != fragment_shape:
-            advance(config.puzzles)
-            sizes = ["x".join(map(str, shape[1:])) for shape in (fragment_shape, data.config.fragment_shape)]
+        settings["batch_size"] = max(1, settings["batch_size"] * fragments[1] // max(fragments))
+        baselines = usual_baselines if data is usual else Baselines(data, protocol, scoring.cache)
+        scores = baselines.score(puzzles, condition=str(condition), **settings)
+        if data.config.fragment_shape != model.fragment_shape:
+            advance(asked.puzzles)
+            sizes = ["x".join(map(str, shape[1:])) for shape in (model.fragment_shape, data.config.fragment_shape)]
             yield Outcome(condition, scores, {"model": f"it takes fragments of {sizes[0]} pixels, not {sizes[1]}"})
             continue
-        model: dict[str, Score] = {"model": lambda batch: protocol.score_fully(embed(batch), batch)}
-        yield Outcome(condition, scores | evaluate(puzzles, model, advance=advance, **settings), {})
+        own: dict[str, Score] = {
+            "model": lambda batch: protocol.score_fully(model.encode(batch.fragments), batch),
+        }
+        yield Outcome(condition, scores | evaluate(puzzles, own, **settings), {})
+
+
+def score_robustness(scoring: Scoring, scores: Mapping[str, Mapping[str, Scores]]) -> list[Outcome]:
+    """Score the model and the baselines under conditions harder than those of training.
+
+    Args:
+        scoring: model and data; its config asks for robustness.
+        scores: scores under the usual condition, by method and metric.
+
+    Returns:
+        One outcome for each condition.
+    """
+    asked = _robustness(scoring)
+    with progress("scoring under harder conditions", 2 * len(list(conditions(asked))) * asked.puzzles) as advance:
+        return list(outcomes(scoring, clustering_scores(scores), advance))
+
+
+def clustering_scores(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Mapping[str, Scores]]:
+    """Return the scores of the methods that cluster fragments, by method and metric."""
+    return {method: found for method, found in scores.items() if found.keys() >= set(METRICS)}
+
+
+def _robustness(scoring: Scoring) -> RobustnessConfig:
+    asked = scoring.config.evaluation.robustness
+    assert asked
+    return asked
 
 
 def table(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:

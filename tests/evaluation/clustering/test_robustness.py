@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fragrecon.data.corruption import CHANGES
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import TrainingError
-from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, Embed
+from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.evaluation.clustering.robustness import Condition, Outcome, conditions, outcomes, table
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.run import compose
@@ -134,19 +135,19 @@ def protocol() -> ClusteringProtocol:
 
 
 class Halves:
-    """An embedding that loses much, the means of the halves of a fragment, which takes one shape only.
+    """A model whose embedding loses much, the means of the halves of a fragment, and that takes one shape only.
 
     Attributes:
-        seen: fragments that it was shown.
+        seen: fragments that it encoded.
     """
 
-    def __init__(self, shape: tuple[int, int, int] = (3, 8, 8)) -> None:
-        self.shape, self.seen = shape, list[Tensor]()
+    def __init__(self, shape: tuple[int, int, int] = (3, 8, 8), scale: float = 1.0) -> None:
+        self.fragment_shape, self.scale, self.seen = shape, scale, list[Tensor]()
 
-    def __call__(self, batch: FragmentBatch) -> Tensor:
-        assert tuple(batch.fragments.shape[2:]) == self.shape
-        self.seen.append(batch.fragments)
-        return torch.cat([half.mean((-2, -1)) for half in batch.fragments.chunk(2, dim=-1)], -1)
+    def encode(self, fragments: Tensor) -> Tensor:
+        assert tuple(fragments.shape[2:]) == self.fragment_shape
+        self.seen.append(fragments)
+        return torch.cat([half.mean((-2, -1)) for half in fragments.chunk(2, dim=-1)], -1) * self.scale
 
 
 def usual_scores(puzzles: int = 8) -> dict[str, dict[str, Scores]]:
@@ -161,29 +162,29 @@ def usual_scores(puzzles: int = 8) -> dict[str, dict[str, Scores]]:
 def run(
     config: RobustnessConfig,
     data: FragmentData,
-    protocol: ClusteringProtocol,
-    embed: Halves | Embed,
+    model: Halves,
     cache: Path,
     batch_size: int = 4,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Outcome]:
-    shape = embed.shape if isinstance(embed, Halves) else (3, 8, 8)
-    how: dict[str, Any] = {"cache": cache, "advance": advance, "batch_size": batch_size, "device": CPU}
-    return list(outcomes(config, data, usual_scores(), protocol, embed, shape, **how))
+    evaluation = SimpleNamespace(robustness=config, backend="batched", restarts=1, seed=0, memory_mb=16)
+    scoring: Any = SimpleNamespace(config=SimpleNamespace(evaluation=evaluation), model=model, data=data, cache=cache)
+    scoring.settings = {"batch_size": batch_size, "device": CPU}
+    return list(outcomes(scoring, usual_scores(), advance))
 
 
 def test_model_and_baselines_are_scored_on_the_changed_puzzles(
     protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
 ) -> None:
     embed = Halves()
-    (found,) = run(harder(noise=[0.1]), data, protocol, embed, tmp_path)
+    (found,) = run(harder(noise=[0.1]), data, embed, tmp_path)
     condition = Condition("noise", 0.1)
     assert (found.condition, found.not_applicable) == (condition, {})
     assert list(found.scores) == [*METHODS, "model"]
     batch = condition.change(data.test_set(5).read(slice(0, 5)).as_float(), protocol.seed)
     assert torch.equal(torch.cat(embed.seen), batch.fragments)
     assert not torch.equal(batch.fragments, data.test_set(5).read(slice(0, 5)).as_float().fragments)
-    for method, embeddings in (("model", embed(batch)), ("raw_pixels", batch.fragments.flatten(2))):
+    for method, embeddings in (("model", embed.encode(batch.fragments)), ("raw_pixels", batch.fragments.flatten(2))):
         for metric, values in protocol.score_fully(embeddings, batch).items():
             np.testing.assert_array_equal(found.scores[method][metric], values.numpy(), f"{method} {metric}")
 
@@ -201,7 +202,7 @@ def test_other_puzzles_are_scored_with_the_model_if_it_takes_their_fragments(
     shape: tuple[int, int, int],
 ) -> None:
     embed = Halves()
-    (found,) = run(harder(**axes), data, protocol, embed, tmp_path)
+    (found,) = run(harder(**axes), data, embed, tmp_path)
     batch = found.condition.data(data).test_set(5).read(slice(0, 5)).as_float()
     assert tuple(batch.fragments.shape) == (5, count, *shape)
     for metric, values in protocol.score_fully(batch.fragments.flatten(2), batch).items():
@@ -216,12 +217,10 @@ def test_other_puzzles_are_scored_with_the_model_if_it_takes_their_fragments(
         assert found.not_applicable == {"model": "it takes fragments of 8x8 pixels, not 16x16"}
 
 
-def test_what_is_no_puzzle_has_a_reason_and_stops_nothing(
-    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
-) -> None:
+def test_what_is_no_puzzle_has_a_reason_and_stops_nothing(data: FragmentData, tmp_path: Path) -> None:
     config = harder(puzzles=2, jitter=[0.2], images=[61, 1], fragment_size=[12, 32], gap=[4])
     values = {"images=61": "60", "images=1": "images_per_puzzle", "fragment_size=12": "12", "gap=4": "8x8"}
-    for outcome in run(config, data, protocol, Halves(), tmp_path):
+    for outcome in run(config, data, Halves(), tmp_path):
         if outcome.condition.axis == "jitter":
             assert list(outcome.scores) == [*METHODS, "model"]
         else:
@@ -230,25 +229,23 @@ def test_what_is_no_puzzle_has_a_reason_and_stops_nothing(
             assert values.get(str(outcome.condition), "data.fragment_size") in outcome.not_applicable["all"]
 
 
-def test_fewer_training_images_than_a_puzzle_has_stop_nothing(protocol: ClusteringProtocol, tmp_path: Path) -> None:
+def test_fewer_training_images_than_a_puzzle_has_stop_nothing(tmp_path: Path) -> None:
     few = data_of(tmp_path, Pictures((3, 8, 8), train=5), fragment_size=4)
-    large, eroded = run(harder(puzzles=1, images=[9], gap=[1]), few, protocol, Halves((3, 4, 4)), tmp_path / "scores")
+    large, eroded = run(harder(puzzles=1, images=[9], gap=[1]), few, Halves((3, 4, 4)), tmp_path / "scores")
     assert {"raw_pixels", "model"} <= set(large.scores)
     assert list(eroded.scores) == [*METHODS, "model"]
 
 
-def test_fragments_that_are_not_square_are_not_rotated_but_eroded(protocol: ClusteringProtocol, tmp_path: Path) -> None:
+def test_fragments_that_are_not_square_are_not_rotated_but_eroded(tmp_path: Path) -> None:
     flat = data_of(tmp_path, fragment_size=[8, 16])
-    rotated, eroded = run(harder(puzzles=1, rotation=[0.5], gap=[2]), flat, protocol, Halves((3, 8, 16)), tmp_path)
+    rotated, eroded = run(harder(puzzles=1, rotation=[0.5], gap=[2]), flat, Halves((3, 8, 16)), tmp_path)
     assert "8x16 pixels" in rotated.not_applicable["all"]
     assert list(eroded.scores) == [*METHODS, "model"]
 
 
-def test_the_usual_condition_takes_the_scores_that_are_there_bit_for_bit(
-    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
-) -> None:
+def test_the_usual_condition_takes_the_scores_that_are_there_bit_for_bit(data: FragmentData, tmp_path: Path) -> None:
     embed = Halves()
-    found = run(harder(images=[4], fragment_size=[8]), data, protocol, embed, tmp_path)
+    found = run(harder(images=[4], fragment_size=[8]), data, embed, tmp_path)
     assert [str(outcome.condition) for outcome in found] == ["images=4", "fragment_size=8"]
     for outcome in found:
         assert list(outcome.scores) == list(usual_scores())
@@ -260,12 +257,12 @@ def test_the_usual_condition_takes_the_scores_that_are_there_bit_for_bit(
 
 
 def test_outcomes_depend_neither_on_the_size_of_the_batches_nor_on_each_other(
-    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
+    data: FragmentData, tmp_path: Path
 ) -> None:
     axes: dict[str, list[Any]] = {"images": [3], "noise": [0.1], "gap": [1]}
-    together = run(harder(puzzles=3, **axes), data, protocol, Halves(), tmp_path / "together", batch_size=2)
+    together = run(harder(puzzles=3, **axes), data, Halves(), tmp_path / "together", batch_size=2)
     for axis, outcome in zip(axes, together, strict=True):
-        (alone,) = run(harder(puzzles=3, **{axis: axes[axis]}), data, protocol, Halves(), tmp_path / axis, batch_size=3)
+        (alone,) = run(harder(puzzles=3, **{axis: axes[axis]}), data, Halves(), tmp_path / axis, batch_size=3)
         assert outcome.condition == alone.condition
         for method, rows in outcome.scores.items():
             for metric, values in rows.items():
@@ -273,25 +270,21 @@ def test_outcomes_depend_neither_on_the_size_of_the_batches_nor_on_each_other(
                 np.testing.assert_allclose(values, alone.scores[method][metric], 0, 1e-12, err_msg=metric)
 
 
-def test_progress_comes_to_what_was_promised_also_when_scores_are_known(
-    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
-) -> None:
+def test_progress_comes_to_what_was_promised_also_when_scores_are_known(data: FragmentData, tmp_path: Path) -> None:
     config = harder(puzzles=2, images=[4, 3, 100], fragment_size=[16, 12], gap=[9])
     for _ in range(2):
         told: list[int] = []
-        assert len(run(config, data, protocol, Halves(), tmp_path, advance=told.append)) == 6
+        assert len(run(config, data, Halves(), tmp_path, advance=told.append)) == 6
         assert sum(told) == 2 * 6 * 2
         assert min(told) > 0
 
 
-def test_baselines_are_cached_for_each_condition_apart(
-    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
-) -> None:
+def test_baselines_are_cached_for_each_condition_apart(data: FragmentData, tmp_path: Path) -> None:
     config = harder(puzzles=1, images=[2, 3], fragment_size=[16], noise=[0.1, 0.2])
-    found = run(config, data, protocol, Halves(), tmp_path)
+    found = run(config, data, Halves(), tmp_path)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(kept) == 5 * len(METHODS)
-    again = run(config, data, protocol, Halves(), tmp_path)
+    again = run(config, data, Halves(), tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
     for one, other in zip(found, again, strict=True):
         for method, rows in one.scores.items():
@@ -299,17 +292,15 @@ def test_baselines_are_cached_for_each_condition_apart(
                 np.testing.assert_array_equal(values, other.scores[method][metric])
 
 
-def test_a_model_whose_embeddings_are_no_numbers_is_an_error(
-    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
-) -> None:
+def test_a_model_whose_embeddings_are_no_numbers_is_an_error(data: FragmentData, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not finite"):
-        run(harder(puzzles=1, gap=[1]), data, protocol, lambda batch: Halves()(batch) * math.nan, tmp_path)
+        run(harder(puzzles=1, gap=[1]), data, Halves(scale=math.nan), tmp_path)
 
 
-def test_grey_images_are_scored_under_every_condition(protocol: ClusteringProtocol, tmp_path: Path) -> None:
+def test_grey_images_are_scored_under_every_condition(tmp_path: Path) -> None:
     grey = data_of(tmp_path, Pictures((1, 8, 8)), fragment_size=4, images_per_puzzle=3)
     config = harder(puzzles=1, images=[2], noise=[0.1], rotation=[1.0], jitter=[0.2], gap=[1])
-    for outcome in run(config, grey, protocol, Halves((1, 4, 4)), tmp_path):
+    for outcome in run(config, grey, Halves((1, 4, 4)), tmp_path):
         assert list(outcome.scores) == [*METHODS, "model"]
 
 
