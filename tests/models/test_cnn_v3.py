@@ -23,6 +23,7 @@ from fragrecon.models.cnn_v3 import (
     visualize_attention,
 )
 from fragrecon.models.cnn_v3.blocks import BLOCKS, Downsample, Upsample
+from tests.descent import descend
 
 SMALL: dict[str, Any] = {"block_config": ["resnet", "se"], "channel_config": [8, 12], "stride_config": [2, 2]}
 SIZES = [(201, 201), (152, 1280), (1280, 152), (152, 333), (16, 16), (7, 5)]
@@ -282,14 +283,7 @@ def test_smooth_images_come_through_before_training(strategy: str) -> None:
 @strategies
 def test_it_learns_to_reconstruct(strategy: str, blocks: list[str]) -> None:
     made, given = network(64, latent_strategy=strategy, block_config=blocks).train(), blocky(4)
-    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
-    losses = []
-    for _ in range(30):
-        loss = (made(given) - given).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = descend(made.parameters(), lambda: (made(given) - given).square().mean(), 30, 3e-3)
     assert losses[-1] < 0.7 * losses[0]
     assert all(weight.grad is not None for weight in made.parameters())
 

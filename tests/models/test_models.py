@@ -33,6 +33,7 @@ from fragrecon.models.linear import LinearAutoencoder
 from fragrecon.models.pca import PCAAutoencoder
 from fragrecon.models.supervised import SupervisedClassifier
 from fragrecon.run import CONF
+from tests.descent import descend
 
 COLOUR: Shape = (3, 16, 16)
 NODES = {path.stem: yaml.safe_load(path.read_text())["model"] for path in sorted((CONF / "model").glob("*.yaml"))}
@@ -247,14 +248,10 @@ def test_decode_makes_no_size_but_its_own(name: str) -> None:
 @every_autoencoder
 def test_an_autoencoder_learns_to_reconstruct(name: str) -> None:
     model, batch = made(name, (3, 8, 8), 32).train(), fragments(1, 4, (3, 8, 8))
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    losses = []
-    for _ in range(150 if name == "pca" else 70):
-        loss = (model.decode(model.encode(batch)) - batch).square().mean()
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    steps = 150 if name == "pca" else 70
+    losses = descend(
+        model.parameters(), lambda: (model.decode(model.encode(batch)) - batch).square().mean(), steps, 3e-3
+    )
     assert losses[-1] < losses[0] / 4
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from fragrecon.models.base import Shape
 from fragrecon.models.mosaic import Edges, Mosaic
 from fragrecon.seams import SIDES, seam_features, strips
+from tests.descent import descend
 
 SHAPE: Shape = (3, 8, 8)
 RIGHT, LEFT, BELOW, ABOVE = range(4)
@@ -193,16 +194,14 @@ def test_sides_can_be_learned_from_what_edges_tell_alone() -> None:
         target[image, BELOW], target[image + 2, ABOVE] = image + 2, image
         target[image + 1, BELOW], target[image + 3, ABOVE] = image + 3, image + 1
     model = mosaic(seams=False, context=False).train()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    losses = []
-    for _ in range(60):
+
+    def loss() -> Tensor:
         sides = model.solve(tiles.unsqueeze(0)).sides
-        losses.append(torch.nn.functional.cross_entropy(sides.flatten(0, 2), target.flatten()))
-        optimizer.zero_grad()
-        torch.autograd.backward(losses[-1])
-        optimizer.step()
-    assert losses[0].item() > 1.5
-    assert losses[-1].item() < 0.1
+        return torch.nn.functional.cross_entropy(sides.flatten(0, 2), target.flatten())
+
+    losses = descend(model.parameters(), loss, 60, 3e-3)
+    assert losses[0] > 1.5
+    assert losses[-1] < 0.1
     assert torch.equal(model.eval().solve(tiles.unsqueeze(0)).sides.argmax(-1)[0], target)
 
 

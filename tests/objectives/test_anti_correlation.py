@@ -12,6 +12,7 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.models.base import FragmentModel
 from fragrecon.objectives.anti_correlation import AntiCorrelation, correlation
 from fragrecon.objectives.base import Losses
+from tests.descent import descend
 from tests.objectives.test_objectives import CLASSES, batch, losses
 
 
@@ -109,11 +110,7 @@ def test_following_it_makes_classes_uncorrelated_but_not_their_members() -> None
     with torch.no_grad():
         model.embeddings.add_(3 * torch.randn(16, generator=torch.Generator().manual_seed(0)))  # all much alike
     before = correlation(model.embeddings.detach().flatten(0, 1))
-    optimizer = torch.optim.Adam(model.parameters(), 0.05)
-    for _ in range(300):
-        optimizer.zero_grad()
-        AntiCorrelation(2)(model, puzzles, torch.Generator())["loss"].backward()
-        optimizer.step()
+    descend(model.parameters(), lambda: AntiCorrelation(2)(model, puzzles, torch.Generator())["loss"], 300, 0.05)
     after = correlation(model.embeddings.detach().flatten(0, 1))
     labels = puzzles.labels.flatten()
     apart = labels.unsqueeze(0) != labels.unsqueeze(1)

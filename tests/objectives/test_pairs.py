@@ -12,6 +12,7 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.models.base import FragmentModel, PairLogits
 from fragrecon.models.siamese import Siamese
 from fragrecon.objectives.pairs import Pairs, pair_loss
+from tests.descent import descend
 from tests.objectives.test_objectives import GRID, batch
 
 
@@ -128,13 +129,6 @@ def test_a_part_of_no_weight_trains_nothing(weights: dict[str, float], used: str
 def test_a_siamese_learns_the_pairs_of_a_puzzle_by_heart() -> None:
     torch.manual_seed(0)
     model, puzzles = Siamese((3, 4, 4), 16, channels=[8, 8, 8], hidden=16, dropout=0.0), batch()
-    objective, optimizer = Pairs(GRID), torch.optim.Adam(model.parameters(), 1e-2)
-    losses = []
-    for _ in range(150):
-        found = objective(model, puzzles, torch.Generator())
-        losses.append(found["loss"].item())
-        optimizer.zero_grad()
-        torch.autograd.backward(found["loss"])
-        optimizer.step()
+    losses = descend(model.parameters(), lambda: Pairs(GRID)(model, puzzles, torch.Generator())["loss"], 150)
     assert losses[0] > 1
     assert losses[-1] < 0.05

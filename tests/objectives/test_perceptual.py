@@ -17,6 +17,7 @@ from fragrecon.objectives.vae import VAE
 from fragrecon.runs.read import load_run
 from tests import layouts
 from tests.cli import SMALL, checkpoint, job, rows, shared_cache
+from tests.descent import descend
 from tests.objectives.test_objectives import autoencoder, batch, losses, vae
 
 
@@ -80,14 +81,7 @@ def test_grey_images_count_as_images_without_colour(perceptual: Perceptual) -> N
 def test_images_become_like_others_by_its_gradient(perceptual: Perceptual) -> None:
     images = pictures(2)
     made = torch.full_like(images, 0.5, requires_grad=True)
-    optimizer = torch.optim.Adam([made], 0.05)
-    found = []
-    for _ in range(12):
-        loss = perceptual(made, images)
-        found.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    found = descend([made], lambda: perceptual(made, images), 12, 0.05)
     assert found[-1] < 0.7 * found[0]
     assert not [value for value in perceptual.network.parameters() if value.grad is not None]
 

@@ -19,6 +19,7 @@ from fragrecon.objectives.reconstruction import (
     psnr,
     reconstruction_error,
 )
+from tests.descent import descend
 from tests.objectives.test_objectives import Fixed, autoencoder, batch, losses
 
 
@@ -136,11 +137,7 @@ def test_a_bottleneck_charges_for_the_variance_of_latents_and_shrinks_it() -> No
     assert found["bottleneck"] == pytest.approx(float(latent_variance(model.encode(puzzles.fragments))), rel=1e-6)
     assert found["error"] == losses(Reconstruction(), model, puzzles)["loss"]
     assert found["loss"] == pytest.approx(found["error"] + 5 * found["bottleneck"], rel=1e-6)
-    optimizer = torch.optim.SGD(model.parameters(), 0.5)
-    for _ in range(20):
-        optimizer.zero_grad()
-        objective(model, puzzles, torch.Generator())["loss"].backward()
-        optimizer.step()
+    descend(model.parameters(), lambda: objective(model, puzzles, torch.Generator())["loss"], 20)
     assert losses(objective, model, puzzles)["bottleneck"] < 0.7 * found["bottleneck"]
 
 
