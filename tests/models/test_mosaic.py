@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fragrecon.models.base import Shape
 from fragrecon.models.mosaic import Edges, Mosaic
-from fragrecon.seams import SIDES, seam_features, strips
+from fragrecon.seams import SIDES, seam_features
 from tests.descent import descend
 
 SHAPE: Shape = (3, 8, 8)
@@ -227,13 +227,6 @@ def test_pairs_are_scored_by_cosines_and_by_the_chance_to_abut() -> None:
     assert torch.equal(scores.adjacent, scores.adjacent.mT)
 
 
-@torch.inference_mode()
-def test_fragments_that_are_alike_are_surely_of_one_image() -> None:
-    scores = mosaic().pair_scores(fragments(1, 1).expand(1, 5, *SHAPE))
-    torch.testing.assert_close(scores.same, torch.ones(1, 5, 5), rtol=0, atol=1e-4)
-    assert mosaic().pair_scores(fragments()).same.min() >= 0
-
-
 @pytest.mark.parametrize("count", [2, 3, 12, 40])
 @torch.inference_mode()
 def test_the_chance_to_abut_is_at_most_one(count: int) -> None:
@@ -286,62 +279,6 @@ def test_edges_are_those_of_a_slow_loop(shape: Shape) -> None:
     assert Edges.FEATURES == 16
     for puzzle, expected in zip(found, some, strict=True):
         torch.testing.assert_close(puzzle.double(), slow_edges(edges, expected), rtol=1e-3, atol=1e-3)
-
-
-@torch.inference_mode()
-def test_edges_are_centred_in_each_puzzle_and_follow_the_order_of_fragments() -> None:
-    edges, some, order = edges_of(), fragments(2, 5), torch.tensor([3, 1, 4, 0, 2])
-    found = edges(some)
-    torch.testing.assert_close(found.mean((1, 2)), torch.zeros(2, 16), rtol=0, atol=1e-5)
-    torch.testing.assert_close(edges(some[:, order]), found[:, order][:, :, order], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(edges(some[1:]), found[1:], rtol=1e-3, atol=1e-3)
-    assert found.std() > 0.01
-
-
-@torch.inference_mode()
-def test_the_two_orders_of_a_pair_predict_the_same_seam() -> None:
-    right, left, below, above = edges_of()(fragments()).unflatten(-1, (4, Edges.GROUPS)).unbind(-2)
-    torch.testing.assert_close(right, left.transpose(1, 2))
-    torch.testing.assert_close(below, above.transpose(1, 2))
-    assert not torch.allclose(right, left, atol=0.01)
-    assert not torch.allclose(right, below, atol=0.01)
-
-
-@torch.inference_mode()
-def test_mirroring_a_puzzle_swaps_right_and_left_and_turning_it_over_the_diagonal_all_sides() -> None:
-    edges, some = edges_of(), fragments()
-    plain = edges(some).unflatten(-1, (4, Edges.GROUPS))
-    mirrored, upturned, transposed = (
-        edges(changed).unflatten(-1, (4, Edges.GROUPS)) for changed in (some.flip(-1), some.flip(-2), some.mT)
-    )
-    torch.testing.assert_close(mirrored[..., [RIGHT, LEFT], :], plain[..., [LEFT, RIGHT], :], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(upturned[..., [BELOW, ABOVE], :], plain[..., [ABOVE, BELOW], :], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(transposed, plain[..., [BELOW, ABOVE, RIGHT, LEFT], :], rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(mirrored[..., [BELOW, ABOVE], :], plain[..., [BELOW, ABOVE], :], atol=0.01)
-
-
-@torch.inference_mode()
-def test_edges_look_six_pixels_deep_and_no_deeper() -> None:
-    shape = (3, 16, 16)
-    edges, some = edges_of(shape), fragments(1, 4, shape)
-    plain = edges(some)
-    inner, ring = some.clone(), some.clone()
-    inner[..., 6:10, 6:10] = 0
-    ring[..., 5:11, 5:11] = 0
-    torch.testing.assert_close(edges(inner), plain, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(edges(ring), plain, atol=1e-3)
-
-
-@torch.inference_mode()
-def test_edges_that_mirror_each_other_are_nearest() -> None:
-    """Two fragments alike seen from their seam; the floor under their distance is its logarithm."""
-    some = fragments(1, 6)
-    some[0, 4] = some[0, 1].flip(-1)
-    edges = edges_of()
-    found = edges(some)[0, ..., : Edges.GROUPS]
-    assert (found[1].argmin(0) == 4).all()
-    right, left = strips(some, 6)[0].unbind(2)
-    assert torch.equal(right[0, 1], left[0, 4])
 
 
 @torch.inference_mode()

@@ -88,7 +88,6 @@ def test_small_images_are_enlarged_and_others_left(height: int, width: int, size
 @pytest.mark.real
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.slow
 def test_what_is_seen_of_photographs_tells_what_they_show(network: EfficientNetLite, real_data: Path) -> None:
     """The nearest of other images is more often of the same class by features than by pixels."""
     block = next(iter(ImageNet64(layouts.real(real_data, "imagenet64")).blocks("test")))

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import math
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -14,9 +11,7 @@ from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.objectives.vae import VAE
 from fragrecon.run import compose
 from fragrecon.runs.modules import Facts, build_objective
-from tests.cli import job, rows, shared_cache, weights
 from tests.objectives.test_objectives import CLASSES, GRID, autoencoder, batch, losses, mosaic, vae
-from tests.objectives.test_vae import WHOLE
 
 FACTS = Facts((3, 4, 4), GRID, CLASSES)
 
@@ -125,26 +120,3 @@ def test_an_objective_that_is_given_goes_before_that_of_the_model_in_any_order()
     one, other = (compose(["model=vae", "objective=combined"][::order]).objective for order in (1, -1))
     assert one == other
     assert one["_target_"].endswith("Combined")
-
-
-@pytest.mark.slow
-def test_a_head_is_trained_with_the_model_as_the_command_line_has_it(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    settings = [*WHOLE, "model.encoder_channels=[8,8,8]", "model=vae", "objective=combined"]
-    given = ["objective.weights.cross_entropy=10", "objective.terms.cross_entropy.hidden=[]"]
-    given += ["objective.weights.anti_correlation=1", "selection.monitor=val/vae_psnr"]
-    job(tmp_path / "run", shared_cache(tmp_path_factory), *settings, *given)
-    state = weights(tmp_path / "run")
-    head = state["objective.terms.cross_entropy.head.0.weight"]
-    assert head.shape == (10, 128)
-    found = rows(tmp_path / "run")
-    first, last = ({key: float(value) for key, value in row.items() if value} for row in (found[0], found[-1]))
-    assert last["train/loss"] < first["train/loss"]
-    assert last["train/cross_entropy_loss"] < first["train/cross_entropy_loss"]
-    for stage in ("train", "val"):
-        parts = {name: last[f"{stage}/{name}_loss"] for name in ("vae", "cross_entropy", "anti_correlation")}
-        total = parts["vae"] + 10 * parts["cross_entropy"] + parts["anti_correlation"]
-        assert last[f"{stage}/loss"] == pytest.approx(total, rel=1e-4)
-    assert 0 < last["train/anti_correlation_correlation"] < 1
-    assert not math.isclose(last["train/vae_kl"], 0)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.patches import Patches
 from fragrecon.objectives.masked import Masked
 from fragrecon.objectives.mixing import contrast_accuracy, draw_sources, hidden_from, mixed
-from tests.cli import SMALL, job, rows, shared_cache, status
 from tests.objectives.test_contrastive import slow
 from tests.objectives.test_masked import batch, generator
 from tests.test_launchers import composed
@@ -286,27 +284,3 @@ def test_the_rows_of_the_ablation_differ_by_the_objective_alone() -> None:
         found.append((given["mix"], given["homologous"], given["ratio"]))
     assert found == [(None, 0.0, 0.75), (4, 0.0, 0.75), (4, 0.1, 0.75)]
     assert config.evaluation.reconstruction.ratio == 1 - 1 / 4
-
-
-@pytest.mark.slow
-def test_a_mixed_model_is_trained_and_scored_from_the_command_line(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    job(
-        tmp_path / "run",
-        shared_cache(tmp_path_factory),
-        *SMALL,
-        "model=mae",
-        "model.latent_dim=12",
-        "model.depth=1",
-        "model.decoder_width=6",
-        "model.decoder_depth=1",
-        "objective.mix=4",
-        "objective.homologous=0.1",
-    )
-    assert status(tmp_path / "run")["status"] == "done"
-    first, last = rows(tmp_path / "run")
-    assert float(last["val/contrast_accuracy"]) > 0.25  # chance is 0.2
-    assert float(last["val/error"]) < float(first["val/error"])
-    whole = float(last["train/error"]) + 0.1 * float(last["train/contrast"])
-    assert float(last["train/loss"]) == pytest.approx(whole, rel=1e-3)

@@ -69,18 +69,6 @@ def test_the_loss_of_pairs_is_that_of_a_slow_loop(puzzles: int, count: int, seed
     assert found.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-def test_what_is_said_of_a_fragment_and_itself_does_not_count() -> None:
-    found, itself = logits(), torch.eye(6, dtype=torch.bool)
-    target = logits(seed=1) > 0
-    expected = pair_loss(found, target)
-    assert torch.equal(pair_loss(found.masked_fill(itself, 1e6), target), expected)
-    assert torch.equal(pair_loss(found, target | itself), pair_loss(found, target & ~itself))
-    free = found.clone().requires_grad_()
-    torch.autograd.backward(pair_loss(free, target))
-    assert free.grad is not None
-    assert torch.equal(free.grad == 0, itself.expand(2, 6, 6))
-
-
 def test_certainty_costs_nothing_error_its_logit_and_no_knowledge_a_bit() -> None:
     target = logits() > 0
     signs = torch.where(target, 1.0, -1.0)
@@ -117,13 +105,6 @@ def test_a_perfect_judge_costs_nothing_and_the_grid_decides_what_abuts() -> None
 
 def beside(i: int, j: int, width: int) -> bool:
     return abs(i // width - j // width) + abs(i % width - j % width) == 1
-
-
-@pytest.mark.parametrize(("weights", "used"), [({"same": 0.0}, "adjacent"), ({"adjacent": 0.0}, "same")])
-def test_a_part_of_no_weight_trains_nothing(weights: dict[str, float], used: str) -> None:
-    free = {name: logits(seed=seed).requires_grad_() for seed, name in enumerate(("same", "adjacent"))}
-    torch.autograd.backward(Pairs(GRID, **weights)(Judged(**free), batch(), torch.Generator())["loss"])
-    assert {name for name, value in free.items() if value.grad is not None and value.grad.any()} == {used}
 
 
 def test_a_siamese_learns_the_pairs_of_a_puzzle_by_heart() -> None:

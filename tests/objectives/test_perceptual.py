@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,7 @@ from fragrecon.objectives.base import Objective
 from fragrecon.objectives.perceptual import Perceptual, distance
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.objectives.vae import VAE
-from fragrecon.runs.read import load_run
 from tests import layouts
-from tests.cli import SMALL, checkpoint, job, rows, shared_cache
 from tests.descent import descend
 from tests.objectives.test_objectives import autoencoder, batch, losses, vae
 
@@ -118,29 +115,3 @@ def test_a_network_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match=r"fragrecon\[features\]"):
         Reconstruction(perceptual=1.0)
     Reconstruction(perceptual=0.0)
-
-
-@pytest.mark.slow
-def test_a_run_is_trained_with_it_and_opens_where_it_is_not_installed(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = shared_cache(tmp_path_factory)
-    small = ["model=conv", "model.encoder_channels=[4,8]", "data.batches_per_epoch=3", "data.images_per_puzzle=2"]
-    line = [*SMALL, *small, "evaluation.puzzles=2", "objective.perceptual=0.5"]
-    job(tmp_path / "run", cache, *line)
-    found = rows(tmp_path / "run")
-    for row in found:
-        total = float(row["val/error"]) + 0.5 * float(row["val/perceptual"])
-        assert float(row["val/loss"]) == pytest.approx(total, rel=1e-4)
-    kept = checkpoint(tmp_path / "run")
-    model = load_run(tmp_path / "run").model
-    assert {key for key in kept["state_dict"] if not key.startswith("means.")} == {
-        f"model.{k}" for k in model.state_dict()
-    }
-    assert len(kept["optimizer_states"][0]["state"]) == len(list(model.parameters()))
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    opened = load_run(tmp_path / "run").model
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, opened.state_dict()[key])
-    with pytest.raises(ConfigError, match=r"fragrecon\[features\]"):
-        job(tmp_path / "other", cache, *line)
