@@ -1,14 +1,13 @@
-"""Whether two versions of the code compute the same, bit for bit: short runs of all that there is, each hashed.
+"""Check that two versions of the code compute the same, bit for bit, by a hash of short runs of every part.
 
     python benchmarks/fingerprint.py > before.txt
     python benchmarks/fingerprint.py --against before.txt [--only NAME,NAME]
 
-Each recipe is a command line, ``python -m fragrecon.run ...`` in a process of its own, and gives a line
-``RECIPE  HASH``. The hash is of the figures in ``metrics.csv`` and in other tables, all scores, the weights of the best
-checkpoint and what is said of a data set as a whole; or of the embeddings. What these are called, and how long they
-took, does not matter, so metrics, modules and parameters may take other names. The code is what Python finds: to hash
-that of another checkout, put that on ``PYTHONPATH``. Hashes compare on one machine, with the same versions of the
-libraries.
+Each recipe is a command line, ``python -m fragrecon.run ...`` in a process of its own, and prints a line
+``RECIPE  HASH``. The hash covers the metrics in ``metrics.csv`` and other tables, all scores, the weights of the best
+checkpoint, scores of a data set as a whole, embeddings, and the places of reassembled fragments. Names and durations
+are left out, so metrics, modules and parameters may be renamed. The code is the package that Python finds: to hash
+another checkout, put it on ``PYTHONPATH``. Hashes compare on one machine with the same versions of the libraries.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ MOSAIC = "model=mosaic model.width=16 model.depth=1 model.heads=2 model.latent_d
 BLOCKS = "model.block_config=[resnet,resnext] model.channel_config=[4,8] model.stride_config=[2,2]"
 
 RECIPES = {
-    # models, with the objectives that are theirs
+    # models with their own objectives
     "conv": f"{FEW} {CONV}",
     "linear-plateau": f"""{FEW} model=linear model.hidden=[16] model.latent_dim=8 data.epochs=3
         scheduler=plateau scheduler.patience=0 scheduler.threshold=1""",
@@ -101,17 +100,20 @@ RECIPES = {
     # modes that read a run
     "conv-evaluate": "mode=evaluate run=@conv evaluation.puzzles=6",
     "conv-embed": "mode=embed run=@conv",
+    "mosaic-reassemble": "mode=reassemble run=@mosaic input=@photos/test/first",
 }
-"""Overrides of each run. ``@NAME`` is the folder of a recipe before it, ``@photos`` one of images of several widths."""
+"""Overrides of each run. ``@NAME`` is the folder of an earlier recipe, ``@photos`` one of images of several widths."""
 
 TIMES = ("seconds",)
-"""Columns of tables that differ from run to run."""
+"""Columns of tables that differ between runs."""
 RUNNING = "means."
-"""How the names of those tensors of a checkpoint begin that are running means of figures, not weights."""
+"""Prefix of the tensors of a checkpoint that are running means of metrics, not weights."""
 TABLES = ("metrics.csv", "robustness.csv")
 ARRAYS = ("scores.npz", "embeddings.npz")
 DATASET_WIDE = "dataset_wide"
-"""What ``metrics.json`` says of all images together, and no other file does."""
+"""Key of ``metrics.json`` for scores of all images together, which no other file holds."""
+PLACEMENT = "placement.json"
+"""File with the place of each reassembled fragment."""
 OURS = ("HYDRA_", "WANDB_", "FRAGRECON_", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_", "COLUMNS")
 
 
@@ -124,19 +126,25 @@ def code() -> Path:
 
 
 def command(recipe: str, folders: Mapping[str, Path]) -> list[str]:
-    """Return the overrides of a recipe, of a repeated key the last; ``folders`` are what ``@NAME`` stands for."""
+    """Return the overrides of a recipe, the last of each key, with the folder of ``NAME`` in place of ``@NAME``."""
     given = (override.partition("=")[::2] for override in RECIPES[recipe].split())
-    values = {key: folders[value[1:]] if value.startswith("@") else value for key, value in given}
+    values = {key: placed(value[1:], folders) if value.startswith("@") else value for key, value in given}
     return [f"{key}={value}" for key, value in values.items()]
 
 
+def placed(path: str, folders: Mapping[str, Path]) -> Path:
+    """Return the folder of ``NAME`` or ``NAME/PATH``."""
+    name, _, inside = path.partition("/")
+    return folders[name] / inside
+
+
 def needed(recipe: str) -> list[str]:
-    """The recipes whose runs a recipe reads."""
+    """Return the recipes whose runs a recipe reads."""
     return [name for name in re.findall(r"=@(\S+)", RECIPES[recipe]) if name in RECIPES]
 
 
 def draw_photos(folder: Path) -> None:
-    """Smooth coloured noise in four aspects, as PNG files: 36 to train on, 12 to test on, of two classes."""
+    """Write smooth coloured noise of three widths as PNG files of two classes: 36 for training, 12 for testing."""
     random = np.random.default_rng(0)
     for split, count in (("train", 18), ("test", 6)):
         for label in ("first", "second"):
@@ -148,12 +156,12 @@ def draw_photos(folder: Path) -> None:
 
 
 def digest(parts: Iterable[bytes]) -> bytes:
-    """A hash of some parts, whatever their order."""
+    """Return a hash of some parts, independent of their order."""
     return hashlib.sha256(b"".join(sorted(hashlib.sha256(part).digest() for part in parts))).digest()
 
 
 def array_bytes(array: npt.NDArray[Any]) -> bytes:
-    """Type, shape and values."""
+    """Return type, shape and values as bytes."""
     return f"{array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes()
 
 
@@ -166,7 +174,7 @@ def is_number(text: str) -> bool:
 
 
 def table_rows(path: Path) -> Iterator[bytes]:
-    """For each row the numbers as they are printed, sorted; without names, and without times."""
+    """Yield the numbers of each row as they are printed, sorted, without names and durations."""
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             printed = sorted(text for name, text in row.items() if name not in TIMES and is_number(text))
@@ -174,7 +182,7 @@ def table_rows(path: Path) -> Iterator[bytes]:
 
 
 def numbers(node: Any) -> Iterator[bytes]:
-    """All numbers of nested dicts and lists."""
+    """Yield all numbers of nested dicts and lists."""
     if isinstance(node, dict | list):
         for child in node.values() if isinstance(node, dict) else node:
             yield from numbers(child)
@@ -198,19 +206,22 @@ def weights(path: Path) -> Iterator[bytes]:
 
 
 def fingerprint(folder: Path) -> str:
-    """The first 16 hexadecimal digits of a hash of all that was computed in the folder of a run."""
+    """Return the first 16 hexadecimal digits of a hash of all results in the folder of a run."""
     found = [digest(table_rows(folder / name)) for name in TABLES if (folder / name).is_file()]
     found += [digest(arrays(folder / name)) for name in ARRAYS if (folder / name).is_file()]
     found += [digest(weights(path)) for path in sorted((folder / "checkpoints").glob("best-*.ckpt"))]
     if (folder / "metrics.json").is_file():
         found.append(digest(numbers(json.loads((folder / "metrics.json").read_text()).get(DATASET_WIDE, {}))))
-    if not any((folder / name).is_file() for name in ARRAYS):
-        raise FileNotFoundError(f"{folder} holds none of {', '.join(ARRAYS)}")
+    if (folder / PLACEMENT).is_file():
+        content = json.loads((folder / PLACEMENT).read_text())
+        found += [digest(b" ".join(numbers(row)) for row in content.pop("fragments")), digest(numbers(content))]
+    if not any((folder / name).is_file() for name in (*ARRAYS, PLACEMENT)):
+        raise FileNotFoundError(f"{folder} holds none of {', '.join((*ARRAYS, PLACEMENT))}")
     return hashlib.sha256(b"".join(found)).hexdigest()[:16]
 
 
 def run(recipe: str, home: Path, root: Path) -> str | None:
-    """Run a recipe and hash it; None, and the reason on stderr, if it failed."""
+    """Run a recipe and return its hash; if it failed, print the reason to stderr and return None."""
     folders = {name: home / name for name in ("photos", *RECIPES)}
     kept = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
     own = {
@@ -231,7 +242,7 @@ def run(recipe: str, home: Path, root: Path) -> str | None:
 
 
 def read_lines(path: Path) -> dict[str, str]:
-    """The hashes of an earlier output."""
+    """Return the hashes of an earlier output."""
     pairs = (line.split() for line in path.read_text().splitlines())
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
