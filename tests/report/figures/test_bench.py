@@ -114,7 +114,10 @@ def test_where_a_series_ended_early_it_says_so() -> None:
 
 
 def test_how_it_was_computed_is_told() -> None:
-    assert conditions(result()) == [
+    found = result()
+    found["model"]["image_shape"] = [3, 64, 64]
+    assert title(found).endswith("on 64x64 colour images")
+    assert conditions(found) == [
         "forward: encode and decode, 0.123 GFLOP per image",
         "training: Reconstruction by AdamW, 12.3 GFLOP per image",
         "bf16-mixed, compile=default, channels_last=true, x86_64 with AVX512, 4 of 8 cores",
@@ -184,9 +187,3 @@ def test_numbers_have_three_digits_that_count(value: float, text: str) -> None:
 )
 def test_parameters_are_counted_in_thousands_and_millions(number: int, text: str) -> None:
     assert count(number) == text
-
-
-def test_colour_images_are_called_so() -> None:
-    found = result()
-    found["model"]["image_shape"] = [3, 64, 64]
-    assert title(found).endswith("on 64x64 colour images")

@@ -51,8 +51,8 @@ def test_a_perfect_grouping_marks_no_fragment_and_a_wrong_one_marks_the_stranger
 
 
 def test_more_or_fewer_groups_than_images_can_be_drawn(tmp_path: Path) -> None:
-    batch = puzzle(30)
-    for groups in (torch.zeros_like(batch.source_ids), torch.arange(120).unsqueeze(0) % 30):
+    batch = puzzle(6)
+    for groups in (torch.zeros_like(batch.source_ids), torch.arange(24).unsqueeze(0) % 9):
         save(clustering.puzzle_figure(batch, groups, (2, 2), "odd"), tmp_path / "puzzle.png")
         with Image.open(tmp_path / "puzzle.png") as picture:
             assert min(picture.size) > 100
@@ -72,7 +72,7 @@ def pictures_of(axes: Any) -> list[tuple[np.ndarray, tuple[float, ...]]]:
     return [(np.asarray(image.get_array()), tuple(map(float, image.get_extent()))) for image in axes.images]
 
 
-@pytest.mark.parametrize("size", [(4, 4), (2, 4), (4, 2), (1, 8)])
+@pytest.mark.parametrize("size", [(4, 2), (1, 8)])
 def test_fragments_keep_their_form(size: tuple[int, int]) -> None:
     images = torch.randint(0, 256, (1, 3, 3, 8, 8), dtype=torch.uint8)
     ids, cells = torch.arange(3).unsqueeze(0), 64 // (size[0] * size[1])
@@ -136,7 +136,7 @@ def test_counts_are_read_on_light_and_on_dark() -> None:
     assert dark <= {"3", "4"}
 
 
-@pytest.mark.parametrize("images", [2, 5, 30])
+@pytest.mark.parametrize("images", [2, 27])
 def test_every_fragment_has_a_place_of_its_own_with_its_image_named_beside(images: int) -> None:
     own = example(images)
     left, right = clustering.embedding_figure(own).axes
@@ -167,8 +167,7 @@ def test_fragments_of_one_image_lie_together_where_embeddings_do() -> None:
     assert (sources[distances.argmin(1)] == sources).mean() > 0.8  # 0.1 by chance
 
 
-@pytest.mark.parametrize("images", [2, 12])
-@pytest.mark.parametrize("dimensions", [1, 2, 40])
+@pytest.mark.parametrize(("images", "dimensions"), [(2, 1), (12, 1), (2, 40), (12, 2)])
 def test_embeddings_of_few_dimensions_or_points_are_spread_out(images: int, dimensions: int) -> None:
     own = example(images, dimensions=dimensions)
     places = tsne(own.embeddings[0], 4)
@@ -178,8 +177,7 @@ def test_embeddings_of_few_dimensions_or_points_are_spread_out(images: int, dime
     assert torch.equal(places, tsne(own.embeddings[0], 4))
 
 
-@pytest.mark.parametrize("value", [0.0, 3.0])
-@pytest.mark.parametrize("count", [2, 4, 60])
+@pytest.mark.parametrize(("count", "value"), [(2, 3.0), (60, 0.0)])
 def test_embeddings_that_are_all_alike_are_spread_out_too(count: int, value: float) -> None:
     places = tsne(torch.full((count, 5), value), 16)
     assert torch.isfinite(places).all()
@@ -189,7 +187,7 @@ def test_embeddings_that_are_all_alike_are_spread_out_too(count: int, value: flo
 def test_a_grid_moves_places_as_little_as_can_be() -> None:
     random = torch.Generator().manual_seed(0)
     ticks = torch.linspace(0, 1, 3)
-    for _ in range(20):
+    for _ in range(3):
         places = torch.rand(4, 2, generator=random)
 
         def cost(cells: Any, places: torch.Tensor = places) -> float:
@@ -208,8 +206,7 @@ def test_of_very_many_fragments_some_are_shown(monkeypatch: pytest.MonkeyPatch, 
     assert len(left.images) == len(right.texts) == 10
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("images", [2, 26, 27])
+@pytest.mark.parametrize(("images", "channels"), [(2, 3), (27, 1)])
 def test_all_pictures_of_a_puzzle_can_be_written(images: int, channels: int, tmp_path: Path) -> None:
     own = example(images, channels=channels)
     for figure in (clustering.confusion_figure(own), clustering.embedding_figure(own)):

@@ -89,11 +89,11 @@ def test_a_class_without_images_has_an_empty_row() -> None:
     assert [int(text.get_position()[1]) for text in axes.texts] == [0, 0, 2]
 
 
-@pytest.mark.parametrize("count", [2, 10, 20, 21, 100, 250])
+@pytest.mark.parametrize("count", [2, 20, 21, 100, 250])
 def test_any_number_of_classes_can_be_read(tmp_path: Path, count: int) -> None:
     random = torch.Generator().manual_seed(0)
     labels, found = (torch.randint(count, (1000,), generator=random) for _ in range(2))
-    figure = probes.confusion_figure(labels, found, names(count), "MLP on a model")
+    figure = probes.confusion_figure(labels, found, names(count), "MLP on MaskedAutoencoder, mean of 16 fragments")
     save(figure, tmp_path / "confusion.png")
     axes = figure.axes[0]
     assert bool(axes.texts) == (len(figure.axes) == 1) == (count <= 20)  # numbers, or a scale of shades
@@ -103,16 +103,6 @@ def test_any_number_of_classes_can_be_read(tmp_path: Path, count: int) -> None:
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(boxes))
     assert all(box.x0 >= 0 and box.height >= 4 for box in boxes)
     title = axes.title.get_window_extent()
-    assert title.x0 >= 0
-    assert title.x1 <= figure.bbox.width
-
-
-def test_a_long_name_of_the_model_fits() -> None:
-    figure = probes.confusion_figure(
-        torch.tensor([0, 1]), torch.tensor([0, 1]), ["cat", "dog"], "MLP on MaskedAutoencoder, mean of 16 fragments"
-    )
-    figure.canvas.draw()
-    title = figure.axes[0].title.get_window_extent()
     assert title.x0 >= 0
     assert title.x1 <= figure.bbox.width
 

@@ -77,9 +77,7 @@ def test_embeddings_of_one_number_or_all_alike_can_be_drawn(tmp_path: Path, embe
     assert told[1] == "0% of the variance"
 
 
-@pytest.mark.parametrize(
-    ("count", "listed"), [(2, True), (10, True), (11, True), (20, True), (21, False), (100, False)]
-)
+@pytest.mark.parametrize(("count", "listed"), [(10, True), (11, True), (20, True), (21, False)])
 def test_each_class_has_a_colour_of_its_own_and_few_are_named(tmp_path: Path, count: int, listed: bool) -> None:
     labels = torch.arange(300) % count
     names = [f"class {number}" for number in range(count)]

@@ -9,7 +9,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from matplotlib.text import Annotation
-from PIL import Image
 
 from fragrecon.evaluation.clustering.robustness import Condition, Outcome
 from fragrecon.evaluation.statistics import Scores, summary
@@ -38,7 +37,7 @@ def strips(figure: Any) -> dict[str, Any]:
     return dict(zip(names, [patch.get_data() for patch in axes.patches], strict=True))
 
 
-@pytest.mark.parametrize("puzzles", [1, 2, 20, 1000])
+@pytest.mark.parametrize("puzzles", [1, 20, 1000])
 def test_each_strip_has_the_shape_of_its_scores(puzzles: int) -> None:
     random = np.random.default_rng(0)
     scores = {
@@ -90,9 +89,8 @@ def test_of_errors_the_least_is_best() -> None:
     assert axes.get_xlabel() == "masked MSE of a puzzle (3 puzzles)"
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
-def test_scores_that_are_all_alike_can_be_drawn(tmp_path: Path, value: float) -> None:
-    figure = scores_figure({"random": np.full(1, value), "model": np.full(1, value)}, "kmeans_ari", "conv")
+def test_scores_that_are_all_alike_can_be_drawn(tmp_path: Path) -> None:
+    figure = scores_figure({"random": np.ones(1), "model": np.ones(1)}, "kmeans_ari", "conv")
     assert figure.axes[0].get_xlabel().endswith("(1 puzzle)")
     save(figure, tmp_path / "scores.png")
 
@@ -194,12 +192,12 @@ def test_methods_are_named_though_the_first_panel_has_none() -> None:
     assert [text.get_text() for text in legend.get_texts()] == [label(method) for method in METHODS]
 
 
-@pytest.mark.parametrize("axes", [1, 2, 3])
-def test_the_names_of_all_methods_fit_into_the_picture(axes: int) -> None:
+@pytest.mark.parametrize("axes", [1, 3, 6])
+def test_the_names_of_all_methods_fit_into_the_picture(axes: int, tmp_path: Path) -> None:
     methods = ("random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model")
     outcomes = [Outcome(Condition(name, 1), scored(0, methods), {}) for name in list(AXES)[:axes]]
     figure = robustness_figure(outcomes, scored(1, methods))
-    figure.draw_without_rendering()
+    save(figure, tmp_path / "robustness.png")
     (legend,) = figure.legends
     extent = legend.get_window_extent()
     assert 0 <= extent.x0 < extent.x1 <= figure.bbox.width
@@ -219,16 +217,3 @@ def test_a_condition_on_a_single_puzzle_is_drawn_without_an_interval(tmp_path: P
     (axes,) = panels_of(figure).values()
     assert curves(axes)["model"][1] == (1.0, float(outcome.scores["model"]["kmeans_ari"][0]))
     save(figure, tmp_path / "robustness.png")
-
-
-@pytest.mark.parametrize("axes", [1, 2, 3, 4, 6])
-def test_any_number_of_axes_makes_a_picture_of_fitting_size(tmp_path: Path, axes: int) -> None:
-    names = list(AXES)[:axes]
-    outcomes = [Outcome(Condition(name, value), scored(n), {}) for n, name in enumerate(names) for value in (1, 2)]
-    save(robustness_figure(outcomes, USUAL), tmp_path / "robustness.png")
-    with Image.open(tmp_path / "robustness.png") as picture:
-        picture.load()
-        assert picture.format == "PNG"
-        columns, rows = min(3, axes), -(-axes // 3)
-        assert picture.size == pytest.approx((3.4 * columns * 160, (2.7 * rows + 0.5) * 160), abs=2)
-        assert len(set(picture.convert("L").tobytes())) > 50
