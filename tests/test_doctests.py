@@ -10,12 +10,13 @@ import pytest
 
 import fragrecon.clustering
 import fragrecon.objectives
+import fragrecon.reassembly
 
 MODULES = [
     *(f"fragrecon.{name}" for name in ("seams", "seeds", "data.puzzles")),
     *(
         module.name
-        for package in (fragrecon.clustering, fragrecon.objectives)
+        for package in (fragrecon.clustering, fragrecon.objectives, fragrecon.reassembly)
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     ),
 ]

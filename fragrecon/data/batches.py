@@ -1,4 +1,4 @@
-"""Batches made ahead of their use, and where in an epoch a training is."""
+"""Batches prepared ahead of their use, and the position of training within its epochs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fragrecon.data.puzzles import FragmentBatch
 
 LOOKAHEAD = 2
-"""Batches that are made ahead."""
+"""Number of batches prepared ahead."""
 
 
 @dataclass(frozen=True)

@@ -64,13 +64,13 @@ class FragmentData(pl.LightningDataModule):
         return other
 
     def side_by_side(self, count: int) -> FragmentData:
-        """These data, but of single images as many of one width together, to be shown."""
+        """Data for example pictures: if puzzles hold one image, they now hold ``count`` images of one width."""
         if self.config.images_per_puzzle > 1:
             return self
         return self.variant(images_per_puzzle=min(count, len(self.alike("train", self.validation_images()))))
 
     def alike(self, split: Split, images: Indices) -> Indices:
-        """Those of the given images of a split that have the most common width; all of them if the width is fixed."""
+        """Select the images of the most common width from the given images of a split; all if the width is fixed."""
         return images[commonest(self.store(split).widths[images])] if self.config.variable_width else images
 
     @property
@@ -89,7 +89,7 @@ class FragmentData(pl.LightningDataModule):
         return puzzles.split_train_validation(len(self.store("train")))[0]
 
     def validation_images(self) -> Indices:
-        """Indices of the training images that are kept for validation."""
+        """Indices of the training images that are held out for validation."""
         return puzzles.split_train_validation(len(self.store("train")))[1]
 
     def check(self, test_puzzles: int) -> None:
@@ -219,17 +219,13 @@ class FragmentData(pl.LightningDataModule):
         drawn = numpy_generator(self.seed, "images a puzzle", number).uniform()
         return int(least * ((most + 1) / least) ** drawn)
 
-    def fixed_batches(self, split: Split, available: Indices, count: int, purpose: str) -> FixedPuzzles:
-        """``count`` puzzles that depend on nothing but ``puzzle_seed``, the images and the sizes."""
-        return FixedPuzzles(self, split, available, count, purpose)
-
     def validation_set(self) -> FixedPuzzles:
         """The validation puzzles."""
-        return self.fixed_batches("train", self.validation_images(), self.validation_puzzles, "validation")
+        return FixedPuzzles(self, "train", self.validation_images(), self.validation_puzzles, "validation")
 
     def test_set(self, count: int) -> FixedPuzzles:
         """The first ``count`` test puzzles."""
-        return self.fixed_batches("test", np.arange(len(self.store("test"))), count, "test")
+        return FixedPuzzles(self, "test", np.arange(len(self.store("test"))), count, "test")
 
     def _read(self, split: Split, ids: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, N, C, H, W) uint8 and their labels (B, N)."""
@@ -270,7 +266,9 @@ class FragmentData(pl.LightningDataModule):
 
 
 class FixedPuzzles:
-    """Puzzles that do not depend on how they are batched; they are drawn when they are read.
+    """Puzzles of an evaluation, the same in batches of any size; they are drawn when they are read.
+
+    They depend only on the seed of the evaluation, the images and the sizes.
 
     With variable width, puzzles of single images come in the order of their widths, and puzzles of several images have
     the most common width. Of single images, each comes at most once.

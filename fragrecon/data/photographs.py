@@ -81,7 +81,7 @@ def check_count(fragments: int) -> None:
         ConfigError: there are too many for one puzzle.
     """
     if fragments > MOST:
-        raise ConfigError(f"{fragments} fragments are more than the {MOST} that go together at once; give fewer files")
+        raise ConfigError(f"{fragments} fragments are more than the {MOST} that one puzzle may hold; give fewer files")
 
 
 def cut_photographs(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from fragrecon import files
 from fragrecon.errors import DataError
+from fragrecon.progress import progress
 
 Split = Literal["train", "test"]
 AnyWidthShape = tuple[int, int, int | None]
@@ -221,7 +222,7 @@ def store_folder(cache: Path, name: str, source: Source, shape: AnyWidthShape, s
     return cache / f"{name}-{_fingerprint(source, shape)[:16]}" / split
 
 
-def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progress: bool = True) -> Store:
+def open_or_build(reader: Reader, name: str, split: Split, cache: Path) -> Store:
     """Open the store of a split; convert the source first if there is no store yet.
 
     Several processes may call this at once: each builds in its own folder, and the first to finish wins. The lock only
@@ -232,7 +233,6 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progr
         name: of the data set.
         split: ``train`` or ``test``.
         cache: folder of all stores.
-        progress: whether to show a progress bar.
 
     Returns:
         The store.
@@ -249,7 +249,7 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progr
             with suppress(OSError, NotImplementedError):
                 lock.acquire()
             if not folder.is_dir():
-                _build(reader, source, split, folder, progress=progress)
+                _build(reader, source, split, folder)
         except OSError as error:  # errors of the reader are DataErrors
             raise DataError(
                 f"cannot write the converted data to {folder.parent} ({error.strerror or error}); "
@@ -260,12 +260,12 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path, *, progr
     return open_store(folder, _fingerprint(source, reader.shape))
 
 
-def open_store(folder: Path, fingerprint: str | None = None) -> Store:
+def open_store(folder: Path, fingerprint: str) -> Store:
     """Open a store and check that it is complete.
 
     Args:
         folder: of the store.
-        fingerprint: expected hash of its source; by default any.
+        fingerprint: expected hash of its source.
 
     Returns:
         The store.
@@ -283,7 +283,7 @@ def open_store(folder: Path, fingerprint: str | None = None) -> Store:
         manifest = Manifest(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{folder} is not a store of images; its {MANIFEST} cannot be read ({error}){hint}") from None
-    if fingerprint is not None and manifest.source != fingerprint:
+    if manifest.source != fingerprint:
         raise DataError(f"{folder} was built from another source than the one asked for{hint}")
     for name, digest in ((LABELS, manifest.labels_sha256), (WIDTHS, manifest.widths_sha256)):
         if digest and not ((folder / name).is_file() and files.file_digest(folder / name) == digest):
@@ -300,7 +300,7 @@ def _fingerprint(source: Source, shape: AnyWidthShape) -> str:
     return files.digest({"format": FORMAT, "shape": shape, "identity": source.identity})
 
 
-def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progress: bool) -> None:
+def _build(reader: Reader, source: Source, split: Split, folder: Path) -> None:
     needed = source.images * (image_bytes(reader.shape) + 8)
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
@@ -308,33 +308,29 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path, *, progre
             f"the converted {split} images need {needed / 1e9:.2f} GB, but {folder.parent} has "
             f"{free / 1e9:.2f} GB free; choose another folder with data.cache_dir=FOLDER"
         )
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     labels: list[npt.NDArray[np.int64]] = []
     widths: list[npt.NDArray[np.int64]] = []
-    count = 0
-    with files.atomic_folder(folder) as temporary, Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task(f"converting {split} images", total=source.images)
+    with (
+        files.atomic_folder(folder) as temporary,
+        progress(f"converting {split} images", source.images) as advance,
+    ):
         with (temporary / IMAGES).open("wb") as file:
             for block in _blocks(reader, split):
-                _check_block(block, reader.shape)
                 file.write(np.ascontiguousarray(block.images).data)  # unlike `tofile`, this reports why it fails
                 labels.append(block.labels.astype(np.int64))
                 widths.append(np.full(len(block.labels), block.images.shape[3]))
-                count += len(block.labels)
-                bar.update(task, completed=count)
+                advance(len(block.labels))
             files.sync(file)
-        if count == 0:
-            raise DataError(f"the source of the {split} images contains no images: {_place(source)}")
-        bar.update(task, total=count)
-        all_labels = np.concatenate(labels)
+        all_labels = np.concatenate([*labels, np.empty(0, np.int64)])
+        if not len(all_labels):
+            root = source.identity.get("root", source.identity["reader"])
+            raise DataError(f"the source of the {split} images contains no images: {root}")
         _save(temporary / LABELS, all_labels)
         manifest = {
             "format": FORMAT,
             "split": split,
             "shape": reader.shape,
-            "count": count,
+            "count": len(all_labels),
             "num_classes": len(source.classes) if source.classes else int(all_labels.max()) + 1,
             "classes": source.classes,
             "source": _fingerprint(source, reader.shape),
@@ -355,21 +351,14 @@ def _save(path: Path, values: npt.NDArray[np.int64]) -> None:
 
 
 def _blocks(reader: Reader, split: Split) -> Iterator[Block]:
-    """The blocks of a reader; failures to read become DataErrors, unlike failures to write."""
+    """The checked blocks of a reader; failures to read become DataErrors, unlike failures to write."""
+    shape = reader.shape
     try:
-        yield from reader.blocks(split)
+        for block in reader.blocks(split):
+            images = block.images
+            expected = (len(block.labels), *shape[:2], images.shape[-1] if shape[2] is None else shape[2])
+            if images.dtype != np.uint8 or images.shape != expected:
+                raise TypeError(f"a reader yielded {images.dtype} {images.shape}; expected uint8 {expected}")
+            yield block
     except OSError as error:
         raise DataError(f"cannot read the {split} images ({error})") from None
-
-
-def _check_block(block: Block, shape: AnyWidthShape) -> None:
-    images = block.images
-    expected = (*shape[:2], images.shape[-1] if shape[2] is None else shape[2])
-    if images.dtype != np.uint8 or images.shape != (len(block.labels), *expected):
-        raise TypeError(
-            f"a reader yielded {images.dtype} {images.shape} for {len(block.labels)} labels of images {shape}"
-        )
-
-
-def _place(source: Source) -> str:
-    return str(source.identity.get("root", source.identity.get("reader", "?")))

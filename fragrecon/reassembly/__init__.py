@@ -1,5 +1,5 @@
 """Reassembly: from fragments and a model's predictions to whole images.
 
-`clues` rates cells and neighbours, `rebuild` groups and places fragments (`place`, `exchange`), and `solve` does all of
-it for one puzzle. Scores of reassembled puzzles belong to `fragrecon.evaluation.clustering.reassembly`.
+`clues` rates cells and neighbours, `rebuild` places the fragments of each image (by `place` and `exchange`), and
+`solve` does all of it for one puzzle. `fragrecon.evaluation.clustering.reassembly` scores the result.
 """

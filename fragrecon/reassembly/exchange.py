@@ -46,7 +46,7 @@ def exchange(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def fit(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the gain (B, S, F) of each fragment at each cell, with all others in place.
+    """Compute the gain of each fragment at each cell, with all others in place.
 
     Args:
         clues: clues on the puzzles.
@@ -54,7 +54,13 @@ def fit(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: rows and columns of an image.
 
     Returns:
-        The gains.
+        Gains (B, S, F).
+
+    Example:
+        >>> clues = Clues(torch.eye(2).unsqueeze(0), torch.tensor([[[0.0, 5.0], [0.0, 0.0]]]), torch.zeros(1, 2, 2))
+        >>> fit(clues, torch.tensor([[0, 1]]), (1, 2))
+        tensor([[[6., 0.],
+                 [0., 6.]]])
     """
     rows, columns = grid
     n, cells = rows * columns, torch.arange(held.shape[1], device=held.device)

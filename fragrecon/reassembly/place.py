@@ -32,10 +32,15 @@ def place(clues: Clues, grid: tuple[int, int], width: int = WIDTH, memory: int =
         clues: clues on G groups of n fragments each.
         grid: rows and columns of an image.
         width: width of the beam search.
-        memory: bytes that the work may use at once.
+        memory: working memory in bytes.
 
     Returns:
         Placements (G, n) whose gain no single move raises.
+
+    Example:
+        >>> clues = Clues(torch.eye(2).unsqueeze(0), torch.tensor([[[0.0, 5.0], [0.0, 0.0]]]), torch.zeros(1, 2, 2))
+        >>> place(clues, (1, 2))
+        tensor([[0, 1]])
     """
     groups, n = clues.cells.shape[:2]
     candidates = max(width * n, len(moves(grid)))
@@ -52,7 +57,21 @@ def place(clues: Clues, grid: tuple[int, int], width: int = WIDTH, memory: int =
 
 
 def gain(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the gains (G, M) of placements (G, M, n), summed over all cells and all adjacent pairs."""
+    """Sum the gains of all cells and all adjacent pairs.
+
+    Args:
+        clues: clues on G groups of n fragments each.
+        placements: M placements of each group, (G, M, n).
+        grid: rows and columns of an image.
+
+    Returns:
+        Gains (G, M).
+
+    Example:
+        >>> clues = Clues(torch.eye(2).unsqueeze(0), torch.tensor([[[0.0, 5.0], [0.0, 0.0]]]), torch.zeros(1, 2, 2))
+        >>> gain(clues, torch.tensor([[[0, 1], [1, 0]]]), (1, 2))
+        tensor([[7., 0.]])
+    """
     tiles, n = placements.view(*placements.shape[:2], *grid), placements.shape[-1]
     cells = torch.arange(n, device=placements.device)
     return (
@@ -101,8 +120,18 @@ def improve(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
 
 @lru_cache(maxsize=8)
 def moves(grid: tuple[int, int]) -> Tensor:
-    """Return permutations (M, n) of the cells, the identity first: swaps of two cells, rows or columns, and cyclic
-    shifts of the whole image.
+    """List the moves of the local search: swaps of two cells, rows or columns, and cyclic shifts of the whole image.
+
+    Args:
+        grid: rows and columns of an image.
+
+    Returns:
+        Permutations (M, n) of the cells, the identity first.
+
+    Example:
+        >>> moves((1, 2)).unique(dim=0)
+        tensor([[0, 1],
+                [1, 0]])
     """
     rows, columns = grid
     cells = torch.arange(rows * columns).view(grid)

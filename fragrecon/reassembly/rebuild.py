@@ -1,4 +1,4 @@
-"""Rebuild images: group the fragments of a puzzle, and place those of each group.
+"""Rebuild images: count the images of a puzzle, and place the fragments of each.
 
 Shapes: B puzzles of F fragments, k images of n = rows * columns cells.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fragrecon.clustering.balanced import balanced_kmeans
 from fragrecon.clustering.count import estimate_count
 from fragrecon.clustering.problems import MEMORY
 from fragrecon.reassembly.clues import Clues
@@ -39,33 +38,20 @@ def count_images(embeddings: Tensor, cells: int, memory: int = MEMORY) -> int:
     Args:
         embeddings: embeddings (1, F, D).
         cells: cells of an image.
-        memory: bytes that the work may use at once.
+        memory: working memory in bytes.
 
     Returns:
         The number of images, enough for all fragments.
+
+    Example:
+        >>> count_images(torch.zeros(1, 8, 2), cells=4)
+        2
     """
     fragments = embeddings.shape[1]
     least = -(-fragments // cells)
     if fragments % cells == 0 or fragments < 4:
         return least
     return max(least, int(estimate_count(embeddings, max(3, fragments // 4), memory)))
-
-
-def group(embeddings: Tensor, k: int, cells: int, keys: Tensor, restarts: int = 10, memory: int = MEMORY) -> Tensor:
-    """Group fragments by balanced KMeans, so that no group has more fragments than an image has cells.
-
-    Args:
-        embeddings: embeddings (B, F, D).
-        k: number of images.
-        cells: cells of an image.
-        keys: keys (B,) of the random numbers of each puzzle.
-        restarts: restarts of KMeans.
-        memory: bytes that the work may use at once.
-
-    Returns:
-        Groups (B, F) in 0..k-1.
-    """
-    return balanced_kmeans(embeddings, k, keys, restarts, memory, size=cells)
 
 
 def rebuild(
@@ -85,7 +71,7 @@ def rebuild(
         grid: rows and columns of an image.
         regroup: whether fragments may then be exchanged between images.
         width: width of the beam search.
-        memory: bytes that the work may use at once.
+        memory: working memory in bytes.
 
     Returns:
         Image and cell of each fragment.

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fragrecon.clustering.balanced import balanced_kmeans
 from fragrecon.models.base import Solution, Solver
 from fragrecon.reassembly.clues import Clues, all_clues
-from fragrecon.reassembly.rebuild import Placement, count_images, group, rebuild
+from fragrecon.reassembly.rebuild import Placement, count_images, rebuild
 from fragrecon.seeds import keys_of
 
 
@@ -26,12 +27,12 @@ def clues_and_groups(
         k: number of images.
         keys: keys (B,) of the random numbers of each puzzle.
         restarts: restarts of KMeans.
-        memory: bytes that clustering may use at once.
+        memory: working memory in bytes.
 
     Returns:
         Clues, and groups (B, F) in 0..k-1, both on the CPU.
     """
-    groups = group(solution.embeddings, k, grid[0] * grid[1], keys, restarts, memory)
+    groups = balanced_kmeans(solution.embeddings, k, keys, restarts, memory, size=grid[0] * grid[1])
     return all_clues(solution, fragments, grid).cpu(), groups.cpu()
 
 
@@ -47,7 +48,7 @@ def solve(
         grid: rows and columns of fragments in an image.
         seed: seed of the clustering.
         restarts: restarts of KMeans.
-        memory: bytes that clustering may use at once.
+        memory: working memory in bytes.
 
     Returns:
         The image and the cell of each fragment, and the number of images.

@@ -78,7 +78,7 @@ def never(number: int) -> None:
 
 
 def build(cache: Path, reader: Toy | None = None, split: Split = "train") -> Store:
-    return open_or_build(reader or Toy(), "toy", split, cache, progress=False)
+    return open_or_build(reader or Toy(), "toy", split, cache)
 
 
 def folder_of(cache: Path, reader: Toy | None = None, split: Split = "train") -> Path:
@@ -160,7 +160,7 @@ def test_another_source_or_shape_is_another_store(tmp_path: Path) -> None:
         reader.during = never
         assert build(tmp_path, reader).images.shape == (reader.count, *reader.shape)
         assert build(tmp_path, reader).manifest.num_classes == 3  # found in the labels, where classes have no names
-    assert open_or_build(Toy(), "other", "train", tmp_path, progress=False).folder != folder_of(tmp_path)
+    assert open_or_build(Toy(), "other", "train", tmp_path).folder != folder_of(tmp_path)
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------

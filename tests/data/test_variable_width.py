@@ -125,7 +125,7 @@ def test_widths_are_multiples_of_the_step_in_the_data_and_in_files_of_ones_own(c
 @pytest.fixture
 def store(photos: Path, tmp_path: Path) -> Store:
     reader = ImageFolder(photos, channels=1, image_height=32)
-    return open_or_build(reader, "photos", "train", tmp_path, progress=False)
+    return open_or_build(reader, "photos", "train", tmp_path)
 
 
 def test_the_store_is_one_map_of_all_pixels_with_an_index(store: Store, photos: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_damaged_store_is_refused(store: Store, harm: str) -> None:
     else:
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=rf"{path.name} is (truncated|missing or damaged).*delete the folder"):
-        open_store(store.folder)
+        open_store(store.folder, store.manifest.source)
 
 
 def test_height_step_and_freedom_make_other_stores(photos: Path, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from fragrecon import files
+from fragrecon.clustering.balanced import balanced_kmeans
 from fragrecon.data.readers.images import decode, size_of
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.jobs.reassemble import cut_puzzle
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.clues import all_clues
-from fragrecon.reassembly.rebuild import group
 from fragrecon.report.figures.plotting import colours
 from fragrecon.report.figures.tiles import PAPER
 from fragrecon.runs.read import load_run
@@ -314,7 +314,7 @@ def test_fragments_leave_the_group_of_their_embedding_until_no_swap_gains(rebuil
         swapped[one], swapped[other] = held[other], held[one]
         assert slow_gain(clues, 0, swapped, (4, 4)) <= reached + 1e-2
     keys = keys_of(config.evaluation.seed, "reassemble", 0, 1)
-    groups = group(solution.embeddings, 2, 16, keys, config.evaluation.restarts)[0].tolist()
+    groups = balanced_kmeans(solution.embeddings, 2, keys, config.evaluation.restarts, size=16)[0].tolist()
     assert groups != [row["image"] for row in found]
 
 
@@ -551,7 +551,7 @@ def test_a_broken_image_is_named(tmp_path: Path, cache: Path, mosaic: Path, dama
         tmp_path,
         cache,
         DataError,
-        r"broken\.jpg is not a readable image \(.*\); mend or remove it",
+        r"broken\.jpg is not a readable image \(.*\); repair or remove it",
         f"run={mosaic}",
         f"input=[{FLOWER},{broken}]",
     )
@@ -598,7 +598,7 @@ def test_more_fragments_than_memory_holds_are_refused(tmp_path: Path, cache: Pat
     for file in files:
         resized(CHINA, int(file.stem), 16).save(file)
     many = f"input=[{','.join(map(str, [files[0]] * 256 + files[1:]))}]"
-    message = "4112 fragments are more than the 4096 that go together at once; give fewer files"
+    message = "4112 fragments are more than the 4096 that one puzzle may hold; give fewer files"
     assert_refused(tmp_path, cache, ConfigError, message, f"run={mosaic}", many)
     shutil.rmtree(tmp_path / "refused")
     # As loose fragments they are few, but not of one size.
@@ -677,7 +677,7 @@ def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path: Path) -> Non
 def test_the_size_of_what_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     for path in (tmp_path / "text.png", tmp_path / "nothing.png", tmp_path):
-        with pytest.raises(DataError, match=rf"^{path} is not a readable image \(.+\); mend or remove it$"):
+        with pytest.raises(DataError, match=rf"^{path} is not a readable image \(.+\); repair or remove it$"):
             size_of(path)
 
 

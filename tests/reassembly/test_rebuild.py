@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fragrecon.reassembly.clues import Clues, gradient_clues
 from fragrecon.reassembly.place import gain
-from fragrecon.reassembly.rebuild import Placement, count_images, group, rebuild
-from fragrecon.seeds import keys_of
+from fragrecon.reassembly.rebuild import Placement, count_images, rebuild
 from tests.reassembly.samples import (
     Grid,
     photographs,
@@ -28,10 +27,6 @@ from tests.reassembly.samples import (
 
 unhurried = settings(deadline=None, max_examples=25)
 SEEDS = st.integers(0, 2**32)
-
-
-def keys(puzzles: int) -> Tensor:
-    return keys_of(0, "test", 0, puzzles)
 
 
 def unit(labels: Tensor) -> Tensor:
@@ -84,27 +79,6 @@ def test_there_are_never_fewer_images_than_the_fragments_need() -> None:
     for count in range(1, 40):
         found = count_images(torch.randn(1, count, 4, generator=seeded(count)), 16)
         assert -(-count // 16) <= found <= max(3, count // 4)
-
-
-# Groups ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("lost", [0, 1, 5, 13])
-def test_clear_groups_are_found_though_fragments_are_lost(lost: int) -> None:
-    sources, _ = without(*shuffled(4, 5, (4, 4)), lost)
-    found = group(unit(sources), 5, 16, keys(4))
-    same = found.unsqueeze(1) == found.unsqueeze(2)
-    assert torch.equal(same, sources.unsqueeze(1) == sources.unsqueeze(2))
-
-
-@unhurried
-@given(SEEDS, st.integers(1, 4), st.integers(0, 5))
-def test_no_group_has_more_fragments_than_cells(seed: int, k: int, lost: int) -> None:
-    count = max(k, 6 * k - lost)
-    found = group(torch.randn(3, count, 4, generator=seeded(seed)), k, 6, keys(3))
-    assert found.min() >= 0
-    assert found.max() < k
-    assert F.one_hot(found, k).sum(1).max() <= 6
 
 
 # Images ---------------------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def decode(image: bytes | Path, shape: AnyWidthShape, name: str | None = None, s
         pixels = np.asarray(picture, np.uint8).reshape(height, width, channels)
     except Exception as error:  # Pillow's decoders raise arbitrary exceptions for damaged files
         what = name or (str(image) if isinstance(image, Path) else f"{len(image)} bytes")
-        raise DataError(f"{what} is not a readable image ({_reason(error)}); mend or remove it") from None
+        raise DataError(f"{what} is not a readable image ({_reason(error)}); repair or remove it") from None
     return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, because Pillow's pixels are read-only
 
 
@@ -174,7 +174,7 @@ def size_of(path: Path) -> tuple[int, int]:
             # Some formats are rotated on decoding.
             width, height = ImageOps.exif_transpose(file).size if lies else file.size
     except Exception as error:
-        raise DataError(f"{path} is not a readable image ({_reason(error)}); mend or remove it") from None
+        raise DataError(f"{path} is not a readable image ({_reason(error)}); repair or remove it") from None
     return height, width
 
 

@@ -268,7 +268,7 @@ class Generation:
     def _example(self, available: Indices, most: int, protocol: ClusteringProtocol) -> Example:
         """Return an example of up to ``most`` of the available test images, which have one width."""
         data = self.data.variant(images_per_puzzle=min(most, len(available)))
-        batch = data.fixed_batches("test", available, 1, "test").read(slice(0, 1))
+        batch = FixedPuzzles(data, "test", available, 1, "test").read(slice(0, 1))
         return example_of(self.model, batch.to(self.device).as_float(), data.grid, protocol)
 
     def _other_widths(self, width: int) -> list[Indices]:

@@ -127,7 +127,7 @@ def test_a_heap_of_images_is_unlabelled(tmp_path: Path) -> None:
     images = found(tmp_path, "train") + found(tmp_path, "test")
     assert sorted(images) == [(number, -1) for number in range(40)]
     assert reader(tmp_path).source("train").classes is None
-    store = open_or_build(reader(tmp_path), "heap", "train", tmp_path / ".cache", progress=False)
+    store = open_or_build(reader(tmp_path), "heap", "train", tmp_path / ".cache")
     assert store.manifest.num_classes == 0
 
 

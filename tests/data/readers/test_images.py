@@ -145,7 +145,7 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         (whole[:60] + bytes(len(whole) - 60), ""),
     ):
         file.write_bytes(content)
-        with pytest.raises(DataError, match=rf"^{file} is not a readable image \(.*{reason}.*\); mend or remove it$"):
+        with pytest.raises(DataError, match=rf"^{file} is not a readable image \(.*{reason}.*\); repair or remove it$"):
             decode(file, (3, 64, 64))
         with pytest.raises(DataError, match=r"^row 7 is not a readable image"):
             decode(content, (3, 64, 64), "row 7")
