@@ -1,23 +1,16 @@
-"""Writes the tables of the pages from the metrics.json and metrics.csv files in ``experiments/results/``.
+"""Write the tables of README.md and of the pages in ``experiments/`` from recorded results.
 
-With ``--check`` it writes nothing, prints each page whose tables differ from the results, and exits with 1 if any does.
+With ``--check`` nothing is written: pages whose tables differ from the results are printed, and the exit status is 1.
 
-A page holds a table between two comments; the first says what to show, and names the results in the order of the rows:
+A table stands between two comments. The first names the kind of the table, which is one of the functions below, and
+the results in the order of its rows:
 
     <!-- scores: baselines/pca baselines/conv -->
     <!-- end of table -->
 
-``scores`` shows the final scores (NAME.json) and ``beyond`` those that leave the protocol; ``backends`` shows scores by
-both back ends (NAME.json, and sklearn/NAME.json with the last part of the name), ``epochs`` the course of training
-(NAME.csv), ``bench`` and ``training`` results of ``benchmarks/``. ``reassembly`` and ``pairs`` show what only some
-models are scored by, ``elsewhere`` results on other images, ``harder`` KMeans ARI under harder conditions
-(NAME.robustness.csv), and ``ablations`` scores puzzle by puzzle (NAME.npz) and how they differ from those of the first
-run. ``masked`` shows how well masked images are filled in, and ``steps`` how fast models train (of ``benchmarks/``).
-``probes`` shows how well images are decoded and classified by their embeddings (and NAME.csv, the epochs of the MLP),
-``seeds`` the same over the seeds of a training (NAME-0.json and so on), and ``published`` beside the figures of others.
-``crops`` shows how well larger images are decoded (and NAME.csv, the epochs), ``timings`` what ``mode=bench`` found, on
-a CPU and, where it was called there, on a GPU (NAME.cpu.json, NAME.cuda.json), ``estimates`` and ``speeds`` that
-beside what the requirement estimates.
+A result NAME is ``results/NAME.json``, a copy of a run's ``metrics.json``; some kinds read further files of that name:
+``.csv`` (epochs), ``.npz`` (scores by puzzle), ``.robustness.csv``, ``-SEED.json``, or ``.cpu.json`` and ``.cuda.json``
+(of ``mode=bench``). ``bench``, ``training`` and ``steps`` read ``benchmarks/results/NAME.json``.
 """
 
 from __future__ import annotations
@@ -65,11 +58,11 @@ def compared(
     """A row for each baseline and each result: means with half their 95% intervals.
 
     Args:
-        names: of the results.
-        columns: metrics.
-        parameters: whether to show the models' numbers of parameters.
-        minus: a baseline, and the metrics whose paired differences to it are shown.
-        without: a baseline that is not shown.
+        names: the results.
+        columns: metrics to show.
+        parameters: whether to show the number of parameters.
+        minus: a baseline, and the metrics whose paired differences from it are shown.
+        without: a baseline to omit.
 
     Raises:
         ValueError: the results were not scored on the same puzzles.
@@ -103,22 +96,27 @@ def baselines_of(results: Mapping[str, Any], columns: Sequence[str]) -> dict[str
 
 
 def scores(names: list[str]) -> Rows:
+    """Scores by the clustering protocol, parameters, and the difference from raw pixels."""
     return compared(names, metrics.CLUSTERING.shown, parameters=True, minus=("raw_pixels", ["kmeans_ari"]))
 
 
 def beyond(names: list[str]) -> Rows:
+    """Clustering scores that are not part of the protocol."""
     return compared(names, metrics.BEYOND, without="random")
 
 
 def reassembly(names: list[str]) -> Rows:
+    """Scores of reassembly, of the methods that have them."""
     return compared(names, metrics.REASSEMBLY)
 
 
 def pairs(names: list[str]) -> Rows:
+    """Scores of pairs of fragments, of the models that have them."""
     return compared(names, PAIRS)
 
 
 def masked(names: list[str]) -> Rows:
+    """Scores of inpainting, and the difference from the linear prediction."""
     return compared(names, MASKED, parameters=True, minus=("linear_prediction", MASKED[:2]))
 
 
@@ -375,7 +373,7 @@ def code(name: str) -> str:
 
 
 def cell(metric: str, found: Any, sign: str = "") -> str:
-    return metrics.summed(metric, found, sign)
+    return metrics.around(metric, found["mean"], metrics.half(found), sign)
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:

@@ -212,11 +212,6 @@ def around(metric: str, value: float, half: float | None, sign: str = "") -> str
     return text(metric, value, sign) + ("" if half is None else f" ± {text(metric, half)}")
 
 
-def summed(metric: str, found: Summary | None, sign: str = "") -> str:
-    """Format a mean with half of its 95% interval; nothing if there is no mean."""
-    return around(metric, found["mean"], half(found), sign) if found else ""
-
-
 def half(found: Summary) -> float | None:
     """Half of the 95% interval, if there is one."""
     return None if found["ci95"] is None else (found["ci95"][1] - found["ci95"][0]) / 2
