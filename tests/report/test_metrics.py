@@ -61,3 +61,7 @@ def test_every_family_compares_and_shows_metrics_of_its_own() -> None:
 def test_no_two_columns_of_a_table_have_one_name() -> None:
     for columns in (*(family.shown for family in metrics.FAMILIES), metrics.BEYOND, metrics.PAIRS, metrics.REASSEMBLY):
         assert len(set(map(metrics.title, columns))) == len(columns)
+
+
+def test_abbreviations_are_spelled_as_whole_words_only() -> None:
+    assert [metrics.label(name) for name in ("whitened_pca", "pcas")] == ["whitened PCA", "pcas"]
