@@ -101,7 +101,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
     except Exception as error:
         expected = isinstance(error, FragreconError)
         refused = expected and not isinstance(error, (TrainingError, FolderTakenError))
-        if refused and not multirun and not composed.get("resume") and jobs.is_first_process():
+        if refused and not multirun and jobs.is_first_process():
             jobs.discard(folder, before)
         if multirun:  # Hydra reports only the first job that failed
             log.error("%s failed: %s", folder.name, error, exc_info=not expected or _wants_traceback())

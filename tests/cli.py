@@ -105,6 +105,26 @@ class Cli:
     def run(self, *arguments: object, **changes: str) -> Result:
         return finish(self.start(*arguments, **changes))
 
+    def here(self, *arguments: object) -> Result:
+        """Run the command in this process, without the figures of its jobs."""
+        with pytest.MonkeyPatch.context() as patch, one_thread(), _own_log():
+            patch.setenv("HYDRA_FULL_ERROR", "0")
+            patch.setenv("FRAGRECON_TRACEBACK", "0")
+            patch.setenv("XDG_CACHE_HOME", str(self.cache))
+            patch.setattr(sys, "argv", ["fragrecon", *map(str, arguments)])
+            patch.setattr(command, "_sweep", None)
+            patch.setattr("fragrecon.report.results.write", Mock())
+            patch.chdir(self.home)
+            GlobalHydra.instance().clear()
+            out, err, code = io.StringIO(), io.StringIO(), 0
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    command.main()
+                except SystemExit as stop:
+                    code = stop.code if isinstance(stop.code, int) else 1
+                    err.write(f"{stop.code}\n" if isinstance(stop.code, str) else "")
+        return Result(code, out.getvalue(), err.getvalue())
+
     def stopped(self, moment: Callable[[], bool], signal_number: int, *arguments: object) -> Result:
         """Start a command, and send it a signal as soon as ``moment()`` holds."""
         process = self.start(*arguments)
@@ -179,36 +199,9 @@ def job(folder: Path, cache: Path, *overrides: object, figures: bool = False) ->
         return jobs.run_job(composed, folder, given)
 
 
-def command_line(home: Path, cache: Path, *arguments: object) -> Result:
-    """Run a command in this process, as ``python -m fragrecon.run`` would in a folder."""
-    line = ["fragrecon", *map(str, arguments)]
-    with pytest.MonkeyPatch.context() as patch, one_thread(), _root_log(), captured() as (stdout, stderr):
-        for name in ("HYDRA_FULL_ERROR", "FRAGRECON_TRACEBACK"):
-            patch.setenv(name, "0")
-        patch.setenv("XDG_CACHE_HOME", str(cache))
-        patch.setattr(sys, "argv", line)
-        patch.setattr(command, "_sweep", None)
-        patch.chdir(home)
-        GlobalHydra.instance().clear()
-        try:
-            command.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-            stderr.write("" if isinstance(stop.code, int) else f"{stop.code}\n")
-        else:
-            code = 0
-    return Result(code, stdout.getvalue(), stderr.getvalue())
-
-
 @contextlib.contextmanager
-def captured() -> Iterator[tuple[io.StringIO, io.StringIO]]:
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        yield out, err
-
-
-@contextlib.contextmanager
-def _root_log() -> Iterator[None]:
-    """Undo what Hydra does to the root logger."""
+def _own_log() -> Iterator[None]:
+    """Undo what Hydra changes of the root logger."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:

@@ -42,22 +42,20 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def assert_ended_as_described(result: Result, home: Path) -> None:
-    """Of a sweep over 8, -1 and 16 latent dimensions."""
+    """Of a sweep over 8 and -1 latent dimensions."""
     folder = home / "multirun" / "sizes"
     assert result.code == 1
     bad = job_folder([*LINE, "model.latent_dim=-1"])
-    assert "error: 1 of the 3 jobs that ran failed" in result.stderr
-    assert f"  {bad}: model.latent_dim=-1 should be at least 1" in result.stderr
+    assert "error: 1 of the 2 jobs" in result.stderr
+    assert f"  {bad}: model.latent_dim=-1 " in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
-    for size in (8, 16):
-        job = folder / job_folder([*LINE, f"model.latent_dim={size}"])
-        assert status(job)["status"] == "done"
-        assert load_run(job).config.model["latent_dim"] == size
-        assert (job / "run.log").read_text().count("epoch 0:") == 1
+    job = folder / job_folder([*LINE, "model.latent_dim=8"])
+    assert status(job)["status"] == "done"
+    assert load_run(job).config.model["latent_dim"] == 8
+    assert (job / "run.log").read_text().count("epoch 0:") == 1
     assert status(folder / bad)["status"] == "failed"
     assert {path.name for path in home.iterdir()} == {"multirun"}
-    assert [row["rank"] for row in table(folder)] == ["1", "2", ""]
-    assert {row["model.latent_dim"] for row in table(folder)} == {"8", "16", "-1"}
+    assert [(row["rank"], row["model.latent_dim"]) for row in table(folder)] == [("1", "8"), ("", "-1")]
     assert (folder / "report.html").is_file()
 
 
@@ -72,7 +70,7 @@ def assert_ended_as_described(result: Result, home: Path) -> None:
 )
 def test_a_launcher_ends_a_sweep_as_the_basic_one_does(cli: Cli, launcher: str, module: str) -> None:
     pytest.importorskip(module)
-    result = cli.run("-m", *LINE, "model.latent_dim=8,-1,16", f"hydra/launcher={launcher}", "sweep.name=sizes")
+    result = cli.run("-m", *LINE, "model.latent_dim=8,-1", f"hydra/launcher={launcher}", "sweep.name=sizes")
     assert_ended_as_described(result, cli.home)
 
 
@@ -121,30 +119,29 @@ def test_a_launcher_that_is_not_installed_says_how_it_is(cli: Cli, option: str, 
 def test_a_search_is_kept_and_gone_on_with(cli: Cli) -> None:
     optuna = pytest.importorskip("optuna")
     folder = cli.home / "multirun" / "search"
-    line = [*LINE, "data.epochs=2", "experiment=search", "hydra.sweeper.n_trials=2"]
-    first = cli.run(*line).ok()
-    assert "job 2 of 2" in first.stdout
+    line = [*LINE, "experiment=search", "hydra.sweeper.n_trials=1"]
+    assert "job 1 of 1" in cli.here(*line).ok().stdout
     assert {path.name for path in cli.home.iterdir()} == {"multirun"}
     storage = f"sqlite:///{folder / 'study.db'}"
-    assert [trial.number for trial in optuna.load_study("search", storage).trials] == [0, 1]
-    cli.run(*line).ok()
+    assert [trial.number for trial in optuna.load_study("search", storage).trials] == [0]
+    cli.here(*line).ok()
     study = optuna.load_study("search", storage)
     assert study.direction == optuna.study.StudyDirection.MAXIMIZE
-    assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
+    assert [trial.number for trial in study.trials] == [0, 1]
     jobs = [path for path in folder.iterdir() if (path / "metrics.csv").is_file()]
     found = {}
     for job in jobs:
         given = dict(text.partition("=")[::2] for text in Record(job).overrides)
         best = max(float(row["val_mean_clustering_score"]) for row in rows(job))
         found[given["optimizer.lr"], given["optimizer.weight_decay"]] = (given["model.latent_dim"], best)
-    assert len(found) == 4
+    assert len(found) == 2
     for trial in study.trials:
         params = trial.params
         size, best = found[str(params["optimizer.lr"]), str(params["optimizer.weight_decay"])]
         assert size == str(params["model.latent_dim"])
         assert trial.value == pytest.approx(best, abs=1e-9)
     assert study.best_value == max(best for _, best in found.values())
-    assert len(table(folder)) == 4
+    assert len(table(folder)) == 2
     assert float(table(folder)[0]["validation"]) == pytest.approx(study.best_value)
 
 
@@ -186,7 +183,7 @@ def test_a_recipe_has_the_jobs_of_its_grid(name: str) -> None:
 
 def test_the_command_line_cuts_a_recipe_which_needs_no_word_to_be_a_sweep(cli: Cli) -> None:
     cut = ["model=pca", "model.latent_dim=32", "data.images_per_puzzle=0"]  # so that each job is refused at once
-    result = cli.run("experiment=sweep_latent_dim", *cut)
+    result = cli.here("experiment=sweep_latent_dim", *cut)
     assert result.code == 1
     folder = cli.home / "multirun" / "sweep_latent_dim"
     jobs = [path for path in folder.iterdir() if path.is_dir()]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import ROOT, SMALL, status
+from tests.cli import ROOT, SMALL, shared_cache, status
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -56,8 +56,11 @@ def test_the_wheel_holds_the_package_its_configuration_and_nothing_else(wheel: P
     assert not [name for name in held if name.endswith((".pyc", ".ckpt"))]
 
 
-def test_an_installed_package_runs_from_its_own_files_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+def test_an_installed_package_runs_from_its_own_files_in_an_empty_folder(
+    installed: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     place = {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    place["MPLCONFIGDIR"] = str(shared_cache(tmp_path_factory) / "matplotlib")  # its list of fonts takes long to build
     work = tmp_path / "work"
     work.mkdir()
     code = "import fragrecon, fragrecon.run; print(fragrecon.__file__); print(fragrecon.run.CONF)"

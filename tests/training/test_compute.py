@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,7 +21,7 @@ from fragrecon.objectives.base import Objective
 from fragrecon.run import compose
 from fragrecon.runs.modules import Facts, build_model
 from fragrecon.training.compute import METHODS, blocks, compiling, prepare
-from tests.cli import SMALL, Cli, assert_same_run, assert_same_weights, job, rows, shared_cache, weights
+from tests.cli import SMALL, assert_same_run, assert_same_weights, job, rows, shared_cache, weights
 
 SETTINGS = {
     "cnn_v3_tiny": ["model.channel_config=[16,16]", "model.block_config=[resnext,se]", "model.use_attention=true"],
@@ -238,15 +239,14 @@ def test_a_compiled_step_is_the_same_but_for_rounding(tmp_path: Path, monkeypatc
         torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_without_a_compiler_it_is_said_what_to_do(tmp_path: Path, cache: Path) -> None:
-    cli = Cli(tmp_path, cache)
-    line = ["compute.compile=default", "model.encoder_channels=[4]", *SMALL]
-    refused = cli.run(*line, CXX="/nowhere/cxx", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"))
-    assert refused.code == 1
-    message = refused.stderr.splitlines()[-1]
-    for part in ("error: compute.compile=default fails", "/nowhere/cxx", "compute.compile=null"):
-        assert part in message
+def test_a_missing_compiler_is_refused_with_what_to_do(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/cxx"))
+    torch._dynamo.reset()
+    with pytest.raises(ConfigError, match=r"compute\.compile=default .*/nowhere/cxx.*compute\.compile=null"):
+        job(tmp_path / "run", cache, *SMALL, "compute.compile=default", "model.encoder_channels=[4]")
 
 
 def test_other_failures_are_left_as_they_are() -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +221,8 @@ def test_no_pictures_where_none_are_wanted(tmp_path: Path, cache: Path) -> None:
 def test_of_two_processes_only_the_first_shows(tmp_path: Path, cache: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     cli = Cli(tmp_path, cache)
-    line = [*LINE, "trainer=ddp_cpu", "logger=tensorboard", "trainer.max_epochs=1", "hydra.run.dir=run"]
-    assert cli.run(*line).ok().stderr == ""
+    line = [*LINE, "trainer=ddp_cpu", "logger=tensorboard", "trainer.max_epochs=1", "evaluation.puzzles=0"]
+    assert cli.run(*line, "hydra.run.dir=run").ok().stderr == ""
     writers = {path.name.split(".")[-2] for path in (tmp_path / "run" / "tensorboard").glob("events*")}
     assert len(writers) == 1  # the number of the process
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -243,11 +242,16 @@ def test_tensorboard_says_what_to_install_where_it_is_missing(tmp_path: Path, mo
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The folder of a sweep of two jobs in one process, of which the second fails while it trains."""
-    pytest.importorskip("wandb")
+    client = pytest.importorskip("wandb")
     cli = Cli(tmp_path_factory.mktemp("sweep"), cache)
     line = [*LINE, *OFFLINE, "model=conv", "logger.tags=[small,test]", "sweep.name=rates", "optimizer.lr=0.001,1e30"]
-    result = cli.run("-m", *line, **places(cli.home / "home"))
-    assert result.code != 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in places(cli.home / "home").items():
+            patch.setenv(name, value)
+        client.teardown()  # it reads its environment once
+        result = cli.here("-m", *line)
+        client.teardown()
+    assert result.code == 1
     return cli.home / "multirun" / "rates"
 
 
@@ -437,36 +441,26 @@ def test_a_signal_while_a_run_is_scored_ends_it_as_failed(tmp_path: Path, cache:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """A port where somebody takes calls and never says a word."""
+    """A port that accepts connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(64)
         yield server.getsockname()[1]
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_offline_where_the_server_does_not_answer(tmp_path: Path, cache: Path, silent: int) -> None:
-    pytest.importorskip("wandb")
-    cli = Cli(tmp_path, cache)
-    server = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": f"http://127.0.0.1:{silent}"}
-    line = [*LINE, "logger=wandb", "trainer.max_epochs=1", "hydra.run.dir=run"]
-    result = cli.run(*line, **places(tmp_path / "home"), **server).ok()
-    finished = datetime.fromisoformat(status(tmp_path / "run")["finished"])
-    assert (datetime.now(timezone.utc) - finished).total_seconds() < 12  # it does not wait at its end either
-    (warning,) = (line for line in result.stdout.splitlines() if "WARNING" in line)
-    assert "Failed to get resume status" in warning
-    (run,) = wandb_runs(tmp_path / "run")  # and nothing of the attempt
-    assert run.name.startswith("offline-run-")
-    assert f"wandb sync {run}" in warning
-    assert metrics(tmp_path / "run")["seconds"]["data"] < 10
-    assert exit_code(tmp_path / "run") == 0
-    assert [step for step, _ in history(records(run), "pictures/puzzle")] == [4]
-
-
-@pytest.mark.parametrize(("key", "reason"), [(KEY, "connection refused"), ("", "No API key configured")])
-def test_a_run_goes_on_offline_where_there_is_no_server_or_no_login(
+@pytest.mark.parametrize(
+    ("server", "key", "reason"),
+    [
+        ("silent", KEY, "Failed to get resume status"),
+        ("absent", KEY, "connection refused"),
+        ("absent", "", "No API key configured"),
+    ],
+)
+def test_a_run_continues_offline_if_there_is_no_answer_no_server_or_no_login(
+    server: str,
     key: str,
     reason: str,
+    silent: int,
     tmp_path: Path,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -474,25 +468,13 @@ def test_a_run_goes_on_offline_where_there_is_no_server_or_no_login(
 ) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        port = silent if server == "silent" else unused.getsockname()[1]
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("WANDB_API_KEY", key)
-    started = time.monotonic()
+    monkeypatch.setattr(loggers, "PATIENCE", 2)
     with loggers.ending([begun(tmp_path / "run")]):
-        assert time.monotonic() - started < 10
-        (run,) = wandb_runs(tmp_path / "run")
+        (run,) = wandb_runs(tmp_path / "run")  # nothing of the attempt is left
         assert reason in caplog.text
         assert f"wandb sync {run}" in caplog.text
     assert run.name.startswith("offline-run-")
     assert exit_code(tmp_path / "run") == 0
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the figures where Linux keeps them")
-def test_no_logger_is_imported_unless_it_is_asked_for(tmp_path: Path, cache: Path) -> None:
-    cli = Cli(tmp_path, cache)
-    code = (
-        "import sys; from fragrecon.run import main; main()\nprint(sorted({'wandb', 'tensorboard'} & set(sys.modules)))"
-    )
-    line = [sys.executable, "-c", code, *LINE, "trainer.max_epochs=1", "hydra.run.dir=run"]
-    found = subprocess.run(line, cwd=tmp_path, env=cli.environment(), capture_output=True, text=True, timeout=120)
-    assert found.stdout.splitlines()[-1] == "[]", found.stderr
