@@ -253,14 +253,6 @@ def test_checkpoints_hold_plain_containers_and_tensors_alone(run: Path) -> None:
     assert {"optimizer_states", "loops", "callbacks", "plateau"} <= contents.keys()
 
 
-def test_the_best_checkpoint_gives_the_model_back(run: Path) -> None:
-    best = load_run(run).best_checkpoint
-    model, weights = load_run(run).load_model(), load_checkpoint(best)["state_dict"]
-    assert not model.training
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, weights[f"model.{key}"]), key
-
-
 def test_every_epoch_has_its_row(run: Path, config: Config) -> None:
     rows = Record(run).epochs
     assert [(row["epoch"], row["step"]) for row in rows] == [(0, 3), (1, 6), (2, 9)]

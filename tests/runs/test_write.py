@@ -63,7 +63,7 @@ def write(record: Record, values: dict[str, dict[str, Scores]]) -> dict[str, Any
 # Status --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_starts_leaves_its_config_its_overrides_and_its_status(config: Config, tmp_path: Path) -> None:
+def test_a_started_run_saves_its_config_overrides_and_status(config: Config, tmp_path: Path) -> None:
     Record(tmp_path / "run").start(config, OVERRIDES)
     assert names(tmp_path / "run") == {"config.yaml", "overrides.yaml", "status.json"}
     text = (tmp_path / "run" / "config.yaml").read_text()
@@ -76,7 +76,7 @@ def test_a_run_that_starts_leaves_its_config_its_overrides_and_its_status(config
     assert datetime.fromisoformat(found["started"]).tzinfo is not None
 
 
-def test_the_life_of_a_run_is_in_its_status(config: Config, tmp_path: Path) -> None:
+def test_the_status_follows_the_run(config: Config, tmp_path: Path) -> None:
     record = Record(tmp_path)
     record.start(config, [])
     assert status(tmp_path)["stage"] is None
@@ -90,37 +90,27 @@ def test_the_life_of_a_run_is_in_its_status(config: Config, tmp_path: Path) -> N
     assert datetime.fromisoformat(found["finished"]) >= datetime.fromisoformat(found["started"])
 
 
-def test_a_failure_that_a_user_can_mend_is_noted_by_its_message_alone(config: Config, tmp_path: Path) -> None:
+def test_a_failure_is_saved_by_its_message_or_if_unexpected_by_its_traceback(config: Config, tmp_path: Path) -> None:
+    Record(tmp_path / "early").fail(ConfigError("unknown key"))
+    assert (status(tmp_path / "early")["status"], status(tmp_path / "early")["error"]) == ("failed", "unknown key")
     record = Record(tmp_path)
     record.start(config, [])
     record.enter("training")
     record.fail(DataError("the train split has 3 images"))
     found = status(tmp_path)
-    assert (found["status"], found["stage"]) == ("failed", "training")
-    assert found["error"] == "the train split has 3 images"
+    assert (found["status"], found["stage"], found["error"]) == ("failed", "training", "the train split has 3 images")
     assert found["finished"] is not None
-
-
-def test_any_other_failure_is_noted_with_its_traceback(config: Config, tmp_path: Path) -> None:
-    record = Record(tmp_path)
-    record.start(config, [])
     try:
         _ = 1 // len([])
     except ZeroDivisionError as error:
         record.fail(error)
-    found = status(tmp_path)["error"]
-    assert found.startswith("Traceback")
-    assert "ZeroDivisionError" in found
-    assert "test_write.py" in found
+    text = status(tmp_path)["error"]
+    assert text.startswith("Traceback")
+    assert "ZeroDivisionError" in text
+    assert "test_write.py" in text
 
 
-def test_a_failure_before_the_start_is_noted_too(tmp_path: Path) -> None:
-    Record(tmp_path / "run").fail(ConfigError("unknown key"))
-    assert status(tmp_path / "run")["status"] == "failed"
-    assert status(tmp_path / "run")["error"] == "unknown key"
-
-
-def test_a_run_taken_up_again_keeps_its_start_and_stage_and_forgets_its_failure(
+def test_a_resumed_run_keeps_its_start_and_stage_but_not_its_error(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = "start"
@@ -142,10 +132,10 @@ def test_a_run_taken_up_again_keeps_its_start_and_stage_and_forgets_its_failure(
     assert (status(tmp_path)["started"], status(tmp_path)["finished"]) == ("start", "end")
 
 
-# A folder of one's own ----------------------------------------------------------------------------------------------
+# The folder of a run ----------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_is_locked_by_one_process_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     line = (
         "import sys, pathlib; from fragrecon.runs.write import Record\nwith Record(pathlib.Path(sys.argv[1])).hold(): "
@@ -159,26 +149,19 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
         with Record(folder, writes=False).hold():
             pass  # a further process of the same run
         other.kill()
-    with Record(folder).hold():
-        pass
+    with pytest.raises(ZeroDivisionError), Record(folder).hold():
+        _ = 1 // len([])
     with Record(folder).hold():
         pass
     assert names(folder) <= {".lock"}
 
 
-def test_who_holds_a_folder_knows_its_status_as_it_then_is(config: Config, tmp_path: Path) -> None:
+def test_the_status_is_read_again_when_the_folder_is_locked(config: Config, tmp_path: Path) -> None:
     early = Record(tmp_path)
     Record(tmp_path).start(config, [])
     assert early.status == {}
     with early.hold():
         assert early.status["status"] == "running"
-
-
-def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Record(tmp_path).hold():
-        _ = 1 // len([])
-    with Record(tmp_path).hold():
-        pass
 
 
 LEFT = (
@@ -193,7 +176,7 @@ LEFT = (
 
 
 def left_behind(config: Config, folder: Path, ended: str) -> Record:
-    """The record of a run that has written all there is and then ended so."""
+    """The record of a run that has written all its files and then ended."""
     record = Record(folder)
     record.start(config, [])
     for name in LEFT:
@@ -208,31 +191,24 @@ def left_behind(config: Config, folder: Path, ended: str) -> Record:
 
 
 @pytest.mark.parametrize("ended", ["running", "failed"])
-def test_a_job_that_did_not_end_is_taken_up_with_what_it_has(config: Config, tmp_path: Path, ended: str) -> None:
+def test_an_unfinished_job_runs_again_with_its_files_unless_they_are_of_another_configuration(
+    config: Config, tmp_path: Path, ended: str
+) -> None:
     record = left_behind(config, tmp_path, ended)
     before = names(tmp_path)
     assert record.must_run(config)
     assert names(tmp_path) == before
-
-
-@pytest.mark.parametrize("ended", ["running", "failed"])
-def test_what_another_configuration_left_is_cleared_away(config: Config, tmp_path: Path, ended: str) -> None:
-    record = left_behind(config, tmp_path, ended)
     assert record.must_run(compose([*OVERRIDES, "seed=4"]))
     assert names(tmp_path) == {"config.yaml", "overrides.yaml", "status.json", "run.log"}
 
 
-def test_a_job_that_is_done_is_not_taken_up(config: Config, tmp_path: Path) -> None:
+def test_a_finished_job_is_skipped_unless_its_scores_are_missing(config: Config, tmp_path: Path) -> None:
     record = left_behind(config, tmp_path, "done")
     before = names(tmp_path)
     assert not record.must_run(config)
     with pytest.raises(RunError, match=r"sweep\.name"):
         record.must_run(compose([*OVERRIDES, "seed=4"]))
     assert names(tmp_path) == before
-
-
-def test_a_job_that_is_done_but_whose_scores_are_gone_is_taken_up(config: Config, tmp_path: Path) -> None:
-    record = left_behind(config, tmp_path, "done")
     (tmp_path / "metrics.json").unlink()
     assert record.must_run(config)
     unscored = compose([*OVERRIDES, "evaluation.puzzles=0"])
@@ -241,14 +217,14 @@ def test_a_job_that_is_done_but_whose_scores_are_gone_is_taken_up(config: Config
     assert not record.must_run(unscored)
 
 
-def test_a_run_is_not_begun_where_another_lies(config: Config, tmp_path: Path) -> None:
+def test_a_run_is_not_started_in_the_folder_of_another(config: Config, tmp_path: Path) -> None:
     record = left_behind(config, tmp_path, "failed")
     with pytest.raises(RunError, match=r"failed.* resume="):
         record.check_unused()
     Record(tmp_path / "new").check_unused()
 
 
-def test_a_refusal_is_noted_where_no_run_lies_and_nowhere_else(config: Config, tmp_path: Path) -> None:
+def test_a_refusal_is_saved_unless_it_would_change_a_run(config: Config, tmp_path: Path) -> None:
     Record(tmp_path / "new").refuse(["seed=true"], ConfigError("bad"))
     assert (status(tmp_path / "new")["status"], status(tmp_path / "new")["error"]) == ("failed", "bad")
     assert names(tmp_path / "new") == {"overrides.yaml", "status.json"}
@@ -293,7 +269,7 @@ def test_epochs_are_read_as_they_were_added(tmp_path: Path) -> None:
     assert lines[:2] == ["epoch,step,train/loss,val/loss", "0,3,0.25,"]
 
 
-def test_rows_of_a_run_taken_up_again_replace_those_after_them(tmp_path: Path) -> None:
+def test_rows_of_a_resumed_run_replace_later_rows(tmp_path: Path) -> None:
     record = Record(tmp_path)
     for epoch in range(12):
         record.add_epoch({"epoch": epoch, "loss": epoch})
@@ -303,7 +279,7 @@ def test_rows_of_a_run_taken_up_again_replace_those_after_them(tmp_path: Path) -
     assert [int(row["loss"]) for row in rows] == [*range(9), -1]
 
 
-def test_metrics_have_the_layout_of_the_records(config: Config, tmp_path: Path) -> None:
+def test_metrics_have_the_documented_layout(config: Config, tmp_path: Path) -> None:
     record, values = Record(tmp_path), scores()
     returned = write(record, values)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -323,23 +299,18 @@ def test_metrics_have_the_layout_of_the_records(config: Config, tmp_path: Path) 
             assert found == summary(values[method][metric])
 
 
-def test_the_model_is_compared_with_each_baseline_in_pairs(tmp_path: Path) -> None:
+def test_scores_are_saved_by_puzzle_and_compared_with_each_baseline_in_pairs(tmp_path: Path) -> None:
     values = scores()
     minus = write(Record(tmp_path), values)["model_minus"]
     assert list(minus) == ["random", "raw_pixels"]
     for method, rows in minus.items():
         for metric, found in rows.items():
             assert found == paired(values["model"][metric], values[method][metric])
-
-
-def test_scores_are_kept_puzzle_by_puzzle(tmp_path: Path) -> None:
-    values = scores()
-    write(Record(tmp_path), values)
     with np.load(tmp_path / "scores.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {f"{method}/{metric}" for method in values for metric in METRICS}
-        for method, rows in values.items():
-            for metric, expected in rows.items():
-                np.testing.assert_array_equal(arrays[f"{method}/{metric}"], expected)
+        for name, found in arrays.items():
+            method, metric = name.split("/")
+            np.testing.assert_array_equal(found, values[method][metric])
 
 
 def test_conditions_are_written_as_rows(tmp_path: Path) -> None:
@@ -356,13 +327,7 @@ def test_conditions_are_written_as_rows(tmp_path: Path) -> None:
     assert (found[1]["mean"], found[1]["not_applicable"]) == ("", "nothing is left, at all")
 
 
-def test_a_single_puzzle_has_metrics_without_intervals(tmp_path: Path) -> None:
-    write(Record(tmp_path), scores(puzzles=1))
-    found = json.loads((tmp_path / "metrics.json").read_text())["scores"]["model"]["mean_ari"]
-    assert (found["std"], found["ci95"], found["n"]) == (None, None, 1)
-
-
-def test_metrics_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+def test_metrics_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     values = scores()
     values["model"]["kmeans_ari"][2] = math.nan
     with pytest.raises(ValueError, match=r"JSON|nan"):
@@ -379,7 +344,7 @@ def test_other_processes_write_nothing(config: Config, tmp_path: Path) -> None:
     assert write(record, scores())["protocol"]["puzzles"] == 5
     record.write_robustness([{"axis": "gap"}])
     record.finish()
-    record.fail(ValueError("none of their business"))
+    record.fail(ValueError("unimportant"))
     assert not folder.exists()
     assert record.status["status"] == "failed"
 
@@ -424,22 +389,7 @@ def test_a_finished_run_opens(finished: Path, config: Config) -> None:
         assert run.last_checkpoint == finished / "checkpoints" / "last.ckpt"
 
 
-def test_a_run_that_was_moved_opens(finished: Path, config: Config, tmp_path: Path) -> None:
-    weights = save_checkpoint(finished / "checkpoints" / "best-epoch=1-val_mean_clustering_score=0.5.ckpt", config, 1.0)
-    moved = finished.rename(tmp_path / "elsewhere")
-    run = load_run(moved)
-    assert run.best_checkpoint.parent == moved / "checkpoints"
-    assert_weights(run, weights)
-
-
-def test_a_model_opens_in_eval_mode_on_the_cpu_and_embeds(finished: Path) -> None:
-    model = load_run(finished).load_model()
-    assert not model.training
-    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
-    assert model.encode(torch.rand(2, 5, 3, 16, 16)).shape == (2, 5, 4)
-
-
-def test_the_best_checkpoint_comes_before_the_last_and_the_newer_of_two_counts(finished: Path, config: Config) -> None:
+def test_the_best_checkpoint_is_preferred_to_the_last_and_of_two_the_newer(finished: Path, config: Config) -> None:
     folder = finished / "checkpoints"
     assert load_run(finished).best_checkpoint.name == "last.ckpt"
     weights = {}
