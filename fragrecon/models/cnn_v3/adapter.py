@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
 from fragrecon.models.base import FragmentModel, Shape
+from fragrecon.models.cnn_v3.blocks import Kind
+from fragrecon.models.cnn_v3.network import Strategy
 from fragrecon.models.cnn_v3.presets import create_autoencoder
 
 VIEWED_FRAGMENTS = 8
@@ -31,7 +33,7 @@ class AdaptiveAutoencoder(FragmentModel):
         stride_config: Stride of each stage; None for the preset's.
 
     Raises:
-        ConfigError: The preset is unknown, or an argument is invalid.
+        ConfigError: The lists differ in length, or an argument is invalid.
     """
 
     any_size: ClassVar[bool] = True
@@ -40,12 +42,12 @@ class AdaptiveAutoencoder(FragmentModel):
         self,
         fragment_shape: Shape,
         latent_dim: PositiveInt = 512,
-        preset: str = "small",
-        latent_strategy: str = "conv",
+        preset: Literal["tiny", "small", "medium", "large"] = "small",
+        latent_strategy: Strategy = "conv",
         use_attention: bool = False,
-        block_config: Sequence[str] | None = None,
-        channel_config: Sequence[int] | None = None,
-        stride_config: Sequence[int] | None = None,
+        block_config: Sequence[Kind] | None = None,
+        channel_config: Sequence[PositiveInt] | None = None,
+        stride_config: Sequence[PositiveInt] | None = None,
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
         stages = {"block_config": block_config, "channel_config": channel_config, "stride_config": stride_config}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,7 @@ def inception(channels: int) -> ResidualBlock:
     return ResidualBlock(joined, _conv(channels, channels, 1))
 
 
+Kind = Literal["resnet", "resnext", "se", "inception"]
 BLOCKS = {"resnet": resnet, "resnext": resnext, "se": se, "inception": inception}
 """Kinds of blocks by their names in ``block_config``."""
 
