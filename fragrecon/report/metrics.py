@@ -48,8 +48,8 @@ class Measure:
     """A quantity that a metric measures.
 
     Attributes:
-        name: its name.
-        unit: its unit; empty for shares and scores.
+        name: name of the quantity.
+        unit: unit; empty for shares and scores.
         digits: decimal places shown.
         lower_is_better: direction of the metric.
     """
@@ -75,7 +75,7 @@ MEASURES = {
     "perfect": Measure("perfect", digits=3),
     "kl": Measure("KL", "nats", lower_is_better=True),
 }
-"""By the last word of a metric. All others are shares or scores: higher is better."""
+"""Measures by the last word of a metric. All others are shares or scores: higher is better."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Family:
     """The metrics of one task.
 
     Attributes:
-        name: of the task.
-        prefixes: of its metrics.
+        name: name of the task.
+        prefixes: prefixes of its metrics.
         shown: metrics shown at first; the others can be added.
         compared: the metric that orders runs and whose differences are shown.
         reference: the baseline drawn beside the models.
@@ -99,7 +99,7 @@ class Family:
     note: str = ""
 
     def of(self, metrics: Iterable[str]) -> list[str]:
-        """Those of the given metrics that belong to the family, in display order."""
+        """Select the metrics of the family, in display order."""
         return ordered(metric for metric in metrics if family(metric) is self)
 
 
@@ -147,7 +147,7 @@ FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION)
 """A run is ordered by the first of which it has scores."""
 SHOWN = tuple(metric for family in FAMILIES for metric in family.shown)
 
-# Columns of tables about one thing.
+# Columns of tables.
 BEYOND = ("kmeans_accuracy", "balanced_ari", "balanced_accuracy", "unknown_ari", "unknown_k_error")
 ROBUST = ("mean_clustering_score", "balanced_ari", "unknown_ari", "unknown_k_error")
 PAIRS = ("spectral_ari", "same_auroc", "adjacency_auroc")
@@ -176,7 +176,7 @@ def ordered(metrics: Iterable[str]) -> list[str]:
 
 
 def compared(metrics: Iterable[str]) -> list[str]:
-    """Those of the given metrics by which runs are compared, the most important first."""
+    """Select the metrics by which runs are compared, the most important first."""
     found = set(metrics)
     return [family.compared for family in FAMILIES if family.compared in found]
 

@@ -37,9 +37,9 @@ def print_metrics(record: Mapping[str, Any], folder: Path, console: Console | No
     """Print the scores of the model and the baselines, the duration of each part, and the folder.
 
     Args:
-        record: contents of ``metrics.json``.
-        folder: of the run.
-        console: to print to.
+        record: content of ``metrics.json``.
+        folder: folder of the run.
+        console: where to print; by default, the terminal.
     """
     console = console or plain_console()
     protocol, every = record["protocol"], metrics.scores_of(record)
@@ -89,12 +89,12 @@ def _compared(
     """A table of the model and the baselines, and of the differences between them.
 
     Args:
-        record: contents of ``metrics.json``.
-        scores: by method and metric.
-        title: of the table.
-        columns: metrics.
+        record: content of ``metrics.json``.
+        scores: scores by method and metric.
+        title: title of the table.
+        columns: metrics to show.
         over: what the means are over; empty if the scores are no means.
-        prefix: of the metrics' names, omitted because the title says it.
+        prefix: prefix of the metrics' names to omit, because the title says it.
     """
     caption = f"mean ± half its 95% interval over {over}; differences are paired" if over else ""
     table = _table(title, caption, (metrics.title(metric).removeprefix(prefix) for metric in columns))
@@ -158,7 +158,7 @@ def print_sweep_progress(
         begun: number of jobs started before.
         jobs: number of jobs, if known.
         seconds_left: estimated time until the last job ends, if known.
-        console: to print to.
+        console: where to print; by default, the terminal.
     """
     console = console or plain_console()
     counts = f"job {begun + 1} of {jobs or '?'}"

@@ -81,23 +81,7 @@ class Sweep:
     ) -> Job:
         """A job whose model has these scores (puzzles,) by ``mean_clustering_score``, and half of them by KMeans ARI.
 
-        Args:
-            scores: None for a job that is not scored.
-            validation: by epoch; None for a job without validation.
-            size: its ``model.latent_dim``.
-            seed: of the job.
-            mode: of its selection.
-            puzzle_seed: of the test puzzles.
-            methods: scores by method and metric, instead of ``scores``.
-            images: per puzzle.
-            mask_ratio: share of hidden patches.
-            patch: side of a hidden patch.
-            monitor: selection metric.
-            loss: objective.
-            parameters: of the model.
-            seconds: of training and evaluation each.
-            unfinished: whether it is running.
-            given: other overrides.
+        ``validation`` is by epoch, ``methods`` replaces the scores, and None stands for none.
         """
         folder = self.folder / f"{size}-{seed}-{len(list(self.folder.glob('*')))}".replace("/", "")
         folder.mkdir()

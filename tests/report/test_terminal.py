@@ -166,7 +166,7 @@ def test_each_column_of_reassembly_is_headed_by_its_score() -> None:
     assert {word for metric in REASSEMBLY for word in name(metric).split()} <= set(words)
 
 
-def test_pairs_are_told_in_one_line_with_their_intervals() -> None:
+def test_scores_of_pairs_are_one_line_with_their_intervals() -> None:
     (line,) = (line for line in shown(rebuilt()) if line.startswith("pairs of fragments: "))
     expected = [f"{name(metric)} {0.3 + place / 1000:.4f} ±.0123" for place, metric in enumerate(PAIRS, 1)]
     assert line == f"pairs of fragments: {'; '.join(expected)}"
@@ -306,7 +306,7 @@ def test_conditions_on_a_single_puzzle_have_no_interval() -> None:
     assert any(line.startswith("images=2 ") and mean in line for line in lines)
 
 
-def test_what_cannot_be_scored_is_told_with_its_reason_in_one_line() -> None:
+def test_what_cannot_be_scored_is_printed_with_its_reason_in_one_line() -> None:
     lines = printed(
         print_robustness, [Outcome(Condition("images", 100), {}, {"all": "so " * 60 + "it is"}), *conditions()[1:]]
     )
@@ -392,7 +392,7 @@ def test_a_leaderboard_of_two_parameters_fits_a_terminal_of_80_columns() -> None
     assert "ordered by val_mean_clustering_score on validation puzzles" in " ".join(" ".join(lines).split())
 
 
-def test_the_baselines_of_a_sweep_are_told_beside_it() -> None:
+def test_the_baselines_of_a_sweep_are_printed() -> None:
     baselines = {
         name: {"kmeans_ari": summary(0.15), CLUSTERING.compared: summary(0.25)} for name in ("raw_pixels", "exact_pca")
     }
@@ -416,7 +416,7 @@ def test_long_values_are_folded_so_that_no_figure_is_cut() -> None:
     assert run.startswith(lines[head][1:].split()[0])
 
 
-def test_what_failed_is_told_with_its_reason_in_one_line() -> None:
+def test_failures_are_printed_with_their_reason_in_one_line() -> None:
     why = "model.latent_dim=-1 should be at least 1" * 4
     rows = [row(1, {"model.latent_dim": "8"}, 0.5), row(2, {"model.latent_dim": "-1"}, None, failed=why)]
     lines = shown_board(board(rows, ["model.latent_dim"]))
