@@ -210,13 +210,6 @@ def test_a_problem_is_answered_alike_wherever_it_stands() -> None:
         check_alike(part, KMeans(whole.labels[3:9], whole.inertia[3:9]), points.shape[2])
 
 
-def test_a_problem_among_others_of_another_kind_is_answered_alike() -> None:
-    hard, easy = uniform(6, 160, 16), blobs(30, 10, 16, 0.01, 16)[0]
-    mixed = torch.cat([easy[:11], hard, easy[11:]])
-    own = keys(36)
-    assert torch.equal(kmeans(mixed, 10, own, memory=LARGE).labels[11:17], kmeans(hard, 10, own[11:17]).labels)
-
-
 def test_threads_do_not_change_the_answer() -> None:
     before = torch.get_num_threads()
     try:

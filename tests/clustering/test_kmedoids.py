@@ -159,12 +159,6 @@ def test_a_problem_is_answered_alike_wherever_it_stands() -> None:
         assert same(kmedoids(points[3:9], k), KMedoids(*(part[3:9] for part in whole)))
 
 
-def test_a_problem_among_others_of_another_kind_is_answered_alike() -> None:
-    hard, easy = uniform(6, 160, 3), blobs(30, 10, 16, 0.01, 3)[0]
-    mixed = kmedoids(torch.cat([easy[:11], hard, easy[11:]]), 10, memory=LARGE)
-    assert same(KMedoids(*(part[11:17] for part in mixed)), kmedoids(hard, 10))
-
-
 def test_threads_do_not_change_the_answer() -> None:
     before = torch.get_num_threads()
     try:
@@ -176,14 +170,6 @@ def test_threads_do_not_change_the_answer() -> None:
             assert same(*found)
     finally:
         torch.set_num_threads(before)
-
-
-def test_the_order_of_points_in_clear_groups_does_not_matter() -> None:
-    points = blobs(20, 6, 10, 0.05, 8)[0]
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    one, other = kmedoids(points, 6), kmedoids(points[:, order], 6)
-    torch.testing.assert_close(other.loss, one.loss, rtol=1e-6, atol=0)
-    assert torch.equal(order[other.medoids].sort(1).values, one.medoids.sort(1).values)
 
 
 @unhurried

@@ -248,26 +248,7 @@ def test_a_range_of_images_is_drawn_anew_for_each_batch_and_evenly_on_a_scale_of
     assert [other.train_batch(number).images_per_puzzle for number in range(40)] != found[:40]
 
 
-def test_puzzles_of_a_range_are_made_of_the_images_of_the_batch(opened: Opener) -> None:
-    """Those that a batch has without a range, in order, but for the last few; and cut as always."""
-    data, usual = opened(images_range=[4, 32], augment=PLAIN), opened(augment=PLAIN)
-    store, left_over = data.store("train"), set()
-    for number in range(12):
-        batch, ids = data.train_batch(number), usual.train_batch(number).image_ids.flatten().tolist()
-        images = batch.images_per_puzzle
-        assert 4 <= images <= 32
-        assert batch.image_ids.flatten().tolist() == ids[: 80 // images * images]
-        assert len(set(batch.image_ids.flatten().tolist())) == batch.image_ids.numel()
-        left_over.add(80 - batch.image_ids.numel())
-        assert images_of(batch, data).equal(torch.from_numpy(store.images[batch.image_ids.numpy()]))
-        assert batch.labels.equal(torch.from_numpy(store.labels[batch.image_ids.numpy()]).gather(1, batch.source_ids))
-        orders = batch.source_ids * data.cells + batch.positions
-        assert torch.equal(orders.sort(1).values, torch.arange(images * 16).expand_as(orders))
-        assert len(torch.unique(orders, dim=0)) == len(batch)
-    assert len(left_over) > 2
-
-
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_have_puzzles_of_as_many_images_each_of_their_own(opened: Opener, world_size: int) -> None:
     data, usual = opened(images_range=[3, 20], augment=PLAIN), opened(augment=PLAIN)
     for number in range(8):
@@ -323,24 +304,6 @@ def test_without_corruption_there_is_none(opened: Opener) -> None:
     off = {**CORRUPTED, "share": 0.0}
     for corruption in ({}, off, {"share": 1.0}, opened().config.corruption):
         assert_equal(opened(corruption=corruption).train_batch(1), expected)
-
-
-@pytest.mark.parametrize("images_range", [None, [2, 80]])
-def test_no_two_puzzles_of_training_are_worn_by_the_same_numbers(
-    opened: Opener, images_range: list[int] | None
-) -> None:
-    """By which pixels of their first fragments noise makes lighter and which darker."""
-    clean, noisy = (
-        opened(images_range=images_range, corruption=corruption) for corruption in (None, {"share": 1.0, "noise": 0.5})
-    )
-    signs = []
-    for number in range(12):
-        before, after = (data.train_batch(number).fragments[:, 0].flatten(1).int() for data in (clean, noisy))
-        signs.append((after - before).sign().double())
-    together = torch.corrcoef(torch.cat(signs)).nan_to_num(0)
-    assert len(together) >= 96
-    assert (together.diagonal() > 0.99).double().mean() > 0.95
-    assert (together - torch.diag(together.diagonal())).abs().max().item() < 0.5
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -553,10 +516,6 @@ def trained(data: FragmentData, **facts: Any) -> FragmentData:
     return data
 
 
-def steps(data: FragmentData) -> list[int]:
-    return [batch.step for batch in data.train_dataloader()]
-
-
 def test_epochs_go_on_where_the_last_one_ended(opened: Opener) -> None:
     data = trained(opened())
     loader = data.train_dataloader()
@@ -568,23 +527,23 @@ def test_epochs_go_on_where_the_last_one_ended(opened: Opener) -> None:
     assert_equal(next(iter(loader)), opened().train_batch(6))
 
 
-def test_resuming_amid_an_epoch_gives_what_is_left_of_it(opened: Opener) -> None:
-    assert steps(trained(opened(), global_step=4)) == [4, 5]
-    assert steps(trained(opened(batches_per_epoch=10), global_step=17)) == [17, 18, 19]
-
-
-def test_accumulated_batches_count_as_one_step(opened: Opener) -> None:
-    data = opened(batches_per_epoch=7)  # 2, 2, 2 and 1 batches make four steps
-    assert steps(trained(data, accumulate_grad_batches=2)) == list(range(7))
-    assert steps(trained(data, accumulate_grad_batches=2, global_step=3)) == [6]
-    assert steps(trained(data, accumulate_grad_batches=2, global_step=5)) == list(range(9, 14))
-
-
-def test_a_limit_on_training_batches_makes_epochs_shorter_and_repeats_none(opened: Opener) -> None:
-    data = trained(opened(batches_per_epoch=10), limit_train_batches=4)
-    assert steps(data) == [0, 1, 2, 3]
-    cast(Any, data.trainer).global_step = 4
-    assert steps(data) == [4, 5, 6, 7]
+@pytest.mark.parametrize(
+    ("per_epoch", "facts", "expected"),
+    [
+        (3, {"global_step": 4}, range(4, 6)),  # resumed within an epoch
+        (10, {"global_step": 17}, range(17, 20)),
+        (7, {"accumulate_grad_batches": 2}, range(7)),  # steps of 2, 2, 2 and 1 batches
+        (7, {"accumulate_grad_batches": 2, "global_step": 3}, range(6, 7)),
+        (7, {"accumulate_grad_batches": 2, "global_step": 5}, range(9, 14)),
+        (10, {"limit_train_batches": 4}, range(4)),
+        (10, {"limit_train_batches": 4, "global_step": 4}, range(4, 8)),
+    ],
+)
+def test_a_loader_gives_the_rest_of_the_current_epoch(
+    opened: Opener, per_epoch: int, facts: dict[str, Any], expected: range
+) -> None:
+    data = trained(opened(batches_per_epoch=per_epoch, images_per_puzzle=2, puzzles_per_batch=1), **facts)
+    assert [batch.step for batch in data.train_dataloader()] == list(expected)
 
 
 def test_ranks_get_their_shares_from_the_loaders(opened: Opener) -> None:

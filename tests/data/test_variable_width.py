@@ -23,7 +23,7 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data, own_data
 from fragrecon.run import compose
 from tests.data.photos import crops
-from tests.data.test_module import PLAIN, assert_equal
+from tests.data.test_module import PLAIN
 
 Opener = Callable[..., FragmentData]
 
@@ -198,15 +198,6 @@ def test_an_epoch_shows_each_image_once_in_batches_of_one_width(opened: Opener, 
     following = [data.train_batch(data.batches_per_epoch + number) for number in range(data.batches_per_epoch)]
     assert sorted(flat(following)) == sorted(flat(epoch))
     assert flat(following) != flat(epoch)
-
-
-def test_a_training_batch_is_a_pure_function_of_seed_and_number(opened: Opener) -> None:
-    numbers = (7, 40, 3, 7)
-    first, second = ([data.train_batch(number) for number in numbers] for data in (opened(), opened()))
-    for one, other in zip(first, second, strict=True):
-        assert_equal(one, other)
-    assert_equal(first[0], first[3])
-    assert flat([opened(seed=1).train_batch(number) for number in numbers]) != flat(first)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

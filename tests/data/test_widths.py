@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fragrecon.data.puzzles import batches
 from fragrecon.data.widths import TrainingGroups, commonest, groups
 
 some_widths = st.lists(st.integers(1, 4), min_size=1, max_size=40).map(lambda widths: 16 * np.array(widths))
@@ -22,13 +21,6 @@ def test_groups_are_of_one_width_and_hold_each_image_once_in_order(widths: np.nd
     assert np.concatenate(found).tolist() == sorted(range(len(widths)), key=lambda place: (widths[place], place))
     assert len(found) == sum(-(-(widths == width).sum() // size) for width in set(widths.tolist()))
     assert max(map(len, found)) <= size
-
-
-@given(st.integers(0, 20), sizes)
-@pytest.mark.slow
-def test_images_of_one_width_are_grouped_as_if_there_were_no_others(count: int, size: int) -> None:
-    found = [group.tolist() for group in groups(np.full(count, 64), size)]
-    assert found == [list(range(part.start, part.stop)) for part in batches(count, size)]
 
 
 def test_the_commonest_width_is_the_least_of_several() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fragrecon.models.base import Solution
 from fragrecon.reassembly.clues import IMPOSSIBLE, Clues, all_clues, gradient_clues, learned_clues
-from tests.reassembly.samples import Grid, photographs, puzzle_of, reordered, seeded, taken
+from tests.reassembly.samples import Grid, photographs, puzzle_of, seeded
 
 PARTS = ("cells", "across", "down")
 
@@ -83,16 +83,6 @@ def test_what_a_model_knows_nothing_of_gains_nothing() -> None:
     torch.testing.assert_close(found.down, torch.zeros(1, 4, 4))
     # A cell gains what speaks for an empty side, the less the fewer of its sides are at a border.
     torch.testing.assert_close(found.cells[0, 0], torch.tensor([2.0, 1, 2, 2, 1, 2]) * -math.log(5))
-
-
-def test_learned_clues_follow_the_order_of_fragments_and_not_the_other_puzzles() -> None:
-    some, order = solution(6, (2, 3), puzzles=3), torch.tensor([4, 0, 5, 2, 1, 3])
-    sides = some.sides[:, order][..., torch.cat([order, torch.tensor([6])])]
-    moved = learned_clues(Solution(some.embeddings[:, order], some.cells[:, order], sides), (2, 3))
-    found = learned_clues(some, (2, 3))
-    assert_close(moved, reordered(found, order))
-    alone = learned_clues(Solution(some.embeddings[1:2], some.cells[1:2], some.sides[1:2]), (2, 3))
-    assert_close(alone, taken(found, slice(1, 2)))
 
 
 # Gallagher's compatibility --------------------------------------------------------------------------------------------
@@ -176,13 +166,6 @@ def test_turned_mirrored_and_inverted_fragments_have_the_clues_turned_and_mirror
     assert_close(gradient_clues(some.flip(-2), 4), Clues(found.cells, found.across, found.down.mT))
     assert_close(gradient_clues(1 - some, 4), found)
     assert_close(gradient_clues(some[:, :, [2, 0, 1]], 4), found)
-
-
-def test_gradient_clues_follow_the_order_of_fragments_and_not_the_other_puzzles() -> None:
-    some, order = torch.rand(3, 7, 3, 4, 4, generator=seeded(2)), torch.randperm(7, generator=seeded(3))
-    found = gradient_clues(some, 4)
-    assert_close(gradient_clues(some[:, order], 4), reordered(found, order))
-    assert_close(gradient_clues(some[1:2], 4), taken(found, slice(1, 2)))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4])
