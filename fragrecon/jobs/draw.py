@@ -11,6 +11,7 @@ import torch
 from fragrecon import machine as hardware
 from fragrecon.clustering import agreement
 from fragrecon.config.schema import Config, class_name
+from fragrecon.data.module import FragmentData
 from fragrecon.data.photographs import Photographs, check_count, cut_photographs, image_files
 from fragrecon.data.puzzles import FragmentBatch, cut, grid_of, in_place
 from fragrecon.errors import ConfigError
@@ -64,7 +65,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
             f"{class_name(config)} neither inpaints nor decodes, and evaluation.clustering=false leaves "
             "nothing to draw; set evaluation.clustering=true"
         )
-    found: dict[str, Any] = {}
+    found: dict[str, float] = {}
     if config.input is None:
         write.write_epochs(run.epochs, config.selection.monitor, checkpoint.name, folder)
         if (run.folder / SCORES).is_file():
@@ -75,12 +76,24 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         found |= draw_masked(config, model, folder)
     if isinstance(model, Decoder) and (generation or not clustering):
         found |= draw_decoded(config, model, folder)
-    plain_console().print(f"figures: {folder}", soft_wrap=True)
+    say(f"figures: {folder}")
     return found
 
 
+def say(text: str) -> None:
+    """Print a line."""
+    plain_console().print(text, soft_wrap=True)
+
+
+def test_data(config: Config) -> FragmentData:
+    """Open the data of the run, and check that there are test images."""
+    data = open_data(config)
+    data.check_test(1)
+    return data
+
+
 def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str, float]:
-    """Draw the clusters of the first test puzzle, or of ``config.input`` as one; returns their scores."""
+    """Draw the clusters of the first test puzzle, or of ``config.input`` as one, and return their scores."""
     if config.input is None:
         example, shown = first_test_puzzle(config, model), None
     else:
@@ -92,43 +105,34 @@ def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str,
         "kmeans_nmi": float(agreement.normalized_mutual_info(table)),
     }
     n, fragments = example.batch.images_per_puzzle, example.groups.shape[1]
-    plain_console().print(
-        f"{fragments} fragments of {n} images, grouped by KMeans: "
-        f"ARI {found['kmeans_ari']:.4f}, NMI {found['kmeans_nmi']:.4f}",
-        soft_wrap=True,
-    )
+    ari, nmi = found.values()
+    say(f"{fragments} fragments of {n} images, grouped by KMeans: ARI {ari:.4f}, NMI {nmi:.4f}")
     return found
 
 
 def draw_masked(config: Config, model: Inpainter, folder: Path) -> dict[str, float]:
-    """Draw the first test images, or those of ``config.input``, inpainted; returns their score."""
+    """Inpaint and draw the first test images, or those of ``config.input``, and return their score."""
     ratio = config.evaluation.reconstruction.ratio if config.evaluation.reconstruction else config.objective["ratio"]
     masking, device = Masking(float(ratio), config.evaluation.seed), hardware.device_of(config.trainer)
     if config.input is None:
-        data = open_data(config)
-        data.check_test(1)
-        inpainted = first_inpainted(model, data.test_set(MOST), masking, device, MOST)
+        inpainted = first_inpainted(model, test_data(config).test_set(MOST), masking, device, MOST)
     else:
         inpainted = inpaint_photographs(config, model, masking)
     write.write_inpainted(inpainted, folder)
-    found = {"masked_psnr": float(masked_psnr(inpainted, inpainted.output).mean())}
-    plain_console().print(
-        f"{len(inpainted.images)} images, {masking.ratio:.0%} hidden: masked PSNR {found['masked_psnr']:.2f} dB",
-        soft_wrap=True,
-    )
-    return found
+    ratio = float(masked_psnr(inpainted, inpainted.output).mean())
+    say(f"{len(inpainted.images)} images, {masking.ratio:.0%} hidden: masked PSNR {ratio:.2f} dB")
+    return {"masked_psnr": ratio}
 
 
 def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str, float]:
-    """Draw reconstructions, interpolations and samples for test images, or for ``config.input``; returns the score of
-    the reconstructions.
+    """Draw reconstructions, interpolations and samples, and return the score of the reconstructions.
+
+    The images are test images, or those of ``config.input``.
     """
     device, protocol = hardware.device_of(config.trainer), protocol_of(config)
     settings: Any = {"seed": config.evaluation.seed, "device": device, "batch_size": config.evaluation.batch_size}
     if config.input is None:
-        data = open_data(config)
-        data.check_test(1)
-        shown = Generation(model, data, **settings).show(protocol)
+        shown = Generation(model, test_data(config), **settings).show(protocol)
     elif config.data.variable_width:
         with own_data(config, image_files(config.input)) as data:
             shown = Generation(model, data, **settings).show_images(protocol)
@@ -141,16 +145,13 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
         for name, views in model.views(shown.example.batch.fragments[:1].to(device)).items():
             tiles.save(view_picture(views, VIEW), folder / f"{name}.png")
     ratios = torch.cat([psnr((output - images).square().mean((1, 2, 3))) for images, output in shown.reconstructions])
-    found = {"reconstruction_psnr": float(ratios.mean())}
-    count = f"{len(ratios)} image{'s' * (len(ratios) > 1)}"
-    plain_console().print(
-        f"{count} decoded from embeddings: PSNR {found['reconstruction_psnr']:.2f} dB", soft_wrap=True
-    )
-    return found
+    ratio = float(ratios.mean())
+    say(f"{len(ratios)} image{'s' * (len(ratios) > 1)} decoded from embeddings: PSNR {ratio:.2f} dB")
+    return {"reconstruction_psnr": ratio}
 
 
 def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> Inpainted:
-    """Inpaint ``config.input``, each fragment by itself; fragments of an image are joined again."""
+    """Inpaint the fragments of ``config.input`` one by one, and join those of an image again."""
     photographs, grid = cut_input(config)
     seen = photographs.seen
     fragments = cut(in_place(seen.fragments, seen, grid), config.data.fragment_shape[1:]).flatten(0, 1)
@@ -164,9 +165,7 @@ def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> I
 
 def first_test_puzzle(config: Config, model: FragmentModel) -> Example:
     """Return the puzzle in the figures of the run."""
-    data = open_data(config)
-    data.check_test(1)
-    device = hardware.device_of(config.trainer)
+    data, device = test_data(config), hardware.device_of(config.trainer)
     return first_examples(model, data.test_set(1), data.grid, protocol_of(config), device)[0]
 
 
@@ -183,7 +182,7 @@ def photographed_puzzle(config: Config, model: FragmentModel) -> tuple[Example, 
 
 
 def cut_input(config: Config) -> tuple[Photographs, tuple[int, int]]:
-    """Cut ``config.input`` as the run's images are cut; returns the photographs and the grid."""
+    """Cut ``config.input`` like the images of the run, and return the photographs and the grid."""
     paths = image_files(config.input)
     image_shape, size = config.data.image_shape, config.data.fragment_shape[1:]
     grid = grid_of(image_shape[1:], size)

@@ -78,12 +78,6 @@ class Inpainted:
         )
         return Inpainted(put(self.images), put(self.hidden), put(self.output), steps)
 
-    def first(self, count: int) -> Inpainted:
-        """Return the first ``count`` images."""
-        steps = self.steps and Steps(self.steps.output[:, :count], self.steps.energies[:, :, :count])
-        attention = self.attention and Attention(self.attention.chosen[:count], self.attention.weights[:count])
-        return Inpainted(self.images[:count], self.hidden[:count], self.output[:count], steps, attention)
-
 
 @torch.inference_mode()
 def inpaint(model: Inpainter, images: Tensor, mask: Tensor, chosen: Tensor | None = None) -> Inpainted:
