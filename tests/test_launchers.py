@@ -1,4 +1,4 @@
-"""What runs the jobs of a sweep, and a search: each ends as a sweep in this process does."""
+"""Launchers of the jobs of a sweep, and a search."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ def assert_ended_as_described(result: Result, home: Path) -> None:
         ("ray_cluster", "hydra_plugins.hydra_ray_launcher"),
     ],
 )
-def test_a_launcher_ends_a_sweep_as_the_basic_one_does(cli: Cli, launcher: str, module: str) -> None:
+def test_a_launcher_ends_a_sweep_like_the_basic_one(cli: Cli, launcher: str, module: str) -> None:
     pytest.importorskip(module)
     result = cli.run("-m", *LINE, "model.latent_dim=8,-1", f"hydra/launcher={launcher}", "sweep.name=sizes")
     assert_ended_as_described(result, cli.home)
 
 
 def composed(*overrides: str) -> DictConfig:
-    """A config with what it says to Hydra."""
+    """A config with its settings of Hydra."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(command.CONF), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=True)
 
 
-def test_the_launcher_of_a_cluster_is_made_with_its_settings() -> None:
+def test_the_launcher_of_a_cluster_has_its_settings() -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     launcher = instantiate(composed("hydra/launcher=slurm", "hydra.launcher.partition=long").hydra.launcher)
     assert type(launcher).__name__ == "SlurmLauncher"
@@ -101,7 +101,7 @@ EXTRAS = [
 
 @pytest.mark.parametrize(("option", "plugin", "extra"), EXTRAS)
 def test_a_launcher_that_is_not_installed_says_how_it_is(cli: Cli, option: str, plugin: str, extra: str) -> None:
-    """In a process in which the folder of the plugin cannot be seen."""
+    """In a process that cannot find the plugin."""
     code = (
         "import pkgutil, sys; see = pkgutil.walk_packages\n"
         f"hide = lambda *a, **k: (found for found in see(*a, **k) if '{plugin}' not in found.name)\n"
@@ -116,7 +116,7 @@ def test_a_launcher_that_is_not_installed_says_how_it_is(cli: Cli, option: str, 
 
 
 @pytest.mark.slow
-def test_a_search_is_kept_and_gone_on_with(cli: Cli) -> None:
+def test_a_search_is_saved_and_continued(cli: Cli) -> None:
     optuna = pytest.importorskip("optuna")
     folder = cli.home / "multirun" / "search"
     line = [*LINE, "experiment=search", "hydra.sweeper.n_trials=1"]
@@ -181,7 +181,7 @@ def test_a_recipe_has_the_jobs_of_its_grid(name: str) -> None:
     )
 
 
-def test_the_command_line_cuts_a_recipe_which_needs_no_word_to_be_a_sweep(cli: Cli) -> None:
+def test_overrides_cut_the_grid_of_a_recipe_which_is_a_sweep_without_m(cli: Cli) -> None:
     cut = ["model=pca", "model.latent_dim=32", "data.images_per_puzzle=0"]  # so that each job is refused at once
     result = cli.here("experiment=sweep_latent_dim", *cut)
     assert result.code == 1

@@ -104,7 +104,7 @@ REFUSED: tuple[tuple[str, list[str]], ...] = (
 )
 
 
-def test_a_bad_value_is_refused_by_name_before_any_training(tmp_path: Path, cache: Path) -> None:
+def test_an_invalid_value_is_refused_by_name_before_any_training(tmp_path: Path, cache: Path) -> None:
     for number, (key, arguments) in enumerate(REFUSED):
         with pytest.raises(FragreconError, match=re.escape(key)):
             job(tmp_path / str(number), cache, *SMALL, *arguments)
@@ -208,7 +208,7 @@ def test_little_is_imported_before_a_job_starts(cli: Cli, arguments: list[str]) 
     assert found.stdout.splitlines()[-1] == "[]", found.stderr
 
 
-def test_a_run_lies_under_outputs_by_date_time_and_what_it_does(done: Path) -> None:
+def test_a_run_is_saved_under_outputs_by_date_time_and_mode(done: Path) -> None:
     assert done.parent.parent.name == "outputs"
     assert done.name.endswith("-train-pca")
     assert {path.name for path in done.parents[2].iterdir()} == {"outputs"}
@@ -221,7 +221,7 @@ def test_no_logger_is_imported_without_a_request(done: Path) -> None:
     assert " tensorboard\n" not in imports
 
 
-def test_a_finished_run_has_left_its_whole_record(done: Path) -> None:
+def test_a_finished_run_has_all_its_files(done: Path) -> None:
     assert set(names(done)) >= DONE
     assert not names(done, "*.part")
     noted = status(done)

@@ -92,7 +92,7 @@ def blocks(module: nn.Module, *, listed: bool = False) -> Iterator[nn.Module]:
 def recomputed(function: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
     """A module's function that recomputes its intermediate results in the backward pass instead of keeping them.
 
-    Both times, random numbers and attention kernels are the same. Buffers, such as running means, are updated once.
+    Random numbers and attention kernels are the same in both passes. Buffers, such as running means, are updated once.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -102,7 +102,7 @@ def recomputed(function: Callable[..., Any], module: nn.Module) -> Callable[...,
     def wrapped(*arguments: Any, **settings: Any) -> Any:
         if not torch.is_grad_enabled():
             return function(*arguments, **settings)
-        if torch.compiler.is_compiling():  # the compiler does all of this, and accepts no other contexts
+        if torch.compiler.is_compiling():  # the compiler handles all of this, and accepts no contexts
             return checkpoint(function, *arguments, use_reentrant=False, **settings)
         return checkpoint(function, *arguments, use_reentrant=False, context_fn=contexts, **settings)
 
@@ -111,7 +111,7 @@ def recomputed(function: Callable[..., Any], module: nn.Module) -> Callable[...,
 
 @contextmanager
 def _again(module: nn.Module, kernels: list[SDPBackend]) -> Iterator[None]:
-    """Recompute within the block: with the attention kernels of the first time, and without changing buffers."""
+    """Recompute within the block, with the attention kernels of the first pass and without changing buffers."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         with sdpa_kernel(kernels):

@@ -158,7 +158,7 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
 ]
 
 
-def test_what_cannot_be_meant_is_refused_in_one_line_that_names_the_key() -> None:
+def test_an_invalid_value_is_refused_in_one_line_that_names_the_key() -> None:
     for key, value, line in REFUSED:
         with pytest.raises(ConfigError) as refused:
             parse(changed(key, value, *line))
@@ -167,7 +167,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line_that_names_the_key() -> Non
         assert "\n" not in message
 
 
-def test_what_excludes_each_other_is_refused() -> None:
+def test_values_that_exclude_each_other_are_refused() -> None:
     for line in (
         ["evaluation=generation", "evaluation.generation.samples=1", "evaluation.generation.perceptual=[fid]"],
         ["data.image_height=32"],
@@ -178,7 +178,7 @@ def test_what_excludes_each_other_is_refused() -> None:
             compose(line)
 
 
-def test_a_value_of_several_types_is_told_all_that_it_may_be() -> None:
+def test_the_message_names_all_types_that_a_value_may_have() -> None:
     with pytest.raises(ConfigError, match=r"trainer\.limit_train_batches=1\.5 .*integer.*1"):
         parse(changed("trainer.limit_train_batches", 1.5))
 
@@ -249,7 +249,7 @@ def test_the_file_names_all_kinds_of_corruption_and_switches_them_off() -> None:
 # Hash, saving, opening -----------------------------------------------------------------------------------------------
 
 
-def test_the_hash_changes_with_what_decides_the_numbers_and_no_more() -> None:
+def test_the_hash_depends_on_all_keys_but_inert_ones() -> None:
     usual = config_hash(composed())
     for key, value in (
         ("seed", 1),
@@ -310,7 +310,7 @@ def test_a_text_like_a_number_stays_a_text_when_saved(text: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("key", ["data.root", "data.cache_dir", "init_from"])
-def test_paths_are_made_whole_so_that_a_saved_config_can_be_used_from_any_folder(
+def test_paths_are_made_absolute_so_that_a_saved_config_can_be_used_from_any_folder(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -350,7 +350,7 @@ def test_build_makes_what_a_node_names() -> None:
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
 
 
-def test_facts_go_only_to_those_that_ask() -> None:
+def test_facts_are_passed_only_to_targets_that_take_them() -> None:
     conv = build({"_target_": CONV, "latent_dim": 4, "encoder_channels": [2]}, "model", **FACTS)
     assert isinstance(conv, ConvAutoencoder)
     assert conv.fragment_shape == (3, 16, 16)
@@ -394,7 +394,7 @@ def test_what_a_target_refuses_is_refused_under_its_path(node: dict[str, Any], m
         build(node, "node", [torch.nn.Parameter(torch.zeros(1))])
 
 
-def test_what_a_target_says_of_its_own_is_left_as_it_is() -> None:
+def test_a_message_of_a_target_is_unchanged() -> None:
     with pytest.raises(ConfigError, match=r"^model\.encoder_channels=\[8, 8, 8, 8, 8\] has 5 stages"):
         build({"_target_": CONV, "encoder_channels": [8] * 5}, "model", **FACTS)
 
@@ -519,7 +519,7 @@ def test_a_key_of_a_group_that_was_saved_as_null_is_set() -> None:
     assert config.data.corruption == {"share": 0.5}
 
 
-def test_what_was_trained_stays() -> None:
+def test_what_was_trained_cannot_be_changed() -> None:
     trained = ("model=pca", "model.latent_dim=128", "objective=cross_entropy", "+model.dropout=0.3")
     resumed = ("seed=0", "data.fragment_size=8", "data.channels=1", "data.name=other", "init_from=elsewhere")
     for command, lines in (("resume=x",), (*trained, *resumed)), (READ, trained):
@@ -550,13 +550,13 @@ def test_every_file_composes_alone(group: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in group("data") if needed("data", name)])
-def test_data_that_lies_somewhere_asks_where(name: str) -> None:
+def test_data_in_files_require_a_root(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^data\.root must be set"):
         compose([f"data={name}"])
 
 
 @pytest.mark.parametrize(("group", "name"), FILES)
-def test_every_file_says_first_what_it_is(group: str, name: str) -> None:
+def test_every_file_starts_with_a_description(group: str, name: str) -> None:
     lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
     assert (
         any(line.startswith("# ") and not line.startswith("# @package") for line in lines[:2]) or group == "optimizer"
@@ -616,7 +616,7 @@ def test_every_key_beside_a_target_is_an_argument_of_it(group: str, name: str) -
 
 
 @pytest.mark.parametrize("key", ["model.latent_dim", "optimizer.lr"])
-def test_what_one_sweeps_is_in_every_file_of_its_group(key: str) -> None:
+def test_common_keys_are_in_every_file_of_a_group(key: str) -> None:
     section, name = key.split(".")
     for stem in group(section):
         assert name in composed(f"{section}={stem}").to_dict()[section], stem

@@ -1,4 +1,4 @@
-"""A run that is there already, from Python: what it embeds, how it scores, and what is refused as none."""
+"""An existing run, opened from Python: embeddings, scores, and damaged runs."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small finished run of a model that sees fragments one by one; only to be read."""
+    """A small finished run of a model that embeds each fragment on its own; only to be read."""
     return shared_run(tmp_path_factory, "pca", *SMALL, "model=pca", "data.epochs=1")
 
 
 @pytest.fixture(scope="module")
 def mosaic(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Run:
-    """One of a model that sees the whole puzzle."""
+    """A run of a model that sees the whole puzzle."""
     folder = tmp_path_factory.mktemp("mosaic") / "run"
     job(folder, cache, *SMALL, *MOSAIC, "data.epochs=1", "data.batches_per_epoch=4")
     return load_run(folder)
@@ -85,7 +85,7 @@ def modules_after(code: str) -> set[str]:
     return set(subprocess.run(line, capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_the_package_opens_runs_and_imports_nothing_heavy_for_it() -> None:
+def test_opening_a_run_imports_no_heavy_package() -> None:
     assert not modules_after("import fragrecon") & {"numpy", "omegaconf", "torch", "fragrecon.runs.read"}
     loaded = modules_after("from fragrecon import load_run")
     assert "fragrecon.runs.read" in loaded
@@ -143,14 +143,14 @@ def test_the_model_is_that_of_the_best_checkpoint_ready_to_embed(run: Run, folde
 # Embedding -----------------------------------------------------------------------------------------------------------
 
 
-def test_images_become_their_fragments_embeddings_row_by_row(run: Run) -> None:
+def test_images_are_embedded_fragment_by_fragment(run: Run) -> None:
     found = run.embed(IMAGES)
     assert found.shape == (6, 16, 128)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, one_by_one(run.model, IMAGES), atol=1e-5)
 
 
-def test_fragments_and_puzzles_are_embedded_as_they_come(run: Run) -> None:
+def test_fragments_and_puzzles_keep_their_order(run: Run) -> None:
     fragments = cut(torch.from_numpy(IMAGES), (16, 16))
     expected = one_by_one(run.model, IMAGES)
     np.testing.assert_allclose(run.embed(fragments[:, 5]), expected[:, 5], atol=1e-5)
@@ -170,17 +170,17 @@ def test_fragments_and_puzzles_are_embedded_as_they_come(run: Run) -> None:
         lambda x: x.astype(">f8") / 255,
     ],
 )
-def test_pixels_may_come_in_several_types(run: Run, change: Callable[[Any], Any]) -> None:
+def test_pixels_may_have_several_types(run: Run, change: Callable[[Any], Any]) -> None:
     np.testing.assert_allclose(run.embed(change(IMAGES)), run.embed(IMAGES), atol=1e-5)
 
 
-def test_what_rounding_leaves_outside_of_0_to_1_is_forgiven_and_cut_off(run: Run) -> None:
+def test_rounding_errors_outside_of_0_to_1_are_clipped(run: Run) -> None:
     white, black = np.ones((1, 3, 16, 16)), np.zeros((1, 3, 16, 16))
     np.testing.assert_array_equal(run.embed(white * 1.0009), run.embed(white))
     np.testing.assert_array_equal(run.embed(black - 0.0009), run.embed(black))
 
 
-def test_images_mapped_read_only_are_embedded_in_silence(run: Run, tmp_path: Path) -> None:
+def test_read_only_images_are_embedded_without_a_warning(run: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", IMAGES)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     with warnings.catch_warnings():
@@ -189,9 +189,7 @@ def test_images_mapped_read_only_are_embedded_in_silence(run: Run, tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", [1, 7, 96, 10_000])
-def test_the_size_of_a_batch_changes_nothing_but_how_much_is_embedded_at_once(
-    run: Run, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
+def test_the_batch_size_does_not_change_embeddings(run: Run, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     seen: list[int] = []
     embed_fragments = run.model.embed
 
@@ -207,7 +205,7 @@ def test_the_size_of_a_batch_changes_nothing_but_how_much_is_embedded_at_once(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_model_of_puzzles_takes_what_is_given_together_for_one(mosaic: Run) -> None:
+def test_a_model_of_puzzles_treats_the_images_of_a_call_as_one_puzzle(mosaic: Run) -> None:
     fragments = cut(torch.from_numpy(IMAGES), (16, 16))
     with torch.inference_mode():
         together = mosaic.model.encode(fragments.flatten(0, 1).unsqueeze(0).float() / 255)[0].numpy()
@@ -236,7 +234,7 @@ def test_a_model_of_puzzles_keeps_puzzles_apart(
     assert seen == at_once
 
 
-def test_more_fragments_than_go_together_are_refused_by_a_model_of_puzzles_only(mosaic: Run, run: Run) -> None:
+def test_only_a_model_of_puzzles_refuses_too_many_fragments(mosaic: Run, run: Run) -> None:
     many = np.zeros((257, 3, 64, 64), np.uint8)
     with pytest.raises(DataError, match=r"4,?112"):
         mosaic.embed(many)
@@ -247,7 +245,7 @@ def test_more_fragments_than_go_together_are_refused_by_a_model_of_puzzles_only(
     ("shape", "expected"),
     [((0, 3, 64, 64), (0, 16)), ((0, 3, 16, 16), (0,)), ((0, 5, 3, 16, 16), (0, 5)), ((2, 0, 3, 16, 16), (2, 0))],
 )
-def test_nothing_becomes_nothing(run: Run, mosaic: Run, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_no_images_give_no_embeddings(run: Run, mosaic: Run, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     for opened in (run, mosaic):
         found = opened.embed(np.zeros(shape, np.uint8))
         assert found.shape == (*expected, opened.model.latent_dim)
@@ -281,21 +279,23 @@ def test_an_image_that_is_a_fragment_has_one_embedding(run: Run) -> None:
         ("images", "not str"),
     ],
 )
-def test_what_is_nothing_of_the_kind_is_refused(run: Run, pixels: Any, message: str) -> None:
+def test_pixels_of_another_shape_type_or_range_are_refused(run: Run, pixels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         run.embed(pixels)
 
 
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_of_nothing_is_refused(run: Run, size: int) -> None:
-    with pytest.raises(ConfigError, match=f"batch_size={size} should be at least 1"):
-        run.embed(IMAGES, batch_size=size)
+def test_numbers_below_1_are_refused(run: Run) -> None:
+    for number in (0, -1):
+        with pytest.raises(ConfigError, match=f"batch_size={number}"):
+            run.embed(IMAGES, batch_size=number)
+        with pytest.raises(ConfigError, match=f"puzzles={number}"):
+            run.evaluate(puzzles=number)
 
 
 # Scoring -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_scores_itself_as_its_metrics_say(run: Run, mosaic: Run) -> None:
+def test_a_run_scores_itself_like_its_metrics(run: Run, mosaic: Run) -> None:
     assert run.evaluate() == run.metrics["scores"]["model"]
     found = mosaic.evaluate()
     assert found == mosaic.metrics["scores"]["model"]
@@ -304,7 +304,7 @@ def test_a_run_scores_itself_as_its_metrics_say(run: Run, mosaic: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [[*WHOLE], [*SMALL, "model.patch=4", "evaluation.clustering=true"]])
-def test_a_run_scores_what_it_fills_in_as_its_metrics_say(tmp_path: Path, cache: Path, line: list[str]) -> None:
+def test_a_run_scores_reconstructions_like_its_metrics(tmp_path: Path, cache: Path, line: list[str]) -> None:
     job(tmp_path / "run", cache, *TINY["mae"], *line, "evaluation=reconstruction", "data.epochs=1")
     run = load_run(tmp_path / "run")
     kept = run.metrics["scores"]["model"]
@@ -321,10 +321,10 @@ def test_fewer_puzzles_are_the_first_of_them(run: Run) -> None:
         assert found[metric]["mean"] == pytest.approx(float(np.mean(run.scores[f"model/{metric}"][:3])), abs=1e-6)
 
 
-def test_puzzles_of_ones_own_images_are_drawn_as_those_of_the_run(
+def test_puzzles_of_your_own_images_are_drawn_like_those_of_the_run(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test images, given by hand in any way, score as the test split does; and nothing stays behind."""
+    """The test images, passed in any form, score like the test split, and no file is left."""
     images = np.array(open_data(run.config).store("test").images)
     (tmp_path / "images").mkdir()
     for number, image in enumerate(images):
@@ -361,30 +361,24 @@ def test_images_that_cannot_be_scored_are_refused(run: Run, given: Any, error: t
 
 def test_a_file_that_is_no_image_is_refused_by_name(run: Run, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"broken\.png is not a readable image"):
+    with pytest.raises(DataError, match=r"broken\.png"):
         run.evaluate([tmp_path / "broken.png"] * 12)
 
 
-@pytest.mark.parametrize("puzzles", [0, -3])
-def test_scoring_nothing_is_refused(run: Run, puzzles: int) -> None:
-    with pytest.raises(ConfigError, match=f"puzzles={puzzles}"):
-        run.evaluate(puzzles=puzzles)
-
-
-def test_a_run_of_which_nothing_can_be_scored_here_is_refused(run: Run) -> None:
+def test_a_run_without_a_score_for_evaluate_is_refused(run: Run) -> None:
     run.config = replace(run.config, evaluation=replace(run.config.evaluation, clustering=False))
     with pytest.raises(ConfigError, match=r"evaluation\.clustering .*mode=evaluate run="):
         run.evaluate(puzzles=2)
 
 
-def test_data_that_are_gone_are_named_and_what_to_do(run: Run) -> None:
+def test_missing_data_are_named_with_what_to_do(run: Run) -> None:
     reader = {"_target_": "fragrecon.data.readers.folder.ImageFolder"}
     run.config = replace(run.config, data=replace(run.config.data, reader=reader, root="/gone/images"))
     with pytest.raises(DataError, match=rf"/gone/images .*{run.folder}.*run\.evaluate\(FOLDER\)"):
         run.evaluate()
 
 
-# What is no run ------------------------------------------------------------------------------------------------------
+# Damaged runs --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -409,39 +403,32 @@ def test_the_folder_of_a_sweep_names_its_jobs(folder: Path, tmp_path: Path) -> N
         load_run(sweep)
 
 
-def test_a_home_folder_may_be_meant(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_may_start_with_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     assert load_run("~/run").folder == folder
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n", "a: [1\n", "colour: red\n", "\0\1"])
-def test_a_config_of_something_else_is_refused_by_name(copy: Path, text: str) -> None:
-    (copy / "config.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=rf"^{copy} .*config\.yaml"):
-        load_run(copy)
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("config.yaml", ["", "- 1\n", "a: [1\n", "colour: red\n", "\0\1"]),
+        ("status.json", ["", '{"status": "don', "[]", "{}", '"done"', "null", "\udcff"]),
+        ("metrics.json", ["", '{"scores": {', "[]", "{}", "\udcff"]),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(copy: Path, name: str, texts: list[str]) -> None:
+    for text in texts:
+        (copy / name).write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.raises((ConfigError, RunError), match=rf"^{copy}.*{name}"):
+            _ = load_run(copy).metrics
 
 
-def test_half_a_config_is_refused_wherever_it_ends(copy: Path) -> None:
+def test_a_truncated_config_is_refused(copy: Path) -> None:
     text = (copy / "config.yaml").read_text()
     for share in np.linspace(0, 0.9, 12):
         (copy / "config.yaml").write_text(text[: int(len(text) * share)])
         with pytest.raises(ConfigError, match=r"config\.yaml"):
             load_run(copy)
-
-
-@pytest.mark.parametrize("text", ["", '{"status": "don', "[]", "{}", '"done"', "null", "\udcff"])
-def test_a_status_of_something_else_is_refused_by_name(copy: Path, text: str) -> None:
-    (copy / "status.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(RunError, match=rf"^{copy}/status\.json"):
-        load_run(copy)
-
-
-@pytest.mark.parametrize("text", ["", '{"scores": {', "[]", "{}", "\udcff"])
-def test_metrics_of_something_else_are_refused_by_name(copy: Path, text: str) -> None:
-    (copy / "metrics.json").write_bytes(text.encode(errors="surrogateescape"))
-    run = load_run(copy)
-    with pytest.raises(RunError, match=rf"^{copy}/metrics\.json"):
-        _ = run.metrics
 
 
 def cut_short(path: Path) -> None:
@@ -466,7 +453,7 @@ def of_another_model(path: Path) -> None:
         (of_another_model, r"best.*\.ckpt .*PCAAutoencoder"),
     ],
 )
-def test_a_checkpoint_that_is_not_the_runs_is_refused(copy: Path, spoil: Callable[[Path], None], message: str) -> None:
+def test_a_damaged_or_foreign_checkpoint_is_refused(copy: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(best(copy))
     run = load_run(copy)
     for use in (lambda: run.model, lambda: run.embed(IMAGES), lambda: run.evaluate()):

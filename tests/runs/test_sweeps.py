@@ -1,4 +1,4 @@
-"""Sweeps: a folder a job, found again by whoever gives the same command, and one table of them all."""
+"""Sweeps: a folder for each job, which the same command finds again, and one table of all jobs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def overrides(folder: Path) -> list[str]:
 
 
 def results(folder: Path) -> dict[str, str]:
-    """All that a job has left but for its log."""
+    """A hash of each file of a job except its log."""
     return {name: value for name, value in fingerprint(folder).items() if name != "run.log"}
 
 
@@ -115,19 +115,19 @@ def test_jobs_that_differ_never_share_a_name(first: dict[str, str], second: dict
         (["data.root=" + "x" * 200], ["data.root=" + "x" * 201]),
     ],
 )
-def test_names_that_look_alike_are_of_the_same_job_only(first: list[str], second: list[str]) -> None:
+def test_jobs_with_similar_overrides_have_different_names(first: list[str], second: list[str]) -> None:
     assert job_folder(first) != job_folder(second)
 
 
 @given(OVERRIDES)
-def test_what_has_no_part_in_a_job_has_none_in_its_name(values: dict[str, str]) -> None:
+def test_inert_keys_are_not_part_of_a_name(values: dict[str, str]) -> None:
     inert = ["sweep.name=x", "sweep.dir=y", "logger=wandb", "logger.offline=true", "data.cache_dir=/tmp/c"]
     hydras = ["hydra.launcher.n_jobs=4", "trainer.enable_progress_bar=false"]
     assert job_folder([*inert, *given_as(values), *hydras]) == job_folder(given_as(values))
 
 
 @given(st.dictionaries(KEYS, st.text(max_size=80), max_size=8))
-def test_a_name_needs_no_quotes_and_is_not_long(values: dict[str, str]) -> None:
+def test_a_name_is_short_and_needs_no_quotes(values: dict[str, str]) -> None:
     name = job_folder(given_as(values))
     assert name.isascii()
     assert 0 < len(name) <= 110
@@ -138,7 +138,7 @@ def test_a_name_needs_no_quotes_and_is_not_long(values: dict[str, str]) -> None:
     assert OverridesParser.create().parse_override(f"run={path}").value() == path
 
 
-def test_a_name_begins_with_what_tells_most() -> None:
+def test_a_name_starts_with_the_model_and_the_seed() -> None:
     given = ["data.epochs=2", "seed=1", "model.latent_dim=8", "model=pca"]
     assert job_folder(given) == "model-pca_model.latent_dim-8_seed-1_data.epochs-2"
     assert job_folder(["trainer=ddp_cpu"]) == "trainer-ddp__cpu"
@@ -146,7 +146,7 @@ def test_a_name_begins_with_what_tells_most() -> None:
     assert job_folder([]) == "job"
 
 
-# How far a sweep has come ---------------------------------------------------------------------------------------------
+# The progress of a sweep ----------------------------------------------------------------------------------------------
 
 
 def ago(seconds: float) -> str:
@@ -154,7 +154,7 @@ def ago(seconds: float) -> str:
 
 
 def begun(folder: Path, jobs: int | None, seconds: float) -> None:
-    """Note that a command has begun on a sweep so long ago."""
+    """Write that a command started a sweep some seconds ago."""
     sweeps.begin(folder, "name", jobs, ["seed=0,1"])
     files.write_json(folder / "sweep.json", sweeps.note(folder) | {"started": ago(seconds)})
 
@@ -179,7 +179,7 @@ def test_the_time_left_follows_from_the_jobs_that_this_command_has_run(tmp_path:
     assert sweeps.time_left(tmp_path, 3) is None
 
 
-def test_a_sweeps_folder_is_known_by_its_note(tmp_path: Path) -> None:
+def test_the_folder_of_a_sweep_holds_sweep_json(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"sweep\.json"):
         sweeps.note(tmp_path)
     assert sweeps.sweep_of(tmp_path / "job") is None
@@ -193,7 +193,7 @@ def test_a_sweeps_folder_is_known_by_its_note(tmp_path: Path) -> None:
         sweeps.note(tmp_path)
 
 
-# A sweep with a job that cannot be done -------------------------------------------------------------------------------
+# A sweep with jobs that are refused -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def cli(tmp_path: Path, cache: Path) -> Cli:
 
 @pytest.fixture(scope="module")
 def ended(home: Path, cache: Path) -> Result:
-    """How a sweep ended of which two jobs in six were refused."""
+    """The outcome of a sweep of six jobs, two of which were refused."""
     return Cli(home, cache).here("-m", *LINE, "model.latent_dim=8,-1,16", "seed=0,1", "sweep.name=sizes")
 
 
@@ -226,7 +226,7 @@ def sweep(home: Path, ended: Result) -> Path:
 
 @pytest.fixture
 def copied(cli: Cli, sweep: Path) -> Path:
-    """That sweep under another name, to go on with."""
+    """A copy of that sweep, to continue."""
     return Path(shutil.copytree(sweep, cli.home / "multirun" / "sizes"))
 
 
@@ -257,7 +257,7 @@ def test_the_command_ends_with_an_error_that_names_what_failed(sweep: Path, ende
     assert "Traceback" not in ended.stdout + ended.stderr
 
 
-def test_the_sweep_tells_how_far_it_has_come(ended: Result) -> None:
+def test_the_sweep_prints_its_progress(ended: Result) -> None:
     shown = [line for line in ended.stdout.splitlines() if line.startswith("job ")]
     assert [line.split("  ")[0] for line in shown] == [f"job {number} of 6" for number in range(1, 7)]
     assert "left" not in shown[0]
@@ -265,7 +265,7 @@ def test_the_sweep_tells_how_far_it_has_come(ended: Result) -> None:
     assert all(len(line) <= 80 for line in shown)
 
 
-def test_the_table_holds_means_and_deviations_over_seeds(sweep: Path) -> None:
+def test_the_table_holds_means_and_standard_deviations_over_seeds(sweep: Path) -> None:
     found = {row["model.latent_dim"]: row for row in table(sweep) if row["rank"]}
     assert found.keys() == {"8", "16"}
     for size, row in found.items():
@@ -286,7 +286,7 @@ def test_the_table_holds_means_and_deviations_over_seeds(sweep: Path) -> None:
         assert float(row["seconds"]) == pytest.approx(sum(s["training"] + s["evaluation"] for s in seconds) / 2)
 
 
-def test_rows_stand_in_the_order_of_validation_and_failed_ones_last(sweep: Path) -> None:
+def test_rows_are_sorted_by_validation_with_failed_ones_last(sweep: Path) -> None:
     found = table(sweep)
     assert [row["rank"] for row in found] == ["1", "2", ""]
     order = [float(row["validation"]) for row in found if row["rank"]]
@@ -325,8 +325,8 @@ def test_the_markdown_table_shows_the_figures_of_the_csv(sweep: Path) -> None:
 # The same command again -----------------------------------------------------------------------------------------------
 
 
-def test_the_same_command_again_tries_what_failed_and_leaves_the_rest(cli: Cli, copied: Path) -> None:
-    """Among what is tried is a job that ends in an error which nobody foresaw."""
+def test_the_same_command_runs_failed_jobs_again_and_skips_the_rest(cli: Cli, copied: Path) -> None:
+    """One of the failed jobs ends in an unexpected error."""
     odd = job_of(copied, size=16, seed=1)
     files.write_json(odd / "status.json", status(odd) | {"status": "running", "stage": None})
     shutil.rmtree(odd / "checkpoints")
@@ -349,7 +349,7 @@ def test_the_same_command_again_tries_what_failed_and_leaves_the_rest(cli: Cli, 
     assert {row["model.latent_dim"]: row["seeds"] for row in table(copied)} == {"8": "0 1", "16": "0", "-1": ""}
 
 
-def test_a_grown_grid_runs_only_what_is_new_and_spares_what_another_configuration_has_done(
+def test_a_larger_grid_runs_only_new_jobs_and_keeps_finished_ones_of_another_configuration(
     cli: Cli, copied: Path
 ) -> None:
     foreign, stale = job_of(copied, size=8, seed=0), job_of(copied, size=8, seed=1)
@@ -417,21 +417,21 @@ def test_values_of_the_wrong_kind_fail_their_own_jobs(cli: Cli) -> None:
         assert value in failures
 
 
-# Stopped half-way -----------------------------------------------------------------------------------------------------
+# Stopped sweeps -------------------------------------------------------------------------------------------------------
 
-# Nothing is scored at the end, so that nearly all of the time is training.
+# Nothing is scored at the end, so that the signals arrive during training.
 LONG = (*LINE, "data.batches_per_epoch=30", "checkpoint.every_n_steps=5", "evaluation.puzzles=0")
 
 
 @pytest.fixture(scope="module")
 def whole(home: Path, cache: Path) -> Path:
-    """A sweep that nothing has stopped."""
+    """A sweep that was not stopped."""
     Cli(home, cache).here("-m", *LONG, "seed=0,1,2", "sweep.name=whole").ok()
     return home / "multirun" / "whole"
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_stopped_and_killed_goes_on_where_it_was(cli: Cli, whole: Path) -> None:
+def test_a_sweep_that_was_stopped_and_killed_resumes_where_it_was(cli: Cli, whole: Path) -> None:
     folder, line = cli.home / "multirun" / "cut", ["-m", *LONG, "seed=0,1,2", "sweep.name=cut"]
     first, second = (folder / job_folder([*LONG, f"seed={seed}"]) for seed in (0, 1))
 
@@ -464,7 +464,7 @@ def test_a_sweep_that_was_stopped_and_killed_goes_on_where_it_was(cli: Cli, whol
 
 
 @pytest.mark.slow
-def test_two_processes_never_work_in_one_folder(cli: Cli) -> None:
+def test_two_processes_never_run_in_one_folder(cli: Cli) -> None:
     folder = cli.home / "multirun" / "twice"
     line = ["-m", *LONG, "data.epochs=100", "sweep.name=twice", "seed=0,1"]
     lying = folder / job_folder([*LONG, "data.epochs=100", "seed=0"])

@@ -52,7 +52,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def places(home: Path) -> dict[str, str]:
-    """Where Weights & Biases finds no login, and may leave what it leaves in a home."""
+    """Folders in which Weights & Biases finds no login and may write."""
     return {
         "HOME": str(home),
         "NETRC": str(home / "none"),
@@ -204,7 +204,7 @@ def test_numbers_are_the_same_without_a_logger_and_go_to_metrics_csv_only(
     assert [path.name for path in tmp_path.iterdir()] == ["plain"]
 
 
-def test_no_pictures_where_none_are_wanted(tmp_path: Path, cache: Path) -> None:
+def test_pictures_can_be_disabled(tmp_path: Path, cache: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     line = ["logger=tensorboard", "logger.pictures_every_n_epochs=0", "trainer.max_epochs=1", "evaluation.puzzles=0"]
     job(tmp_path / "run", cache, *LINE, *line)
@@ -288,7 +288,7 @@ def test_jobs_of_a_sweep_are_a_run_each_in_the_folder_of_the_sweep(
     assert "Would sync 2 run(s)" in sent.stdout + sent.stderr
 
 
-def test_a_run_tells_its_sweep_model_tags_and_config(jobs: dict[str, Path], logged: Logged) -> None:
+def test_a_run_has_its_sweep_model_tags_and_config(jobs: dict[str, Path], logged: Logged) -> None:
     for folder in jobs.values():
         run = one(logged[folder.name][1], "run")
         assert run["run_group"] == "rates"
@@ -358,7 +358,7 @@ def begun(folder: Path, **settings: Any) -> loggers.Wandb:
     return loggers.Wandb(folder, {"model": {"_target_": "fragrecon.models.pca.PCAAutoencoder"}}, **settings)
 
 
-def test_a_run_of_no_sweep_lies_in_its_own_folder_and_is_named_as_one_likes(tmp_path: Path, home: Path) -> None:
+def test_a_run_outside_of_a_sweep_is_in_its_own_folder_with_its_own_name(tmp_path: Path, home: Path) -> None:
     with loggers.ending([begun(tmp_path / "run", offline=True, name="mine", group="ours", project="other")]):
         pass
     (folder,) = wandb_runs(tmp_path / "run")
@@ -369,9 +369,7 @@ def test_a_run_of_no_sweep_lies_in_its_own_folder_and_is_named_as_one_likes(tmp_
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_run_is_ended_as_failed_however_its_job_breaks_off(
-    error: type[BaseException], tmp_path: Path, home: Path
-) -> None:
+def test_a_run_ends_as_failed_after_any_exception(error: type[BaseException], tmp_path: Path, home: Path) -> None:
     import wandb
 
     with pytest.raises(error), loggers.ending([begun(tmp_path / "run", offline=True)]):
@@ -398,7 +396,7 @@ def test_a_job_that_fails_while_it_is_scored_is_a_failed_run(
     assert exit_code(tmp_path / "run") == 1
 
 
-def test_a_run_that_is_taken_up_again_goes_on_under_its_id(tmp_path: Path, cache: Path, home: Path) -> None:
+def test_a_resumed_run_keeps_its_id(tmp_path: Path, cache: Path, home: Path) -> None:
     job(tmp_path / "run", cache, *LINE, *OFFLINE, "trainer.max_epochs=1", "evaluation.puzzles=0")
     time.sleep(1)  # folders are named by the second
     job(tmp_path / "run", cache, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
@@ -412,7 +410,7 @@ def test_a_run_that_is_taken_up_again_goes_on_under_its_id(tmp_path: Path, cache
     ("settings", "message"),
     [({"project": "a/b"}, "Invalid project name 'a/b'"), ({"tags": ["t" * 65]}, "Tags must be between 1 and 64")],
 )
-def test_a_setting_that_weights_and_biases_refuses_is_told_in_a_line(
+def test_a_setting_that_weights_and_biases_refuses_is_reported_in_one_line(
     settings: dict[str, Any], message: str, tmp_path: Path, home: Path
 ) -> None:
     logger = begun(tmp_path / "run", offline=True, **settings)
