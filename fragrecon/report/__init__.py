@@ -1,5 +1,6 @@
-"""Reports: everything people look at.
+"""Reports of runs and sweeps: printed tables, figures, leaderboards and pages.
 
-`metrics` describes every metric (name, unit, direction, digits); tables in the terminal, leaderboards of sweeps,
-`figures` and `page` (``report.html``) read it. Nothing is computed here that `fragrecon.evaluation` could compute.
+`metrics` describes every metric (name, unit, direction, digits). `results` scores a model and reports the scores,
+`terminal` prints tables, `leaderboard` orders the configurations of a sweep, `sweep_files` writes them, `tables` makes
+the tables of `page` (``report.html``), and `figures` draws. What a score is belongs in `fragrecon.evaluation`.
 """
