@@ -1,10 +1,10 @@
-"""The clustering engine against a loop over scikit-learn and ``kmedoids``, on the same embeddings, on one thread.
+"""Compare the clustering engine with a loop over scikit-learn and ``kmedoids``, on one thread.
 
     python benchmarks/clustering.py [--puzzles P] [--rounds R] [--out FOLDER] [data=imagenet64 data.root=FOLDER ...]
 
 The embeddings are the 128 leading principal components of test fragments; other settings are overrides, as on the
-command line. All contestants take their turns in each round, in one process; what counts is the median over rounds,
-and the ratio of medians. Prints a table and writes it, with machine and versions, to ``FOLDER/clustering.json``.
+command line. All functions are timed in turn in each round, in one process; the result is the median over rounds, and
+the ratio of medians. Prints a table and writes it, with machine and versions, to ``FOLDER/clustering.json``.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ BY_LIBRARY: dict[str, Callable[[Any, Any], float]] = {
     "precision": pair_precision,
     "recall": pair_recall,
 }
-"""What scores one puzzle, without the project's code."""
+"""Functions that score one puzzle without the code of the project."""
 
 
 def library_scores(names: Sequence[str], truth: Tensor, found: Tensor) -> Tensor:
-    """Scores (len(names), P), one puzzle after another."""
+    """Return scores (len(names), P), computed puzzle by puzzle."""
     pairs = list(zip(truth.numpy(), found.numpy(), strict=True))
     return torch.tensor([[BY_LIBRARY[name](*pair) for pair in pairs] for name in names], dtype=torch.float64)
 
@@ -95,7 +95,7 @@ def engine_scores(names: Sequence[str], truth: Tensor, found: Tensor) -> Tensor:
 
 
 def contestants(points: Tensor, batch: FragmentBatch) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """By name: the engine and the loop, each doing the same for all puzzles."""
+    """Return, by name, the engine and the loop, both of which do the same for all puzzles."""
     keys, k, truth = keys_of(0, "benchmark", 0, len(batch)), batch.images_per_puzzle, batch.source_ids
     protocol = ClusteringProtocol(ENGINE, RESTARTS, 0, MEMORY)
     labels = ENGINE.kmeans(points, k, keys, RESTARTS, MEMORY).labels
@@ -124,7 +124,7 @@ def contestants(points: Tensor, batch: FragmentBatch) -> dict[str, tuple[Callabl
 
 
 def milliseconds(work: Callable[[], Any], puzzles: int, repeats: int = 1) -> float:
-    """A puzzle's share of the time."""
+    """Return the time per puzzle."""
     start = time.perf_counter()
     for _ in range(repeats):
         work()
@@ -132,7 +132,7 @@ def milliseconds(work: Callable[[], Any], puzzles: int, repeats: int = 1) -> flo
 
 
 def floor_of_kmeans(points: Tensor, k: int) -> dict[str, float]:
-    """How long the bare matrix products of KMeans would take, at the speed of such products in this process."""
+    """Return how long the matrix products of KMeans alone would take at the measured speed of such products."""
     n, counted = points.shape[1], [2.0 * points.shape[0] * points.shape[1] ** 2 * points.shape[2]]
     inner = kmeans._inner
 
@@ -153,7 +153,7 @@ def floor_of_kmeans(points: Tensor, k: int) -> dict[str, float]:
 
 
 def quality(points: Tensor, k: int) -> dict[str, float]:
-    """Mean inertia and loss of the engine over those of the libraries."""
+    """Return the ratios of the engine's mean inertia and loss to those of the libraries."""
     from kmedoids import fasterpam
     from sklearn.cluster import KMeans
 

@@ -1,13 +1,12 @@
-"""How fast a model trains: puzzles a second, how near to the machine's matrix products, and how soon it is any good.
+"""Time the training of a model: puzzles per second, the share of the machine's peak, and the time to a first score.
 
     python benchmarks/training.py [--steps S] [--out FOLDER] data=imagenet64 data.root=FOLDER [experiment=NAME ...]
 
-Steps of the experiment (`mosaic`, if none is named) are taken as in training, with their batches, in the precision of
-the trainer; their operations are counted as torch's FlopCounterMode counts matrix products and convolutions. The peak
-is that of products of two 2048 x 2048 matrices in the same precision, taken in turn with the steps. If no experiment
-is named, `experiment=sprint` is run then from a cold start, by the command line and with the same other settings, and
-timed whole. Prints this and writes it, with machine and versions, to ``FOLDER/training.json``, or to
-``FOLDER/EXPERIMENT.json``.
+Times training steps of the experiment (`mosaic` by default) in the precision of the trainer, and counts their
+operations by torch's FlopCounterMode. The peak is the speed of products of two 2048 x 2048 matrices in the same
+precision, timed in turn with the steps. If no experiment is named, the whole command `experiment=sprint` is timed as
+well, start of Python included. The results are printed and written, with machine and versions, to
+``FOLDER/training.json`` or ``FOLDER/EXPERIMENT.json``.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ SIDE = 2048
 
 
 def step_figures(config: Config, steps: int) -> dict[str, Any]:
-    """Medians over steps: seconds a step, puzzles a second, and the share of the peak of matrix products."""
+    """Return medians over steps: seconds a step, puzzles a second, and the share of the peak of matrix products."""
     data = open_data(config)
     model, objective = build_model(config, Facts(config.data.fragment_shape, data.grid, 1))
     optimizer = build(config.optimizer, "optimizer", model.parameters())
@@ -89,7 +88,7 @@ def step_figures(config: Config, steps: int) -> dict[str, Any]:
 
 
 def sprint(overrides: Sequence[str]) -> dict[str, Any]:
-    """Seconds from a cold start of the command line to its end, and what the model scores on validation puzzles."""
+    """Return the seconds of a whole command, start of Python included, and the score on validation puzzles."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         settings = ["experiment=sprint", "evaluation.puzzles=0", f"hydra.run.dir={run}"]

@@ -1,11 +1,11 @@
-"""Trains models with and without some of their parts, and gathers the scores.
+"""Train models with and without some of their parts, and collect the scores.
 
     python experiments/ablations.py mosaic data.root=FOLDER [OVERRIDE ...]
     python experiments/ablations.py mixed data.root=FOLDER [OVERRIDE ...]
 
-Of mosaic, whole and with one part left out at a time, each run is one of ``python -m fragrecon.run
-experiment=ablations`` in ``multirun/ablations/NAME``; those of a masked autoencoder, of fragments seen mixed or not,
-are the sweep ``experiment=mixed_ablation``. What is done is not run again. The scores puzzle by puzzle are written to
+``mosaic`` trains the mosaic whole and with one part left out at a time, each as ``python -m fragrecon.run
+experiment=ablations`` in ``multirun/ablations/NAME``. ``mixed`` is the sweep ``experiment=mixed_ablation`` of a masked
+autoencoder, with and without mixed fragments. Finished runs are not repeated. The scores of each puzzle are written to
 ``experiments/results/``.
 """
 
@@ -48,11 +48,11 @@ def main(study: str, overrides: Sequence[str]) -> None:
         order = ("not_mixed", "mixed", "mixed_and_recognised")
         gather({name: runs[name] for name in order}, ("mean_clustering_score", "kmeans_ari"), "fragments/mixed")
     else:
-        raise ConfigError(f"'{study}' is no study; choose mosaic or mixed")
+        raise ConfigError(f"'{study}' is not a study; use mosaic or mixed")
 
 
 def mixing(objective: Mapping[str, float | None]) -> str:
-    """What a job of the sweep ``mixed_ablation`` does."""
+    """Return the name of a variant of the sweep ``mixed_ablation``."""
     if not objective["mix"]:
         return "not_mixed"
     return "mixed_and_recognised" if objective["homologous"] else "mixed"
@@ -63,7 +63,7 @@ def run(*overrides: str) -> None:
 
 
 def gather(folders: Mapping[str, Path], metrics: Sequence[str], name: str) -> None:
-    """Write the model's scores of runs, by the name of each, to ``results/NAME.npz``."""
+    """Write the scores of several runs to ``results/NAME.npz``, under the name of each."""
     found = {run: files.read_arrays(load_run(folder).folder / "scores.npz") for run, folder in folders.items()}
     arrays = {f"{run}/{metric}": scores[f"model/{metric}"] for run, scores in found.items() for metric in metrics}
     files.write_arrays(HERE / "results" / f"{name}.npz", arrays)

@@ -1,11 +1,11 @@
-"""Trains and times autoencoders of larger images, and gathers what is found.
+"""Train and time autoencoders of larger images, and collect the results.
 
     python experiments/cnn_v3.py train FOLDER
     python experiments/cnn_v3.py bench
 
-FOLDER gets the crops of ``experiments/crops.py``, unless it has them. Each run is one of ``python -m fragrecon.run`` in
-``multirun/cnn_v3/``; what is done is not run again, and what was stopped is gone on with. Metrics and timings are
-written to ``experiments/results/cnn_v3/``; timings bear the type of the device, so that a GPU's stand beside a CPU's.
+Crops of ``experiments/crops.py`` are written to FOLDER unless they are there. Each run is ``python -m fragrecon.run``
+in ``multirun/cnn_v3/``; finished runs are not repeated, and stopped ones are resumed. Metrics and timings are written
+to ``experiments/results/cnn_v3/``; the name of a timing ends with the type of the device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RUNS = HERE.parent / "multirun" / "cnn_v3"
 RESULTS = HERE / "results" / "cnn_v3"
 
 SIZES = {"201": (201, 201), "1280": (152, 1280)}
-"""Height and width, by how names end."""
+"""Height and width by the suffix of a run's name."""
 SPATIAL = "model.latent_strategy=spatial"
 PRESETS = ("tiny", "small", "medium", "large")
 BLOCKS = ("resnet", "resnext", "se", "inception")
@@ -37,7 +37,7 @@ NETWORKS = {
     },
     "tiny_attention": ["model=cnn_v3_tiny", "model.use_attention=true"],
 }
-"""The tiny ones without a block in their name have the blocks of a ResNet."""
+"""Tiny networks without a block in their name use ResNet blocks."""
 
 WIDE = ["data.puzzles_per_batch=4", "evaluation.puzzles=48"]
 TRAINED = {
@@ -53,18 +53,18 @@ TRAINED = {
     "medium_1280": ["data.epochs=2", "optimizer.lr=5e-5", *WIDE],
     "large_spatial_1280": ["data.epochs=1", "optimizer.lr=2e-4", *WIDE],
 }
-"""The wider a linear layer, the less its weights bear at once."""
+"""Wider linear layers need lower learning rates."""
 CROPS = {"201": ["--train", "1200", "--test", "96"], "1280": ["--train", "2400", "--test", "48"]}
 BATCHES = {
     "201": {"tiny": 32, "small": 16, "medium": 8, "large": 4},
     "1280": {"tiny": 16, "small": 8, "medium": 4, "large": 2},
 }
-"""Images a batch that are timed, besides one, by size and preset."""
+"""Batch size that is timed besides 1, by size and preset."""
 ESTIMATED = {"tiny": ("500K", "2"), "small": ("2M", "3"), "medium": ("8M", "5"), "large": ("32M", "7")}
-"""By the requirement that the networks follow: parameters, and GB of a GPU's memory for training in float32."""
+"""Estimates in the requirements of the networks: parameters, and GB of GPU memory for training in float32."""
 
 ESTIMATED_SPEEDS = {"small_201": ("5 to 8", "150", "2,000"), "small_1280": ("10 to 15", "200", "800")}
-"""Of a GPU's forward pass in mixed precision, likewise: ms an image, MB a batch, and images a second."""
+"""Estimates likewise for a forward pass on a GPU in mixed precision: ms an image, MB a batch, images a second."""
 
 
 def main() -> None:

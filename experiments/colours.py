@@ -1,9 +1,9 @@
-"""How far a colour histogram of each fragment gets: by the fineness of its cells, on validation puzzles.
+"""Score colour histograms of fragments by their number of bins, on validation puzzles.
 
     python experiments/colours.py data=imagenet64 data.root=FOLDER
 
-Takes overrides as the command line does. The baseline's histogram is one of square roots; beside it are the shares
-themselves.
+Takes overrides as the command line does. The baseline uses the square roots of the bins' shares; the shares themselves
+are scored as well.
 """
 
 from __future__ import annotations

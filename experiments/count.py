@@ -1,10 +1,10 @@
-"""How well the number of images of a puzzle can be told: the eigengap against the silhouette, on validation puzzles.
+"""Compare two estimates of the number of images in a puzzle, eigengap and silhouette, on validation puzzles.
 
     python experiments/count.py [run=FOLDER ...] evaluation.validation_puzzles=60 data=imagenet64 data.root=FOLDER
 
 Takes overrides as the command line does; ``run`` adds the embeddings of a trained model. For puzzles of 5, 10 and 20
-images, each of the two tells the number by the same embeddings out of 2 to a quarter of the fragments (the silhouette:
-at most 40; it is the silhouette that decides between KMeans clusterings of 3 starts each).
+images, both estimate the number from the same embeddings, between 2 and a quarter of the number of fragments. The
+silhouette tries at most 40 and compares KMeans clusterings of 3 restarts each.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST = 40
 
 
 def by_silhouette(points: Tensor, largest: int) -> Tensor:
-    """The number of clusters (P,) of greatest mean silhouette (Rousseeuw 1987)."""
+    """Return the numbers of clusters (P,) with the greatest mean silhouette (Rousseeuw 1987)."""
     keys = keys_of(0, "silhouette", 0, len(points))
     scores = []
     for k in range(2, min(largest, MOST) + 1):
@@ -41,7 +41,7 @@ def by_silhouette(points: Tensor, largest: int) -> Tensor:
 
 
 def blobs(batch: FragmentBatch, spread: float) -> Tensor:
-    """Embeddings that know the image, with noise about it: (B, F, 32)."""
+    """Return embeddings (B, F, 32) scattered around a random centre of each image."""
     random = torch.Generator().manual_seed(0)
     centres = torch.randn(len(batch), batch.images_per_puzzle, 32, generator=random)
     own = centres.gather(1, batch.source_ids.unsqueeze(-1).expand(-1, -1, 32))

@@ -1,12 +1,11 @@
-"""Cuts crops out of photographs that Python packages ship as samples, for autoencoders of larger images.
+"""Crop the sample photographs that Python packages ship, for autoencoders of larger images.
 
     pip install scikit-image
     python experiments/crops.py FOLDER 201 201
     python -m fragrecon.run experiment=crops model=cnn_v3_tiny data.root=FOLDER
 
-Writes grey crops of the size to FOLDER/train and FOLDER/test, the latter of photographs that no crop for training is
-of. A crop is of a place, a scale and a side by chance, the same at every call; a photograph that is smaller than a crop
-is enlarged to hold it.
+Writes grey crops of the given size to FOLDER/train and FOLDER/test; the two come from different photographs. Place,
+scale and mirroring of a crop are random, with a fixed seed. A photograph smaller than a crop is enlarged.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ PARTS = {
     "test": ["skimage/data/camera.png", "skimage/data/coffee.png", "sklearn/datasets/images/flower.jpg"],
 }
 SMALLEST = 0.4
-"""Scale of a photograph that a crop is taken of, unless it is too small for that."""
+"""Smallest scale of a photograph, unless it has to be enlarged."""
 
 
 def main() -> None:
@@ -45,7 +44,7 @@ def main() -> None:
 
 
 def cut(part: str, count: int, size: tuple[int, int], folder: Path) -> None:
-    """Write crops of a part's photographs in turn."""
+    """Write crops of the photographs of a part, one photograph after another."""
     photographs = [photograph(name) for name in PARTS[part]]
     drawn = np.random.default_rng([*size, part == "test"])
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from fragrecon.runs.read import load_run
 HERE = Path(__file__).resolve().parent
 NETWORKS = ("tiny", "small", "medium", "large_spatial")
 SHOWN = {"201": (1, 2), "1280": (4,)}
-"""Which crops of a size."""
+"""Numbers of the crops that are drawn, by size."""
 
 
 def main() -> None:

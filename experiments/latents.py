@@ -1,9 +1,9 @@
-"""Draws how accuracy and PSNR go with the number of latents, for autoencoders, plain and variational.
+"""Plot accuracy and PSNR against the number of latent dimensions, for plain and variational autoencoders.
 
     python experiments/latents.py
 
 Reads ``results/embed/MODEL_LATENTS.json`` and writes ``figures/latents.png``. Bars are 95% intervals over test images;
-dashed are the best figures of the project whose requirement the experiment follows, read off its plots.
+dashed lines are the best published values, read off their plots.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PUBLISHED = {
     "reconstruction_psnr": {"conv": (19.7, 21.8, 24.4, 27.45), "vae": (19.6, 21.2, 22.0, 22.45)},
     "probe_mlp_accuracy": {"conv": (0.514, 0.528, 0.524, 0.535), "vae": (0.521, 0.532, 0.538, 0.539)},
 }
-"""After 80 epochs, the best epoch's accuracy, read off its plots."""
+"""Published values of the best of 80 epochs, read off plots."""
 TITLES = {"reconstruction_psnr": "PSNR of reconstructions, dB", "probe_mlp_accuracy": "accuracy of an MLP"}
 
 

@@ -1,12 +1,12 @@
-"""Predicts what a moving crop of a photograph will show: an LSTM on the latents of an autoencoder.
+"""Predict the next crop of a photograph along a track, by an LSTM on the latents of an autoencoder.
 
     python experiments/crops.py FOLDER 201 201
     python -m fragrecon.run experiment=crops model=cnn_v3_tiny data.root=FOLDER hydra.run.dir=RUN
     python experiments/next_latent.py RUN
 
-A crop moves over a photograph at a constant pace of its own. The run's model turns each into latents, of which the LSTM
-sees all so far and predicts the next; that is compared with the last latents themselves, on photographs that neither
-the model nor the LSTM learned from. Writes ``figures/next_latent.png`` beside this script, or to --out.
+A crop moves over a photograph at constant speed. The model of the run encodes each crop; from all latents so far the
+LSTM predicts the next. It is compared with repeating the last latents, on photographs that neither the model nor the
+LSTM was trained on. Writes ``figures/next_latent.png`` beside this script, or to --out.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from fragrecon.report.figures.plotting import save
 from fragrecon.runs.read import load_run
 
 PACE = 3.0, 12.0
-"""Pixels a step, of a crop that moves."""
+"""Least and greatest pixels that a crop moves in a step."""
 
 
 class NextLatent(nn.Module):
-    """Predicts latents from those before, as the last with a change (Hochreiter and Schmidhuber, 1997).
+    """Predict latents from earlier ones, as the last plus a change, by an LSTM (Hochreiter and Schmidhuber, 1997).
 
     Args:
-        latents: D.
-        width: of the LSTM's state.
+        latents: dimensions D of the latents.
+        width: dimensions of the LSTM's state.
     """
 
     def __init__(self, latents: int, width: int = 256) -> None:
@@ -47,7 +47,7 @@ class NextLatent(nn.Module):
         nn.init.zeros_(self.change.bias)
 
     def forward(self, seen: Tensor) -> Tensor:
-        """Of tracks (S, T, D), the latents expected after each of the T, (S, T, D)."""
+        """Return the latents predicted after each step of tracks (S, T, D), of the same shape."""
         step = seen - torch.cat([seen[:, :1], seen[:, :-1]], 1)
         state, _ = self.lstm(torch.cat([seen, step], 2))
         predicted: Tensor = seen + self.change(torch.cat([state, step], 2))
@@ -55,7 +55,7 @@ class NextLatent(nn.Module):
 
 
 def tracks(part: str, count: int, length: int, size: tuple[int, int], seed: int) -> Tensor:
-    """Crops (S, T, 1, H, W) in [0, 1], each row of a photograph at one direction and pace."""
+    """Return crops (S, T, 1, H, W) in [0, 1]; a track moves over one photograph at constant velocity."""
     drawn, shown = np.random.default_rng(seed), []
     photographs = [np.asarray(crops.photograph(name)) for name in crops.PARTS[part]]
     room = [np.array(image.shape) - size for image in photographs]
@@ -74,12 +74,12 @@ def tracks(part: str, count: int, length: int, size: tuple[int, int], seed: int)
 
 @torch.inference_mode()
 def embedded(model: FragmentModel, shown: Tensor) -> Tensor:
-    """Latents (S, T, D) of crops (S, T, C, H, W)."""
+    """Return latents (S, T, D) of crops (S, T, C, H, W)."""
     return torch.cat([model.encode(part) for part in track(torch.split(shown, 4), "embedding")]).clone()
 
 
 def fitted(latents: Tensor, steps: int, seed: int) -> NextLatent:
-    """Learned on tracks of latents (S, T, D), 32 at a time."""
+    """Train on tracks of latents (S, T, D), in batches of 32."""
     torch.manual_seed(seed)
     network = NextLatent(latents.shape[2])
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=0.01)
@@ -134,7 +134,7 @@ def main() -> None:
         vectorized=True,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    print(f"{len(test)} tracks of {given.length} crops over photographs that nothing was learned from")
+    print(f"{len(test)} tracks of {given.length} crops over photographs that were not trained on")
     print(f"error of predicted latents over that of the last: {ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})")
     for name in list(pictures)[1:]:
         found = psnr((pictures[name].clamp(0, 1) - shown[:, 1:]).square().mean((2, 3, 4))[:, 1:]).mean()
@@ -143,7 +143,7 @@ def main() -> None:
 
 
 def draw(pictures: dict[str, Tensor], path: Path) -> None:
-    """The last crops of two tracks, over different photographs, each as it came and as it was expected."""
+    """Draw the last crops of two tracks over different photographs, with their predictions."""
     rows = 2
     figure = Figure(figsize=(2 * len(pictures), 2.1 * rows), dpi=120, layout="constrained")
     panels = figure.subplots(rows, len(pictures), squeeze=False)

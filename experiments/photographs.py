@@ -1,13 +1,12 @@
-"""Gathers photographs of another source than the training images: those that Python packages ship as samples.
+"""Collect photographs from another source than the training images: the samples that Python packages ship.
 
     pip install scikit-image
     python experiments/photographs.py FOLDER
     python -m fragrecon.run mode=evaluate run=RUN data=folder data.root=FOLDER/scenes data.images_per_puzzle=5
 
-Writes each photograph's largest centred square into FOLDER/scenes/test, or into FOLDER/textures/test where one half
-of it looks like the other. The quarters of a scene's square, which show other things, go to FOLDER/quarters-0/test to
-FOLDER/quarters-3/test, so that no puzzle has two that abut. All are larger than 64x64 pixels, to which they are then
-scaled.
+Writes the largest centred square of each photograph to FOLDER/scenes/test, or to FOLDER/textures/test if its halves
+look alike. The quarters of a scene's square go to FOLDER/quarters-0/test to FOLDER/quarters-3/test, so that no puzzle
+holds two adjacent ones. All are larger than the 64x64 pixels that they are scaled to later.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a linear embedding of fragments can reach: exact PCA, cut off and re-weighted, scored on validation puzzles.
+"""Score linear embeddings of fragments on validation puzzles: exact PCA, truncated and re-weighted.
 
     python experiments/spectrum.py data=imagenet64 data.root=FOLDER
 
 Takes overrides as the command line does. Components are those of the baselines, fitted on training fragments without
-augmentation; first come the leading ones and what they see. Then each is weighted by its standard deviation to the
-power of -p: p = 0 is plain PCA, p = 1 whitens.
+augmentation. The first table describes the leading components. In the second, each component is divided by its
+standard deviation to the power of p: p = 0 is plain PCA, p = 1 whitens.
 """
 
 from __future__ import annotations

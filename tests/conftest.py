@@ -20,10 +20,13 @@ WHOLE_JOBS = {"Cli", "job", "shared_run", "opened"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of whole jobs as slow, so that `make test-fast` leaves them out."""
+    """Mark the tests of whole jobs as slow; workers begin with the modules that have slow tests."""
     for item in items:
         if isinstance(item, pytest.Function) and vars(item.module).keys() & WHOLE_JOBS:
             item.add_marker(pytest.mark.slow)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # so that none is left with a long module at the end
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

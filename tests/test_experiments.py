@@ -19,9 +19,9 @@ from PIL import Image
 
 from fragrecon.report import metrics
 from fragrecon.report.metrics import CLUSTERING
-from tests import layouts
-from tests.cli import ROOT, job
+from tests import cli, layouts
 
+ROOT = cli.ROOT
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
 ELSEWHERE = [path for path in RESULTS if path.parent.name == "photographs"]
@@ -141,7 +141,7 @@ def test_the_script_of_larger_images_trains_times_and_does_nothing_twice(
 ) -> None:
     def call(*overrides: str) -> None:
         *given, folder = overrides
-        job(Path(folder.removeprefix("hydra.run.dir=")), tmp_path / "cache", *given)
+        cli.job(Path(folder.removeprefix("hydra.run.dir=")), tmp_path / "cache", *given)
 
     small = ["model.block_config=[resnet]", "model.channel_config=[8]", "model.stride_config=[4]"]
     for name, value in {
@@ -401,11 +401,11 @@ def test_the_next_latents_of_a_moving_crop_are_predicted_and_drawn(
     small = ["model.block_config=[resnet]", "model.channel_config=[8]", "model.stride_config=[4]"]
     few = ["model.latent_dim=16", "data.epochs=1", "evaluation.puzzles=0", "evaluation.validation_puzzles=4"]
     data = ["data.image_size=[32,32]", f"data.root={tmp_path / 'crops'}"]
-    job(tmp_path / "run", tmp_path / "cache", "experiment=crops", *small, *few, *data)
+    cli.job(tmp_path / "run", tmp_path / "cache", "experiment=crops", *small, *few, *data)
     line = ["--out", tmp_path / "next.png", "--tracks", 64, "--steps", 100, "--length", 6]
     run(ROOT / "experiments" / "next_latent.py", monkeypatch, tmp_path / "run", *line)
     printed = capsys.readouterr().out
-    assert "48 tracks of 6 crops over photographs that nothing was learned from" in printed
+    assert "48 tracks of 6 crops over photographs that were not trained on" in printed
     (ratio, low, high) = map(float, re.findall(r"of the last: ([\d.]+) \(([\d.]+) to ([\d.]+)\)", printed)[0])
     assert low <= ratio <= high
     assert ratio < 0.9

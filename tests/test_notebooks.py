@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fragrecon import load_run
-from tests.cli import ROOT, SMALL, Cli, fingerprint, job, shared_cache
+from tests.cli import ROOT, SMALL, Cli, fingerprint, shared_cache, shared_run
 
 jupytext = pytest.importorskip("jupytext")
 nbclient = pytest.importorskip("nbclient")
@@ -38,10 +38,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    job(folder, cache, *SMALL, "model=linear", "data.epochs=1")
-    return folder
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_run(tmp_path_factory, "conv", *SMALL, "model=conv")
 
 
 def execute(folder: Path, environment: dict[str, str]) -> Any:

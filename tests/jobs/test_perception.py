@@ -15,16 +15,17 @@ from tests.cli import job, metrics
 pytestmark = pytest.mark.timeout(180)
 
 WHOLE = (
-    "data.reader.train_images=300",
-    "data.reader.test_images=40",
+    "data.reader.train_images=100",
+    "data.reader.test_images=12",
     "data.image_size=[16,16]",
     "data.fragment_size=16",
     "data.images_per_puzzle=1",
     "data.puzzles_per_batch=20",
+    "data.batches_per_epoch=2",
     "data.epochs=1",
     "evaluation=reconstruction",
     "evaluation.puzzles=8",
-    "evaluation.validation_puzzles=10",
+    "evaluation.validation_puzzles=3",
     "selection.monitor=val/loss",
     "selection.mode=min",
 )

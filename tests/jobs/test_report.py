@@ -16,7 +16,7 @@ from fragrecon.report.sweep_files import update_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import begin
 from fragrecon.runs.write import PAGE
-from tests.cli import SMALL, Cli, fingerprint, job, status
+from tests.cli import SMALL, command_line, fingerprint, job, status
 from tests.jobs.test_reconstruction import BASELINES, MASKED, TINY, WHOLE
 
 pytestmark = pytest.mark.timeout(180)
@@ -48,11 +48,13 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_tables_and_page_of_a_sweep_come_back_as_they_were(cli: Cli, made: Path, sweep: Path) -> None:
+def test_tables_and_page_of_a_sweep_come_back_as_they_were(
+    tmp_path: Path, cache: Path, made: Path, sweep: Path
+) -> None:
     before = fingerprint(sweep)
     for name in (*TABLES, PAGE):
         (sweep / name).unlink()
-    result = cli.run("mode=report", f"sweep.dir='{sweep}'").ok()
+    result = command_line(tmp_path, cache, "mode=report", f"sweep.dir='{sweep}'").ok()
     assert "sizes: 3 configurations" in result.stdout
     assert f"page: {sweep / PAGE}" in result.stdout
     after = fingerprint(sweep)
@@ -61,7 +63,7 @@ def test_tables_and_page_of_a_sweep_come_back_as_they_were(cli: Cli, made: Path,
     page = (sweep / PAGE).read_text()
     assert "model.latent_dim=-1" in page
     assert abs(len(page) - len((made / PAGE).read_text())) < 0.01 * len(page)
-    (report,) = (cli.home / "outputs").glob("*/*")
+    (report,) = (tmp_path / "outputs").glob("*/*")
     assert report.name.endswith("-report")
     assert status(report)["status"] == "done"
 

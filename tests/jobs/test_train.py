@@ -16,11 +16,11 @@ from fragrecon.runs.read import load_run
 from tests import layouts
 from tests.cli import (
     SMALL,
-    Cli,
     assert_same_run,
     assert_same_weights,
     best,
     checkpoint,
+    command_line,
     fingerprint,
     job,
     metrics,
@@ -42,7 +42,7 @@ def model_weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("model", ["conv", "linear", "pca", "supervised", "siamese", "simclr", "mosaic"])
 def test_every_model_trains_and_is_scored(tmp_path: Path, cache: Path, model: str) -> None:
     folder = tmp_path / "run"
-    found = job(folder, cache, *SMALL, f"model={model}")
+    found = job(folder, cache, *SMALL, f"model={model}", "data.batches_per_epoch=8", "evaluation.puzzles=2")
     assert found == metrics(folder)
     assert status(folder)["status"] == "done"
     first, last = (float(row["train/loss"]) for row in rows(folder))
@@ -63,11 +63,9 @@ ANY = (
 )
 
 
-def test_a_model_of_worn_puzzles_of_any_size_trains_from_the_command_line(
-    cli: Cli, tmp_path: Path, cache: Path
-) -> None:
-    cli.run(*ANY, "hydra.run.dir=run").ok()
-    folder = cli.home / "run"
+def test_a_model_of_corrupted_puzzles_of_any_size_trains_from_the_command_line(tmp_path: Path, cache: Path) -> None:
+    command_line(tmp_path, cache, *ANY, "hydra.run.dir=run").ok()
+    folder = tmp_path / "run"
     assert status(folder)["status"] == "done"
     assert [row["step"] for row in rows(folder)] == ["6", "12"]
     for row in rows(folder):
@@ -305,13 +303,11 @@ def test_a_nan_in_the_loss_leaves_good_checkpoints_behind(
 
 
 @pytest.mark.real
-@pytest.mark.slow
 def test_the_main_job_runs_on_real_imagenet64(tmp_path: Path, cache: Path, real_data: Path) -> None:
     source = layouts.real(real_data, "imagenet64")
-    cli = Cli(tmp_path, cache)
     short = ["data.batches_per_epoch=20", "data.epochs=1", "evaluation.puzzles=100", "evaluation.validation_puzzles=8"]
-    line = [*short, "model=pca", "data=imagenet64", f"data.root={source}", "hydra.run.dir=run"]
-    cli.run(*line, f"data.cache_dir={tmp_path / 'stores'}").ok()
+    line = [*short, "model=pca", "data=imagenet64", f"data.root={source}"]
+    job(tmp_path / "run", cache, *line, f"data.cache_dir={tmp_path / 'stores'}")
     scores = metrics(tmp_path / "run")["scores"]
     assert abs(scores["random"]["kmeans_ari"]["mean"]) < 0.01
     assert 0.13 < scores["raw_pixels"]["kmeans_ari"]["mean"] < 0.18
