@@ -20,7 +20,7 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.jobs.embed import EmbeddingTable
 from tests import layouts
-from tests.cli import command_line, fingerprint, job, names, shared_run, status
+from tests.cli import Cli, fingerprint, job, names, shared_run, status
 from tests.jobs.test_reassemble import TINY
 
 pytestmark = pytest.mark.timeout(180)
@@ -78,7 +78,7 @@ def test_every_fragment_of_the_test_split_has_its_row(
 def test_the_command_line_tells_where_the_table_is_and_how_large(tmp_path: Path, cache: Path, finished: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow.parquet")
     line = ("mode=embed", f"run={finished}", f"data.cache_dir={cache}", "embed.format=parquet")
-    result = command_line(tmp_path, cache, *line).ok()
+    result = Cli(tmp_path, cache).here(*line).ok()
     (folder,) = (tmp_path / "outputs").glob("*/*")
     assert folder.name.endswith("-embed")
     assert f"960 embeddings of 128 numbers, of 60 images: {folder}/embeddings.parquet" in result.stdout

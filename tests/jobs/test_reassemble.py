@@ -27,7 +27,7 @@ from fragrecon.report.figures.tiles import PAPER
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import LOCK
 from fragrecon.seeds import keys_of
-from tests.cli import SMALL, command_line, fingerprint, job, metrics, names, read_json, shared_run, status
+from tests.cli import SMALL, Cli, fingerprint, job, metrics, names, read_json, shared_run, status
 from tests.reassembly.samples import slow_gain
 
 pytestmark = pytest.mark.timeout(180)
@@ -159,7 +159,7 @@ def test_photographs_are_cut_shuffled_and_rebuilt_from_the_command_line(
     tmp_path: Path, cache: Path, mosaic: Path, photographs: Path
 ) -> None:
     before = fingerprint(mosaic) | fingerprint(photographs)
-    result = command_line(tmp_path, cache, "mode=reassemble", f"run={mosaic}", f"input={photographs}").ok()
+    result = Cli(tmp_path, cache).here("mode=reassemble", f"run={mosaic}", f"input={photographs}").ok()
     (folder,) = (tmp_path / "outputs").glob("*/*")
     assert folder.name.endswith("-reassemble")
     found = read_json(folder / "placement.json")

@@ -16,7 +16,7 @@ from fragrecon.report.sweep_files import update_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import begin
 from fragrecon.runs.write import PAGE
-from tests.cli import SMALL, command_line, fingerprint, job, status
+from tests.cli import SMALL, Cli, fingerprint, job, status
 from tests.jobs.test_reconstruction import BASELINES, MASKED, TINY, WHOLE
 
 pytestmark = pytest.mark.timeout(180)
@@ -54,7 +54,7 @@ def test_tables_and_page_of_a_sweep_come_back_as_they_were(
     before = fingerprint(sweep)
     for name in (*TABLES, PAGE):
         (sweep / name).unlink()
-    result = command_line(tmp_path, cache, "mode=report", f"sweep.dir='{sweep}'").ok()
+    result = Cli(tmp_path, cache).here("mode=report", f"sweep.dir='{sweep}'").ok()
     assert "sizes: 3 configurations" in result.stdout
     assert f"page: {sweep / PAGE}" in result.stdout
     after = fingerprint(sweep)

@@ -16,11 +16,11 @@ from fragrecon.runs.read import load_run
 from tests import layouts
 from tests.cli import (
     SMALL,
+    Cli,
     assert_same_run,
     assert_same_weights,
     best,
     checkpoint,
-    command_line,
     fingerprint,
     job,
     metrics,
@@ -64,7 +64,7 @@ ANY = (
 
 
 def test_a_model_of_corrupted_puzzles_of_any_size_trains_from_the_command_line(tmp_path: Path, cache: Path) -> None:
-    command_line(tmp_path, cache, *ANY, "hydra.run.dir=run").ok()
+    Cli(tmp_path, cache).here(*ANY, "hydra.run.dir=run").ok()
     folder = tmp_path / "run"
     assert status(folder)["status"] == "done"
     assert [row["step"] for row in rows(folder)] == ["6", "12"]
