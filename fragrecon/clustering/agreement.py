@@ -199,7 +199,8 @@ def pair_precision(table: Tensor) -> Tensor:
         >>> pair_precision(torch.tensor([[[2.0, 1.0]]]).double())
         tensor([0.3333], dtype=torch.float64)
     """
-    return _share(_pairs(table).sum((1, 2)), _pairs(table.sum(2)).sum(1))
+    together = _pairs(table.sum(2)).sum(1)
+    return torch.where(together > 0, _pairs(table).sum((1, 2)) / together.where(together > 0, 1.0), 1.0)
 
 
 def pair_recall(table: Tensor) -> Tensor:
@@ -215,11 +216,7 @@ def pair_recall(table: Tensor) -> Tensor:
         >>> pair_recall(torch.tensor([[[2.0, 1.0]]]).double())
         tensor([1.], dtype=torch.float64)
     """
-    return _share(_pairs(table).sum((1, 2)), _pairs(table.sum(1)).sum(1))
-
-
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part / whole.where(whole > 0, 1.0), 1.0)
+    return pair_precision(table.mT)
 
 
 def _pairs(counts: Tensor) -> Tensor:

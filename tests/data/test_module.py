@@ -286,15 +286,15 @@ def test_a_range_needs_as_many_training_images_as_a_batch(opened: Opener) -> Non
 CORRUPTED = {"share": 0.6, "gap": 2.0, "noise": 0.1, "jitter": 0.3, "rotation": 0.5}
 
 
-def test_training_fragments_are_worn_and_nothing_else_of_them(opened: Opener) -> None:
-    plain, worn = opened(seed=3), opened(seed=3, corruption=CORRUPTED)
+def test_training_fragments_are_corrupted_and_nothing_else_of_them(opened: Opener) -> None:
+    plain, corrupted = opened(seed=3), opened(seed=3, corruption=CORRUPTED)
     for number in (0, 1, 7):
-        before, after = plain.train_batch(number), worn.train_batch(number)
+        before, after = plain.train_batch(number), corrupted.train_batch(number)
         for name in TENSORS[1:]:
             assert getattr(before, name).equal(getattr(after, name))
         assert after.fragments.equal(Corruption(**CORRUPTED).apply(before.fragments, 3, number * 80))
         assert 0.5 < (before.fragments != after.fragments).flatten(1).any(1).float().mean() <= 1
-        assert not worn.train_batch(number).fragments.equal(
+        assert not corrupted.train_batch(number).fragments.equal(
             opened(seed=4, corruption=CORRUPTED).train_batch(number).fragments
         )
 
@@ -312,7 +312,7 @@ def test_corruption_of_a_puzzle_does_not_hang_on_the_ranks(opened: Opener, world
     for number in (0, 3):
         shares = [data.train_batch(number, rank, world_size) for rank in range(world_size)]
         assert_equal(together(shares), data.train_batch(number))
-    # With a range ranks have other puzzles, but each rank's are worn by numbers of its own.
+    # With a range ranks have other puzzles, but each rank's are corrupted by numbers of its own.
     ranged, plain = (opened(images_range=[7, 7], corruption=corruption) for corruption in (CORRUPTED, None))
     rows = 80 // world_size // 7
     for rank in range(world_size):

@@ -219,7 +219,7 @@ def test_ranks_share_a_batch_equally_and_show_some_images_twice_if_they_must(ope
     assert several  # of which there are some, so that this was tested
 
 
-def test_what_cannot_be_worn_at_some_width_is_refused_before_training(opened: Opener) -> None:
+def test_corruption_that_cannot_be_applied_at_some_width_is_refused_before_training(opened: Opener) -> None:
     data = opened(corruption={"share": 1.0, "rotation": 0.5})
     with pytest.raises(ConfigError, match="32x16"):
         data.check(1)
