@@ -48,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture
-def opened(config: Config) -> Opener:
+def opener(config: Config) -> Opener:
     """A new data module; keywords change keys of the ``data`` section, ``seed`` the run's, ``reader`` the reader's."""
 
     def open_(seed: int = 0, reader: dict[str, Any] | None = None, evaluation: int = 0, **changes: Any) -> FragmentData:
@@ -92,11 +92,11 @@ def pixels(images: Tensor) -> list[bytes]:
 @pytest.mark.parametrize(
     "changes", [{}, {"images_range": [2, 20], "corruption": {"share": 0.5, "gap": 2.0, "noise": 0.1}}]
 )
-def test_a_training_batch_is_a_pure_function_of_seed_number_and_rank(opened: Opener, changes: dict[str, Any]) -> None:
-    data = opened(seed=3, **changes)
+def test_a_training_batch_is_a_pure_function_of_seed_number_and_rank(opener: Opener, changes: dict[str, Any]) -> None:
+    data = opener(seed=3, **changes)
     keys = [(number, rank, world) for number in (0, 2, 7) for rank, world in ((0, 1), (1, 2))]
     expected = {key: data.train_batch(*key) for key in keys}
-    fresh = opened(seed=3, **changes)
+    fresh = opener(seed=3, **changes)
     for key in reversed(keys):
         assert_equal(data.train_batch(*key), expected[key])
         torch.manual_seed(0)
@@ -104,27 +104,27 @@ def test_a_training_batch_is_a_pure_function_of_seed_number_and_rank(opened: Ope
         assert_equal(fresh.train_batch(*key), expected[key])
 
 
-def test_threads_that_ask_at_once_get_the_same_batches(opened: Opener) -> None:
-    data = opened()
+def test_threads_that_ask_at_once_get_the_same_batches(opener: Opener) -> None:
+    data = opener()
     numbers = [number % 4 for number in range(16)]
-    expected = [opened().train_batch(number) for number in range(4)]
+    expected = [opener().train_batch(number) for number in range(4)]
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(data.train_batch, numbers))
     for number, batch in zip(numbers, found, strict=True):
         assert_equal(batch, expected[number])
 
 
-def test_seeds_and_numbers_that_differ_give_batches_that_differ(opened: Opener) -> None:
-    batches = [opened(seed=seed).train_batch(number) for seed in (0, 1) for number in (0, 1, 3)]
+def test_seeds_and_numbers_that_differ_give_batches_that_differ(opener: Opener) -> None:
+    batches = [opener(seed=seed).train_batch(number) for seed in (0, 1) for number in (0, 1, 3)]
     for name in ("fragments", "source_ids", "positions", "image_ids"):
         assert len({getattr(batch, name).numpy().tobytes() for batch in batches}) == len(batches), name
 
 
 @pytest.mark.parametrize("world_size", [2, 8])
 @pytest.mark.parametrize("number", [0, 3])
-def test_the_ranks_together_have_the_batch_of_a_single_process(opened: Opener, world_size: int, number: int) -> None:
+def test_the_ranks_together_have_the_batch_of_a_single_process(opener: Opener, world_size: int, number: int) -> None:
     """Bit for bit, augmentation and all; no image comes to two ranks."""
-    data = opened(augment={**opened().config.augment, "hue": 0.1})
+    data = opener(augment={**opener().config.augment, "hue": 0.1})
     shares = [data.train_batch(number, rank, world_size) for rank in range(world_size)]
     assert all(len(share) == 8 // world_size and share.step == number for share in shares)
     assert_equal(together(shares), data.train_batch(number))
@@ -132,13 +132,13 @@ def test_the_ranks_together_have_the_batch_of_a_single_process(opened: Opener, w
     assert len(set(ids)) == 80
 
 
-def test_puzzles_that_cannot_be_shared_equally_are_refused(opened: Opener) -> None:
+def test_puzzles_that_cannot_be_shared_equally_are_refused(opener: Opener) -> None:
     with pytest.raises(ConfigError, match=r"data\.puzzles_per_batch=8 .* 3 processes"):
-        opened().train_batch(0, 0, 3)
+        opener().train_batch(0, 0, 3)
 
 
-def test_a_batch_holds_bytes_with_the_shapes_of_the_config(opened: Opener) -> None:
-    batch = opened(channels=1, fragment_size=[8, 16], images_per_puzzle=6, puzzles_per_batch=4).train_batch(5)
+def test_a_batch_holds_bytes_with_the_shapes_of_the_config(opener: Opener) -> None:
+    batch = opener(channels=1, fragment_size=[8, 16], images_per_puzzle=6, puzzles_per_batch=4).train_batch(5)
     assert batch.fragments.shape == (4, 6 * 8, 1, 8, 16)
     assert batch.fragments.dtype == torch.uint8
     for name in ("source_ids", "positions", "labels"):
@@ -148,8 +148,8 @@ def test_a_batch_holds_bytes_with_the_shapes_of_the_config(opened: Opener) -> No
     assert batch.step == 5
 
 
-def test_unaugmented_fragments_are_cells_of_the_images_they_name(opened: Opener) -> None:
-    data = opened(augment=PLAIN)
+def test_unaugmented_fragments_are_cells_of_the_images_they_name(opener: Opener) -> None:
+    data = opener(augment=PLAIN)
     store = data.store("train")
     batch = data.train_batch(4)
     ids = batch.image_ids
@@ -157,8 +157,8 @@ def test_unaugmented_fragments_are_cells_of_the_images_they_name(opened: Opener)
     assert batch.labels.equal(torch.from_numpy(store.labels[ids.numpy()]).gather(1, batch.source_ids))
 
 
-def test_augmentation_varies_the_pixels_and_nothing_else(opened: Opener) -> None:
-    plain, varied = (opened(augment=strength).train_batch(4) for strength in (PLAIN, opened().config.augment))
+def test_augmentation_varies_the_pixels_and_nothing_else(opener: Opener) -> None:
+    plain, varied = (opener(augment=strength).train_batch(4) for strength in (PLAIN, opener().config.augment))
     for name in TENSORS[1:]:
         assert getattr(plain, name).equal(getattr(varied, name))
     changed = (plain.fragments != varied.fragments).flatten(1).float().mean()
@@ -167,12 +167,12 @@ def test_augmentation_varies_the_pixels_and_nothing_else(opened: Opener) -> None
     assert distance < 40  # still the same picture
 
 
-def test_every_batch_and_seed_varies_its_images_in_another_way(opened: Opener) -> None:
+def test_every_batch_and_seed_varies_its_images_in_another_way(opener: Opener) -> None:
     """By which of its 80 images are mirrored: half of them, another half each time."""
     flips = {**PLAIN, "horizontal_flip": 0.5}
     patterns = []
     for seed, number in ((0, 0), (0, 1), (0, 17), (1, 0)):
-        plain, varied = (opened(seed=seed, augment=strength) for strength in (PLAIN, flips))
+        plain, varied = (opener(seed=seed, augment=strength) for strength in (PLAIN, flips))
         images = images_of(plain.train_batch(number), plain).flatten(0, 1)
         found = images_of(varied.train_batch(number), varied).flatten(0, 1)
         mirrored = (found == images.flip(-1)).flatten(1).all(1)
@@ -183,9 +183,9 @@ def test_every_batch_and_seed_varies_its_images_in_another_way(opened: Opener) -
         assert abs((one == other).sum() - 40) < 4 * np.sqrt(20)
 
 
-def test_an_epoch_shows_no_image_twice_and_training_images_only(opened: Opener) -> None:
+def test_an_epoch_shows_no_image_twice_and_training_images_only(opener: Opener) -> None:
     """By their pixels, in the first epoch and in later ones, which do not divide evenly into batches either."""
-    data = opened(augment=PLAIN)
+    data = opener(augment=PLAIN)
     assert data.batches_per_epoch == 3
     store = data.store("train")
     known = {image.tobytes(): index for index, image in enumerate(store.images)}
@@ -203,9 +203,9 @@ def test_an_epoch_shows_no_image_twice_and_training_images_only(opened: Opener) 
     assert shown == training
 
 
-def test_training_validation_and_test_images_are_disjoint(opened: Opener) -> None:
+def test_training_validation_and_test_images_are_disjoint(opener: Opener) -> None:
     """By index and by pixels, in the splits and in the puzzles that are made of them."""
-    data = opened(augment=PLAIN, reader={"train_images": 400, "test_images": 100})
+    data = opener(augment=PLAIN, reader={"train_images": 400, "test_images": 100})
     training, validation = data.training_images(), data.validation_images()
     assert sorted([*training, *validation]) == list(range(400))
     assert 10 <= len(validation) <= 30
@@ -231,8 +231,8 @@ def test_training_validation_and_test_images_are_disjoint(opened: Opener) -> Non
 # Puzzles of some number of images -------------------------------------------------------------------------------------
 
 
-def test_a_range_of_images_is_drawn_anew_for_each_batch_and_evenly_on_a_scale_of_logarithms(opened: Opener) -> None:
-    data = opened(images_per_puzzle=4, puzzles_per_batch=2, images_range=[2, 7], fragment_size=16, augment=PLAIN)
+def test_a_range_of_images_is_drawn_anew_for_each_batch_and_evenly_on_a_scale_of_logarithms(opener: Opener) -> None:
+    data = opener(images_per_puzzle=4, puzzles_per_batch=2, images_range=[2, 7], fragment_size=16, augment=PLAIN)
     batches = [data.train_batch(number) for number in range(400)]
     found = [batch.images_per_puzzle for batch in batches]
     assert [len(batch) for batch in batches] == [8 // images for images in found]
@@ -244,13 +244,13 @@ def test_a_range_of_images_is_drawn_anew_for_each_batch_and_evenly_on_a_scale_of
     assert ((counts[2:] - 400 * shares) ** 2 / (400 * shares)).sum() < 20.5
     again = np.array(found[1:]) == np.array(found[:-1])
     assert abs(again.mean() - (shares**2).sum()) < 4 * np.sqrt(0.25 / 400)
-    other = opened(seed=1, images_per_puzzle=4, puzzles_per_batch=2, images_range=[2, 7], fragment_size=16)
+    other = opener(seed=1, images_per_puzzle=4, puzzles_per_batch=2, images_range=[2, 7], fragment_size=16)
     assert [other.train_batch(number).images_per_puzzle for number in range(40)] != found[:40]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_have_puzzles_of_as_many_images_each_of_their_own(opened: Opener, world_size: int) -> None:
-    data, usual = opened(images_range=[3, 20], augment=PLAIN), opened(augment=PLAIN)
+def test_ranks_have_puzzles_of_as_many_images_each_of_their_own(opener: Opener, world_size: int) -> None:
+    data, usual = opener(images_range=[3, 20], augment=PLAIN), opener(augment=PLAIN)
     for number in range(8):
         whole = usual.train_batch(number).image_ids.flatten().tolist()
         share = 80 // world_size
@@ -266,19 +266,19 @@ def test_ranks_have_puzzles_of_as_many_images_each_of_their_own(opened: Opener, 
         assert len(torch.unique(orders, dim=0)) == len(orders)
 
 
-def test_a_range_too_large_for_the_images_of_a_rank_is_refused(opened: Opener) -> None:
-    data = opened(images_range=[30, 30])
+def test_a_range_too_large_for_the_images_of_a_rank_is_refused(opener: Opener) -> None:
+    data = opener(images_range=[30, 30])
     assert len(data.train_batch(0, 1, 2)) == 1
     with pytest.raises(ConfigError, match=r"puzzles of 30 images, but each of 4 processes has 20 a batch"):
         data.train_batch(0, 0, 4)
 
 
-def test_a_range_needs_as_many_training_images_as_a_batch(opened: Opener) -> None:
+def test_a_range_needs_as_many_training_images_as_a_batch(opener: Opener) -> None:
     enough = {"images_per_puzzle": 15, "batches_per_epoch": 2}
-    opened(puzzles_per_batch=19, images_range=[2, 4], **enough).check(0)
+    opener(puzzles_per_batch=19, images_range=[2, 4], **enough).check(0)
     with pytest.raises(DataError, match=r"images_range, a batch of 300 images needs as many .* there are 285"):
-        opened(puzzles_per_batch=20, images_range=[2, 4], **enough).check(0)
-    opened(puzzles_per_batch=20, **enough).check(0)
+        opener(puzzles_per_batch=20, images_range=[2, 4], **enough).check(0)
+    opener(puzzles_per_batch=20, **enough).check(0)
 
 
 # Corruption -------------------------------------------------------------------------------------------------------
@@ -286,8 +286,8 @@ def test_a_range_needs_as_many_training_images_as_a_batch(opened: Opener) -> Non
 CORRUPTED = {"share": 0.6, "gap": 2.0, "noise": 0.1, "jitter": 0.3, "rotation": 0.5}
 
 
-def test_training_fragments_are_corrupted_and_nothing_else_of_them(opened: Opener) -> None:
-    plain, corrupted = opened(seed=3), opened(seed=3, corruption=CORRUPTED)
+def test_training_fragments_are_corrupted_and_nothing_else_of_them(opener: Opener) -> None:
+    plain, corrupted = opener(seed=3), opener(seed=3, corruption=CORRUPTED)
     for number in (0, 1, 7):
         before, after = plain.train_batch(number), corrupted.train_batch(number)
         for name in TENSORS[1:]:
@@ -295,25 +295,25 @@ def test_training_fragments_are_corrupted_and_nothing_else_of_them(opened: Opene
         assert after.fragments.equal(Corruption(**CORRUPTED).apply(before.fragments, 3, number * 80))
         assert 0.5 < (before.fragments != after.fragments).flatten(1).any(1).float().mean() <= 1
         assert not corrupted.train_batch(number).fragments.equal(
-            opened(seed=4, corruption=CORRUPTED).train_batch(number).fragments
+            opener(seed=4, corruption=CORRUPTED).train_batch(number).fragments
         )
 
 
-def test_without_corruption_there_is_none(opened: Opener) -> None:
-    expected = opened(corruption=None).train_batch(1)
+def test_without_corruption_there_is_none(opener: Opener) -> None:
+    expected = opener(corruption=None).train_batch(1)
     off = {**CORRUPTED, "share": 0.0}
-    for corruption in ({}, off, {"share": 1.0}, opened().config.corruption):
-        assert_equal(opened(corruption=corruption).train_batch(1), expected)
+    for corruption in ({}, off, {"share": 1.0}, opener().config.corruption):
+        assert_equal(opener(corruption=corruption).train_batch(1), expected)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_corruption_of_a_puzzle_does_not_hang_on_the_ranks(opened: Opener, world_size: int) -> None:
-    data = opened(corruption=CORRUPTED)
+def test_corruption_of_a_puzzle_does_not_hang_on_the_ranks(opener: Opener, world_size: int) -> None:
+    data = opener(corruption=CORRUPTED)
     for number in (0, 3):
         shares = [data.train_batch(number, rank, world_size) for rank in range(world_size)]
         assert_equal(together(shares), data.train_batch(number))
     # With a range ranks have other puzzles, but each rank's are corrupted by numbers of its own.
-    ranged, plain = (opened(images_range=[7, 7], corruption=corruption) for corruption in (CORRUPTED, None))
+    ranged, plain = (opener(images_range=[7, 7], corruption=corruption) for corruption in (CORRUPTED, None))
     rows = 80 // world_size // 7
     for rank in range(world_size):
         expected = Corruption(**CORRUPTED).apply(
@@ -325,22 +325,22 @@ def test_corruption_of_a_puzzle_does_not_hang_on_the_ranks(opened: Opener, world
 # The size of an epoch -------------------------------------------------------------------------------------------------
 
 
-def test_an_epoch_is_as_long_as_the_config_says(opened: Opener) -> None:
-    assert opened().batches_per_epoch == 285 // 80
-    assert opened(puzzles_per_batch=1).batches_per_epoch == 28
-    assert opened(batches_per_epoch=50).batches_per_epoch == 50
-    data = opened(batches_per_epoch=50)
+def test_an_epoch_is_as_long_as_the_config_says(opener: Opener) -> None:
+    assert opener().batches_per_epoch == 285 // 80
+    assert opener(puzzles_per_batch=1).batches_per_epoch == 28
+    assert opener(batches_per_epoch=50).batches_per_epoch == 50
+    data = opener(batches_per_epoch=50)
     assert data.epoch_length(20) == 20
     assert data.epoch_length(80) == 50
     assert data.epoch_length(1.0) == 50
     assert data.epoch_length(0.5) == 25
 
 
-def test_a_batch_that_needs_more_images_than_there_are_is_refused(opened: Opener) -> None:
+def test_a_batch_that_needs_more_images_than_there_are_is_refused(opener: Opener) -> None:
     with pytest.raises(ConfigError, match="puzzles_per_batch=29 puzzles of 10 images need more than the 285 training"):
-        opened(puzzles_per_batch=29).check(0)
-    opened(puzzles_per_batch=28).check(0)
-    data = opened(puzzles_per_batch=29, batches_per_epoch=2)
+        opener(puzzles_per_batch=29).check(0)
+    opener(puzzles_per_batch=28).check(0)
+    data = opener(puzzles_per_batch=29, batches_per_epoch=2)
     data.check(0)
     batch = data.train_batch(1)
     assert len(batch) == 29
@@ -352,23 +352,23 @@ def test_a_batch_that_needs_more_images_than_there_are_is_refused(opened: Opener
     [(61, 1, "test", 60), (16, 1, "validation", 15), (286, 0, "validation", 15)],
 )
 def test_splits_too_small_for_a_puzzle_are_refused_before_training(
-    opened: Opener, per_puzzle: int, test_puzzles: int, split: str, count: int
+    opener: Opener, per_puzzle: int, test_puzzles: int, split: str, count: int
 ) -> None:
     with pytest.raises(DataError, match=f"needs {per_puzzle} images, but the {split} split has {count}"):
-        opened(images_per_puzzle=per_puzzle).check(test_puzzles)
+        opener(images_per_puzzle=per_puzzle).check(test_puzzles)
 
 
-def test_what_will_not_be_scored_is_not_opened(opened: Opener, tmp_path: Path) -> None:
-    data = opened(cache_dir=str(tmp_path))
+def test_what_will_not_be_scored_is_not_opened(opener: Opener, tmp_path: Path) -> None:
+    data = opener(cache_dir=str(tmp_path))
     data.check(0)
     assert sorted(path.name for path in tmp_path.glob("*/*") if path.is_dir()) == ["train"]
     data.check_test(1)
     assert sorted(path.name for path in tmp_path.glob("*/*") if path.is_dir()) == ["test", "train"]
 
 
-def test_fragments_that_do_not_divide_the_image_are_refused_at_once(opened: Opener, tmp_path: Path) -> None:
+def test_fragments_that_do_not_divide_the_image_are_refused_at_once(opener: Opener, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"height 7 does not divide .* 1, 2, 4, 8, 16, 32"):
-        opened(fragment_size=7, cache_dir=str(tmp_path / "untouched"))
+        opener(fragment_size=7, cache_dir=str(tmp_path / "untouched"))
     assert not (tmp_path / "untouched").exists()
 
 
@@ -376,14 +376,14 @@ def test_fragments_that_do_not_divide_the_image_are_refused_at_once(opened: Open
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_fixed_puzzles_depend_on_the_puzzle_seed_alone(opened: Opener, split: str) -> None:
+def test_fixed_puzzles_depend_on_the_puzzle_seed_alone(opener: Opener, split: str) -> None:
     def whole(data: FragmentData) -> FragmentBatch:
         return fixed(data, split).read(slice(0, 7))
 
-    expected = whole(opened())
-    assert_equal(whole(opened(seed=5, puzzles_per_batch=2, augment=PLAIN)), expected)
-    assert_equal(whole(opened(augment=dict.fromkeys(PLAIN, 1.0))), expected)
-    assert not whole(opened(evaluation=1)).image_ids.equal(expected.image_ids)
+    expected = whole(opener())
+    assert_equal(whole(opener(seed=5, puzzles_per_batch=2, augment=PLAIN)), expected)
+    assert_equal(whole(opener(augment=dict.fromkeys(PLAIN, 1.0))), expected)
+    assert not whole(opener(evaluation=1)).image_ids.equal(expected.image_ids)
 
 
 def fixed(data: FragmentData, split: str, count: int = 7) -> FixedPuzzles:
@@ -391,8 +391,8 @@ def fixed(data: FragmentData, split: str, count: int = 7) -> FixedPuzzles:
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_fixed_puzzles_show_the_images_of_their_split_as_they_are(opened: Opener, split: str) -> None:
-    data = opened()
+def test_fixed_puzzles_show_the_images_of_their_split_as_they_are(opener: Opener, split: str) -> None:
+    data = opener()
     found = fixed(data, split)
     batch = found.read(slice(0, 7))
     store = data.store("train" if split == "validation" else "test")
@@ -416,16 +416,16 @@ def test_single_images_are_scored_once_however_many_puzzles_are_asked_for(config
     assert len(data.test_set(there - 1)) == there - 1
 
 
-def test_the_first_test_puzzles_stay_when_more_are_scored(opened: Opener) -> None:
-    data = opened()
+def test_the_first_test_puzzles_stay_when_more_are_scored(opener: Opener) -> None:
+    data = opener()
     assert_equal(data.test_set(100).read(slice(2, 9)), data.test_set(10).read(slice(2, 9)))
     assert len(data.test_set(100)) == 100
     assert len(data.validation_set()) == 7
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_fixed_puzzles_are_the_same_in_any_slices(opened: Opener, split: str) -> None:
-    found = replace_count(fixed(opened(), split), 10)
+def test_fixed_puzzles_are_the_same_in_any_slices(opener: Opener, split: str) -> None:
+    found = replace_count(fixed(opener(), split), 10)
     whole = found.read(slice(0, 10))
     assert len(whole) == 10
     assert whole.step == 0
@@ -442,8 +442,8 @@ def replace_count(found: FixedPuzzles, count: int) -> FixedPuzzles:
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_fixed_puzzles_are_those_of_their_purpose(opened: Opener, split: str) -> None:
-    data = opened(evaluation=4)
+def test_fixed_puzzles_are_those_of_their_purpose(opener: Opener, split: str) -> None:
+    data = opener(evaluation=4)
     found = fixed(data, split)
     ids, orders = puzzles.fixed_puzzles(found.available, 2, 3, 10, data.cells, 4, split)
     batch = found.read(slice(2, 5))
@@ -451,16 +451,16 @@ def test_fixed_puzzles_are_those_of_their_purpose(opened: Opener, split: str) ->
     assert (batch.source_ids * data.cells + batch.positions).equal(torch.from_numpy(orders))
 
 
-def test_a_slice_beyond_the_last_puzzle_ends_with_it(opened: Opener) -> None:
-    found = opened().test_set(10)
+def test_a_slice_beyond_the_last_puzzle_ends_with_it(opener: Opener) -> None:
+    found = opener().test_set(10)
     assert_equal(found.read(slice(8, 50)), found.read(slice(8, 10)))
     assert len(found.read(slice(8, 50))) == 2
     assert_equal(found.read(slice(-2, None)), found.read(slice(8, 10)))
     assert len(found.read(slice(10, 20))) == len(found.read(slice(15, 20))) == 0
 
 
-def test_a_million_puzzles_take_no_memory_until_they_are_read(opened: Opener) -> None:
-    data = opened()
+def test_a_million_puzzles_take_no_memory_until_they_are_read(opener: Opener) -> None:
+    data = opener()
     data.store("test")
     tracemalloc.start()
     try:
@@ -481,9 +481,9 @@ def test_a_million_puzzles_take_no_memory_until_they_are_read(opened: Opener) ->
 @pytest.mark.parametrize("size", [1, 3, 50])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_fixed_puzzles_are_the_same_in_any_batches_on_any_number_of_ranks(
-    opened: Opener, count: int, size: int, world_size: int
+    opener: Opener, count: int, size: int, world_size: int
 ) -> None:
-    found = opened().test_set(count)
+    found = opener().test_set(count)
     expected = found.read(slice(0, count))
     ranks = [list(found.loader(size, rank, world_size)) for rank in range(world_size)]
     lengths = {len(batches) for batches in ranks} | {len(found.loader(size, 0, world_size))}
@@ -516,15 +516,15 @@ def trained(data: FragmentData, **facts: Any) -> FragmentData:
     return data
 
 
-def test_epochs_go_on_where_the_last_one_ended(opened: Opener) -> None:
-    data = trained(opened())
+def test_epochs_go_on_where_the_last_one_ended(opener: Opener) -> None:
+    data = trained(opener())
     loader = data.train_dataloader()
     found = []
     for epoch in range(3):
         cast(Any, data.trainer).global_step = 3 * epoch
         found.append([batch.step for batch in loader])
     assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    assert_equal(next(iter(loader)), opened().train_batch(6))
+    assert_equal(next(iter(loader)), opener().train_batch(6))
 
 
 @pytest.mark.parametrize(
@@ -540,14 +540,14 @@ def test_epochs_go_on_where_the_last_one_ended(opened: Opener) -> None:
     ],
 )
 def test_a_loader_gives_the_rest_of_the_current_epoch(
-    opened: Opener, per_epoch: int, facts: dict[str, Any], expected: range
+    opener: Opener, per_epoch: int, facts: dict[str, Any], expected: range
 ) -> None:
-    data = trained(opened(batches_per_epoch=per_epoch, images_per_puzzle=2, puzzles_per_batch=1), **facts)
+    data = trained(opener(batches_per_epoch=per_epoch, images_per_puzzle=2, puzzles_per_batch=1), **facts)
     assert [batch.step for batch in data.train_dataloader()] == list(expected)
 
 
-def test_ranks_get_their_shares_from_the_loaders(opened: Opener) -> None:
-    data = opened()
+def test_ranks_get_their_shares_from_the_loaders(opener: Opener) -> None:
+    data = opener()
     for rank in range(2):
         trained(data, global_rank=rank, world_size=2)
         for number, batch in enumerate(data.train_dataloader()):

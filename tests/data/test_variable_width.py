@@ -48,7 +48,7 @@ def line(root: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture
-def opened(config: Config) -> Opener:
+def opener(config: Config) -> Opener:
     def open_(seed: int = 0, **changes: Any) -> FragmentData:
         return open_data(replace(config, seed=seed, data=replace(config.data, **changes | {"augment": PLAIN})))
 
@@ -181,8 +181,8 @@ def flat(batches: list[Any]) -> list[int]:
     return [number for batch in batches for number in batch.image_ids[:, 0].tolist()]
 
 
-def test_an_epoch_shows_each_image_once_in_batches_of_one_width(opened: Opener, photos: Path) -> None:
-    data, images = opened(), truth(photos, "train")
+def test_an_epoch_shows_each_image_once_in_batches_of_one_width(opener: Opener, photos: Path) -> None:
+    data, images = opener(), truth(photos, "train")
     widths = data.store("train").widths[data.training_images()]
     assert data.batches_per_epoch == sum(-(-(widths == width).sum() // 4) for width in set(widths.tolist()))
     epoch = [data.train_batch(number) for number in range(data.batches_per_epoch)]
@@ -201,9 +201,9 @@ def test_an_epoch_shows_each_image_once_in_batches_of_one_width(opened: Opener, 
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_share_a_batch_equally_and_show_some_images_twice_if_they_must(opened: Opener, world_size: int) -> None:
+def test_ranks_share_a_batch_equally_and_show_some_images_twice_if_they_must(opener: Opener, world_size: int) -> None:
     augmented = {"horizontal_flip": 0.5, "brightness": 0.3}
-    data = opened()
+    data = opener()
     data = data.variant(augment=augmented)
     several = 0
     for number in range(data.batches_per_epoch):
@@ -219,11 +219,11 @@ def test_ranks_share_a_batch_equally_and_show_some_images_twice_if_they_must(ope
     assert several  # of which there are some, so that this was tested
 
 
-def test_corruption_that_cannot_be_applied_at_some_width_is_refused_before_training(opened: Opener) -> None:
-    data = opened(corruption={"share": 1.0, "rotation": 0.5})
+def test_corruption_that_cannot_be_applied_at_some_width_is_refused_before_training(opener: Opener) -> None:
+    data = opener(corruption={"share": 1.0, "rotation": 0.5})
     with pytest.raises(ConfigError, match="32x16"):
         data.check(1)
-    opened(corruption={"share": 1.0, "noise": 0.5}).check(1)
+    opener(corruption={"share": 1.0, "noise": 0.5}).check(1)
 
 
 # Fixed batches -------------------------------------------------------------------------------------------------------
@@ -233,9 +233,9 @@ def test_corruption_that_cannot_be_applied_at_some_width_is_refused_before_train
 @pytest.mark.parametrize("size", [3, 50])
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_all_fixed_images_are_read_once_in_batches_of_one_width_on_any_number_of_ranks(
-    opened: Opener, photos: Path, count: int, size: int, world_size: int
+    opener: Opener, photos: Path, count: int, size: int, world_size: int
 ) -> None:
-    found, images = opened().test_set(count), truth(photos, "test")
+    found, images = opener().test_set(count), truth(photos, "test")
     dealt = [list(found.loader(size, rank, world_size)) for rank in range(world_size)]
     assert len({len(batches) for batches in dealt}) == 1
     inturn = [batch for step in zip(*dealt, strict=True) for batch in step]
@@ -249,8 +249,8 @@ def test_all_fixed_images_are_read_once_in_batches_of_one_width_on_any_number_of
     assert widths == sorted(widths)
 
 
-def test_a_fixed_image_has_its_place_however_it_is_batched(opened: Opener) -> None:
-    found = opened().test_set(22)
+def test_a_fixed_image_has_its_place_however_it_is_batched(opener: Opener) -> None:
+    found = opener().test_set(22)
     single = [found.read(slice(number, number + 1)) for number in range(22)]
     for part in found.parts(4):
         batch = found.read(part)
@@ -260,9 +260,9 @@ def test_a_fixed_image_has_its_place_however_it_is_batched(opened: Opener) -> No
             assert batch.fragments[row].equal(single[number].fragments[0])
 
 
-def test_images_beside_each_other_are_of_the_commonest_width(opened: Opener) -> None:
-    shown = opened().side_by_side(3).validation_set().read(slice(0, 1))
-    widths = opened().store("train").widths[opened().validation_images()]
+def test_images_beside_each_other_are_of_the_commonest_width(opener: Opener) -> None:
+    shown = opener().side_by_side(3).validation_set().read(slice(0, 1))
+    widths = opener().store("train").widths[opener().validation_images()]
     common = sorted(set(widths.tolist()), key=lambda width: (-(widths == width).sum(), width))[0]
     assert shown.fragments.shape[-1] == common
     assert shown.images_per_puzzle == min(3, int((widths == common).sum()))
