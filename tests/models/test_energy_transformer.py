@@ -101,25 +101,6 @@ def model(**settings: Any) -> EnergyTransformer:
     return made.eval()
 
 
-def test_what_is_hidden_is_not_seen() -> None:
-    made = model()
-    images, mask = torch.rand(4, *SHAPE), torch.zeros(4, 6, dtype=torch.bool)
-    mask[:, [1, 4]] = True
-    other = images.clone()
-    other[:, :, :4, 4:8] = torch.rand(4, 3, 4, 4)  # patch 1
-    other[:, :, 4:, 4:8] = torch.rand(4, 3, 4, 4)  # patch 4
-    torch.testing.assert_close(made.predict(images, mask), made.predict(other, mask), rtol=0, atol=0)
-    mask[:, 4] = False
-    assert not torch.allclose(made.predict(images, mask), made.predict(other, mask))
-
-
-def test_images_of_a_batch_do_not_touch() -> None:
-    made = model()
-    images, mask = torch.rand(5, *SHAPE), torch.rand(5, 6) < 0.5
-    alone = torch.cat([made.predict(image[None], row[None]) for image, row in zip(images, mask, strict=True)])
-    torch.testing.assert_close(made.predict(images, mask), alone)
-
-
 def test_patches_without_positions_are_a_set() -> None:
     made = model()
     made.positions.data.zero_()

@@ -275,6 +275,22 @@ def test_only_what_a_model_can_do_is_asked_of_it(name: str) -> None:
     assert isinstance(model, Unmixer) == (name == "mae")
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in NODES if isinstance(made(name), Inpainter)])
+def test_masked_patches_are_not_seen_and_images_of_a_batch_do_not_touch(name: str) -> None:
+    model = made(name).eval()
+    for parameter in model.parameters():
+        parameter += 0.2 * torch.randn_like(parameter)
+    images, mask = fragments(1, 4)[0], torch.stack([torch.randperm(16) < 10 for _ in range(4)])
+    changed = torch.where(mask.unsqueeze(-1), torch.rand(4, 16, 48), model.patches.cut(images))
+    other = model.patches.join(changed)
+    predicted = model.predict(images, mask)
+    assert torch.equal(predicted, model.predict(other, mask))
+    assert not torch.allclose(model.predict(images, ~mask), model.predict(other, ~mask))
+    alone = torch.cat([model.predict(image[None], row[None]) for image, row in zip(images, mask, strict=True)])
+    torch.testing.assert_close(predicted, alone, rtol=1e-4, atol=1e-5)
+
+
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
