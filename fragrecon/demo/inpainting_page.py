@@ -60,7 +60,7 @@ class InpaintingPage:
         self.grid, self.count = model.patches.grid, model.patches.count
         self.blocks = layout.blocks("Inpainting")
         with self.blocks:
-            layout.heading("Inpainting of masked images", note)
+            layout.heading("Inpainting of masked images", note, level=1)
             self.view, self.draw = gr.State(), gr.State(0)
             self.strip = layout.strip(examples, "examples", visible=bool(examples))
             with gr.Row(equal_height=True):
@@ -90,7 +90,7 @@ class InpaintingPage:
     def _lay_descent(self) -> None:
         """Add the steps of the descent, which are hidden for models without one."""
         with gr.Column(visible=isinstance(self.model, Descender)):
-            layout.section("Descent", "The output and the composite above are those after this number of steps.")
+            layout.heading("Descent", "The output and the composite above are those after this number of steps.")
             with gr.Row(equal_height=True):
                 self.step = gr.Slider(0, 1, 0, step=1, label="Step of the descent", buttons=[], elem_id="step")
                 self.play = gr.Button("Play", elem_id="play", size="md", scale=0, min_width=BUTTON)
@@ -99,7 +99,7 @@ class InpaintingPage:
     def _lay_attention(self) -> None:
         """Add the attention, which is hidden for models without any."""
         with gr.Column(visible=isinstance(self.model, Attentive)):
-            layout.section("Attention", "Final attention of one patch: more is more orange.")
+            layout.heading("Attention", "Final attention of one patch: more is more orange.")
             with gr.Row():
                 with gr.Column(min_width=180, scale=1, elem_classes="place"):
                     self.chosen = layout.picture("patch", "click to choose another patch", click=True)

@@ -83,14 +83,9 @@ def text(shown: str = "", name: str | None = None) -> gr.HTML:
     return gr.HTML(shown, elem_id=name, padding=False)
 
 
-def heading(title: str, note: str) -> None:
-    """Add the heading of the page."""
-    text(f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(note)}</p>')
-
-
-def section(title: str, note: str) -> None:
-    """Add the heading of a section."""
-    text(f'<h2>{html.escape(title)}</h2><p class="note">{html.escape(note)}</p>')
+def heading(title: str, note: str, level: int = 2) -> None:
+    """Add a heading with a note below it."""
+    text(f'<h{level}>{html.escape(title)}</h{level}><p class="note">{html.escape(note)}</p>')
 
 
 def caption(name: str, note: str) -> None:

@@ -35,12 +35,12 @@ class ReassemblyPage:
         self.reassembler, self.examples = reassembler, [str(path) for path in examples]
         self.blocks = layout.blocks("Reassembly")
         with self.blocks:
-            layout.heading("Reassembly of mixed fragments", note)
+            layout.heading("Reassembly of mixed fragments", note, level=1)
             self.taken, self.puzzle, self.shuffle = gr.State(self.examples[:FIRST]), gr.State(), gr.State(0)
             with gr.Column(visible=bool(examples)):
-                layout.section("Test images", "Click an image to add it.")
+                layout.heading("Test images", "Click an image to add it.")
                 self.strip = layout.strip(examples, "examples")
-            layout.section("In the puzzle", "Click an image to remove it.")
+            layout.heading("In the puzzle", "Click an image to remove it.")
             self.chosen = layout.strip(examples[:FIRST], "chosen")
             with gr.Row():
                 self.upload = gr.UploadButton(
