@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -332,12 +331,3 @@ def test_the_trainer_of_many_gpus_composes(overrides: list[str], nodes: int) -> 
     trainer = command.compose(["trainer=ddp_h100", *overrides]).trainer
     assert GPUS.items() <= asdict(trainer).items()
     assert trainer.num_nodes == nodes
-
-
-@pytest.mark.parametrize("option", options(*command.GROUPS))
-def test_every_option_of_every_group_composes(option: str) -> None:
-    needed = ["data.root=somewhere"]
-    if option.startswith("mode=") and option not in ("mode=train", "mode=bench", "mode=report"):
-        needed += ["run=somewhere"] + ["input=somewhere"] * (option == "mode=reassemble")
-    config: Any = command.compose([option, *needed]).to_dict()
-    assert config["mode"] == (option.removeprefix("mode=") if option.startswith("mode=") else "train")

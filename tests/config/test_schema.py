@@ -547,6 +547,7 @@ def needed(group: str, name: str) -> list[str]:
 def test_every_file_composes_alone(group: str, name: str) -> None:
     config = composed(f"{group}={name}", *needed(group, name))
     assert parse(config.to_dict()) == config
+    assert config.mode == (name if group == "mode" else "train")
 
 
 @pytest.mark.parametrize("name", [name for name in group("data") if needed("data", name)])
