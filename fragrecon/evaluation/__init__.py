@@ -1,6 +1,6 @@
 """Scores of models on the test split.
 
-Here belongs what computes scores from a model and data: `setup` opens what a run is scored with, `suite` runs the
-parts (`clustering`, `pixels`, `probes`) one after the other, `cache` keeps the scores of baselines. Trained probes are
-saved here; all else that is written, printed or drawn belongs to `fragrecon.report`.
+`setup` opens the data and the model, `suite` runs the parts (`clustering`, `pixels`, `probes`) one after the other, and
+`cache` saves the scores of baselines for other runs. Trained probes are also saved here; everything else that is
+written, printed or drawn belongs to `fragrecon.report`.
 """

@@ -24,8 +24,8 @@ ROUNDING = 1e-3
 Embeddings = npt.NDArray[np.float32]
 
 
-def sees_puzzles(model: FragmentModel) -> bool:
-    """Whether a fragment's embedding depends on the other fragments of its puzzle."""
+def embeds_puzzles(model: FragmentModel) -> bool:
+    """Whether a model embeds the fragments of a puzzle together, so that each embedding depends on all of them."""
     return type(model).encode is not FragmentModel.encode
 
 
@@ -37,11 +37,11 @@ def embed(
     Args:
         model: model in eval mode, on ``device``.
         given: images (M, C, H, W), fragments (M, C, h, w) or puzzles (B, F, C, h, w), as array or tensor; uint8, or
-            floats in [0, 1]. A model that sees puzzles takes all images, or all fragments, as one puzzle. A model of
+            floats in [0, 1]. A model that embeds puzzles takes all images, or all fragments, as one puzzle. A model of
             any size takes anything that is not of the images' size as fragments.
         image_shape: shape (C, H, W) of the run's images.
         device: device to embed on.
-        batch_size: fragments per batch; a puzzle is not divided if the model sees puzzles.
+        batch_size: fragments per batch; a puzzle is not divided if the model embeds puzzles.
 
     Returns:
         (M, cells, D) for images, row by row of the grid; (M, D) for fragments, and for images of the size of a
@@ -56,7 +56,7 @@ def embed(
     pixels = _checked(given)
     fragments = _fragments(pixels, image_shape, model)
     *lead, channels, height, width = fragments.shape
-    if not sees_puzzles(model):
+    if not embeds_puzzles(model):
         puzzles = fragments.reshape(-1, 1, channels, height, width)
     elif pixels.ndim == 5:
         puzzles = fragments

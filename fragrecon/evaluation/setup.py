@@ -1,6 +1,6 @@
-"""What a run is scored with, from its configuration: its data, its clustering protocol, and its model.
+"""Set up a scoring: the data, the clustering protocol and the model of a run.
 
-`Scoring` is what each part of the evaluation takes, `PartResult` is what it returns.
+Each part of the evaluation takes a `Scoring` and returns a `PartResult`.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ class Scoring:
 
 @dataclass(frozen=True)
 class PartResult:
-    """What a part of the evaluation found, and what it saw, to be drawn.
+    """Results of a part of the evaluation: scores, and examples to draw.
 
     Attributes:
         scores: scores by method and metric; those of one metric are paired between methods.
         dataset_wide: by method and metric, values that exist once for the whole data set.
         protocol: settings that the scores depend on, for the record.
         examples: the first puzzles with the model's predictions.
-        inpainted: masked images as the model inpaints them.
+        inpainted: masked images, inpainted by the model.
         generated: images that the model decodes.
         probes: trained probes with their predictions.
     """
@@ -126,7 +126,7 @@ def _joined(found: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[
 
 
 def open_data(config: Config) -> FragmentData:
-    """Open the data of a job, and check all that the configuration alone can tell.
+    """Open the data of a job, and check all that needs no data.
 
     Args:
         config: configuration of the job.
@@ -135,7 +135,7 @@ def open_data(config: Config) -> FragmentData:
         The data module.
 
     Raises:
-        ConfigError: the reader, the image size and the protocol do not go together.
+        ConfigError: the reader, the image size or the protocol do not match.
     """
     known = ("root", "image_size", "channels", "download", "image_height", "width_step")
     facts = {name: getattr(config.data, name) for name in known}
@@ -154,7 +154,7 @@ def open_data(config: Config) -> FragmentData:
 
 
 @contextmanager
-def own_data(config: Config, images: Images) -> Iterator[FragmentData]:
+def user_data(config: Config, images: Images) -> Iterator[FragmentData]:
     """Open user-supplied images as the test split of a job; the data is deleted after the block.
 
     Args:

@@ -33,7 +33,7 @@ def check_abilities(config: Config, model: FragmentModel) -> None:
     """Check that a model can be scored as the config asks.
 
     Raises:
-        ConfigError: the model cannot do what is to be scored, or a network that scores images is not available.
+        ConfigError: the model lacks an ability that the scoring needs, or a pretrained network is not available.
     """
     evaluation, name = config.evaluation, class_name(config)
     if evaluation.reconstruction:
@@ -55,7 +55,7 @@ def check_abilities(config: Config, model: FragmentModel) -> None:
 
 
 def check_data(config: Config, data: FragmentData) -> None:
-    """Check that the test split, and the other splits that probes need, hold what is to be scored.
+    """Check that the test split, and the other splits that probes need, hold the images that the scoring needs.
 
     Raises:
         ConfigError: there are too few images.

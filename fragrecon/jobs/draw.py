@@ -20,7 +20,7 @@ from fragrecon.evaluation.examples import Example, example_of, first_examples
 from fragrecon.evaluation.pixels.generation import Generated, Generation, interpolate
 from fragrecon.evaluation.pixels.inpainting_examples import Inpainted, first_inpainted, inpaint
 from fragrecon.evaluation.pixels.reconstruction import Masking
-from fragrecon.evaluation.setup import open_data, own_data, protocol_of
+from fragrecon.evaluation.setup import open_data, protocol_of, user_data
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
 from fragrecon.objectives.masked import draw_mask
@@ -134,7 +134,7 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
     if config.input is None:
         shown = Generation(model, test_data(config), **settings).show(protocol)
     elif config.data.variable_width:
-        with own_data(config, image_files(config.input)) as data:
+        with user_data(config, image_files(config.input)) as data:
             shown = Generation(model, data, **settings).show_images(protocol)
     else:
         photographs, grid = cut_input(config)

@@ -21,8 +21,8 @@ from fragrecon.data.puzzles import Indices, cut, draw_images, fragment_size
 from fragrecon.data.store import Store
 from fragrecon.data.widths import groups
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.embedding import sees_puzzles
-from fragrecon.evaluation.setup import open_data, own_data
+from fragrecon.evaluation.embedding import embeds_puzzles
+from fragrecon.evaluation.setup import open_data, user_data
 from fragrecon.models.base import FragmentModel
 from fragrecon.progress import progress
 from fragrecon.report.results import open_model
@@ -53,7 +53,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     paths = image_files(config.input) if config.input else []
     device = hardware.device_of(config.trainer)
     run = run_of(config)
-    with own_data(config, paths) if paths else nullcontext(open_data(config)) as data:
+    with user_data(config, paths) if paths else nullcontext(open_data(config)) as data:
         model = open_model(config, run, run.best_checkpoint).to(device)
         table = open_table(config, data, model, device)
         path = record.folder / f"embeddings.{settings.format}"
@@ -140,7 +140,7 @@ def open_table(config: Config, data: FragmentData, model: FragmentModel, device:
         ConfigError: there are fewer images than are asked for, or too few for a puzzle.
     """
     assert config.embed
-    split, together = config.embed.split, sees_puzzles(model)
+    split, together = config.embed.split, embeds_puzzles(model)
     store = data.store("test" if split == "test" else "train")
     available = {
         "test": lambda: np.arange(len(store)),

@@ -240,7 +240,7 @@ class Run(RunFolder):
         count = evaluation.puzzles if puzzles is None else puzzles
         if count < 1:
             raise ConfigError(f"puzzles={count} leaves nothing to score; use at least 1")
-        opened = nullcontext(opening.open_data(config)) if data is None else opening.own_data(config, _own(data))
+        opened = nullcontext(opening.open_data(config)) if data is None else opening.user_data(config, _own(data))
         with opened as source:
             try:
                 source.check_test(count)
@@ -333,7 +333,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _own(data: Any) -> Pixels | list[Path]:
-    """User-supplied images, in the form that `fragrecon.evaluation.setup.own_data` takes."""
+    """User-supplied images, in the form that `fragrecon.evaluation.setup.user_data` takes."""
     from fragrecon.data.photographs import image_files
 
     if isinstance(data, (str, Path)):

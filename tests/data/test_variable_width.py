@@ -20,7 +20,7 @@ from fragrecon.data.readers.folder import ImageFolder
 from fragrecon.data.readers.images import decode, nearest_width
 from fragrecon.data.store import Store, open_or_build, open_store
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.setup import open_data, own_data
+from fragrecon.evaluation.setup import open_data, user_data
 from fragrecon.run import compose
 from tests.data.photos import crops
 from tests.data.test_module import PLAIN
@@ -115,7 +115,7 @@ def test_widths_are_multiples_of_the_step_in_the_data_and_in_files_of_ones_own(c
     changed = replace(config, data=replace(config.data, width_step=40))
     data, wanted = open_data(changed), {16: 40, 32: 40, 48: 40, 96: 80}
     assert data.store("test").widths.tolist() == [wanted[image.shape[2]] for image in truth(photos, "test")]
-    with own_data(changed, sorted((photos / "test" / "china").glob("*.png"))) as own:
+    with user_data(changed, sorted((photos / "test" / "china").glob("*.png"))) as own:
         assert own.store("test").widths.tolist() == data.store("test").widths.tolist()[:11]
 
 
@@ -296,20 +296,20 @@ def test_data_of_one_size_are_refused(photos: Path, name: str) -> None:
 
 def test_own_images_may_be_of_any_width_but_not_of_another_height(config: Config) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 32, 41), dtype=np.uint8)
-    with own_data(config, images) as data:
+    with user_data(config, images) as data:
         batch = data.test_set(5).read(slice(0, 5))
         assert np.array_equal(batch.fragments[:, 0], images[batch.image_ids[:, 0]])
     for wrong in (images[:, :, :31], images[:, 0], images[:, [0, 0, 0]], images.astype(np.float32)):
         with (
             pytest.raises(DataError, match=r"should be uint8 \('M', 1, 32, 'any'\)"),
-            own_data(config, wrong),
+            user_data(config, wrong),
         ):
             pass
 
 
 def test_own_files_are_brought_to_their_own_widths(config: Config, photos: Path) -> None:
     paths = sorted((photos / "test" / "flower").glob("*.png"))
-    with own_data(config, paths) as data:
+    with user_data(config, paths) as data:
         found: list[tuple[int, Tensor]] = []
         for batch in data.test_set(len(paths)).loader(4):
             found += zip(batch.image_ids[:, 0].tolist(), batch.fragments[:, 0], strict=True)

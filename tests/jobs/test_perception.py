@@ -114,15 +114,3 @@ def test_what_is_not_scored_needs_no_network(tmp_path: Path, cache: Path, monkey
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     job(tmp_path / "run", cache, "model=conv", *WHOLE, SEEN, "evaluation.puzzles=0")
     assert (tmp_path / "run" / "metrics.csv").exists()
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("evaluation.reconstruction.perceptual=[feature]", "'feature' is not known; did you mean 'features'"),
-        ("evaluation.puzzles=1", "evaluation"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(tmp_path: Path, cache: Path, override: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        job(tmp_path / "run", cache, "model=conv", *WHOLE, SEEN, override)

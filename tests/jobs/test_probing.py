@@ -128,8 +128,3 @@ def test_images_without_classes_are_refused_before_training(tmp_path: Path, cach
     with pytest.raises((ConfigError, DataError), match=r"evaluation\.probe=null"):
         job(tmp_path / "run", cache, *whole, *data, "model=conv", "data.puzzles_per_batch=2")
     assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-def test_a_model_without_a_decoder_has_no_samples(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(ConfigError, match=r"evaluation=generation needs a model that decodes.*SupervisedClassifier"):
-        job(tmp_path / "run", cache, *SMALL, "evaluation=generation", "model=supervised")

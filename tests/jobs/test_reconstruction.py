@@ -52,10 +52,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")  # of its own: others look at which scores are kept
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_whole_images_are_trained_on_and_scored(tmp_path: Path, cache: Path, name: str) -> None:
-    folder = tmp_path / "run"
-    job(folder, cache, *TINY[name], *WHOLE, figures=True)
+@pytest.fixture(scope="module", params=TINY)
+def masked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a finished run of a masked model; only to be read."""
+    folder = tmp_path_factory.mktemp("masked") / request.param
+    job(folder, cache, *TINY[request.param], *WHOLE, figures=True)
+    return folder
+
+
+def test_whole_images_are_trained_on_and_scored(masked: Path) -> None:
+    folder, name = masked, masked.name
     assert status(folder)["status"] == "done"
     found = metrics(folder)
     assert list(found["scores"]) == [*BASELINES, "model"]
@@ -74,13 +80,12 @@ def test_whole_images_are_trained_on_and_scored(tmp_path: Path, cache: Path, nam
     assert found["model_minus"]["bilinear"]["masked_psnr"]["mean"] == pytest.approx(minus.mean())
 
 
-def test_scoring_again_gives_the_same_and_takes_the_baselines_that_were_kept(tmp_path: Path, cache: Path) -> None:
-    job(tmp_path / "run", cache, *TINY["mae"], *WHOLE)
+def test_scoring_again_gives_the_same_and_takes_the_cached_baselines(tmp_path: Path, cache: Path, masked: Path) -> None:
     kept = {path: path.stat().st_mtime_ns for path in (cache / "scores").glob("linear_prediction-*")}
     assert kept
-    job(tmp_path / "again", cache, "mode=evaluate", f"run={tmp_path / 'run'}", "evaluation.batch_size=7")
+    job(tmp_path / "again", cache, "mode=evaluate", f"run={masked}", "evaluation.batch_size=7")
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    first, second = (metrics(tmp_path / name)["scores"] for name in ("run", "again"))
+    first, second = (metrics(folder)["scores"] for folder in (masked, tmp_path / "again"))
     for metric in MASKED:
         assert second["model"][metric]["mean"] == pytest.approx(first["model"][metric]["mean"], rel=1e-4)
         assert second["bilinear"][metric] == first["bilinear"][metric]
@@ -101,32 +106,6 @@ def test_on_fragments_both_clustering_and_reconstruction_are_scored(
         assert {"reconstruction_mse", "reconstruction_psnr", "reconstruction_ssim"} <= set(scores["model"])
 
 
-def test_what_is_no_puzzle_is_still_refused_where_fragments_are_to_be_clustered(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(ConfigError, match="at least 2 images a puzzle and 2 fragments an image"):
-        job(tmp_path / "run", cache, *TINY["mae"], *WHOLE, "evaluation.clustering=true")
-
-
-@pytest.mark.parametrize("ratio", ["0.0", "1.0"])
-def test_a_ratio_that_hides_nothing_or_all_is_refused(tmp_path: Path, cache: Path, ratio: str) -> None:
-    with pytest.raises(ConfigError, match=r"evaluation\.reconstruction\.ratio"):
-        job(tmp_path / "run", cache, *TINY["mae"], *WHOLE, f"evaluation.reconstruction.ratio={ratio}")
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (["model=supervised"], "evaluation=reconstruction.*SupervisedClassifier"),
-        ([*TINY["mae"], "model.patch=4", "objective.normalize=true"], r"objective\.normalize=true"),
-    ],
-)
-def test_what_makes_no_pixels_is_refused_before_it_is_trained(
-    tmp_path: Path, cache: Path, line: list[str], words: str
-) -> None:
-    with pytest.raises(ConfigError, match=words):
-        job(tmp_path / "run", cache, *SMALL, *line, "evaluation=reconstruction")
-    assert not (tmp_path / "run" / "metrics.csv").exists()
-
-
 # Drawn ----------------------------------------------------------------------------------------------------------------
 
 
@@ -136,15 +115,13 @@ def drawn(folder: Path, cache: Path, run: Path, *given: object) -> float:
     return float(found["masked_psnr"])
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_a_run_is_drawn_again_to_the_byte(tmp_path: Path, cache: Path, name: str) -> None:
-    job(tmp_path / "run", cache, *TINY[name], *WHOLE, figures=True)
-    ratio = drawn(tmp_path / "again", cache, tmp_path / "run")
-    pictures = set(names(tmp_path / "run", "figures/*.png"))
+def test_a_run_is_drawn_again_to_the_byte(tmp_path: Path, cache: Path, masked: Path) -> None:
+    ratio = drawn(tmp_path / "again", cache, masked)
+    pictures = set(names(masked, "figures/*.png"))
     assert pictures == set(names(tmp_path / "again", "figures/*.png"))
     for picture in pictures:
-        assert (tmp_path / "run" / picture).read_bytes() == (tmp_path / "again" / picture).read_bytes()
-    first = load_run(tmp_path / "run").scores["model/masked_psnr"][:8]
+        assert (masked / picture).read_bytes() == (tmp_path / "again" / picture).read_bytes()
+    first = load_run(masked).scores["model/masked_psnr"][:8]
     assert ratio == pytest.approx(first.mean(), rel=1e-5)
 
 

@@ -78,8 +78,8 @@ class Normal:
         the covariance with a millionth of its mean variance added, as the symmetric root would take minutes.
         """
         if len(self.mean) > MANY:
-            hair = 1e-6 * self.covariance.diagonal().mean()
-            upper: Tensor = torch.linalg.cholesky(self.covariance + hair * torch.eye(len(self.mean)), upper=True)
+            ridge = 1e-6 * self.covariance.diagonal().mean()
+            upper: Tensor = torch.linalg.cholesky(self.covariance + ridge * torch.eye(len(self.mean)), upper=True)
             return upper
         values, directions = torch.linalg.eigh(self.covariance)
         root: Tensor = (directions * values.clamp(min=0).sqrt()) @ directions.T
@@ -245,7 +245,7 @@ class Generation:
             setting="evaluation.generation.samples",
         )
         wide = {method: found.get(method, {}) | values for method, values in seen.dataset_wide.items()}
-        return replace(seen, scores={}, dataset_wide=wide)  # samples do not belong to single images
+        return replace(seen, scores={}, dataset_wide=wide)  # samples belong to no image
 
     @torch.inference_mode()
     def show(self, protocol: ClusteringProtocol) -> Generated:

@@ -1,4 +1,4 @@
-"""Example images as a model inpaints them, with its descent and attention.
+"""Example images inpainted by a model, with the steps of its descent and its attention.
 
 Shapes: M images (C, H, W) in 0..1 of P patches.
 """
@@ -44,7 +44,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Inpainted:
-    """Masked images as a model inpaints them, on the CPU.
+    """Masked images inpainted by a model, on the CPU.
 
     Attributes:
         images: true images (M, C, H, W).

@@ -101,20 +101,24 @@ class PerceptualNetworks:
             self.features["fid"] = Inception().to(device)
         self.lpips = Lpips().to(device) if "lpips" in names else None
 
-    def see(self, images: Tensor) -> dict[str, Tensor]:
+    def extract(self, images: Tensor) -> dict[str, Tensor]:
         """Compute features (M, D) of images (M, C, H, W), by the name of their Fréchet distance."""
         return {name: in_parts(network, images) for name, network in self.features.items()}
 
     def compare(
-        self, made: Tensor, images: Tensor, seen: Mapping[str, Tensor], truth: Mapping[str, Tensor]
+        self,
+        made: Tensor,
+        images: Tensor,
+        made_features: Mapping[str, Tensor],
+        true_features: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """Compute distances between outputs and images.
 
         Args:
             made: outputs (M, C, H, W) in 0..1.
             images: the true images, of the same shape.
-            seen: features of ``made``, as `see` returns them.
-            truth: features of ``images``.
+            made_features: features of ``made``, as `extract` returns them.
+            true_features: features of ``images``.
 
         Returns:
             Distances (M,) by name; the feature distance is Euclidean.
@@ -122,8 +126,8 @@ class PerceptualNetworks:
         scores = {}
         if self.lpips is not None:
             scores["lpips"] = in_parts(self.lpips, made, images).double()
-        if FEATURES in seen:
-            scores["feature_distance"] = (seen[FEATURES] - truth[FEATURES]).norm(dim=1).double()
+        if FEATURES in made_features:
+            scores["feature_distance"] = (made_features[FEATURES] - true_features[FEATURES]).norm(dim=1).double()
         return scores
 
 
@@ -133,7 +137,7 @@ def in_parts(network: nn.Module, *images: Tensor) -> Tensor:
     return torch.cat([network(*part) for part in parts])
 
 
-class Given(nn.Identity):
+class PrecomputedFeatures(nn.Identity):
     """Replaces the network of a metric whose features are already computed."""
 
     def __init__(self, num_features: int) -> None:
@@ -143,7 +147,7 @@ class Given(nn.Identity):
 
 def frechet_distance(num_features: int) -> FrechetInceptionDistance:
     """Return a torchmetrics Fréchet distance that is updated with features (M, D) instead of images."""
-    return FrechetInceptionDistance(Given(num_features))
+    return FrechetInceptionDistance(PrecomputedFeatures(num_features))
 
 
 @dataclass(frozen=True)
@@ -198,14 +202,14 @@ def score_perceptual(
         batch = puzzles.read(part).to(device).as_float()
         images = batch.fragments.flatten(0, 1)
         count += len(images)
-        truth = networks.see(images)
+        true_features = networks.extract(images)
         for method, output in outputs.items():
             made = output(batch)
-            seen = networks.see(made)
+            made_features = networks.extract(made)
             for name, distance in distances[method].items():
-                distance.update(truth[name].cpu(), real=True)
-                distance.update(seen[name].cpu(), real=False)
-            rows[method].append(by_puzzle(networks.compare(made, images, seen, truth), batch))
+                distance.update(true_features[name].cpu(), real=True)
+                distance.update(made_features[name].cpu(), real=False)
+            rows[method].append(by_puzzle(networks.compare(made, images, made_features, true_features), batch))
         advance(len(batch))
     for name, network in networks.features.items():
         if count <= network.num_features:

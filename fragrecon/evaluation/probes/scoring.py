@@ -41,9 +41,9 @@ class ProbeResults:
         scores: scores (images,) by method and metric, in the order of the store.
         fitted: the model's probes by name.
         predictions: predictions of these on the test images.
-        test: test images as the model embeds them.
+        test: embeddings of the test images by the model.
         classes: names of the classes, by label.
-        averaged: how the embedding of an image that is cut comes about, as in ``mean of 4 fragments``.
+        averaged: how embeddings of fragments are combined, as in ``mean of 4 fragments``; empty for whole images.
     """
 
     scores: dict[str, dict[str, Scores]]
@@ -167,9 +167,9 @@ class Probing:
         """Train the probes on the model's embeddings, and on those of the baselines unless their scores are cached.
 
         Args:
-            embedded: images as the model embeds them.
-            folders: the first is where the model's probes and tables of them are written; networks that already lie in
-                any of the folders are not trained again.
+            embedded: embeddings of the images by the model.
+            folders: the model's probes and their tables are written to the first; networks already saved in any of the
+                folders are not trained again.
             advance: called with the number of steps done.
 
         Returns:
