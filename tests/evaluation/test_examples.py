@@ -71,15 +71,6 @@ def test_examples_are_the_first_puzzles_as_they_are_scored(tmp_path: Path) -> No
     assert len(first_examples(model, data.test_set(3), data.grid, PROTOCOL, CPU)) == 3
 
 
-def test_an_example_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
-    data, model = data_of(tmp_path), conv()
-    one = first_examples(model, data.test_set(1), data.grid, PROTOCOL, CPU)[0]
-    many = first_examples(model, data.test_set(5), data.grid, PROTOCOL, CPU)
-    assert torch.equal(one.embeddings, many[0].embeddings)
-    assert torch.equal(one.groups, many[0].groups)
-    assert not torch.equal(many[0].embeddings, many[1].embeddings)
-
-
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 16, 24)])
 def test_arrays_hold_the_images_of_the_store_and_where_fragments_come_from(
     tmp_path: Path, shape: tuple[int, int, int]
@@ -143,7 +134,7 @@ def confusion_of(groups: Any, sources: Any, images: int) -> np.ndarray:
     return Example(batch, (1, 1), torch.zeros(1, len(sources), 1), torch.tensor([groups])).confusion.numpy()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_confusion_is_that_of_the_best_way_to_give_groups_to_images(seed: int) -> None:
     random = np.random.default_rng(seed)
     sources = random.permutation(np.repeat(np.arange(4), 6)).tolist()

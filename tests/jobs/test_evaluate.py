@@ -80,13 +80,14 @@ def test_a_run_that_is_half_written_or_damaged_is_refused(tmp_path: Path, cache:
         with pytest.raises(RunError, match="checkpoint" if name == "checkpoints" else re.escape(name)):
             job(tmp_path / f"run {name}", cache, "mode=evaluate", f"run={half}")
         assert status(tmp_path / f"run {name}")["status"] == "failed"
-    for name in ("config.yaml", "status.json", str(load_run(finished).best_checkpoint.relative_to(finished))):
-        half = tmp_path / f"damaged {Path(name).name}"
+    best = load_run(finished).best_checkpoint.relative_to(finished)
+    for number, path in enumerate((Path("config.yaml"), Path("status.json"), best)):
+        half = tmp_path / f"damaged {number}"
         shutil.copytree(finished, half)
-        contents = (half / name).read_bytes()
-        (half / name).write_bytes(contents[: len(contents) // 2] + b"\n: [")
-        with pytest.raises((RunError, ConfigError), match=re.escape(Path(name).name)):
-            job(tmp_path / f"scored {Path(name).name}", cache, "mode=evaluate", f"run={half}")
+        contents = (half / path).read_bytes()
+        (half / path).write_bytes(contents[: len(contents) // 2] + b"\n: [")
+        with pytest.raises((RunError, ConfigError), match=re.escape(path.name)):
+            job(tmp_path / f"scored {number}", cache, "mode=evaluate", f"run={half}")
 
 
 def test_all_baselines_stand_beside_the_model(finished: Path) -> None:

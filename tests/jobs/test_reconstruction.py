@@ -55,7 +55,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=TINY)
 def masked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The folder of a finished run of a masked model; only to be read."""
-    folder = tmp_path_factory.mktemp("masked") / request.param
+    folder: Path = tmp_path_factory.mktemp("masked") / request.param
     job(folder, cache, *TINY[request.param], *WHOLE, figures=True)
     return folder
 

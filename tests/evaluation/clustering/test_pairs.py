@@ -19,7 +19,7 @@ from tests.evaluation.samples import alone_of, puzzles
 
 PROTOCOL = ClusteringProtocol(BACKENDS["batched"], restarts=5, seed=0, memory=2**26)
 NAMES = {"spectral_ari", "spectral_nmi", "spectral_accuracy", "same_auroc", "adjacency_auroc"}
-unhurried = settings(deadline=None, max_examples=50)
+unhurried = settings(deadline=None, max_examples=20)
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -23,7 +23,7 @@ MEMORY = 2**26
 PROTOCOL = ClusteringProtocol(BACKENDS["batched"], restarts=5, seed=0, memory=MEMORY)
 METRICS = ("direct", "neighbours", "perfect")
 NAMES = [f"{way}_{metric}" for way in ("placing", "reassembly") for metric in METRICS]
-unhurried = settings(deadline=None, max_examples=40)
+unhurried = settings(deadline=None, max_examples=15)
 
 
 def truth_of(batch: FragmentBatch) -> Placement:

@@ -101,8 +101,8 @@ def test_where_nothing_can_be_told_they_are_at_chance(name: str, wrong: str) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_class_that_no_test_image_is_of_is_no_hindrance(name: str) -> None:
     rest = TEST.labels != 2
-    found = fit(name).classifier.predict(TEST.embeddings[rest])
-    whole = fit(name).classifier.predict(TEST.embeddings)
+    fitted = fit(name)
+    found, whole = (fitted.classifier.predict(given) for given in (TEST.embeddings[rest], TEST.embeddings))
     assert torch.equal(found.classes, whole.classes[rest])
     scores = found.scores(TEST.labels[rest])
     assert all(torch.isfinite(values).all() and len(values) == int(rest.sum()) for values in scores.values())

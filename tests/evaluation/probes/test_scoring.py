@@ -22,7 +22,6 @@ from fragrecon.data.module import FragmentData
 from fragrecon.data.readers.cifar import Cifar10
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import ConfigError, DataError, TrainingError
-from fragrecon.evaluation.cache import cached_arrays
 from fragrecon.evaluation.components import components_of_parts
 from fragrecon.evaluation.probes import scoring as module
 from fragrecon.evaluation.probes.embeddings import WholeImages
@@ -206,18 +205,18 @@ def test_embeddings_that_are_no_numbers_are_refused(cache: Path, checkpoint: Pat
 # What cannot be done --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_images_without_classes_are_refused(cache: Path, split: str) -> None:
-    reader = Shades(relabel={split: lambda labels: np.full(len(labels), -1)})
-    part = "training" if split == "train" else "test"
-    with pytest.raises(DataError, match=rf"{part} .*data=pictures"):
-        probing_of(data_of(cache, reader))
-
-
-def test_a_single_class_is_refused(cache: Path) -> None:
-    reader = Shades(relabel=dict.fromkeys(("train", "test"), np.ones_like))
+def test_images_without_classes_are_refused(cache: Path) -> None:
+    for split, part in (("train", "training"), ("test", "test")):
+        reader = Shades(relabel={split: lambda labels: np.full(len(labels), -1)})
+        with pytest.raises(DataError, match=rf"{part} .*data=pictures"):
+            probing_of(data_of(cache / split, reader))
+    single = Shades(relabel=dict.fromkeys(("train", "test"), np.ones_like))
     with pytest.raises(DataError, match=r"evaluation\.probe=null"):
-        probing_of(data_of(cache, reader))
+        probing_of(data_of(cache / "single", single))
+    few = data_of(cache / "few", Shades(train=1))
+    lacking = "training" if len(few.validation_images()) else "validation"
+    with pytest.raises(DataError, match=f"{lacking} .*data=pictures"):
+        probing_of(few)
 
 
 def test_too_few_images_for_a_classifier_are_refused_and_the_others_do_with_them(cache: Path) -> None:
@@ -227,13 +226,6 @@ def test_too_few_images_for_a_classifier_are_refused_and_the_others_do_with_them
     with pytest.raises(ConfigError, match=r"svm_images=1 "):
         probing_of(data, "svm", svm_images=1)
     assert len(probing_of(data, "mlp", "knn", images=2).images.ids["training"]) == 2
-
-
-def test_a_part_without_images_is_refused(cache: Path) -> None:
-    data = data_of(cache, Shades(train=1))
-    lacking = "training" if len(data.validation_images()) else "validation"
-    with pytest.raises(DataError, match=f"{lacking} .*data=pictures"):
-        probing_of(data)
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
@@ -394,23 +386,21 @@ def test_embeddings_are_computed_once_and_again_for_whatever_they_follow_from(ca
     assert len(list((cache / "embeddings").iterdir())) == 7
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK", b"nothing of the kind", None])
-def test_damaged_embeddings_are_computed_anew(
-    cache: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture, damage: bytes | None
-) -> None:
+def test_damaged_embeddings_are_computed_anew(cache: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     probing = probing_of(data_of(cache))
     first = probing.images.by_model(Means().eval(), checkpoint, SETTINGS)
     (path,) = (cache / "embeddings").iterdir()
-    path.write_bytes(path.read_bytes()[:-200] if damage is None else damage)
-    model = Means().eval()
-    with caplog.at_level(logging.WARNING):
-        again = probing.images.by_model(model, checkpoint, SETTINGS)
-    assert model.seen
-    assert str(path) in caplog.text
-    assert torch.equal(again.training.embeddings, first.training.embeddings)
-    caplog.clear()
-    probing.images.by_model(model, checkpoint, SETTINGS)
-    assert not caplog.text
+    for damage in (b"", b"PK", b"nothing of the kind", path.read_bytes()[:-200]):
+        path.write_bytes(damage)
+        model = Means().eval()
+        with caplog.at_level(logging.WARNING):
+            again = probing.images.by_model(model, checkpoint, SETTINGS)
+        assert model.seen
+        assert str(path) in caplog.text
+        assert torch.equal(again.training.embeddings, first.training.embeddings)
+        caplog.clear()
+        probing.images.by_model(model, checkpoint, SETTINGS)
+        assert not caplog.text
 
 
 def test_scores_of_baselines_are_kept_by_classifier(
@@ -491,19 +481,6 @@ def test_a_saved_classifier_is_used_again_for_the_same_and_for_nothing_else(
     assert score(run)[1] == 3
 
 
-def test_arrays_are_kept_until_they_are_damaged(tmp_path: Path) -> None:
-    calls: list[str] = []
-
-    def compute() -> dict[str, npt.NDArray[Any]]:
-        calls.append("computed")
-        return {"a": np.arange(3)}
-
-    path = tmp_path / "new" / "arrays.npz"
-    for expected in (["computed"], ["computed", "had"]):
-        assert cached_arrays(path, compute, lambda: calls.append("had"))["a"].tolist() == [0, 1, 2]
-        assert calls == expected
-
-
 # Principal components -------------------------------------------------------------------------------------------------
 
 
@@ -536,6 +513,7 @@ def test_components_are_fitted_to_training_images_and_no_more_than_there_are(cac
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_real_images_are_told_better_than_by_chance(tmp_path: Path, real_data: Path) -> None:
     class Some(Cifar10):
         """The first images of each split."""
