@@ -370,9 +370,8 @@ SCORED = (
 def test_an_evaluation_that_is_refused_converts_no_data(tmp_path: Path, finished: Path) -> None:
     own = tmp_path / "cache"
     evaluate = ("mode=evaluate", f"run={finished}", f"data.cache_dir={own}")
-    refused = [(key, (*start, *given)) for start in (SMALL, evaluate) for key, given in CHOICES]
-    refused += [(key, (*SMALL, *given)) for key, given in TRAINED]
-    refused += [(key, (*evaluate, *given)) for key, given in SCORED]
+    refused = [(key, (*SMALL, *given)) for key, given in (*CHOICES, *TRAINED)]
+    refused += [(key, (*evaluate, *given)) for key, given in (*SCORED, CHOICES[0], CHOICES[-1])]
     for number, (key, given) in enumerate(refused):
         with pytest.raises(ConfigError, match=re.escape(key)):
             job(tmp_path / str(number), own, *given)
