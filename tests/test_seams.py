@@ -33,9 +33,9 @@ def slow(first: Tensor, second: Tensor, side: str) -> tuple[float, float]:
     """Both differences of a pair whose second fragment lies on that side of the first."""
     (near, inner), (far, beyond) = lines(first, side), lines(second, OPPOSITE[side])
     touching = [abs(a - b) for a, b in zip(near, far, strict=True)]
-    foretold = [abs(2 * a - i - b) for a, i, b in zip(near, inner, far, strict=True)]
-    told_back = [abs(2 * b - j - a) for a, b, j in zip(near, far, beyond, strict=True)]
-    return math.fsum(touching) / len(near), (math.fsum(foretold) + math.fsum(told_back)) / 2 / len(near)
+    predicted = [abs(2 * a - i - b) for a, i, b in zip(near, inner, far, strict=True)]
+    predicted_back = [abs(2 * b - j - a) for a, b, j in zip(near, far, beyond, strict=True)]
+    return math.fsum(touching) / len(near), (math.fsum(predicted) + math.fsum(predicted_back)) / 2 / len(near)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 6), (1, 5, 3), (3, 2, 2)])
