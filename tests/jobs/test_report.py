@@ -83,8 +83,8 @@ def test_a_sweep_of_masked_images_has_tables_and_pages_of_what_was_filled_in(tmp
     begin(folder, "rates", 3, ["optimizer.lr=0.003,0.0001"])
     line = [*TINY["mae"], *WHOLE]
     for rate in ("0.003", "0.0001"):
-        job(folder / rate, cache, *line, f"optimizer.lr={rate}", figures=True)
-    job(folder / "harder", cache, *line, "optimizer.lr=1e-7", "evaluation.reconstruction.ratio=0.95", figures=True)
+        job(folder / rate, cache, *line, f"optimizer.lr={rate}", figures=rate == "0.003")
+    job(folder / "harder", cache, *line, "optimizer.lr=1e-7", "evaluation.reconstruction.ratio=0.95")
     job(tmp_path / "report", cache, "mode=report", f"sweep.dir={folder}")
     rows = {row["jobs"]: row for row in table(folder)}
     for row in rows.values():
