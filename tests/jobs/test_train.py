@@ -218,9 +218,20 @@ def test_images_and_fragments_need_not_be_square(tmp_path: Path, cache: Path) ->
     assert protocol["fragments_per_image"] == 16
 
 
-def test_early_stopping_stops(tmp_path: Path, cache: Path) -> None:
-    job(tmp_path / "run", cache, *QUICK, "trainer.max_epochs=8", "selection.patience=1", "selection.min_delta=1")
-    assert len(rows(tmp_path / "run")) == 2
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        (("trainer.max_epochs=8", "selection.patience=1", "selection.min_delta=1"), ["4", "8"]),
+        (("trainer.limit_train_batches=3",), ["3", "6"]),
+        (("trainer.fast_dev_run=true",), ["1"]),
+    ],
+    ids=["early stopping", "limit_train_batches", "fast_dev_run"],
+)
+def test_training_ends_where_it_is_to_end(
+    tmp_path: Path, cache: Path, settings: tuple[str, ...], steps: list[str]
+) -> None:
+    job(tmp_path / "run", cache, *QUICK, *settings)
+    assert [row["step"] for row in rows(tmp_path / "run")] == steps
     assert status(tmp_path / "run")["status"] == "done"
 
 
@@ -236,17 +247,6 @@ def test_max_time_ends_training_and_scores_what_there_is(tmp_path: Path, cache: 
     assert status(tmp_path / "run")["status"] == "done"
     assert 1 <= len(rows(tmp_path / "run")) < 1000
     assert metrics(tmp_path / "run")["seconds"]["training"] < 20
-
-
-def test_limit_train_batches_shortens_the_epochs(tmp_path: Path, cache: Path) -> None:
-    job(tmp_path / "run", cache, *SMALL, "model=pca", "trainer.limit_train_batches=3")
-    assert [row["step"] for row in rows(tmp_path / "run")] == ["3", "6"]
-
-
-def test_fast_dev_run_goes_through_everything_once(tmp_path: Path, cache: Path) -> None:
-    job(tmp_path / "run", cache, *SMALL, "model=pca", "trainer.fast_dev_run=true")
-    assert [row["step"] for row in rows(tmp_path / "run")] == ["1"]
-    assert status(tmp_path / "run")["status"] == "done"
 
 
 def test_without_validation_the_last_weights_are_scored_and_nothing_else_is_kept(tmp_path: Path, cache: Path) -> None:
