@@ -212,6 +212,10 @@ def main() -> None:
     for flag in {"-m", "--multirun"}.intersection(sys.argv[2:]):  # Hydra accepts it before or after all overrides only
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
+    for group in GROUPS:
+        if f"{group}=null" in sys.argv:  # Hydra would raise a ValueError
+            names = sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "base")
+            sys.exit(f"error: {group}='null' is not known{nearest('null', names)}")
     problem, begun = None, True
     try:
         _hydra_main()

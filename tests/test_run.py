@@ -110,7 +110,7 @@ def test_an_invalid_value_is_refused_by_name_before_any_training(tmp_path: Path,
         assert set(names(tmp_path / str(number))) <= REFUSED_LEAVE, arguments
 
 
-@pytest.mark.parametrize("line", ["data.epochs=many", "data.fragment_size=15"])
+@pytest.mark.parametrize("line", ["data.epochs=many", "data.fragment_size=15", "model=null"])
 def test_a_refused_command_says_why_in_one_line_and_leaves_nothing(cli: Cli, line: str) -> None:
     assert line.partition("=")[0] in cli.run(*SMALL, line).refusal()
     assert not names(cli.home)
