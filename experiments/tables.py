@@ -38,7 +38,7 @@ RESULTS, BENCHMARKS = HERE / "results", HERE.parent / "benchmarks" / "results"
 PAGES = [HERE.parent / "README.md", *sorted(HERE.glob("*.md"))]
 MARKED = re.compile(r"(<!-- (?P<kind>\w+): (?P<names>[^>]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 SELECTION = "val_mean_clustering_score"
-PAIRS = ("spectral_ari", "spectral_nmi", "spectral_accuracy", "same_auroc", "adjacency_auroc")
+PAIR_SCORES = ("spectral_ari", "spectral_nmi", "spectral_accuracy", "same_auroc", "adjacency_auroc")
 MASKED = ("masked_psnr", "masked_ssim", "masked_mse", "composite_psnr", "composite_ssim")
 PROBES = ("reconstruction_psnr", *metrics.PROBES.shown)
 DOWNSAMPLED = "downsampled"
@@ -112,7 +112,7 @@ def reassembly(names: list[str]) -> Rows:
 
 def pairs(names: list[str]) -> Rows:
     """Scores of pairs of fragments, of the models that have them."""
-    return compared(names, PAIRS)
+    return compared(names, PAIR_SCORES)
 
 
 def masked(names: list[str]) -> Rows:
