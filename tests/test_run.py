@@ -310,7 +310,7 @@ def test_help_says_in_a_line_what_each_group_and_each_option_is(cli: Cli) -> Non
     ]
     for group in groups:
         (place,) = (number for number, line in enumerate(lines) if line.startswith(f"  {group}= "))
-        assert len(lines[place].split(maxsplit=1)[1]) > 10, group
+        assert len(lines[place].split(maxsplit=1)[1]) > 5, group
         end = next(number for number in range(place, len(lines)) if not lines[number].strip())
         said = dict(line.split(maxsplit=1) for line in lines[place + 1 : end])
         assert sorted(f"{group}={name}" for name in said) == options(group)
