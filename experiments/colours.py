@@ -30,7 +30,7 @@ def main(overrides: list[str]) -> None:
         return f"{float(found['kmeans_ari'].mean()):.4f} / {float(found['mean_clustering_score'].mean()):.4f}"
 
     print(f"KMeans ARI / mean score on {len(puzzles)} validation puzzles; raw pixels: {scores(raw_pixels(puzzles))}\n")
-    print("| steps a channel | cells | shares | their square roots |")
+    print("| bins per channel | bins | shares | square roots of shares |")
     print("| ---: | ---: | ---: | ---: |")
     for levels in LEVELS:
         roots = colour_histogram(puzzles, levels)

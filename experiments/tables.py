@@ -134,7 +134,7 @@ def backends(names: list[str]) -> Rows:
 
 def bench(names: list[str]) -> Rows:
     """Medians of the engine and of the loop over the libraries, by task, and their ratio."""
-    rows = [["", "engine, ms a puzzle", "loop, ms a puzzle", "ratio"]]
+    rows = [["", "engine, ms per puzzle", "loop, ms per puzzle", "ratio"]]
     for name in names:
         for task, row in read(BENCHMARKS / f"{name}.json")["rows"].items():
             rows.append([task, f"{row['engine_ms']:.4f}", f"{row['loop_ms']:.3f}", f"{row['ratio']:.1f}"])
@@ -143,7 +143,7 @@ def bench(names: list[str]) -> Rows:
 
 def training(names: list[str]) -> Rows:
     """Benchmarks of training: steps, their share of the machine's peak, and the sprint."""
-    rows = [["threads", "s a step", "puzzles/s", "share of peak", "sprint, s", "steps", "validation ARI"]]
+    rows = [["threads", "s per step", "puzzles/s", "share of peak", "sprint, s", "steps", "validation ARI"]]
     for name in names:
         result = read(BENCHMARKS / f"{name}.json")
         step, sprint = result["step"], result["sprint"]
@@ -154,7 +154,7 @@ def training(names: list[str]) -> Rows:
 
 def steps(names: list[str]) -> Rows:
     """How fast experiments train, and at what share of the machine's peak."""
-    rows = [["", "precision", "threads", "GFLOP an image", "images/s", "share of peak"]]
+    rows = [["", "precision", "threads", "GFLOP per image", "images/s", "share of peak"]]
     for name in names:
         step = read(BENCHMARKS / f"{name}.json")["step"]
         images = step["puzzles_a_second"] * step["seconds_a_step"]
@@ -245,9 +245,11 @@ def crops(names: list[str]) -> Rows:
 
 def timings(names: list[str]) -> Rows:
     """Time and memory by batch size, on a CPU and, if it was measured there, on a GPU."""
-    rows = [["", "parameters", "GFLOP an image", "images a batch"]]
+    rows = [["", "parameters", "GFLOP per image", "images per batch"]]
     for device in DEVICES.values():
-        rows[0] += [f"{device}: {what}" for what in ("forward, ms an image", "training, ms an image", "training, MiB")]
+        rows[0] += [
+            f"{device}: {what}" for what in ("forward, ms per image", "training, ms per image", "training, MiB")
+        ]
     for name in names:
         found = timed(name)
         model = found["cpu"]["model"]
@@ -274,7 +276,7 @@ def timed(name: str) -> dict[str, Any]:
 def estimates(names: list[str]) -> Rows:
     """Parameters and memory of training in float32 of each preset and size, as estimated and as measured."""
     (folder,) = names
-    rows = [["", "images a batch", "parameters: estimate", "found", "GB, a GPU: estimate"]]
+    rows = [["", "images per batch", "parameters: estimate", "found", "GB, a GPU: estimate"]]
     rows[0] += [f"GB, {device}: {what}" for device in DEVICES.values() for what in ("tensors", "process")]
     for preset, (parameters, memory) in cnn_v3.ESTIMATED.items():
         for size, (height, width) in cnn_v3.SIZES.items():
@@ -292,8 +294,12 @@ def estimates(names: list[str]) -> Rows:
 def speeds(names: list[str]) -> Rows:
     """Time, memory and images a second of a forward pass of each network and size, as estimated and as measured."""
     (folder,) = names
-    quantities = {"ms an image": "ms_an_image", "MB a batch": "memory_bytes", "images/s": "images_a_second"}
-    heads = ["", "images a batch", *(f"{name}: {of}" for name in quantities for of in ("estimate", *DEVICES.values()))]
+    quantities = {"ms per image": "ms_an_image", "MB per batch": "memory_bytes", "images/s": "images_a_second"}
+    heads = [
+        "",
+        "images per batch",
+        *(f"{name}: {of}" for name in quantities for of in ("estimate", *DEVICES.values())),
+    ]
     rows = [heads]
     for name, estimated in cnn_v3.ESTIMATED_SPEEDS.items():
         found = {device: result["rows"][-1] for device, result in timed(f"{folder}/{name}").items()}
@@ -301,7 +307,7 @@ def speeds(names: list[str]) -> Rows:
         height, width = cnn_v3.SIZES[size]
         cells = [f"`{preset}`, {height}x{width}", str(found["cpu"]["batch_size"])]
         for estimate, (unit, key) in zip(estimated, quantities.items(), strict=True):
-            times = 1e-6 if unit == "MB a batch" else 1
+            times = 1e-6 if unit == "MB per batch" else 1
             values = [found[device]["forward"][key] * times if device in found else None for device in DEVICES]
             cells += [estimate, *("" if value is None else significant(value) for value in values)]
         rows.append(cells)
