@@ -1,7 +1,7 @@
 """Implementations of the clusterings of the evaluation protocol, chosen by ``evaluation.backend``.
 
-``batched`` is this project's own: all problems at once, on the device of the points. ``sklearn`` is the reference:
-KMeans of scikit-learn and FasterPAM of the ``kmedoids`` package, one problem after another.
+``batched`` is this project's implementation, which solves all problems at once, on the device of the points.
+``sklearn`` is the reference: KMeans of scikit-learn and FasterPAM of the ``kmedoids`` package, one problem at a time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _sklearn_kmeans(points: Tensor, k: int, keys: Tensor, restarts: int, memory:
     labels, inertia = torch.empty(points.shape[:2], dtype=torch.int64), torch.empty(len(points), dtype=torch.float64)
     # For problems this small, OpenMP threads cost more time than they save.
     with threadpool_limits(1), warnings.catch_warnings():
-        # A collapsed model may give fewer distinct points than clusters; it is scored as it is.
+        # A collapsed model may give fewer distinct points than clusters; that is scored like any other result.
         warnings.simplefilter("ignore", ConvergenceWarning)
         for place, (problem, key) in enumerate(zip(points.float().cpu(), keys.tolist(), strict=True)):
             solver = sklearn.cluster.KMeans(k, init="k-means++", n_init=restarts, random_state=key % 2**32)

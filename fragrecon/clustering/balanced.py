@@ -20,7 +20,7 @@ def assign(scores: Tensor, size: int | None = None) -> Tensor:
 
     Args:
         scores: score of each point in each cluster, (P, n, k).
-        size: maximum number of points in a cluster; by default exactly n / k in each.
+        size: maximum number of points per cluster; by default exactly n / k in each.
 
     Returns:
         Labels (P, n) in 0..k-1.
@@ -62,7 +62,7 @@ def balanced_kmeans(
         keys: random keys of the problems, (P,), as for `kmeans`.
         restarts: number of restarts of `kmeans`.
         memory: working memory in bytes, as for `kmeans`.
-        size: maximum number of points in a cluster.
+        size: maximum number of points per cluster.
 
     Returns:
         Labels (P, n) in 0..k-1.
@@ -105,7 +105,7 @@ def _settle(points: Tensor, labels: Tensor, k: int, size: int) -> Tensor:
 
 
 def _share(centres: Tensor, counts: Tensor) -> None:
-    """Move the centre (P, k, D) of each empty cluster, in place, to that of the cluster with the most points for it."""
+    """Move the centre (P, k, D) of each empty cluster, in place, to the cluster with the most points per centre."""
     rows, copies = torch.arange(len(counts), device=counts.device), torch.ones_like(counts)
     for cluster in range(counts.shape[1]):
         empty = counts[:, cluster] == 0

@@ -52,9 +52,9 @@ class KMeans(NamedTuple):
 
 
 def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int = 10, memory: int = MEMORY) -> KMeans:
-    """Cluster points by KMeans and keep the restart of least inertia.
+    """Cluster points by KMeans and keep the restart with the lowest inertia.
 
-    Each restart is initialised by greedy k-means++ (Arthur and Vassilvitskii, SODA 2007, with 2 + log k trials for each
+    Each restart is initialised by greedy k-means++ (Arthur and Vassilvitskii, SODA 2007, with 2 + log k trials per
     centre, as in their implementation) and runs Lloyd's algorithm until no label changes, for at most 300 steps. An
     empty cluster takes the point farthest from its own centre. With fewer distinct points than clusters, some clusters
     stay empty.
@@ -65,7 +65,7 @@ def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int = 10, memory: int
         keys: random keys of the problems, (P,) int64, see `fragrecon.seeds`. A problem's random numbers depend only on
             its key, not on its place in the batch.
         restarts: number of restarts.
-        memory: working memory in bytes; it determines how many problems are solved together.
+        memory: working memory in bytes; it determines how many problems are solved at once.
 
     Returns:
         Labels and inertia of the best restart.

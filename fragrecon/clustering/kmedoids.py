@@ -34,7 +34,7 @@ class KMedoids(NamedTuple):
 
 
 def kmedoids(points: Tensor, k: int, memory: int = MEMORY) -> KMedoids:
-    """Cluster points around k of them so that the sum of Euclidean distances to these medoids is small.
+    """Cluster points around k of the points, the medoids, so that the sum of Euclidean distances to them is small.
 
     Deterministic. Starts from BUILD (Kaufman and Rousseeuw 1990). A first pass goes through the points in blocks and
     makes the best swap of each block, almost as eagerly as FasterPAM; then the best swap of all is made until none
@@ -45,7 +45,7 @@ def kmedoids(points: Tensor, k: int, memory: int = MEMORY) -> KMedoids:
     Args:
         points: (P, n, D) of any floating type.
         k: number of medoids.
-        memory: working memory in bytes; it determines how many problems are solved together.
+        memory: working memory in bytes; it determines how many problems are solved at once.
 
     Returns:
         Labels, loss and medoids.

@@ -20,7 +20,7 @@ def check_points(points: Tensor, k: int) -> None:
     """Check the points of a clustering.
 
     Args:
-        points: expected to be (P, n, D).
+        points: points, which should be (P, n, D).
         k: number of clusters.
 
     Raises:
@@ -127,7 +127,7 @@ def rows_of(matrices: Tensor, chosen: Tensor) -> Tensor:
 
 
 def nearest_of(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the cluster of least score for each point; of equal scores, the first counts.
+    """Find the cluster of lowest score for each point; of equal scores, the first is used.
 
     Comparing with the minimum writes the indicators in one pass.
 

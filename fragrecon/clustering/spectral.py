@@ -14,7 +14,7 @@ from fragrecon.clustering.kmeans import kmeans
 from fragrecon.clustering.problems import MEMORY, centred, parts, squared_distances
 
 NEIGHBOUR = 7
-"""Which neighbour of a point determines the scale of its neighbourhood."""
+"""Rank of the neighbour whose distance is the scale of a point's neighbourhood."""
 
 
 def spectral(affinity: Tensor, k: int, keys: Tensor, restarts: int = 10, memory: int = MEMORY) -> Tensor:
@@ -42,7 +42,7 @@ def spectral(affinity: Tensor, k: int, keys: Tensor, restarts: int = 10, memory:
 
 
 def spectral_embedding(affinity: Tensor, k: int, memory: int = MEMORY) -> Tensor:
-    """Leading eigenvectors of the normalised affinity, with rows normalised to length 1.
+    """Leading eigenvectors of the normalised affinity, with L2-normalised rows.
 
     Args:
         affinity: non-negative affinities, (P, n, n).
@@ -50,7 +50,7 @@ def spectral_embedding(affinity: Tensor, k: int, memory: int = MEMORY) -> Tensor
         memory: working memory in bytes.
 
     Returns:
-        (P, n, k) float64, one row for each point.
+        (P, n, k) float64, one row per point.
 
     Raises:
         ValueError: k is not in 1..n, or the affinities are of the wrong shape, negative or not finite.

@@ -1,1 +1,1 @@
-"""Networks that embed fragments, one module a model; `base` has the contract, `blocks` what several share."""
+"""Networks that embed fragments, one module per model; `base` has the interface, `blocks` the shared layers."""

@@ -12,15 +12,15 @@ from fragrecon.models.base import FragmentModel, Posterior, Shape, check_size
 
 
 class Autoencoder(FragmentModel):
-    """An encoder to features, a linear layer to the latents, one back to the features, and a decoder.
+    """An encoder, a linear layer from its features to the latents, a linear layer back, and a decoder.
 
     Args:
         fragment_shape: (C, h, w).
-        latent_dim: D.
-        encoder: maps (M, C, h, w) to (M, values).
-        features: (channels, rows, columns) of these values.
-        decoder: creates the decoder, from (M, values) to (M, C, h, w) in [0, 1]. It is called after the linear layers
-            are created, as the order of layers is that in which their initial weights are drawn.
+        latent_dim: number of embedding dimensions, D.
+        encoder: network that maps (M, C, h, w) to (M, values).
+        features: shape of the encoder's output before it is flattened, (channels, rows, columns).
+        decoder: function that creates the decoder, which maps (M, values) to (M, C, h, w) in [0, 1]. It is called after
+            the linear layers are created, because the order of creation determines the initial weights.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Autoencoder(FragmentModel):
 
 
 class VariationalAutoencoder(Autoencoder):
-    """An autoencoder whose latents are means, with a second linear layer for their variances.
+    """An autoencoder with a second linear layer, for the variances of the latents.
 
-    Kingma and Welling, 2014. Embeddings are the means: only the objective draws samples. Use it as the second
-    base of a class whose first is an `Autoencoder`; the arguments are the same.
+    Source: Kingma and Welling, 2014. Embeddings are the means; only the objective draws samples. Use it as the second
+    base class, after an `Autoencoder`; the arguments are the same.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -64,8 +64,8 @@ class VariationalAutoencoder(Autoencoder):
     def posterior(self, fragments: Tensor) -> Posterior:
         """Predict the distribution of each fragment's latents, always in float32, as variances are exponentials.
 
-        Log-variances are not clamped: float32 holds their exponentials up to 88. Beyond that training has diverged, and
-        should stop rather than continue with latents that have no gradient.
+        Log-variances are not clamped: float32 can represent their exponentials up to 88. Beyond that, training has
+        diverged and should stop rather than continue with latents that have no gradient.
 
         Args:
             fragments: (M, C, h, w) in [0, 1].

@@ -1,10 +1,9 @@
-"""The contract of a model: fragments in, one embedding a fragment out.
+"""The model interface: one embedding per fragment.
 
-A model of fragments is a `FragmentModel`. Further abilities, such as decoding, are small protocols, which objectives
-and evaluations ask for by `isinstance`.
+Every model is a `FragmentModel`. Further abilities, such as decoding, are small protocols, which objectives and
+evaluations check with `isinstance`.
 
-Shapes: B puzzles of F fragments (C, h, w); M single fragments or images; D dimensions of an embedding; P patches of an
-image.
+Shapes: B puzzles of F fragments (C, h, w); M single fragments or images; D embedding dimensions; P patches of an image.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class FragmentModel(nn.Module):
 
     Args:
         fragment_shape: (C, h, w).
-        latent_dim: D.
+        latent_dim: number of embedding dimensions, D.
 
     Attributes:
-        any_size: whether fragments of any height and width can be embedded, and decoded to, besides (C, h, w).
+        any_size: whether the model accepts, and decodes to, any height and width.
     """
 
     any_size: ClassVar[bool] = False
@@ -65,7 +64,7 @@ class Decoder(Protocol):
 
         Args:
             latents: (..., D).
-            size: (h, w) of the result, for a model that can decode to several; by default that of the fragments.
+            size: (h, w) of the result, for models that support several sizes; by default the fragment size.
 
         Returns:
             Fragments (..., C, h, w) in [0, 1].
@@ -85,7 +84,7 @@ class Posterior:
     log_variance: Tensor
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw a sample of each, differentiable with respect to mean and variance.
+        """Draw one sample per distribution, differentiable with respect to mean and variance.
 
         Source: the reparameterisation of Kingma and Welling, 2014, section 2.4.
 
@@ -116,16 +115,16 @@ class Classifier(Protocol):
 
 
 TEMPERATURE = 0.1
-"""Divides the cosine of two embeddings where `Solution.pair_scores` reads it as a probability."""
+"""Temperature of the cosine similarity in `Solution.pair_scores`."""
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """Scores of pairs of fragments in [0, 1], the same in both orders.
+    """Symmetric scores of pairs of fragments, in [0, 1].
 
     Attributes:
-        same: how likely two fragments are of the same image, (B, F, F).
-        adjacent: how likely they abut, (B, F, F).
+        same: score that two fragments are from the same image, (B, F, F).
+        adjacent: score that two fragments are adjacent, (B, F, F).
     """
 
     same: Tensor
@@ -137,10 +136,10 @@ class Solution:
     """Predictions of a model for puzzles of F fragments.
 
     Attributes:
-        embeddings: of length 1, (B, F, D).
-        cells: logits for the cell of a fragment in its image, (B, F, cells).
-        sides: logits for the fragment that abuts each side of a fragment, (B, F, 4, F + 1); sides in the order of
-            `fragrecon.seams.SIDES`; the last logit is for none.
+        embeddings: unit-norm embeddings, (B, F, D).
+        cells: logits of the cell of each fragment in its image, (B, F, cells).
+        sides: logits of the neighbour on each side of a fragment, (B, F, 4, F + 1); sides are in the order of
+            `fragrecon.seams.SIDES`; the last logit means no neighbour.
     """
 
     embeddings: Tensor
@@ -148,7 +147,7 @@ class Solution:
     sides: Tensor
 
     def pair_scores(self) -> PairScores:
-        """Score pairs by the similarity of their embeddings, and by how likely either abuts a side of the other."""
+        """Score pairs by the similarity of their embeddings, and by the probability that they are adjacent."""
         same = torch.exp((self.embeddings @ self.embeddings.mT - 1) / TEMPERATURE)
         beside = self.sides.softmax(-1)[..., :-1].sum(2).clamp(max=1)
         return PairScores(same, (beside + beside.mT) / 2)
@@ -170,11 +169,11 @@ class Solver(Protocol):
 
 @dataclass(frozen=True)
 class PairLogits:
-    """Logits for ordered pairs of fragments.
+    """Logits of ordered pairs of fragments.
 
     Attributes:
-        same: that they are of the same image, (B, F, F).
-        adjacent: that they abut, (B, F, F).
+        same: logit that two fragments are from the same image, (B, F, F).
+        adjacent: logit that two fragments are adjacent, (B, F, F).
     """
 
     same: Tensor
@@ -186,7 +185,7 @@ class PairPredictor(Protocol):
     """A model that is trained on pairs of fragments."""
 
     def pair_logits(self, fragments: Tensor) -> PairLogits:
-        """Predict logits for all ordered pairs of the fragments (B, F, C, h, w) of each puzzle."""
+        """Predict logits of all ordered pairs of the fragments (B, F, C, h, w) of each puzzle."""
 
 
 @runtime_checkable
@@ -198,7 +197,7 @@ class PairScorer(Protocol):
 
 
 class PatchGrid(Protocol):
-    """The grid of equally large patches of an image.
+    """The grid of equal-sized patches of an image.
 
     Attributes:
         count: P, number of patches of an image.
@@ -228,7 +227,7 @@ class Inpainter(Protocol):
 
         Args:
             images: (M, C, h, w) in [0, 1].
-            mask: which patches are hidden, (M, P) bool.
+            mask: True for hidden patches, (M, P) bool.
 
         Returns:
             Patches (M, P, values).
@@ -250,7 +249,7 @@ class Unmixed:
 
 @runtime_checkable
 class Unmixer(Protocol):
-    """A model whose encoder processes visible patches only, so that it can inpaint several images shown mixed."""
+    """A model whose encoder processes visible patches only, so it can recover several images from one mixed image."""
 
     @property
     def patches(self) -> PatchGrid:
@@ -261,8 +260,8 @@ class Unmixer(Protocol):
 
         Args:
             mixed: (G, C, h, w) in [0, 1].
-            mask: which patches of each of N images are hidden, (G, N, P) bool. Each patch is visible of exactly one
-                image, and all images have equally many visible patches.
+            mask: True for the hidden patches of each of N images, (G, N, P) bool. At each patch position exactly one
+                image is visible, and all images have the same number of visible patches.
 
         Returns:
             Encoded and predicted patches.
@@ -271,10 +270,10 @@ class Unmixer(Protocol):
 
 @runtime_checkable
 class Viewer(Protocol):
-    """A model that can draw how it processes a puzzle, such as where it attends."""
+    """A model that can visualise its internals, such as attention."""
 
     def views(self, fragments: Tensor) -> dict[str, Tensor]:
-        """Draw pictures of how puzzles are processed.
+        """Visualise how puzzles are processed.
 
         Args:
             fragments: (B, F, C, h, w) in [0, 1].
@@ -289,9 +288,9 @@ class Descent:
     """The descent of an energy from masked to predicted images, in S steps.
 
     Attributes:
-        patches: prediction before the first step and after each, (S + 1, M, P, values).
-        energies: energy before the first step and after each, (L, T + 1, M), for the T steps of each of L blocks, which
-            have an energy each; S = L * T.
+        patches: prediction before the first step and after each step, (S + 1, M, P, values).
+        energies: (L, T + 1, M): for each of L blocks, the energy before its first step and after each of its T steps;
+            S = L * T.
     """
 
     patches: Tensor
@@ -303,7 +302,7 @@ class Descender(Protocol):
     """A model that inpaints by descending an energy."""
 
     def descend(self, images: Tensor, mask: Tensor) -> Descent:
-        """Record the descent for images (M, C, h, w) in [0, 1], whose patches are hidden where mask (M, P) is True."""
+        """Record the descent for images (M, C, h, w) in [0, 1] with patches hidden where mask (M, P) is True."""
 
 
 @runtime_checkable
@@ -311,32 +310,32 @@ class Attentive(Protocol):
     """A model whose patches attend to each other."""
 
     def attention(self, images: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
-        """Compute the attention weights of one patch of each image, in the last layer.
+        """Compute the last layer's attention weights for one query patch per image.
 
         Args:
             images: (M, C, h, w) in [0, 1].
-            mask: which patches are hidden, (M, P) bool.
-            chosen: the patch that attends, (M,) in 0..P-1.
+            mask: True for hidden patches, (M, P) bool.
+            chosen: index of the query patch, (M,) in 0..P-1.
 
         Returns:
-            Weights (M, H, P) of H heads on all patches; those on other tokens are left out.
+            Weights (M, H, P) of H heads on all patches; weights on other tokens are omitted.
         """
 
 
 def count_parameters(model: nn.Module) -> int:
-    """PositiveInt the parameters of a model."""
+    """Count the parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_size(size: tuple[int, int] | None, shape: Shape) -> None:
-    """Check the size that fragments should be decoded to, for a model that can decode to one size only.
+    """Check a requested output size, for models that decode to one size only.
 
     Args:
-        size: (h, w) asked for, if any.
-        shape: (C, h, w) that the model decodes to.
+        size: requested (h, w), if any.
+        shape: (C, h, w) of the decoded fragments.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the sizes differ.
     """
     if size is not None and size != shape[1:]:
         raise ValueError(f"this model decodes to fragments of {shape[1:]} only, not {size}")

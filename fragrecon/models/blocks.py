@@ -14,13 +14,13 @@ from fragrecon.errors import ConfigError
 from fragrecon.models.base import Shape
 
 Channels = Annotated[Sequence[PositiveInt], Field(min_length=1)]
-"""Numbers of channels, one a stage."""
+"""Number of channels per stage."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
 """Probability of dropout."""
 
 
-def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
-    """Create linear layers of these widths, with ReLU and dropout between them but not after the last."""
+def mlp(widths: Sequence[int], dropout: float) -> nn.Sequential:
+    """Create an MLP of linear layers with ReLU and dropout between them, but not after the last layer."""
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         layers += [nn.ReLU(), nn.Dropout(dropout)] if i else []
@@ -29,17 +29,17 @@ def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
 
 
 def conv_encoder(fragment_shape: Shape, encoder_channels: Sequence[int]) -> tuple[nn.Sequential, Shape]:
-    """Create stages of two convolutions, each of which halves height and width, followed by flattening.
+    """Create stages of two convolutions, followed by flattening; each stage halves height and width.
 
     Args:
         fragment_shape: (C, h, w).
         encoder_channels: channels after each stage.
 
     Returns:
-        The network, from (M, C, h, w) to (M, values), and the (channels, rows, columns) that are flattened.
+        The network, from (M, C, h, w) to (M, values), and the shape before flattening (channels, rows, columns).
 
     Raises:
-        ConfigError: there are more stages than the fragment can be halved.
+        ConfigError: the fragment cannot be halved once per stage.
     """
     channels, height, width = fragment_shape
     stages = len(encoder_channels)
@@ -83,7 +83,7 @@ class Residual(nn.Module):
             nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        # To convolve by 1x1 and then repeat the pixels gives the same as the other way round, in less time.
+        # A 1x1 convolution before the pixels are repeated gives the same result as after it, in less time.
         changed = (inputs, 1, 1) != (outputs, down, up)
         project = [nn.Conv2d(inputs, outputs, 1, down, bias=False), nn.BatchNorm2d(outputs)] if changed else []
         self.shortcut = nn.Sequential(*project, *grow)

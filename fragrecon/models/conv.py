@@ -20,11 +20,11 @@ class ConvAutoencoder(Autoencoder):
 
     Args:
         fragment_shape: (C, h, w).
-        latent_dim: D.
-        encoder_channels: channels after each stage; the decoder has them in reverse.
+        latent_dim: number of embedding dimensions, D.
+        encoder_channels: channels after each stage; the decoder reverses them.
 
     Raises:
-        ConfigError: there are more stages than the fragment can be halved.
+        ConfigError: the fragment cannot be halved once per stage.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class EnergyNorm(nn.Module):
 
 
 class EnergyAttention(nn.Module):
-    """Attention as an energy, low where the query of each token matches the keys of others (eq. 3). It has no values.
+    """Attention as an energy, low where the query of each token matches the keys of others (eq. 3), without values.
 
     Args:
         width: D.
@@ -116,14 +116,14 @@ class Memories(nn.Module):
 
 
 class EnergyBlock(nn.Module):
-    """Gradient descent on the sum of both energies, with steps of one size (eq. 6).
+    """Gradient descent on the sum of both energies, with a constant step size (eq. 6).
 
     Args:
         width: D.
         attention: energy of attention.
         memories: energy of memories.
         steps: number of steps.
-        alpha: size of a step.
+        alpha: step size.
     """
 
     def __init__(self, width: int, attention: EnergyAttention, memories: Memories, steps: int, alpha: float) -> None:
@@ -132,7 +132,7 @@ class EnergyBlock(nn.Module):
         self.steps, self.alpha = steps, alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """Update tokens (M, n, D) by all steps."""
+        """Apply all steps to tokens (M, n, D)."""
         for _ in range(self.steps):
             x = self.step(x)
         return x
@@ -155,15 +155,15 @@ class EnergyTransformer(FragmentModel):
     is the embedding.
 
     Args:
-        fragment_shape: (C, h, w) of an image.
+        fragment_shape: image shape (C, h, w).
         latent_dim: D, the width of tokens.
         patch: side of a patch, in pixels.
         heads: H.
         head_width: Y.
         memory_ratio: number of memories as a multiple of D.
         layers: number of blocks, each with its own weights.
-        steps: number of steps of descent in each block.
-        alpha: size of a step.
+        steps: number of gradient steps in each block.
+        alpha: step size.
         beta: inverse temperature of attention; by default 1 / sqrt(Y).
         attend_to_self: whether tokens attend to themselves.
         init: standard deviation of the initial weights of attention, positions and learned tokens.
@@ -234,18 +234,18 @@ class EnergyTransformer(FragmentModel):
         return weights[torch.arange(len(images)), :, 1 + chosen, 1:]
 
     def views(self, fragments: Tensor) -> dict[str, Tensor]:
-        """Draw where the middle patch attends; see `fragrecon.models.patches.attention_views`."""
+        """Draw the attention of the middle patch; see `fragrecon.models.patches.attention_views`."""
         return attention_views(self, fragments)
 
     def tokens(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the tokens from which the descent starts.
+        """Compute the initial tokens of the descent.
 
         Args:
             images: (M, C, h, w) in [0, 1].
-            mask: which patches are hidden, (M, P) bool; None for none.
+            mask: True for hidden patches, (M, P) bool; None if no patch is hidden.
 
         Returns:
-            Tokens (M, 1 + P, D), that of the image first.
+            Tokens (M, 1 + P, D), the image token first.
         """
         tokens = self.embed_patch(self.patches.cut(images) * 2 - 1)
         if mask is not None:

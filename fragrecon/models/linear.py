@@ -9,20 +9,20 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from fragrecon.models.base import FragmentModel, Shape, check_size
-from fragrecon.models.blocks import Probability, perceptron
+from fragrecon.models.blocks import Probability, mlp
 
 
 class LinearAutoencoder(FragmentModel):
     """Linear layers with ReLU and dropout to the latents and back, with a sigmoid at the end.
 
-    The fragment is read as a vector. With the default settings, the widths of 16x16 colour fragments are 768, 512, 256
+    Fragments are flattened. With the default settings, the widths of 16x16 colour fragments are 768, 512, 256
     and 128.
 
     Args:
         fragment_shape: (C, h, w).
-        latent_dim: D.
-        hidden: widths between the pixels and the latents.
-        dropout: probability, after each hidden layer.
+        latent_dim: number of embedding dimensions, D.
+        hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+        dropout: dropout probability after each hidden layer.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class LinearAutoencoder(FragmentModel):
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
         pixels = math.prod(fragment_shape)
-        self.encoder = perceptron([pixels, *hidden, latent_dim], dropout)
-        self.decoder = nn.Sequential(perceptron([latent_dim, *list(hidden)[::-1], pixels], dropout), nn.Sigmoid())
+        self.encoder = mlp([pixels, *hidden, latent_dim], dropout)
+        self.decoder = nn.Sequential(mlp([latent_dim, *list(hidden)[::-1], pixels], dropout), nn.Sigmoid())
 
     def embed(self, fragments: Tensor) -> Tensor:
         """Embed fragments (M, C, h, w) as latents (M, D)."""

@@ -24,7 +24,7 @@ class MaskedAutoencoder(FragmentModel):
     The embedding is the mean of the encoded patches of a whole image.
 
     Args:
-        fragment_shape: (C, h, w) of an image.
+        fragment_shape: image shape (C, h, w).
         latent_dim: D, the width of the encoder.
         patch: side of a patch, in pixels.
         depth: number of blocks of the encoder.
@@ -69,7 +69,7 @@ class MaskedAutoencoder(FragmentModel):
 
         Args:
             images: (M, C, h, w) in [0, 1].
-            mask: which patches are hidden, (M, P) bool.
+            mask: True for hidden patches, (M, P) bool.
 
         Returns:
             Patches (M, P, values).
@@ -92,17 +92,17 @@ class MaskedAutoencoder(FragmentModel):
         return found
 
     def views(self, fragments: Tensor) -> dict[str, Tensor]:
-        """Draw where the middle patch attends; see `fragrecon.models.patches.attention_views`."""
+        """Draw the attention of the middle patch; see `fragrecon.models.patches.attention_views`."""
         return attention_views(self, fragments)
 
     def unmix(self, mixed: Tensor, mask: Tensor) -> Unmixed:
-        """Encode mixed images whole; decode each of their N images from the tokens of its patches.
+        """Encode whole mixed images; decode each of their N images from the tokens of its patches.
 
         See `fragrecon.models.base.Unmixer`.
 
         Args:
             mixed: (G, C, h, w) in [0, 1].
-            mask: which patches of each image are hidden, (G, N, P) bool.
+            mask: True for the hidden patches of each image, (G, N, P) bool.
 
         Returns:
             Encoded and predicted patches.
@@ -147,7 +147,7 @@ class MaskedAutoencoder(FragmentModel):
 
 
 def _positions(chosen: Tensor) -> Tensor:
-    """Indices of True in each row of (M, P), in order; raises `ValueError` unless all rows have equally many."""
+    """Indices of True in each row of (M, P), in order; raises `ValueError` if rows have different numbers of them."""
     counts = chosen.sum(1)
     if not torch.all(counts == counts[0]):
         raise ValueError(f"images should have equally many visible patches; they have {counts.tolist()}")

@@ -14,29 +14,28 @@ from fragrecon.models.base import FragmentModel, PairScores, Shape, Solution
 from fragrecon.seams import FEATURES, SIDES, seam_features, strips
 
 SIDE_WIDTH = 32
-"""Width of the queries by which sides of fragments are matched."""
+"""Dimension of the vectors that match sides."""
 
 
 class Mosaic(FragmentModel):
-    """Embeds each fragment in the context of all others of its puzzle, whatever their order and number.
+    """Embeds each fragment in the context of all other fragments of its puzzle, for any order and number of fragments.
 
-    A fragment's initial token is an embedding of its pixels and of small windows of them. Pre-norm transformer blocks
-    follow, without positions, since a puzzle is a set. Attention between two fragments is biased, for each block and
-    head, by a learned function of how well they fit together on each side: of their `seam_features`, and of the
-    distance between the seam features that `Edges` predicts for both. Heads then predict the fragment's embedding, of
-    length 1, its cell, and its neighbours.
+    The initial token of a fragment is an embedding of its pixels and of small windows of them. Pre-norm transformer
+    blocks follow, without positional embeddings, because a puzzle is a set. A learned function, per block and head,
+    adds a bias to the attention logits. Its inputs are `seam_features` and the distances computed by `Edges`. Heads
+    then predict the fragment's unit-norm embedding, its cell, and its neighbours.
 
     Args:
         fragment_shape: (C, h, w).
         grid: rows and columns of fragments in an image.
-        latent_dim: D.
+        latent_dim: number of embedding dimensions, D.
         width: width of the transformer.
         depth: number of blocks.
         heads: number of attention heads.
         window: side of the windows, in pixels; they overlap by half.
         seams: whether attention is biased by `seam_features`.
         edges: whether attention is biased by `Edges`.
-        context: whether fragments attend to each other at all.
+        context: whether fragments attend to each other.
 
     Raises:
         ConfigError: the number of heads does not divide the width, or a window is larger than the fragment.
@@ -80,7 +79,7 @@ class Mosaic(FragmentModel):
         self.none = nn.Linear(width, len(SIDES))
 
     def encode(self, fragments: Tensor) -> Tensor:
-        """Embed the fragments (B, F, C, h, w) of puzzles as (B, F, D), of length 1."""
+        """Embed the fragments (B, F, C, h, w) of puzzles as unit-norm vectors (B, F, D)."""
         return self.solve(fragments).embeddings
 
     def solve(self, fragments: Tensor) -> Solution:
@@ -106,7 +105,7 @@ class Mosaic(FragmentModel):
         return Solution(embeddings, self.cells(tokens).float(), self._sides(tokens, seams).float())
 
     def _windows(self, fragments: Tensor) -> Tensor:
-        """Embed all windows of fragments (B, F, C, h, w), as one vector a fragment: (B, F, 64 * windows)."""
+        """Embed all windows of fragments (B, F, C, h, w), as one vector per fragment, (B, F, 64 * windows)."""
         step = self.window // 2
         tiles = fragments.unfold(-2, self.window, step).unfold(-2, self.window, step)  # (B, F, C, rows, columns, ...)
         windows: Tensor = self.windows(tiles.movedim(2, 4).flatten(4).flatten(2, 3))
@@ -123,7 +122,7 @@ class Mosaic(FragmentModel):
         return torch.cat(known, -1) if known else None
 
     def _sides(self, tokens: Tensor, seams: Tensor | None) -> Tensor:
-        """Predict the logits `Solution.sides`; that a is right of b has the same logit as that b is left of a."""
+        """Predict the logits `Solution.sides`; 'a right of b' and 'b left of a' share a logit."""
         right, left, below, above = self.neighbours(tokens).unflatten(-1, (len(SIDES), SIDE_WIDTH)).unbind(2)
         logits = torch.stack([right @ left.mT, below @ above.mT], 1) / math.sqrt(SIDE_WIDTH)
         if self.seam_sides is not None and seams is not None:
@@ -139,20 +138,21 @@ class Mosaic(FragmentModel):
 
 
 class Edges(nn.Module):
-    """Predicts features of the seam from the pixels next to each side of a fragment, the same on both sides of a seam.
+    """Predicts features of each side that should be equal for the two fragments on either side of a true seam.
 
-    A small perceptron slides along the side; it has the same weights for all four sides, seen from the seam.
+    The features are predicted from the pixels next to the side. A small MLP is applied at every pixel along the side.
+    All four sides share its weights; strips are oriented so that the seam is on the same side.
 
     Args:
         channels: channels of a fragment.
         side: shorter side of a fragment, in pixels.
-        hidden: width of the perceptron.
+        hidden: width of the MLP's hidden layer.
         size: number of features of each group at each pixel along the side.
     """
 
     GROUPS = 4
     FEATURES = GROUPS * len(SIDES)
-    """Number of distances for each ordered pair: one for each group and side."""
+    """Number of distances per ordered pair: one per group and side."""
 
     def __init__(self, channels: int, side: int, hidden: int = 64, size: int = 4) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ def _mean_squared(one: Tensor, other: Tensor) -> Tensor:
 
 
 class MosaicBlock(nn.Module):
-    """A pre-norm transformer block: attention and a perceptron, each on normalised inputs and added to its input.
+    """A pre-norm transformer block: attention and an MLP, each with a residual connection.
 
     Args:
         width: width of the tokens.
@@ -215,7 +215,7 @@ class MosaicBlock(nn.Module):
         Args:
             hidden: tokens (B, F, width).
             bias: added to the attention logits, (B, heads, F, F).
-            context: whether tokens attend to each other; otherwise only the perceptron is applied.
+            context: whether tokens attend to each other; otherwise only the MLP is applied.
 
         Returns:
             Tokens (B, F, width).

@@ -16,16 +16,16 @@ class Patches:
     """The grid of square patches of images of one size; see `fragrecon.models.base.PatchGrid`.
 
     Args:
-        shape: (C, h, w) of an image.
+        shape: image shape (C, h, w).
         side: side of a patch, in pixels.
 
     Attributes:
-        count: P, number of patches of an image.
+        count: number of patches per image, P.
         grid: rows and columns of patches.
-        values: number of values of a patch, C * side * side.
+        values: number of values per patch, C * side * side.
 
     Raises:
-        ConfigError: patches of this side do not divide the image.
+        ConfigError: the side of a patch does not divide the image.
     """
 
     def __init__(self, shape: Shape, side: int) -> None:
@@ -52,14 +52,14 @@ class _PatchAttention(Attentive, Protocol):
 
 
 def attention_views(model: _PatchAttention, fragments: Tensor) -> dict[str, Tensor]:
-    """Draw where the middle patch of the first image attends, nothing being masked.
+    """Draw the attention weights of the middle patch of the first image, with no patch masked.
 
     Args:
         model: a model whose patches attend to each other.
         fragments: (B, F, C, h, w) in [0, 1].
 
     Returns:
-        A picture for each of H heads, (H, 1, rows, columns) in [0, 1]; see `fragrecon.models.base.Viewer`.
+        One picture per head, (H, 1, rows, columns) in [0, 1]; see `fragrecon.models.base.Viewer`.
     """
     image, (rows, columns) = fragments[0, :1], model.patches.grid
     middle = torch.tensor([rows // 2 * columns + columns // 2], device=image.device)

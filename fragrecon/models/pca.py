@@ -1,4 +1,4 @@
-"""An autoencoder like PCA, trained by gradient descent."""
+"""A PCA-like autoencoder, trained by gradient descent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PCAAutoencoder(LinearAutoencoder):
 
     Args:
         fragment_shape: (C, h, w).
-        latent_dim: D.
+        latent_dim: number of embedding dimensions, D.
     """
 
     def __init__(self, fragment_shape: Shape, latent_dim: PositiveInt = 128) -> None:

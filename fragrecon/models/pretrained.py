@@ -1,7 +1,7 @@
-"""Pretrained networks, whose features evaluations and objectives compare.
+"""Pretrained networks; evaluations and objectives compare their features.
 
 Their weights are frozen. EfficientNet-Lite0 is installed with its weights and needs no download; published distances
-use other networks, so those between its features have names of their own.
+use other networks, so distances between its features have different names.
 
 Shapes: M images (C, H, W) in [0, 1], with C = 1 or 3.
 """
@@ -21,7 +21,7 @@ from torch.nn import functional
 from fragrecon.errors import ConfigError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of the colours of ImageNet, with which images for torchvision's networks are scaled."""
+"""Mean and standard deviation of ImageNet's colours; the inputs of torchvision's networks are normalised with them."""
 
 
 class EfficientNetLite(nn.Module):
@@ -49,13 +49,13 @@ class EfficientNetLite(nn.Module):
         return features.mean((2, 3))
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """Compute feature maps of images at their own size.
+        """Compute feature maps without resizing the images.
 
         Args:
             images: (M, C, H, W) in [0, 1].
 
         Returns:
-            The last map before each halving and the last of all, (M, D, rows, columns) each.
+            The last map before each halving and the final map, (M, D, rows, columns) each.
         """
         pixels = _scaled(images).contiguous(memory_format=torch.channels_last)
         hidden = self.network._swish(self.network._bn0(self.network._conv_stem(pixels)))
@@ -71,7 +71,7 @@ class EfficientNetLite(nn.Module):
 class VGG16(nn.Module):
     """The first ten layers of VGG-16 (Simonyan and Zisserman, 2015), trained on ImageNet, from torchvision.
 
-    Not tested with its real weights, 528 MB that are downloaded at first use.
+    Not tested with its real weights, which are downloaded at first use (528 MB).
 
     Raises:
         ConfigError: torchvision is not installed, or the weights cannot be downloaded.
@@ -90,7 +90,7 @@ class VGG16(nn.Module):
         _freeze(self.layers, {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)})
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """Compute feature maps of images at their own size.
+        """Compute feature maps without resizing the images.
 
         Args:
             images: (M, C, H, W) in [0, 1].
@@ -109,16 +109,16 @@ class VGG16(nn.Module):
 
 
 def _scaled(images: Tensor) -> Tensor:
-    """Images (M, 3, H, W) scaled as for the training of EfficientNet-Lite in TensorFlow."""
+    """Scale images as in the training of EfficientNet-Lite in TensorFlow, and expand them to (M, 3, H, W)."""
     return (images.expand(-1, 3, -1, -1) * 255 - 127) / 128
 
 
 def upsampled(images: Tensor, least: int) -> Tensor:
-    """Upsample images bilinearly whose shorter side is below a number of pixels.
+    """Upsample images bilinearly if their shorter side is below a minimum.
 
     Args:
         images: (M, C, H, W).
-        least: pixels of the shorter side of the result, at least.
+        least: minimum length of the shorter side of the result, in pixels.
 
     Returns:
         Images (M, C, H', W'); those that are large enough are unchanged.
@@ -129,18 +129,18 @@ def upsampled(images: Tensor, least: int) -> Tensor:
 
 
 def import_optional(module: str, name: str, extra: str) -> Any:
-    """Import a module that is not installed with every fragrecon.
+    """Import a module of an optional dependency.
 
     Args:
         module: name of the module.
-        name: name of the metric or network that needs it, for the message.
-        extra: extra of fragrecon that installs it.
+        name: name of the metric or network that needs the module, for the message.
+        extra: extra of fragrecon that installs the module.
 
     Returns:
         The module.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: the module is not installed.
     """
     try:
         return import_module(module)
@@ -149,19 +149,19 @@ def import_optional(module: str, name: str, extra: str) -> Any:
 
 
 def download_weights(name: str, url: str) -> Mapping[str, Tensor]:
-    """Load the weights of a network, downloaded unless they are in torch's cache.
+    """Load the weights of a network from torch's cache; download them if they are not there.
 
-    A library that reads the cached file later may load it without ``weights_only``; it is safe once this has loaded it.
+    Other libraries may load the cached file without ``weights_only``; a file that this function has loaded is safe.
 
     Args:
         name: name of the network, for the message.
-        url: of the file.
+        url: URL of the file.
 
     Returns:
         The weights by name.
 
     Raises:
-        ConfigError: they cannot be downloaded or read.
+        ConfigError: the weights cannot be downloaded or read.
     """
     try:
         weights: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(

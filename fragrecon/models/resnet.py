@@ -13,7 +13,7 @@ from fragrecon.models.base import Shape
 from fragrecon.models.blocks import Residual, conv_block
 
 GROWTH = (1, 2, 4, 8)
-"""Channels of the four stages, in multiples of those of the first."""
+"""Channels of the four stages, as multiples of those of the first stage."""
 
 
 class ResNetAutoencoder(Autoencoder):
@@ -21,12 +21,12 @@ class ResNetAutoencoder(Autoencoder):
 
     He et al., CVPR 2016: four stages of two blocks; all but the first halve height and width. As in their networks for
     CIFAR-10, the first layer is a 3x3 convolution without pooling. The output of the last stage is flattened, not
-    averaged, because the decoder needs to know where in the image a feature is. With the default settings, on 32x32
+    averaged, because the decoder needs the positions of features. With the default settings, on 32x32
     colour images, it has 17,471,235 parameters.
 
     Args:
         fragment_shape: (C, h, w).
-        latent_dim: D.
+        latent_dim: number of embedding dimensions, D.
         width: channels of the first stage; the next ones have 2, 4 and 8 times as many.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A network that compares fragments in pairs, like the best published system on the mixed puzzle."""
+"""A network that compares pairs of fragments, like the best published system for mixed puzzles."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from fragrecon.models.blocks import Probability, conv_block
 
 
 class Siamese(FragmentModel):
-    """Convolutions embed each fragment; a perceptron predicts for two embeddings whether they share an image and abut.
+    """Convolutions embed each fragment; an MLP predicts whether two fragments are from one image, and adjacent.
 
-    The recipe of github.com/robert9283/Image-Fragment-Reconstruction. Its perceptron reads a - b, a * b, a and b; this
-    one reads a * b, a and b, since a linear map of the difference is already one of a and b.
+    Source: github.com/robert9283/Image-Fragment-Reconstruction. The inputs of the MLP there are a - b, a * b, a and b;
+    here a - b is omitted, because a linear map of a and b includes it.
 
     Args:
         fragment_shape: (C, h, w), at least 4x4 pixels.
-        latent_dim: D.
+        latent_dim: number of embedding dimensions, D.
         channels: channels of the three convolutions; the second and third are followed by pooling.
-        hidden: width of the perceptron.
-        dropout: probability, on the embeddings.
+        hidden: width of the MLP's hidden layer.
+        dropout: dropout probability on the embeddings.
 
     Raises:
         ConfigError: the fragment is too small.
@@ -68,7 +68,7 @@ class Siamese(FragmentModel):
         return embedded
 
     def pair_logits(self, fragments: Tensor) -> PairLogits:
-        """Predict logits for all ordered pairs of the fragments (B, F, C, h, w) of each puzzle."""
+        """Predict logits of all ordered pairs of the fragments (B, F, C, h, w) of each puzzle."""
         embedded = self.encode(fragments)
         one, other = embedded.unsqueeze(2), embedded.unsqueeze(1)
         hidden = self.product(one * other) + self.first(one) + self.second(other)  # (B, F, F, hidden)

@@ -13,19 +13,19 @@ from fragrecon.models.blocks import Channels, conv_encoder
 
 
 class SimCLR(FragmentModel):
-    """Convolutions and a perceptron; its normalised output is the embedding (Chen et al., ICML 2020).
+    """Convolutions and an MLP; its normalised output is the embedding (Chen et al., ICML 2020).
 
-    The views of an image are its fragments. The projection head is kept after training, since clustering asks for the
-    same as the contrastive loss: fragments of an image near each other.
+    The views of an image are its fragments. The projection head is kept after training, because clustering
+    and the contrastive loss need the same: fragments of an image close to each other.
 
     Args:
         fragment_shape: (C, h, w).
-        latent_dim: D.
+        latent_dim: number of embedding dimensions, D.
         encoder_channels: channels after each stage, which halves height and width.
-        hidden: width of the perceptron.
+        hidden: width of the MLP's hidden layer.
 
     Raises:
-        ConfigError: there are more stages than the fragment can be halved.
+        ConfigError: the fragment cannot be halved once per stage.
     """
 
     def __init__(
@@ -40,5 +40,5 @@ class SimCLR(FragmentModel):
         self.head = nn.Sequential(nn.Linear(math.prod(features), hidden), nn.ReLU(), nn.Linear(hidden, latent_dim))
 
     def embed(self, fragments: Tensor) -> Tensor:
-        """Embed fragments (M, C, h, w) as (M, D), of length 1."""
+        """Embed fragments (M, C, h, w) as unit-norm vectors (M, D)."""
         return F.normalize(self.head(self.encoder(fragments)).float(), dim=-1)

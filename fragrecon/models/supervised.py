@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, Shape
-from fragrecon.models.blocks import Probability, perceptron
+from fragrecon.models.blocks import Probability, mlp
 
 
 class SupervisedClassifier(FragmentModel):
@@ -19,9 +19,9 @@ class SupervisedClassifier(FragmentModel):
     Args:
         fragment_shape: (C, h, w).
         num_classes: number of classes of the data set.
-        latent_dim: D.
-        hidden: widths between the pixels and the latents.
-        dropout: probability, after each hidden layer and before the head.
+        latent_dim: number of embedding dimensions, D.
+        hidden: widths of the hidden layers.
+        dropout: dropout probability after each hidden layer and before the head.
 
     Raises:
         ConfigError: the data set has no classes, or more than 1000.
@@ -41,7 +41,7 @@ class SupervisedClassifier(FragmentModel):
                 f"the data set has {num_classes} classes; model=supervised takes 1 to 1000 "
                 "(a folder of images without subfolders has no classes to learn)"
             )
-        self.encoder = perceptron([math.prod(fragment_shape), *hidden, latent_dim], dropout)
+        self.encoder = mlp([math.prod(fragment_shape), *hidden, latent_dim], dropout)
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(latent_dim, num_classes))
 
     def embed(self, fragments: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""What models are trained for, one module an objective; `base` has the contract. The losses are pure functions."""
+"""Training objectives, one module per objective; `base` has the interface. The losses are pure functions."""

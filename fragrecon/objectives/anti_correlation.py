@@ -14,7 +14,7 @@ from fragrecon.objectives.cross_entropy import check_classes
 
 
 class AntiCorrelation(Objective):
-    """Mean squared correlation between the embeddings of two fragments whose images are of different classes.
+    """Mean squared correlation between the embeddings of fragments from images of different classes.
 
     The mean is over all such pairs of the batch, also across puzzles. ``correlation`` is the mean absolute correlation.
 
@@ -57,7 +57,7 @@ def correlation(embeddings: Tensor, eps: float = 1e-6) -> Tensor:
 
     Args:
         embeddings: (M, D).
-        eps: least norm of a centred embedding. Below it correlations approach zero, as its direction is noise.
+        eps: minimum norm of a centred embedding; below it, correlations approach zero, because its direction is noise.
 
     Returns:
         Correlations (M, M) in [-1, 1].
@@ -74,8 +74,8 @@ def masked_mean(values: Tensor, chosen: Tensor) -> Tensor:
     """Mean of the chosen values.
 
     Args:
-        values: of any shape.
-        chosen: 1 for the values that count, 0 for others, of the same shape.
+        values: tensor of any shape.
+        chosen: tensor of the same shape, 1 for the chosen values and 0 for the others.
 
     Returns:
         A scalar; 0 if none is chosen.

@@ -1,4 +1,4 @@
-"""The contract of an objective, which computes the loss of a model on a batch."""
+"""The objective interface: an objective computes the loss of a model on a batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Weight = Annotated[FiniteFloat, Field(ge=0)]
 
 
 class Objective(nn.Module):
-    """Base class of all objectives. An objective may have layers of its own, which are trained with the model.
+    """Base class of all objectives. An objective may have its own layers, which are trained with the model.
 
     Attributes:
-        parts: names of the scalars that it returns, ``loss`` first.
+        parts: names of the returned scalars, ``loss`` first.
     """
 
     parts: tuple[str, ...] = ("loss",)
@@ -32,18 +32,18 @@ class Objective(nn.Module):
             model: the model.
 
         Raises:
-            ConfigError: it cannot.
+            ConfigError: the model cannot be trained for it, for example because it lacks a method.
         """
 
     def forward(self, model: FragmentModel, batch: FragmentBatch, generator: torch.Generator) -> Losses:
         """Compute the losses of a batch.
 
         Args:
-            model: the model that is trained.
+            model: the model to train.
             batch: puzzles, with fragments as float in [0, 1].
             generator: the only source of random numbers, seeded by the run's seed and the batch's step.
 
         Returns:
-            Scalars by name: ``loss`` is the total, all others are for the logs and have no gradient.
+            Scalars by name: ``loss`` is the total; all others are logged only and have no gradient.
         """
         raise NotImplementedError

@@ -16,15 +16,15 @@ from fragrecon.objectives.base import Losses, Objective, Weight
 
 
 class Combined(Objective):
-    """Weighted sum of several objectives. The parts of each are logged with its name in front, such as ``vae_kl``.
+    """Weighted sum of several objectives. Their parts are logged with the objective's name, such as ``vae_kl``.
 
     Args:
         terms: config of each objective, by name.
-        weights: weight of each loss in the sum, by name; terms of weight 0 are not built.
-        make: builds an objective from its config.
+        weights: weight of each loss, by name; terms of weight 0 are not built.
+        make: function that builds an objective from its config.
 
     Raises:
-        ConfigError: a weight has no term, no weight is positive, or a term is refused.
+        ConfigError: a weight has no term, no weight is positive, or a term is invalid.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Combined(Objective):
         super().__init__()
         for name in weights:
             if name not in terms:
-                raise ConfigError(f"objective.weights.{name} is the weight of no term{nearest(name, terms)}")
+                raise ConfigError(f"objective.weights.{name} does not name a term{nearest(name, terms)}")
         self.weights = {name: weight for name, weight in weights.items() if weight}
         if not self.weights:
             raise ConfigError(

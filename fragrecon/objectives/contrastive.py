@@ -15,15 +15,15 @@ from fragrecon.objectives.base import Losses, Objective, Weight
 def supervised_contrastive(embeddings: Tensor, source_ids: Tensor, temperature: float) -> Tensor:
     """Supervised contrastive loss within puzzles, averaged over fragments.
 
-    For each fragment it is the mean, over the other fragments of its image, of the negative log-probability to be
-    picked out of all other fragments of the puzzle, by a softmax of cosine similarities.
+    The loss of a fragment is the mean negative log-probability of the other fragments of its image, under a softmax of
+    cosine similarities over all other fragments of the puzzle.
 
     Source: Khosla et al., NeurIPS 2020, eq. 2.
 
     Args:
-        embeddings: (B, F, D), of length 1.
+        embeddings: unit-norm embeddings, (B, F, D).
         source_ids: image of each fragment, (B, F).
-        temperature: of the softmax.
+        temperature: temperature of the softmax.
 
     Returns:
         A scalar, in nats.
@@ -48,9 +48,9 @@ class Contrastive(Objective):
 
     Args:
         grid: rows and columns of fragments in an image.
-        temperature: of the contrastive loss.
+        temperature: temperature of the contrastive loss.
         cells: weight of the cross-entropy on a fragment's cell.
-        sides: weight of the cross-entropy on the fragment, if any, that abuts each side.
+        sides: weight of the cross-entropy on the neighbour, or its absence, on each side.
     """
 
     parts = ("loss", "contrast", "cells", "cell_accuracy", "sides", "side_accuracy")

@@ -11,18 +11,18 @@ from pydantic import PositiveInt
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import Classifier, FragmentModel
-from fragrecon.models.blocks import perceptron
+from fragrecon.models.blocks import mlp
 from fragrecon.objectives.base import Losses, Objective
 
 
 class CrossEntropy(Objective):
-    """Cross-entropy on the class of the source image, in nats a fragment, and the ``accuracy``.
+    """Cross-entropy on the class of the source image, in nats per fragment, and the ``accuracy``.
 
     Args:
         num_classes: number of classes of the data set.
-        latent_dim: D, dimensions of the model's embeddings.
-        hidden: widths of a classification head that is trained with the model, ``[]`` for a linear one; None for the
-            model's own head.
+        latent_dim: number of embedding dimensions, D.
+        hidden: hidden widths of a classification head that is trained with the model, ``[]`` for a linear head; None
+            for the model's own head.
 
     Raises:
         ConfigError: the data set has no classes.
@@ -33,10 +33,10 @@ class CrossEntropy(Objective):
     def __init__(self, num_classes: int, latent_dim: int, hidden: Sequence[PositiveInt] | None = None) -> None:
         super().__init__()
         check_classes(num_classes, "cross_entropy")
-        self.head = None if hidden is None else perceptron([latent_dim, *hidden, num_classes], dropout=0.0)
+        self.head = None if hidden is None else mlp([latent_dim, *hidden, num_classes], dropout=0.0)
 
     def check(self, model: FragmentModel) -> None:
-        """Check that there is a head."""
+        """Check that there is a classification head."""
         if self.head is None and not isinstance(model, Classifier):
             raise ConfigError(
                 f"objective=cross_entropy needs a model that classifies; {type(model).__name__} does not, but "
@@ -60,11 +60,11 @@ def check_classes(num_classes: int, objective: str) -> None:
     """Check that a data set has classes.
 
     Args:
-        num_classes: number of its classes.
-        objective: name of the objective that needs them, for the message.
+        num_classes: number of classes.
+        objective: name of the objective that needs classes, for the message.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: the data set has no classes.
     """
     if num_classes < 1:
         raise ConfigError(

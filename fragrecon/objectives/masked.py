@@ -22,13 +22,13 @@ class Masked(Objective):
 
     Args:
         ratio: share of the patches that are masked.
-        noise: standard deviation of Gaussian noise that is added to the model's input.
-        normalize: whether the targets are normalised to mean 0 and variance 1, patch by patch.
-        mix: number of images that are shown mixed. Each is hidden where the mixed image shows another; ``ratio`` is
-            not used. None masks images instead.
-        homologous: weight of the contrastive loss between the patches of a mixed image, whose labels are the images
-            they are taken from.
-        temperature: of the contrastive loss.
+        noise: standard deviation of the Gaussian noise added to the model's input.
+        normalize: whether each target patch is normalised to mean 0 and variance 1.
+        mix: number of images per mixed image: each patch comes from one of them, and the model predicts the others.
+            Replaces ``ratio``. If None, images are masked.
+        homologous: weight of the contrastive loss between the patches of a mixed image; the label of a patch is its
+            source image.
+        temperature: temperature of the contrastive loss.
 
     Raises:
         ConfigError: ``homologous`` has a weight, but no images are mixed.
@@ -62,7 +62,7 @@ class Masked(Objective):
             return
         if not isinstance(model, Unmixer):
             raise ConfigError(
-                f"objective.mix={self.mix} needs a model with an encoder apart from its decoder, such as model=mae; "
+                f"objective.mix={self.mix} needs a model with a separate encoder and decoder, such as model=mae; "
                 f"{type(model).__name__} has none"
             )
         patches = model.patches.count
@@ -70,7 +70,7 @@ class Masked(Objective):
         fitting = [str(n) for n in range(2, patches // 2 + 1) if patches % n == 0]
         if str(self.mix) not in fitting:
             raise ConfigError(
-                f"objective.mix={self.mix} images cannot have equal shares, of two or more, of {patches} patches; "
+                f"objective.mix={self.mix} must divide the {patches} patches into shares of at least 2; "
                 + (f"use {', '.join(fitting)}" if fitting else "use smaller patches (model.patch)")
             )
 
@@ -86,11 +86,11 @@ class Masked(Objective):
         return {"loss": masked_error(predicted.float(), self._targets(model.patches.cut(images)), mask)}
 
     def _mixed(self, model: Unmixer, images: Tensor, mix: int, generator: torch.Generator) -> Losses:
-        """Compute the losses of images (M, C, h, w) in groups of ``mix``, without those beyond the last whole group."""
+        """Compute the losses of images (M, C, h, w) in groups of ``mix``; images that fill no group are dropped."""
         groups = len(images) // mix
         if not groups:
             raise ConfigError(
-                f"objective.mix={mix} needs as many images in every batch, but one has {len(images)}; set "
+                f"objective.mix={mix} needs at least {mix} images per batch, but a batch has {len(images)}; set "
                 "data.puzzles_per_batch higher, or evaluation.validation_puzzles to a multiple of it"
             )
         images = images[: groups * mix]
@@ -124,7 +124,7 @@ def masked_error(predicted: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     Args:
         predicted: (..., P, values).
         targets: (..., P, values).
-        mask: which patches count, (..., P) bool.
+        mask: True for masked patches, (..., P) bool.
 
     Returns:
         A scalar.
@@ -161,13 +161,13 @@ def draw_mask(images: int, patches: int, ratio: float, generator: torch.Generato
     """Draw a random mask for each image; see `mask_of`.
 
     Args:
-        images: M.
-        patches: P.
+        images: number of images, M.
+        patches: number of patches per image, P.
         ratio: share of masked patches.
         generator: source of random numbers.
 
     Returns:
-        Which patches are masked, (M, P) bool.
+        True for masked patches, (M, P) bool.
 
     Example:
         >>> draw_mask(2, 64, 0.85, torch.Generator().manual_seed(0)).sum(1)
@@ -177,14 +177,14 @@ def draw_mask(images: int, patches: int, ratio: float, generator: torch.Generato
 
 
 def mask_of(draws: Tensor, ratio: float) -> Tensor:
-    """Mask the patches with the smallest random numbers: equally many of each image, at least one and never all.
+    """Mask the patches with the smallest random numbers: the same number in each image, at least one and never all.
 
     Args:
-        draws: a random number for each patch, (M, P).
+        draws: one random number per patch, (M, P).
         ratio: share of masked patches.
 
     Returns:
-        Which patches are masked, (M, P) bool.
+        True for masked patches, (M, P) bool.
 
     Example:
         >>> mask_of(torch.tensor([[0.7, 0.1, 0.4, 0.9]]), 0.5)

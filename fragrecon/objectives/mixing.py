@@ -1,10 +1,10 @@
 """Images mixed patch by patch, and the contrastive task on their patches.
 
 Chen et al., "Mixed Autoencoder for Self-supervised Visual Representation Learning", CVPR 2023,
-https://arxiv.org/abs/2303.17152. From there are the mixing of one image from every N (N = 1 / r, the paper's ratio) and
-the homologous contrastive loss, here on the encoder's tokens. Two parts are left out: segment embeddings, which would
-give the encoder the answer that fragments of a puzzle lack, and attention restricted to the most similar patches, with
-which the trained encoder would differ from the one whose embeddings are scored.
+https://arxiv.org/abs/2303.17152. Implemented are the mixing of N images into one (N = 1 / r, with the paper's ratio
+r) and the homologous contrastive loss, here on the encoder's tokens. Two parts are omitted: segment embeddings, because
+they tell the encoder the source image of each patch, which is unknown for the fragments of a puzzle; and attention
+restricted to the most similar patches, because the trained encoder would differ from the one that is evaluated.
 
 Shapes: G groups of N images of P patches.
 """
@@ -16,16 +16,16 @@ from torch import Tensor
 
 
 def draw_sources(groups: int, patches: int, images: int, generator: torch.Generator) -> Tensor:
-    """Draw the image of its group from which each patch of a mixed image is taken.
+    """Draw the source image of each patch of the mixed images.
 
     Args:
-        groups: G.
-        patches: P, a multiple of N.
-        images: N.
+        groups: number of mixed images, G.
+        patches: number of patches per image, P, a multiple of N.
+        images: number of images per mixed image, N.
         generator: source of random numbers.
 
     Returns:
-        Indices (G, P) in 0..N-1, each equally often in a row.
+        Indices (G, P) in 0..N-1, each equally often in every row.
 
     Example:
         >>> draw_sources(1, 6, 2, torch.Generator().manual_seed(0)).sum()
@@ -36,14 +36,14 @@ def draw_sources(groups: int, patches: int, images: int, generator: torch.Genera
 
 
 def hidden_from(sources: Tensor, images: int) -> Tensor:
-    """Find which patches of each image are not shown in the mixed image.
+    """Return, for each image, the mask of the patches that the mixed image does not show.
 
     Args:
-        sources: image from which each patch is taken, (G, P).
-        images: N.
+        sources: source image of each patch, (G, P).
+        images: number of images per mixed image, N.
 
     Returns:
-        (G, N, P) bool.
+        True for hidden patches, (G, N, P) bool.
 
     Example:
         >>> hidden_from(torch.tensor([[0, 1, 0]]), 2)
@@ -58,7 +58,7 @@ def mixed(patches: Tensor, sources: Tensor) -> Tensor:
 
     Args:
         patches: (G, N, P, values).
-        sources: image from which each patch is taken, (G, P).
+        sources: source image of each patch, (G, P).
 
     Returns:
         Patches of the mixed images, (G, P, values).
@@ -72,11 +72,11 @@ def mixed(patches: Tensor, sources: Tensor) -> Tensor:
 
 
 def contrast_accuracy(tokens: Tensor, sources: Tensor) -> Tensor:
-    """Share of patches whose most similar other patch of the mixed image is of the same image.
+    """Share of patches whose most similar other patch of the mixed image comes from the same image.
 
     Args:
-        tokens: (G, P, D), of length 1.
-        sources: image from which each patch is taken, (G, P).
+        tokens: unit-norm tokens, (G, P, D).
+        sources: source image of each patch, (G, P).
 
     Returns:
         A scalar in [0, 1].

@@ -1,4 +1,4 @@
-"""Binary classification of pairs of fragments: whether they are of one image, and whether they abut."""
+"""Binary classification of pairs of fragments: whether they are from one image, and whether they are adjacent."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def pair_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class Pairs(Objective):
-    """Binary cross-entropy on all pairs of a puzzle's fragments: whether they are of one image, and whether they abut.
+    """Binary cross-entropy on all pairs of a puzzle's fragments: from one image or not, and adjacent or not.
 
     Args:
         grid: rows and columns of fragments in an image.
-        same: weight of the loss on being of one image.
-        adjacent: weight of the loss on abutting.
+        same: weight of the loss on being from one image.
+        adjacent: weight of the loss on being adjacent.
 
     Raises:
         ConfigError: both weights are 0.

@@ -21,15 +21,15 @@ NETWORKS: dict[str, Callable[[], EfficientNetLite | VGG16]] = {"features": Effic
 """Networks by name. The first is installed with its weights; those of the second are downloaded, and are not tested."""
 
 LEAST = 64
-"""Shorter side of the network's input in pixels, at least; smaller images are upsampled so that the last maps, after
-all halvings, still have a few positions.
+"""Minimum length of the shorter side of the network's input, in pixels. Smaller images are upsampled, so that the last
+maps, after all halvings, still have several positions.
 """
 
 
 class Perceptual:
     """Mean distance of two images over the stages of a pretrained network.
 
-    It is no `nn.Module`, so that an objective neither trains nor saves the network, nor sets it to training mode.
+    It is not an `nn.Module`, so an objective neither trains nor saves the network, nor switches it to training mode.
 
     Args:
         network: name in `NETWORKS`.
@@ -52,7 +52,7 @@ class Perceptual:
 
 
 def distance(one: Tensor, other: Tensor) -> Tensor:
-    """Mean squared distance of the feature vectors of two maps, each vector normalised to length 1.
+    """Mean squared distance of the L2-normalised feature vectors of two maps.
 
     Args:
         one: (M, D, rows, columns).

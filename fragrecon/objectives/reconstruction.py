@@ -26,14 +26,14 @@ Network = Literal["features", "vgg16"]
 """A name in `fragrecon.objectives.perceptual.NETWORKS`."""
 
 BEST_PSNR = 100.0
-"""Largest PSNR that is reported, in dB, also for an error of zero."""
+"""Maximum reported PSNR in dB, also that of an error of zero."""
 
 
 class Reconstruction(Objective):
     """Error between fragments and those decoded from their embeddings, and its ``psnr``.
 
     Args:
-        error: ``mse``, ``l1`` or weights of both; see `ReconstructionLoss`, also for what follows.
+        error: ``mse``, ``l1`` or weights of both; see `ReconstructionLoss`, also for the other arguments.
         reduction: ``mean`` over all values, or ``sum`` over those of an image.
         perceptual: weight of the perceptual distance.
         perceptual_network: network that computes it.
@@ -79,7 +79,7 @@ class ReconstructionLoss:
     Args:
         error: ``mse``, the squared difference of values in [0, 1], ``l1``, the absolute difference, or weights of
             these, such as ``{mse: 0.5, l1: 0.5}``.
-        reduction: of the error: ``mean`` over all values, or ``sum`` over those of an image.
+        reduction: reduction of the error: ``mean`` over all values, or ``sum`` over those of an image.
         perceptual: weight of `fragrecon.objectives.perceptual.Perceptual`; 0 leaves it out.
         perceptual_network: network that computes it.
         bottleneck: weight of `latent_variance`; 0 leaves it out.
@@ -111,10 +111,10 @@ class ReconstructionLoss:
         Args:
             decoded: (..., C, h, w), float32.
             images: the originals, (..., C, h, w) in [0, 1].
-            latents: that were decoded, (..., D).
+            latents: the decoded latents, (..., D).
 
         Returns:
-            The loss, and its terms before they are weighted, without gradient.
+            The loss, and its unweighted terms, without gradient.
         """
         found = {"error": reconstruction_error(decoded, images, self.error, self.reduction)}
         if self.perceptual:
@@ -137,7 +137,7 @@ def error_weights(error: str | Mapping[str, float]) -> dict[str, float]:
         Weights by name.
 
     Raises:
-        ConfigError: a name is unknown, a weight is not positive, or there is none.
+        ConfigError: a name is unknown, a weight is not positive, or there are no weights.
 
     Example:
         >>> error_weights("l1"), error_weights({"mse": 0.5, "l1": 0.5})
@@ -155,7 +155,7 @@ def error_weights(error: str | Mapping[str, float]) -> dict[str, float]:
 
 
 def decoded_like(model: Decoder, latents: Tensor, images: Tensor) -> Tensor:
-    """Decode latents at the size of the images they are embeddings of.
+    """Decode latents to the size of the original images.
 
     Args:
         model: the model.

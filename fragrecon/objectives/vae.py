@@ -81,7 +81,7 @@ def kl_to_standard_normal(posterior: Posterior) -> Tensor:
     Source: Kingma and Welling, 2014, appendix B.
 
     Args:
-        posterior: with mean and log-variance (..., D).
+        posterior: distributions with means and log-variances (..., D).
 
     Returns:
         Divergences (...) in nats.
@@ -98,7 +98,7 @@ def linear_warmup(step: int, steps: int) -> float:
     """Factor that increases linearly from 0 to 1, and then stays 1.
 
     Args:
-        step: number of the step, from 0.
+        step: index of the step, from 0.
         steps: number of steps of the increase.
 
     Returns:

@@ -1,5 +1,5 @@
 """Reassembly: from fragments and a model's predictions to whole images.
 
-`clues` rates cells and neighbours, `rebuild` places the fragments of each image (by `place` and `exchange`), and
-`solve` does all of it for one puzzle. `fragrecon.evaluation.clustering.reassembly` scores the result.
+`clues` computes placement scores, `rebuild` places the fragments of each image (with `place` and `exchange`), and
+`solve` runs all steps for one puzzle. `fragrecon.evaluation.clustering.reassembly` scores the result.
 """

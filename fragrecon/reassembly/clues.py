@@ -1,4 +1,4 @@
-"""Clues: gains for a fragment at a cell of its image, and for two fragments side by side.
+"""Placement scores: unary (fragment at a cell) and pairwise (fragment next to fragment), in log-likelihood units.
 
 Shapes: B puzzles of F fragments (C, h, w), cells = rows * columns of the grid.
 """
@@ -15,17 +15,17 @@ from fragrecon.models.base import Solution
 from fragrecon.seams import SIDES
 
 IMPOSSIBLE = -30.0
-"""Least gain, about log(1e-13): low enough to lose against any other, and finite so that gains can be added."""
+"""Minimum score, about log(1e-13): lower than any other, and finite so that scores can be added."""
 
 
 @dataclass(frozen=True)
 class Clues:
-    """Gains, additive over an image; higher is likelier.
+    """Placement scores, additive over an image; a higher score is likelier.
 
     Attributes:
-        cells: gains (B, F, cells) of a fragment at a cell.
-        across: gains (B, F, F) of the second fragment directly to the right of the first.
-        down: gains (B, F, F) of the second fragment directly below the first.
+        cells: scores (B, F, cells) of a fragment at a cell.
+        across: scores (B, F, F) of the second fragment directly to the right of the first.
+        down: scores (B, F, F) of the second fragment directly below the first.
     """
 
     cells: Tensor
@@ -33,28 +33,28 @@ class Clues:
     down: Tensor
 
     def cpu(self) -> Clues:
-        """Return the clues on the CPU."""
+        """Return the scores on the CPU."""
         return Clues(self.cells.cpu(), self.across.cpu(), self.down.cpu())
 
 
 def all_clues(solution: Solution, fragments: Tensor, grid: tuple[int, int]) -> Clues:
-    """Return the sum of `learned_clues` and `gradient_clues`, as pixels may show what a model misses."""
+    """Return the sum of `learned_clues` and `gradient_clues`; pixels may contain what the model misses."""
     learned, pixels = learned_clues(solution, grid), gradient_clues(fragments, grid[0] * grid[1])
     return Clues(learned.cells, learned.across + pixels.across, learned.down + pixels.down)
 
 
 def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
-    """Return log-likelihood ratios, against chance, of a model's predictions for cells and neighbours.
+    """Compute placement scores from a model's predictions, as log-likelihood ratios against chance.
 
-    Beside the right fragment a fragment gains, and beside a wrong one it loses, compared with an empty place. A
-    predicted side without neighbour counts for the cells at that border of the image.
+    A pair scores above zero if the model finds it likelier than chance, below zero otherwise; an empty cell scores 0.
+    The log-probability that a side has no neighbour is added to the cell scores along that image border.
 
     Args:
         solution: the model's predictions.
         grid: rows and columns of an image.
 
     Returns:
-        The clues.
+        The scores.
     """
     rows, columns = grid
     sides = solution.sides.float().log_softmax(-1).clamp(min=IMPOSSIBLE)  # (B, F, 4, F + 1)
@@ -68,18 +68,18 @@ def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
 
 
 def gradient_clues(fragments: Tensor, cells: int) -> Clues:
-    """Return clues on seams from pixels, and none on cells.
+    """Compute pairwise scores from pixels; cell scores are zero.
 
     Mahalanobis gradient compatibility (Gallagher, "Jigsaw Puzzles with Pieces of Unknown Orientation", CVPR 2012): the
-    steps in colour across the seam are compared with the mean and covariance of those next to it, from either side,
-    and the sum is taken relative to the second-best partner of either fragment.
+    colour gradient across the seam is scored by its Mahalanobis distance to the gradients inside each fragment; the two
+    distances are added and divided by those of the second-best partners (geometric mean).
 
     Args:
         fragments: fragments (B, F, C, h, w) in 0..1, at least 2x2 pixels.
-        cells: cells of an image.
+        cells: number of cells per image.
 
     Returns:
-        The clues.
+        The scores.
     """
     pixels = fragments.double() * 255
     upright = pixels.mT
@@ -87,14 +87,14 @@ def gradient_clues(fragments: Tensor, cells: int) -> Clues:
 
 
 def _compatibility(pixels: Tensor) -> Tensor:
-    """Return gains (B, F, F), float32, of the second fragment right of the first, from pixels (B, F, C, h, w)."""
+    """Return scores (B, F, F), float32, of the second fragment right of the first, from pixels (B, F, C, h, w)."""
     right, left = pixels[..., -1].mT, pixels[..., 0].mT  # (B, F, h, C)
     rightwards = _mahalanobis(right, right - pixels[..., -2].mT, left)
     leftwards = _mahalanobis(left, left - pixels[..., 1].mT, right).mT
     dissimilarity = rightwards + leftwards
     itself = torch.eye(dissimilarity.shape[-1], dtype=torch.bool, device=pixels.device)
     logs = torch.log(dissimilarity.clamp(min=1e-6)).masked_fill(itself, torch.inf)
-    if logs.shape[-1] > 2:  # of two fragments there is no second-best partner
+    if logs.shape[-1] > 2:  # two fragments have no second-best partner
         logs = logs - (logs.kthvalue(2, -1, keepdim=True).values + logs.kthvalue(2, -2, keepdim=True).values) / 2
     return (-logs).clamp(min=IMPOSSIBLE).float()
 

@@ -1,7 +1,7 @@
-"""Exchange of fragments between images, as long as the gain rises.
+"""Exchange of fragments between images, while the total score increases.
 
-Shapes: B puzzles of F fragments, k images of n = rows * columns cells, S = k * n cells in all. The fragments at all
-cells are (B, S); F marks an empty cell.
+Shapes: B puzzles of F fragments, k images of n = rows * columns cells, S = k * n cells in all. Tensors (B, S)
+contain the fragment at each cell; F marks an empty cell.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from fragrecon.reassembly.place import LEAST
 
 
 def exchange(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Swap two cells of different images, the best pair first, until no swap gains.
+    """Swap two cells of different images, the best pair first, until no swap increases the score.
 
     Args:
-        clues: clues on the puzzles, (B, F, n) and (B, F, F).
-        held: fragments (B, S) at the cells.
+        clues: placement scores of the puzzles, (B, F, n) and (B, F, F).
+        held: fragment at each cell, (B, S).
         grid: rows and columns of an image.
 
     Returns:
-        Fragments (B, S) at the cells.
+        The fragment at each cell, (B, S).
     """
     with_nothing = Clues(
         torch.nn.functional.pad(clues.cells, (0, 0, 0, 1)),
@@ -46,15 +46,15 @@ def exchange(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def fit(clues: Clues, held: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Compute the gain of each fragment at each cell, with all others in place.
+    """Compute the score of each fragment at each cell, with all other fragments fixed.
 
     Args:
-        clues: clues on the puzzles.
-        held: fragments (B, S) at the cells.
+        clues: placement scores of the puzzles.
+        held: fragment at each cell, (B, S).
         grid: rows and columns of an image.
 
     Returns:
-        Gains (B, S, F).
+        Scores (B, S, F).
 
     Example:
         >>> clues = Clues(torch.eye(2).unsqueeze(0), torch.tensor([[[0.0, 5.0], [0.0, 0.0]]]), torch.zeros(1, 2, 2))

@@ -1,7 +1,7 @@
 """Placement of an image's fragments on its cells: a batch of small quadratic assignment problems.
 
-Shapes: G groups of n fragments for the n = rows * columns cells of a grid. A placement (G, n) holds, for each cell, the
-fragment that lies there.
+Shapes: G groups of n fragments for the n = rows * columns cells of a grid. A placement (G, n) is the fragment
+at each cell.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from fragrecon.clustering.problems import MEMORY, parts
 from fragrecon.reassembly.clues import Clues
 
 LEAST = 1e-4
-"""Least gain of a move; smaller ones may be rounding errors and let the search cycle."""
+"""Minimum score increase of a move; smaller ones may be rounding errors, with which the search would not end."""
 
 WIDTH = 64
-"""Width of the beam search: partial placements that are kept."""
+"""Width of the beam search: number of partial placements that are kept."""
 
 
 def place(clues: Clues, grid: tuple[int, int], width: int = WIDTH, memory: int = MEMORY) -> Tensor:
-    """Search for the placements of highest gain.
+    """Search for the placements of highest score.
 
-    A local search over `moves` starts from the best assignment by cells alone and from the best result of `beam`.
+    A local search over `moves` starts from the best assignment by cell scores alone and from the result of `beam`.
 
     Args:
-        clues: clues on G groups of n fragments each.
+        clues: placement scores of G groups of n fragments each.
         grid: rows and columns of an image.
         width: width of the beam search.
         memory: working memory in bytes.
 
     Returns:
-        Placements (G, n) whose gain no single move raises.
+        Placements (G, n) that no single move improves.
 
     Example:
         >>> clues = Clues(torch.eye(2).unsqueeze(0), torch.tensor([[[0.0, 5.0], [0.0, 0.0]]]), torch.zeros(1, 2, 2))
@@ -47,7 +47,7 @@ def place(clues: Clues, grid: tuple[int, int], width: int = WIDTH, memory: int =
     found = torch.empty(groups, n, dtype=torch.int64, device=clues.cells.device)
     for part in parts(groups, 16 * n * candidates, memory):
         own = Clues(clues.cells[part], clues.across[part], clues.down[part])
-        # By the cell of each fragment, the fragment at each cell.
+        # argsort inverts the assignment: from the cell of each fragment to the fragment at each cell.
         starts = torch.stack([assign(own.cells).argsort(1), beam(own, grid, width)], 1)
         twice = Clues(*(clue.repeat_interleave(2, 0) for clue in (own.cells, own.across, own.down)))
         ends = improve(twice, starts.flatten(0, 1), grid)
@@ -57,15 +57,15 @@ def place(clues: Clues, grid: tuple[int, int], width: int = WIDTH, memory: int =
 
 
 def gain(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Sum the gains of all cells and all adjacent pairs.
+    """Sum the scores of all cells and all adjacent pairs.
 
     Args:
-        clues: clues on G groups of n fragments each.
-        placements: M placements of each group, (G, M, n).
+        clues: placement scores of G groups of n fragments each.
+        placements: M placements per group, (G, M, n).
         grid: rows and columns of an image.
 
     Returns:
-        Gains (G, M).
+        Scores (G, M).
 
     Example:
         >>> clues = Clues(torch.eye(2).unsqueeze(0), torch.tensor([[[0.0, 5.0], [0.0, 0.0]]]), torch.zeros(1, 2, 2))
@@ -105,12 +105,12 @@ def beam(clues: Clues, grid: tuple[int, int], width: int = WIDTH) -> Tensor:
 
 
 def improve(clues: Clues, placements: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Apply the best of all `moves` to placements (G, n), again and again until none raises the gain."""
+    """Apply the best of all `moves` to placements (G, n), repeatedly until none increases the score."""
     table = moves(grid).to(placements.device)
     placements, rows = placements.clone(), torch.arange(len(placements), device=placements.device)
     while len(rows):
         own = Clues(clues.cells[rows], clues.across[rows], clues.down[rows])
-        candidates = placements[rows][:, table]  # (G, M, n), the first as it is
+        candidates = placements[rows][:, table]  # (G, M, n), the first unchanged
         gains = gain(own, candidates, grid)
         better = gains.amax(1) > gains[:, 0] + LEAST
         rows, best = rows[better], gains[better].argmax(1)
@@ -148,11 +148,11 @@ def moves(grid: tuple[int, int]) -> Tensor:
 
 
 def _look_up(table: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Sums (G, M) of entries of tables (G, n, m) at places (G, M, K)."""
+    """Sums (G, M) of entries of tables (G, n, m) at indices (G, M, K)."""
     places = first * table.shape[-1] + second
     return table.flatten(1).gather(1, places.flatten(1)).view_as(places).sum(-1)
 
 
 def _rows(table: Tensor, chosen: Tensor) -> Tensor:
-    """Rows (G, W, m) of tables (G, n, m) at places (G, W)."""
+    """Rows (G, W, m) of tables (G, n, m) at indices (G, W)."""
     return table.gather(1, chosen.unsqueeze(-1).expand(-1, -1, table.shape[-1]))

@@ -33,11 +33,11 @@ class Placement:
 def count_images(embeddings: Tensor, cells: int, memory: int = MEMORY) -> int:
     """Estimate the number of images of one puzzle.
 
-    If the fragments fill a whole number of images, that number is returned; if some are missing, the eigengap decides.
+    If the fragments fill a whole number of images, that number is returned; otherwise it is estimated by the eigengap.
 
     Args:
         embeddings: embeddings (1, F, D).
-        cells: cells of an image.
+        cells: number of cells per image.
         memory: working memory in bytes.
 
     Returns:
@@ -66,10 +66,10 @@ def rebuild(
     """Place the fragments of each image.
 
     Args:
-        clues: clues on the whole puzzles.
+        clues: placement scores of whole puzzles.
         images: image (B, F) of each fragment.
         grid: rows and columns of an image.
-        regroup: whether fragments may then be exchanged between images.
+        regroup: whether fragments may be exchanged between images afterwards.
         width: width of the beam search.
         memory: working memory in bytes.
 
@@ -91,7 +91,7 @@ def rebuild(
 
 
 def _regroup(clues: Clues, placed: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Alternate exchanges between images and moves within them until neither gains; returns fragments (B, k, n)."""
+    """Alternate exchanges between images and moves within them until neither helps; returns fragments (B, k, n)."""
     while True:
         exchanged = exchange(clues, placed.flatten(1), grid).view_as(placed)
         if torch.equal(exchanged, placed):
@@ -101,7 +101,7 @@ def _regroup(clues: Clues, placed: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _of_images(clues: Clues, members: Tensor) -> Clues:
-    """Return the clues on the fragments (B, k, n) of each image, for B * k groups; an empty place (F) gains 0."""
+    """Return the scores of the fragments (B, k, n) of each image, for B * k groups; an empty cell (F) scores 0."""
     fragments = clues.cells.shape[1]
     rows = torch.arange(len(members), device=members.device).view(-1, 1, 1)
     held, safe = (members < fragments).unsqueeze(-1), members.clamp(max=fragments - 1)

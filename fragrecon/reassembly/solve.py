@@ -18,19 +18,19 @@ from fragrecon.seeds import keys_of
 def clues_and_groups(
     solution: Solution, fragments: Tensor, grid: tuple[int, int], k: int, keys: Tensor, restarts: int, memory: int
 ) -> tuple[Clues, Tensor]:
-    """Return what placing starts from: the clues, and the image of each fragment.
+    """Compute the inputs of `rebuild`: placement scores, and the image of each fragment.
 
     Args:
         solution: the model's predictions for the puzzles.
         fragments: fragments (B, F, C, h, w) in 0..1.
         grid: rows and columns of fragments in an image.
         k: number of images.
-        keys: keys (B,) of the random numbers of each puzzle.
-        restarts: restarts of KMeans.
+        keys: random keys of the puzzles, (B,).
+        restarts: number of restarts of KMeans.
         memory: working memory in bytes.
 
     Returns:
-        Clues, and groups (B, F) in 0..k-1, both on the CPU.
+        Placement scores, and groups (B, F) in 0..k-1, both on the CPU.
     """
     groups = balanced_kmeans(solution.embeddings, k, keys, restarts, memory, size=grid[0] * grid[1])
     return all_clues(solution, fragments, grid).cpu(), groups.cpu()
@@ -40,14 +40,14 @@ def clues_and_groups(
 def solve(
     model: Solver, fragments: Tensor, grid: tuple[int, int], *, seed: int, restarts: int, memory: int
 ) -> tuple[Placement, int]:
-    """Solve one puzzle of an unknown number of images.
+    """Solve one puzzle with an unknown number of images.
 
     Args:
         model: model in eval mode, on the device of the fragments.
         fragments: fragments (1, F, C, h, w) in 0..1.
         grid: rows and columns of fragments in an image.
         seed: seed of the clustering.
-        restarts: restarts of KMeans.
+        restarts: number of restarts of KMeans.
         memory: working memory in bytes.
 
     Returns:

@@ -87,7 +87,10 @@ def test_another_objective_can_be_added_and_is_told_the_facts() -> None:
         (["objective.weights.vae=much"], [r"objective\.weights\.vae=.much"]),
         (["objective.weights.vae=nan"], [r"objective\.weights\.vae=nan"]),
         (weighted(), [r"objective\.weights are all 0", r"objective\.weights\.vae=1"]),
-        (["+objective.weights.vea=1"], [r"objective\.weights\.vea.*no term", "did you mean 'vae'", "reconstruction"]),
+        (
+            ["+objective.weights.vea=1"],
+            [r"objective\.weights\.vea does not name a term", "did you mean 'vae'", "reconstruction"],
+        ),
         (["objective.terms.vae.kl_weight=-1"], [r"^objective\.terms\.vae\.kl_weight=-1"]),
         (["+objective.terms.vae.beta=1"], [r"^objective\.terms\.vae\.beta is not known to fragrecon\.objectives\.vae"]),
         (["objective.terms.vae._target_=torch.nn.ReLU"], [r"objective\.terms\.vae.* not known to torch"]),

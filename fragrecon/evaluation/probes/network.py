@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from fragrecon import files
 from fragrecon.errors import RunError, TrainingError
 from fragrecon.evaluation.probes.base import Advance, FittedProbe, Predictions, Probe, Samples, Scaling, best, means
-from fragrecon.models.blocks import perceptron
+from fragrecon.models.blocks import mlp
 from fragrecon.seeds import seed_of, torch_generator
 
 FORMAT = 1
@@ -103,7 +103,7 @@ class NetworkProbe(Probe):
         scaled, widths = Scaling.of(train.embeddings, self.scaling), [train.embeddings.shape[1], *self.hidden, classes]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "probe weights"))
-            layers = perceptron(widths, 0.0).to(device)
+            layers = mlp(widths, 0.0).to(device)
         inputs, labels = scaled(train.embeddings).to(device), train.labels.to(device)
         held = scaled(validation.embeddings).to(device)
         optimizer = torch.optim.AdamW(layers.parameters(), self.lr, weight_decay=self.weight_decay)
@@ -144,7 +144,7 @@ class NetworkProbe(Probe):
 def layers_of(widths: Sequence[int], weights: Mapping[str, Tensor]) -> nn.Sequential:
     """Return a perceptron of the given weights that is not trained further."""
     with torch.device("meta"):
-        layers = perceptron(widths, 0.0)
+        layers = mlp(widths, 0.0)
     layers.load_state_dict(weights, assign=True)
     return layers.requires_grad_(False)
 

@@ -23,8 +23,8 @@ class AdaptiveAutoencoder(FragmentModel):
     """`AutoEncoderCNNV3` as a model of fragments, or of whole images of any size.
 
     Args:
-        fragment_shape: (C, h, w), the shape that is decoded to by default.
-        latent_dim: D; the spatial strategy takes the nearest multiple of 16.
+        fragment_shape: (C, h, w), the default output shape.
+        latent_dim: Number of embedding dimensions, D; the spatial strategy rounds it to a multiple of 16.
         preset: Name of a preset of `create_autoencoder`.
         latent_strategy: ``conv`` or ``spatial``.
         use_attention: Whether positions of the encoder's last map attend to each other.
@@ -67,7 +67,7 @@ class AdaptiveAutoencoder(FragmentModel):
         return self.network.encode(fragments)
 
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Decode latents (..., D) to images (..., C, h, w) of the given size, by default that of the fragments."""
+        """Decode latents (..., D) to images (..., C, h, w) of the given size, by default the fragment size."""
         images = self.network.decode(latents.reshape(-1, self.latent_dim), size)
         return images.view(*latents.shape[:-1], *images.shape[1:])
 

@@ -99,7 +99,7 @@ class Gate(nn.Module):
 
 
 class Fork(nn.Module):
-    """Four parallel branches from (B, C, H, W) to (B, sum of ``parts``, H, W); two 3x3 convolutions stand for 5x5.
+    """Four parallel branches from (B, C, H, W) to (B, sum of ``parts``, H, W); two 3x3 convolutions replace a 5x5.
 
     Args:
         channels: C.
@@ -132,7 +132,7 @@ class SelfAttention(nn.Module):
     Args:
         channels: C, a multiple of ``heads``.
         heads: Number of attention heads.
-        most: Largest number of rows and of columns that attend.
+        most: Maximum number of rows and of columns of the attention grid.
     """
 
     def __init__(self, channels: int, heads: int = 4, most: int = 16) -> None:
@@ -145,11 +145,11 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def grid(self, size: Sequence[int]) -> tuple[int, int]:
-        """Return the rows and columns of positions that attend on a map (H, W)."""
+        """Return the rows and columns of the attention grid for a map (H, W)."""
         return min(size[0], self.most), min(size[1], self.most)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Let the positions of a map (B, C, H, W) attend to each other."""
+        """Apply self-attention to a map (B, C, H, W)."""
         queries, keys, values = self._tokens(hidden)
         mixed = functional.scaled_dot_product_attention(queries, keys, values)
         rows, columns = self.grid(hidden.shape[-2:])

@@ -1,8 +1,8 @@
 """Layers between feature maps of any size and 4 x 4 cells, by cosine transforms.
 
-A plain average over a cell loses where in the cell a feature was. Here each channel of the cells averages the features
-against one cosine wave over the cell (discrete cosine transform, type II: Ahmed et al., 1974); the first wave is
-constant and gives the plain average. The longest waves are used first, so that wide images get more waves across.
+A plain average over a cell loses the position of a feature within the cell. Here each channel of the cells averages
+the features against one cosine wave over the cell (discrete cosine transform, type II: Ahmed et al., 1974); the first
+wave is constant and gives the plain average. The longest waves are used first, so wide images get more waves across.
 `FromCells` sums the same waves over a map of any size. There each cell extends beyond its border, as cosines are even,
 and is blended with its neighbour over half of the half period of the shortest wave.
 

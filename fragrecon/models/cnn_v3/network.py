@@ -43,7 +43,7 @@ class AutoEncoderCNNV3(nn.Module):
         input_size: (height, width) that `decode` uses by default.
         channels: Channels of the images: 1 for grey, 3 for colour.
         DropOut: Accepted and saved, but has no effect.
-        embedding_dim: Other name of ``latent_size``; takes precedence over it.
+        embedding_dim: Alias of ``latent_size``; takes precedence over it.
 
     Attributes:
         latent_shape: Shape of the latents of one image as `Embedding` returns them: (D,), or (D / 16, 4, 4) with the
@@ -124,7 +124,7 @@ class AutoEncoderCNNV3(nn.Module):
             Images (B, C, H, W), clamped to [0, 1] in eval mode.
 
         Raises:
-            ValueError: The latents or the size have another shape.
+            ValueError: The shape of the latents, or the size, is invalid.
         """
         if tuple(latent.shape[1:]) not in ((self.latent_size,), self.latent_shape):
             alternative = "" if len(self.latent_shape) == 1 else f" or (B, {', '.join(map(str, self.latent_shape))})"
@@ -213,8 +213,8 @@ def _check(
 ) -> None:
     if not 0 < len(blocks) == len(channels) == len(strides):
         raise ConfigError(
-            f"block_config, channel_config and stride_config should have the same length, one entry a stage; they have "
-            f"{len(blocks)}, {len(channels)} and {len(strides)}"
+            f"block_config, channel_config and stride_config should have the same length, one entry per stage; they "
+            f"have {len(blocks)}, {len(channels)} and {len(strides)}"
         )
     for kind, width in zip(blocks, channels, strict=True):
         if kind not in BLOCKS:

@@ -34,13 +34,13 @@ def create_autoencoder(
     """Create a network from a preset: tiny (128 latents), small (512), medium (2,048) or large (8,192).
 
     With the ``conv`` strategy, the presets have about 0.5, 2, 8 and 32 million parameters. The latents of large are
-    computed from the 2,048 values of its cells, so they hold no more information than these. With the ``spatial``
+    computed from the 2,048 values of its cells, so they contain no more information than these. With the ``spatial``
     strategy there are no wide linear layers and far fewer parameters. Attention is on unless overridden.
 
     Args:
         preset: Name of the preset.
-        input_size: (height, width) that is decoded to by default.
-        overrides: Other arguments of `AutoEncoderCNNV3`; these replace the preset's.
+        input_size: Default output (height, width).
+        overrides: Further arguments of `AutoEncoderCNNV3`, which override the preset.
 
     Returns:
         The untrained network.
