@@ -21,11 +21,11 @@ class DataError(FragreconError):
 
 
 class RunError(FragreconError):
-    """A run folder that is missing, incomplete or not of this project."""
+    """A run folder that is missing, incomplete or not from this project."""
 
 
 class FolderTakenError(RunError):
-    """The folder of a new run holds another run, which must be left as it is."""
+    """The folder of a new run contains another run, which must not be changed."""
 
 
 class TrainingError(FragreconError):
@@ -33,13 +33,13 @@ class TrainingError(FragreconError):
 
 
 def typed(key: str, value: object) -> str:
-    """``key=value`` as it is typed on the command line, quoted where the shell or Hydra needs it."""
+    """Return ``key=value`` as it is typed on the command line, quoted where the shell or Hydra needs it."""
     plain = re.fullmatch(r"[\w./+-]+", str(value), re.ASCII)
     return shlex.quote(f"{key}={value}" if plain else f"{key}='{value}'")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of a message about an unknown ``name``: the closest valid name, if any, and all valid names."""
+    """Return the end of a message about an unknown ``name``: the closest valid name, if any, and all valid names."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."

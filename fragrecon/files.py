@@ -27,10 +27,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Write a file atomically.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Yields:
-        A temporary file beside it, which replaces it, synced to disk, if the block succeeds.
+        A temporary file in the same folder. If the block succeeds, it is synced to disk and renamed to ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -53,7 +53,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON; NaN is refused, because it is not valid JSON."""
+    """Write ``value`` as JSON; NaN raises an error, because it is not valid JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -68,7 +68,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a file written by `write_csv`, without empty cells."""
+    """Return the rows of a file written by `write_csv`, without empty cells."""
     with path.open(newline="") as file:
         return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
 
@@ -82,7 +82,7 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, compress
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Named arrays of a file written by `write_arrays`."""
+    """Return the named arrays of a file written by `write_arrays`."""
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
@@ -91,14 +91,14 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Build a folder atomically.
 
-    No lock is needed: each process builds its own folder, and the first to rename it wins; a later one finds the name
-    taken and discards its equal result.
+    No lock is needed: each process builds its own folder, and the first to rename it wins; later ones discard their
+    equal results.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
 
     Yields:
-        A temporary folder beside it, which is renamed to ``path`` if the block succeeds.
+        A temporary folder next to it, which is renamed to ``path`` if the block succeeds.
 
     Raises:
         OSError: the folder cannot be written.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def device_of(trainer: TrainerConfig) -> torch.device:
-    """Device of a single process.
+    """Return the device of a single process.
 
     Args:
         trainer: settings of the trainer.

@@ -18,7 +18,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         total: number of steps.
 
     Yields:
-        A function that is called with the number of further steps done.
+        A function that advances the bar by a number of steps.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not sys.stdout.isatty()) as bar:

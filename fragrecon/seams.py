@@ -1,4 +1,4 @@
-"""How well two fragments fit together: differences along the pixels that would touch.
+"""Seam features, which measure how well two fragments fit together: differences of the pixels that would touch.
 
 Shapes: B puzzles of F fragments (C, h, w). `SIDES` lists the four ways in which the second fragment of a pair can lie
 next to the first.
@@ -81,7 +81,7 @@ def seam_features(fragments: Tensor) -> Tensor:
 
 
 def strips(fragments: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The ``depth`` rows of pixels next to each side, as seen from the seam.
+    """Return the ``depth`` rows of pixels next to each side, oriented so that the seam comes first.
 
     Args:
         fragments: (B, F, C, h, w).
@@ -89,7 +89,7 @@ def strips(fragments: Tensor, depth: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         Strips of the right and left sides, (B, F, 2, h, C, depth), and of the lower and upper sides, (B, F, 2, w, C,
-        depth): along the seam, then channels, then from the seam inwards.
+        depth): the axes are along the seam, channels, and from the seam inwards.
 
     Example:
         >>> across, down = strips(torch.zeros(1, 4, 3, 8, 6), 2)

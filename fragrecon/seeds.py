@@ -1,4 +1,4 @@
-"""Random numbers keyed on their purpose, independent of what was drawn before and in which process.
+"""Random numbers seeded by their purpose, independent of earlier draws and of the process.
 
 All positions of one purpose must have the same length: NumPy's seed sequence pads with zeros, so ``()`` and ``(0,)``
 are the same position.
@@ -22,12 +22,12 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
 def seed_of(seed: int, purpose: str, *position: int) -> int:
-    """A seed that is a pure function of the run's seed, a purpose and a position.
+    """Return a seed that is a pure function of the run's seed, a purpose and a position.
 
     Args:
         seed: seed of the run.
-        purpose: what the numbers are for, such as ``"augment"``.
-        position: such as a step or a rank.
+        purpose: purpose of the numbers, such as ``"augment"``.
+        position: position of the draw, such as a step or a rank.
 
     Returns:
         63 bits.
@@ -41,12 +41,12 @@ def seed_of(seed: int, purpose: str, *position: int) -> int:
 
 
 def numpy_generator(seed: int, purpose: str, *position: int) -> np.random.Generator:
-    """NumPy's generator for a purpose and a position.
+    """Create a NumPy generator for a purpose and a position.
 
     Args:
         seed: seed of the run.
-        purpose: what the numbers are for, such as ``"augment"``.
-        position: such as a step or a rank.
+        purpose: purpose of the numbers, such as ``"augment"``.
+        position: position of the draw, such as a step or a rank.
 
     Returns:
         A new generator.
@@ -55,13 +55,13 @@ def numpy_generator(seed: int, purpose: str, *position: int) -> np.random.Genera
 
 
 def torch_generator(seed: int, purpose: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """PyTorch's generator for a purpose and a position.
+    """Create a PyTorch generator for a purpose and a position.
 
     Args:
         seed: seed of the run.
-        purpose: what the numbers are for, such as ``"augment"``.
-        position: such as a step or a rank.
-        device: of the generator.
+        purpose: purpose of the numbers, such as ``"augment"``.
+        position: position of the draw, such as a step or a rank.
+        device: device of the generator.
 
     Returns:
         A new generator.
@@ -70,16 +70,16 @@ def torch_generator(seed: int, purpose: str, *position: int, device: torch.devic
 
 
 def keys_of(seed: int, purpose: str, first: int, count: int) -> Tensor:
-    """Keys of consecutive items of an endless sequence.
+    """Return the random keys of consecutive items of an endless sequence.
 
     Args:
         seed: seed of the run.
-        purpose: what the numbers are for.
+        purpose: purpose of the numbers, such as ``"noise"``.
         first: index of the first item.
         count: number of items.
 
     Returns:
-        (count,) int64.
+        Keys, (count,) int64.
 
     Example:
         >>> keys_of(0, "noise", 0, 5)[2:].equal(keys_of(0, "noise", 2, 3))
@@ -89,11 +89,11 @@ def keys_of(seed: int, purpose: str, first: int, count: int) -> Tensor:
 
 
 def random_bits(keys: Tensor, count: int) -> Tensor:
-    """Random bits for each key.
+    """Return random bits for each key.
 
     Args:
-        keys: (P,).
-        count: number of draws for each key.
+        keys: random keys, (P,).
+        count: number of draws per key.
 
     Returns:
         64 random bits each, (P, count) int64.
@@ -103,11 +103,11 @@ def random_bits(keys: Tensor, count: int) -> Tensor:
 
 
 def uniforms(keys: Tensor, count: int) -> Tensor:
-    """Uniform random numbers for each key.
+    """Return uniform random numbers for each key.
 
     Args:
-        keys: (P,).
-        count: number of draws for each key.
+        keys: random keys, (P,).
+        count: number of draws per key.
 
     Returns:
         Numbers in [0, 1), (P, count) float64 with 53 random bits.

@@ -1,6 +1,7 @@
 """Augmentation of whole images, in batches, before they are cut, so that the fragments of an image stay consistent.
 
-Random draws are separate from their application: processes that share a batch draw for all of it and apply their part.
+Random draws are separate from their application: processes that share a batch draw for all of it, then apply their
+part.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Augmentation:
     """Strength of the augmentation of training images; 0 disables a part.
 
     Attributes:
-        horizontal_flip: probability.
+        horizontal_flip: probability of a flip.
         rotation: maximum angle in degrees, in either direction.
         brightness, contrast, saturation: maximum relative change s; factors are uniform in [1 - s, 1 + s].
         hue: maximum rotation of the hue in either direction, as a share of the full circle.
@@ -61,7 +62,7 @@ def draw(count: int, strength: Augmentation, generator: torch.Generator) -> Draw
 
     Args:
         count: number of images, M.
-        strength: of the augmentation.
+        strength: strength of the augmentation.
         generator: source of the random numbers.
 
     Returns:
@@ -84,8 +85,8 @@ def apply(images: Tensor, draws: Draws, strength: Augmentation) -> Tensor:
 
     Args:
         images: (M, C, H, W) uint8.
-        draws: of M images.
-        strength: of the augmentation, to skip disabled parts.
+        draws: random draws for M images.
+        strength: strength of the augmentation; disabled parts are skipped.
 
     Returns:
         (M, C, H, W) uint8.
@@ -101,7 +102,7 @@ def apply(images: Tensor, draws: Draws, strength: Augmentation) -> Tensor:
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror the chosen (M,) bool of images (M, C, H, W) horizontally."""
+    """Mirror images (M, C, H, W) horizontally where ``chosen`` (M,) is True."""
     return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
@@ -110,7 +111,7 @@ def rotate(images: Tensor, angle: Tensor) -> Tensor:
 
     Args:
         images: (M, C, H, W) floats.
-        angle: (M,) in radians.
+        angle: angles in radians, (M,).
 
     Returns:
         (M, C, H, W).
@@ -128,7 +129,7 @@ def colour_jitter(images: Tensor, draws: Draws) -> Tensor:
 
     Args:
         images: (M, 1 or 3, H, W) floats.
-        draws: of M images.
+        draws: random draws for M images.
 
     Returns:
         Images of the same shape, not clamped.

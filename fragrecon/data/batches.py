@@ -1,4 +1,4 @@
-"""Batches prepared ahead of their use, and the position of training within its epochs."""
+"""Batches prefetched by a background thread, and the position of training within its epochs."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ LOOKAHEAD = 2
 
 @dataclass(frozen=True)
 class Start:
-    """Where the current kind of epoch begins: after some optimizer steps and epochs of another length.
+    """Offset of the epoch counter after resuming with a different epoch length.
 
-    Both are 0, unless a run was resumed with other batches or another accumulation of gradients.
+    Both numbers are 0 unless a run was resumed with a different number of batches or gradient accumulation.
 
     Attributes:
-        step: optimizer steps before.
-        epoch: epochs before.
+        step: optimizer steps completed before that point.
+        epoch: epochs completed before that point.
     """
 
     step: int = 0
     epoch: int = 0
 
     def place(self, step: int, per_epoch: int, every: int) -> tuple[int, int]:
-        """The epoch at an optimizer step, and the step within it.
+        """Return the epoch of an optimizer step, and the index of the step within the epoch.
 
         Args:
             step: optimizer steps since the start of training.
-            per_epoch: batches an epoch.
-            every: batches an optimizer step; an epoch's last batch ends a step, too.
+            per_epoch: batches per epoch.
+            every: batches per optimizer step; the last step of an epoch may have fewer.
 
         Returns:
-            Number of the epoch, and of the optimizer step within it.
+            Index of the epoch, and of the optimizer step within it.
         """
         epochs, within = divmod(step - self.step, -(-per_epoch // every))
         return self.epoch + epochs, within
 
 
 class Batches:
-    """A sequence of batches, prepared ahead of their use by one thread.
+    """A sequence of batches, prefetched by a background thread.
 
     Args:
-        make: makes the batch of a number; pure, so that a batch does not depend on those made before.
-        numbers: returns the numbers of the next pass; called at its start.
-        length: of a complete pass.
+        make: function that maps a batch number to its batch; must be a pure function.
+        numbers: function that returns the batch numbers of the next pass; called at the start of each pass.
+        length: number of batches in a complete pass.
     """
 
     def __init__(self, make: Callable[[int], FragmentBatch], numbers: Callable[[], Iterable[int]], length: int) -> None:

@@ -1,7 +1,7 @@
 """Corruptions of fragments: noise, rotation, colour jitter, eroded borders.
 
-Each corruption is a pure function of the fragments of B puzzles, (B, F, C, h, w) floats in [0, 1], of a random key for
-each puzzle, (B,) int64, and of a strength, which is one number or one for each puzzle, (B,).
+Each corruption is a pure function of the fragments of B puzzles, (B, F, C, h, w) floats in [0, 1], of one random
+key per puzzle, (B,) int64, and of a strength, which is one number or one number per puzzle, (B,).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Corruption:
         Args:
             fragments: (B, F, C, h, w) uint8.
             seed: seed of the run.
-            first: number of the first of the B puzzles, counted from the start of training.
+            first: index of the first puzzle, counted from the start of training.
 
         Returns:
             The corrupted fragments, (B, F, C, h, w) uint8.
@@ -77,7 +77,7 @@ class Corruption:
             chosen = torch.nonzero(drawn < self.share).flatten()
             strength = 1 + (strength * most).floor() if kind == "gap" else strength * most
             if len(chosen):
-                # With the same key the corruption would draw the two numbers above again.
+                # Another key, because the same key would give the two numbers above again.
                 changed = change(corrupted[chosen].float() / 255, keys[chosen] + 1, strength[chosen])
                 corrupted = corrupted.index_copy(0, chosen, (changed * 255).round().to(torch.uint8))
         return corrupted

@@ -1,4 +1,4 @@
-"""The LightningDataModule: turns the stores of the splits into batches of puzzles, prepared ahead on a thread."""
+"""The LightningDataModule: turns stores of splits into batches of puzzles, prefetched by a background thread."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class FragmentData(pl.LightningDataModule):
 
     Args:
         config: the ``data`` section of the configuration.
-        reader: of the source.
-        seed: seed of the run; the training puzzles and their augmentation are keyed on it.
-        puzzle_seed: seed of the evaluation; the validation and test puzzles are keyed on it, the same for every run.
-        validation_puzzles: number of puzzles scored by each validation.
+        reader: reader of the source.
+        seed: seed of the run, for the training puzzles and their augmentation.
+        puzzle_seed: seed of the evaluation, for the validation and test puzzles; independent of the run's seed.
+        validation_puzzles: number of puzzles scored per validation.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class FragmentData(pl.LightningDataModule):
         return cache.expanduser().absolute()
 
     def variant(self, **changes: Any) -> FragmentData:
-        """Other puzzles of the same images, by changes to the ``data`` section; opened stores are shared."""
+        """Return a copy with some ``data`` settings changed; it shares the opened stores."""
         config = dataclasses.replace(self.config, **changes)
         other = FragmentData(config, self.reader, self.seed, self.puzzle_seed, self.validation_puzzles)
         other._stores = self._stores
         return other
 
     def side_by_side(self, count: int) -> FragmentData:
-        """Data for example pictures: if puzzles hold one image, they now hold ``count`` images of one width."""
+        """For example pictures: return a copy with ``count`` same-width images per puzzle if puzzles have one image."""
         if self.config.images_per_puzzle > 1:
             return self
         return self.variant(images_per_puzzle=min(count, len(self.alike("train", self.validation_images()))))
@@ -75,11 +75,11 @@ class FragmentData(pl.LightningDataModule):
 
     @property
     def cells(self) -> int:
-        """Number of fragments of an image."""
+        """Number of fragments per image."""
         return self.grid[0] * self.grid[1]
 
     def store(self, split: Split) -> Store:
-        """The store of a split, opened (and built, if necessary) on first use."""
+        """Return the store of a split; it is opened (and built, if necessary) on first use."""
         if split not in self._stores:
             self._stores[split] = open_or_build(self.reader, self.config.name, split, self.cache)
         return self._stores[split]
@@ -93,14 +93,14 @@ class FragmentData(pl.LightningDataModule):
         return puzzles.split_train_validation(len(self.store("train")))[1]
 
     def check(self, test_puzzles: int) -> None:
-        """Open what the job needs and report now what would fail later.
+        """Open the splits and raise errors that would otherwise occur during the job.
 
         Args:
             test_puzzles: number of test puzzles that will be scored.
 
         Raises:
             DataError: a split is missing, malformed or has fewer images than one puzzle needs.
-            ConfigError: an epoch would hold no batch, or the corruptions cannot be applied to the fragments.
+            ConfigError: an epoch would have no batch, or the corruptions cannot be applied to the fragments.
         """
         per_puzzle = self.config.images_per_puzzle
         channels, height, nominal = self.config.fragment_shape
@@ -122,17 +122,17 @@ class FragmentData(pl.LightningDataModule):
             )
 
     def check_test(self, test_puzzles: int) -> None:
-        """The part of `check` that an evaluation needs."""
+        """Check that the test split has enough images, unless no test puzzles are scored."""
         if test_puzzles:
             puzzles.draw_images(np.arange(len(self.store("test"))), self.config.images_per_puzzle, 0, 1, 0, "test")
 
     def epoch_length(self, limit: int | float) -> int:
-        """Batches of an epoch under Lightning's ``limit_train_batches``: a number of batches or a share."""
+        """Batches per epoch under Lightning's ``limit_train_batches``, a number or a share of the batches."""
         return min(limit, self.batches_per_epoch) if isinstance(limit, int) else int(self.batches_per_epoch * limit)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of all ranks together that make an epoch: by default those that show every training image once."""
+        """Global batches per epoch; by default one pass over the training images."""
         if self.config.batches_per_epoch is not None:
             return self.config.batches_per_epoch
         if self.config.variable_width:
@@ -140,15 +140,15 @@ class FragmentData(pl.LightningDataModule):
         return len(self.training_images()) // (self.config.images_per_puzzle * self.config.puzzles_per_batch)
 
     def train_batch(self, number: int, rank: int = 0, world_size: int = 1) -> FragmentBatch:
-        """A rank's share of a training batch.
+        """Return a rank's share of a training batch.
 
-        A pure function of the run's seed and the arguments. All ranks draw for the whole batch and then take their
-        part, so the images of a step do not depend on the number of ranks; with ``data.images_range``, only the images
-        left over do.
+        A pure function of the run's seed and the arguments. Every rank draws the global batch and takes its
+        slice, so a step uses the same images for any number of ranks. With ``data.images_range``, images that do not
+        fill a puzzle are dropped, and which ones depends on the number of ranks.
 
         Args:
-            number: of the batch, counted from the start of training.
-            rank: of the process.
+            number: batch number, counted from the start of training.
+            rank: rank of the process.
             world_size: number of processes.
 
         Returns:
@@ -168,11 +168,11 @@ class FragmentData(pl.LightningDataModule):
         share = len(ids) // world_size
         part = slice(rank * share, (rank + 1) * share)
         per_puzzle = self._images_of(number)
-        rows = share // per_puzzle  # puzzles of a rank; with a range, some of its images may be left over
+        rows = share // per_puzzle  # puzzles of a rank; with a range, some of its images may be dropped
         if rows == 0:
             raise ConfigError(
-                f"data.images_range={config.images_range} asks for puzzles of {per_puzzle} images, but each of "
-                f"{world_size} processes has {share} a batch; set data.puzzles_per_batch higher"
+                f"data.images_range={config.images_range} needs puzzles of {per_puzzle} images, but each of "
+                f"{world_size} processes gets only {share} images per batch; set data.puzzles_per_batch higher"
             )
         own = slice(rank * rows, (rank + 1) * rows)
 
@@ -190,13 +190,10 @@ class FragmentData(pl.LightningDataModule):
         return batch
 
     def _drawn(self, number: int, world_size: int) -> Indices:
-        """The images (M,) of a training batch, of all ranks together.
+        """Return the image indices (M,) of a global training batch.
 
-        With variable width, they have one width, and are fewer where few images have it; some are repeated so that all
-        ranks get equally many.
-
-        Returns:
-            Indices of the images.
+        With variable width all images have the same width; rare widths give smaller batches. Indices are repeated to
+        make the batch divisible by the number of ranks.
         """
         config, images = self.config, self.training_images()
         if config.variable_width:
@@ -207,12 +204,12 @@ class FragmentData(pl.LightningDataModule):
 
     @cached_property
     def _groups(self) -> TrainingGroups:
-        """Groups of training images of one width, for variable width."""
+        """Groups of training images of equal width, for variable width."""
         widths = self.store("train").widths[self.training_images()]
         return TrainingGroups(widths, self.config.puzzles_per_batch, self.seed)
 
     def _images_of(self, number: int) -> int:
-        """Number of images in each puzzle of a training batch; from a range, it is drawn log-uniformly."""
+        """Number of images per puzzle of a training batch; drawn log-uniformly if ``images_range`` is set."""
         if self.config.images_range is None:
             return self.config.images_per_puzzle
         least, most = self.config.images_range
@@ -240,7 +237,7 @@ class FragmentData(pl.LightningDataModule):
         every, per_epoch = trainer.accumulate_grad_batches, self.epoch_length(trainer.limit_train_batches)
 
         def numbers() -> range:
-            """What is left of the current epoch: less than all of it after resuming in its middle."""
+            """Remaining batch numbers of the current epoch."""
             epoch, step = self.start.place(trainer.global_step, per_epoch, every)
             return range(epoch * per_epoch + step * every, (epoch + 1) * per_epoch)
 
@@ -266,19 +263,19 @@ class FragmentData(pl.LightningDataModule):
 
 
 class FixedPuzzles:
-    """Puzzles of an evaluation, the same in batches of any size; they are drawn when they are read.
+    """Fixed evaluation puzzles, independent of batch size, generated on access.
 
     They depend only on the seed of the evaluation, the images and the sizes.
 
-    With variable width, puzzles of single images come in the order of their widths, and puzzles of several images have
-    the most common width. Of single images, each comes at most once.
+    With variable width, single-image puzzles are sorted by width and multi-image puzzles use only the most common
+    width. Single-image puzzles never repeat an image.
 
     Args:
-        data: whose images are used.
-        split: of the images.
+        data: data module that provides the images.
+        split: split of the images.
         available: indices of the images to draw from.
         count: number of puzzles.
-        purpose: the draws are keyed on it.
+        purpose: purpose of the puzzles; it seeds the draws.
     """
 
     def __init__(self, data: FragmentData, split: Split, available: Indices, count: int, purpose: str) -> None:
@@ -291,13 +288,13 @@ class FixedPuzzles:
         return self.count
 
     def parts(self, size: int) -> list[slice]:
-        """All puzzles in slices of at most ``size`` that can be read together."""
+        """Divide the puzzles into slices of at most ``size`` that can be read together."""
         if not self.data.config.variable_width:
             return list(puzzles.batches(self.count, size))
         return [slice(int(group[0]), int(group[-1]) + 1) for group in groups(self._by_width[2], size)]
 
     def read(self, part: slice) -> FragmentBatch:
-        """The puzzles of a slice; with variable width, the slice must be one of `parts`."""
+        """Return the puzzles of a slice; with variable width, the slice must be one of `parts`."""
         data, (first, last, _) = self.data, part.indices(self.count)
         if data.config.variable_width:
             ids, orders = (values[first:last] for values in self._by_width[:2])
@@ -328,15 +325,15 @@ class FixedPuzzles:
         world_size: int = 1,
         finish: Callable[[FragmentBatch], FragmentBatch] = lambda batch: batch,
     ) -> Batches:
-        """All puzzles in batches, distributed over the ranks in turn.
+        """Return the rank's share of all puzzles in batches, which are distributed over the ranks in turn.
 
         Every rank gets the same number of batches, because ranks wait for each other; the last ones may be empty.
 
         Args:
             size: maximum number of puzzles in a batch.
-            rank: of the process.
+            rank: rank of the process.
             world_size: number of processes.
-            finish: applied to each batch.
+            finish: function that is applied to each batch.
 
         Returns:
             The batches of the rank.

@@ -34,8 +34,8 @@ class Photographs:
     """Photographs cut into one puzzle, at two sizes.
 
     Attributes:
-        shown: uint8 fragments for display, larger by a whole number than those of ``seen``.
-        seen: the same fragments in [0, 1] at the size the model takes.
+        shown: uint8 fragments for display, larger than those of ``seen`` by an integer factor.
+        seen: the same fragments in [0, 1], at the model's input size.
     """
 
     shown: FragmentBatch
@@ -43,7 +43,7 @@ class Photographs:
 
 
 def image_files(given: Any) -> list[Path]:
-    """The image files that ``input`` names: those of a folder, in order, or a list of files.
+    """Return the image files given by ``input``: those of a folder, sorted, or a list of files.
 
     Args:
         given: value of ``input``.
@@ -53,7 +53,7 @@ def image_files(given: Any) -> list[Path]:
 
     Raises:
         ConfigError: ``input`` is not set or of the wrong type.
-        DataError: there is no such folder or file, or no image in it.
+        DataError: the folder or file does not exist, or the folder contains no image.
     """
     if given and isinstance(given, str) and Path(given).expanduser().is_dir():
         folder = Path(given).expanduser()
@@ -75,7 +75,7 @@ def check_count(fragments: int) -> None:
     """Check the number of fragments.
 
     Args:
-        fragments: their number.
+        fragments: number of fragments.
 
     Raises:
         ConfigError: there are too many for one puzzle.
@@ -90,10 +90,10 @@ def cut_photographs(
     """Scale and crop photographs to one size and cut them into a puzzle of fragments in random order.
 
     Args:
-        paths: of the files.
+        paths: paths of the files.
         image_shape: (C, H, W) of a photograph for the model.
         fragment_size: (h, w) of a fragment for the model.
-        seed: of the order.
+        seed: seed of the random order.
 
     Returns:
         The puzzle.

@@ -29,9 +29,9 @@ class FragmentBatch:
         fragments: (B, F, C, h, w), uint8 as cut, float in [0, 1] once on the device.
         source_ids: (B, F), index 0..N-1, within its puzzle, of the image a fragment comes from.
         positions: (B, F), the fragment's cell in the grid of its image, row by row.
-        labels: (B, F), class of the source image, -1 if unknown.
+        labels: (B, F), class of the source image of each fragment, -1 if unknown.
         image_ids: (B, N), index in the split of each image of a puzzle.
-        step: number of the training batch, or of the first puzzle of an evaluation; random draws are keyed on it.
+        step: number of the training batch, or of the first puzzle of an evaluation; it seeds random draws.
     """
 
     fragments: Tensor
@@ -63,7 +63,7 @@ class FragmentBatch:
         return self._each(Tensor.pin_memory)
 
     def as_float(self) -> FragmentBatch:
-        """The same batch with fragments as float32 in [0, 1]."""
+        """Return the same batch with fragments as float32 in [0, 1]."""
         if self.fragments.dtype.is_floating_point:
             return self
         return self._each(lambda tensor: tensor.float().div_(255) if tensor is self.fragments else tensor)
@@ -166,7 +166,7 @@ def in_place(fragments: Tensor, batch: FragmentBatch, grid: tuple[int, int]) -> 
 
     Args:
         fragments: (1, F, C, h, w), in the order of ``batch``.
-        batch: batch of one puzzle, which says where each fragment was cut from.
+        batch: batch of one puzzle, with the image and the cell of each fragment.
         grid: rows and columns of an image.
 
     Returns:
@@ -185,16 +185,16 @@ def draw_images(
     The sequence consists of passes. A pass is a random order of all available images, divided into puzzles: no image is
     drawn twice in a pass, and no puzzle holds an image twice. Images left over at the end of a pass, fewer than a
     puzzle needs, are omitted from that pass. With ``group``, a pass of at least that many puzzles ends with a complete
-    group, so that a batch of that size holds no image twice either.
+    group, so that no batch of that size holds an image twice.
 
     Args:
         available: indices of the images to draw from.
-        per_puzzle: number of images in a puzzle.
+        per_puzzle: number of images per puzzle.
         first: number of the first puzzle.
         count: number of puzzles.
         seed: seed of the run or of the evaluation.
-        purpose: what the puzzles are for; the draws are keyed on it.
-        group: number of puzzles in a batch.
+        purpose: purpose of the puzzles; it seeds the draws.
+        group: number of puzzles per batch.
 
     Returns:
         Members of ``available``, (count, per_puzzle).
@@ -231,7 +231,7 @@ def _pass_order(count: int, seed: int, purpose: str, pass_number: int) -> Indice
 
 
 def draw_orders(puzzles: int, fragments: int, generator: np.random.Generator) -> Indices:
-    """An independent random order of the fragments of each puzzle: (puzzles, fragments)."""
+    """Draw an independent random order of the fragments of each puzzle, (puzzles, fragments)."""
     return generator.permuted(np.tile(np.arange(fragments), (puzzles, 1)), axis=1)
 
 
@@ -244,9 +244,9 @@ def make_batch(
         images: (B, N, C, H, W).
         labels: class of each image, (B, N).
         image_ids: index of each image in its split, (B, N).
-        orders: which fragment, counted image by image, is placed where: permutations, (B, F).
+        orders: permutations of the fragments, which are numbered image by image, (B, F).
         fragment_size: (h, w).
-        step: stored in the batch.
+        step: number that is stored in the batch.
 
     Returns:
         The batch.
@@ -302,10 +302,10 @@ def fixed_puzzles(
         available: indices of the images to draw from.
         first: number of the first puzzle.
         count: number of puzzles.
-        per_puzzle: number of images in a puzzle.
-        cells: number of fragments of an image.
+        per_puzzle: number of images per puzzle.
+        cells: number of fragments per image.
         seed: seed of the evaluation.
-        purpose: what the puzzles are for; the draws are keyed on it.
+        purpose: purpose of the puzzles; it seeds the draws.
 
     Returns:
         Indices of the images (count, N), and the orders of the fragments (count, F).
@@ -336,7 +336,7 @@ def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> 
     """Find the fragment next to each side of each fragment.
 
     Args:
-        source_ids: images 0..N-1, each with one fragment for each cell, (B, F).
+        source_ids: images 0..N-1, each with one fragment per cell, (B, F).
         positions: cells, (B, F).
         grid: rows and columns.
 

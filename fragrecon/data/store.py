@@ -47,12 +47,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader is about to read, determined without decoding an image.
+    """Description of the images that a reader will read, determined without decoding them.
 
     Attributes:
-        identity: JSON values that change whenever the images would: reader, options, names, sizes and times of files.
+        identity: JSON values that change whenever the images would: reader, options, and names, sizes and modification
+            times of files.
         images: number of images, or a close estimate (for the progress bar and the check of free disk space).
-        classes: names of the classes by label, or None if only their number will be known.
+        classes: class names by label, or None if only their number will be known.
     """
 
     identity: dict[str, Any]
@@ -74,7 +75,7 @@ class Reader(Protocol):
             split: ``train`` or ``test``.
 
         Returns:
-            What will be read.
+            The description of the images.
 
         Raises:
             DataError: files are missing.
@@ -104,7 +105,7 @@ class Manifest:
         shape: (C, H, W) of an image; W is None if the width is variable.
         count: number of images.
         num_classes: number of classes.
-        classes: their names by label, if known.
+        classes: class names by label, if known.
         source: hash of the source and the shape.
         labels_sha256: hash of the file of labels.
         widths_sha256: hash of the file of widths, if the width is variable.
@@ -125,8 +126,8 @@ class Store:
     """One split of a data set on disk.
 
     Args:
-        folder: where it is.
-        manifest: its description.
+        folder: folder of the store.
+        manifest: description of the store.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -182,7 +183,7 @@ class Store:
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
-        """Where each image ends in the flat array of all pixels, (count,)."""
+        """End of each image in the flat array of all pixels, (count,)."""
         channels, height, _ = self.manifest.shape
         return np.cumsum(self.widths) * channels * height
 
@@ -211,8 +212,8 @@ def store_folder(cache: Path, name: str, source: Source, shape: AnyWidthShape, s
 
     Args:
         cache: folder of all stores.
-        name: of the data set.
-        source: of the images.
+        name: name of the data set.
+        source: source of the images.
         shape: (C, H, W) of an image.
         split: ``train`` or ``test``.
 
@@ -229,8 +230,8 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path) -> Store
     avoids repeated work, so a file system without working locks does no harm.
 
     Args:
-        reader: of the source.
-        name: of the data set.
+        reader: reader of the source.
+        name: name of the data set.
         split: ``train`` or ``test``.
         cache: folder of all stores.
 
@@ -264,7 +265,7 @@ def open_store(folder: Path, fingerprint: str) -> Store:
     """Open a store and check that it is complete.
 
     Args:
-        folder: of the store.
+        folder: folder of the store.
         fingerprint: expected hash of its source.
 
     Returns:
@@ -351,7 +352,7 @@ def _save(path: Path, values: npt.NDArray[np.int64]) -> None:
 
 
 def _blocks(reader: Reader, split: Split) -> Iterator[Block]:
-    """The checked blocks of a reader; failures to read become DataErrors, unlike failures to write."""
+    """Yield the checked blocks of a reader; failures to read become DataErrors, unlike failures to write."""
     shape = reader.shape
     try:
         for block in reader.blocks(split):

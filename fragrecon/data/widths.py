@@ -19,7 +19,7 @@ def groups(widths: Indices, size: int) -> Iterator[Indices]:
 
 
 def commonest(widths: Indices) -> npt.NDArray[np.bool_]:
-    """Whether each image of widths (M,) has the most common width; the smallest of several."""
+    """Whether each image of widths (M,) has the most common width; the smallest of equally common ones."""
     found, counts = np.unique(widths, return_counts=True)
     chosen: npt.NDArray[np.bool_] = widths == found[counts.argmax()]
     return chosen
@@ -30,12 +30,12 @@ class TrainingGroups:
 
     It consists of passes. A pass divides the images of each width, in random order, into the fewest groups of nearly
     equal size; all groups then come in random order. So a pass contains each image once, in groups that are smaller
-    where few images have a width.
+    for rare widths.
 
     Args:
-        widths: of the images, (M,).
-        size: maximum number of images in a group.
-        seed: of the random orders.
+        widths: widths of the images, (M,).
+        size: maximum number of images per group.
+        seed: seed of the random orders.
     """
 
     def __init__(self, widths: Indices, size: int, seed: int) -> None:
@@ -45,7 +45,7 @@ class TrainingGroups:
         self._known: tuple[int, list[Indices]] = (-1, [])
 
     def __getitem__(self, number: int) -> Indices:
-        """Indices of the images of group ``number``, at most ``size``: a pure function of it."""
+        """Return the indices of the images of group ``number``, at most ``size``: a pure function of ``number``."""
         pass_number, place = divmod(number, self.per_pass)
         if self._known[0] != pass_number:
             self._known = pass_number, self._pass(pass_number)

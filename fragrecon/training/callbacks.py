@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` for resuming: every few steps, at the end of an epoch, and when SIGTERM stops training.
 
-    Lightning calls checkpoint callbacks after all others, in their order. Listed after the best checkpoint, this one
-    also saves that one's state.
+    Must come after `ModelCheckpoint` in the list, so that its state is included in ``last.ckpt``. (Lightning calls
+    checkpoint callbacks after all others, in the order of the list.)
 
     Args:
-        folder: of the checkpoints.
+        folder: folder of the checkpoints.
         every_n_steps: optimizer steps between two checkpoints within an epoch.
     """
 
@@ -60,9 +60,9 @@ class LastCheckpoint(Checkpoint):
 
 
 def _is_safe_point(trainer: pl.Trainer, learner: pl.LightningModule) -> bool:
-    """Whether this is a safe point to write a checkpoint: a run resumed from it repeats and omits nothing.
+    """Whether this is a safe point to write a checkpoint: a run resumed from it repeats or skips no batch.
 
-    It is not while gradients accumulate, training batches are scored, or a validation or the epoch's end is due.
+    Not safe while gradients accumulate, while training batches are scored, or when a validation or epoch end is due.
     """
     assert isinstance(learner, Learner)
     progress = trainer.fit_loop.epoch_loop.batch_progress
@@ -78,7 +78,7 @@ def _is_safe_point(trainer: pl.Trainer, learner: pl.LightningModule) -> bool:
 
 
 class EarlyStop(EarlyStopping):
-    """Early stopping that also stops a run that is resumed after it was stopped early."""
+    """Early stopping that stays in effect when a stopped run is resumed."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.wait_count >= max(self.patience, 1):
@@ -86,13 +86,13 @@ class EarlyStop(EarlyStopping):
 
 
 class OptimizerSettings(Callback):
-    """Applies changed optimizer settings to a resumed run, whose checkpoint holds the old ones in the optimizer state.
+    """Applies changed optimizer settings to a resumed run, whose checkpoint contains the old settings.
 
     Args:
         settings: the ``optimizer`` section of the config.
 
     Raises:
-        ConfigError: the run was trained by another optimizer.
+        ConfigError: the run was trained with another optimizer.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ class EpochRows(Callback):
     """Writes a row per epoch to ``metrics.csv`` and a line to the log.
 
     Args:
-        record: of the run.
+        record: record of the run.
         monitor: the metric that selects the best checkpoint, shown in the line.
     """
 
@@ -163,19 +163,19 @@ class EpochRows(Callback):
         # reports no means of the training batches.
         assert isinstance(pl_module, Learner)
         validation = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")}
-        figures = dict(sorted((pl_module.training_figures() | validation).items()))
+        means = dict(sorted((pl_module.training_means() | validation).items()))
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         seconds = round(time.monotonic() - self.started, 3)
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": seconds, "lr": rate}
-        self.record.add_epoch(row | figures)
-        shown = [name for name in dict.fromkeys(["train/loss", "val/loss", self.monitor]) if name in figures]
-        log.info("epoch %d: %s", trainer.current_epoch, ", ".join(f"{name} {figures[name]:.4f}" for name in shown))
+        self.record.add_epoch(row | means)
+        shown = [name for name in dict.fromkeys(["train/loss", "val/loss", self.monitor]) if name in means]
+        log.info("epoch %d: %s", trainer.current_epoch, ", ".join(f"{name} {means[name]:.4f}" for name in shown))
 
 
 class Pictures(Callback):
     """Shows the model's predictions for the first validation puzzle every few epochs and at the end of training.
 
-    Training is unaffected: random state and mode of the model are restored.
+    Training is unaffected: the random state and the model's mode are restored.
 
     Args:
         logger: logger of the pictures.
@@ -210,11 +210,11 @@ class Pictures(Callback):
 
 
 def training_callbacks(config: Config, record: Record) -> list[Callback]:
-    """The callbacks of every training, in the order in which they are called.
+    """Create the callbacks of a training run, in the order in which they are called.
 
     Args:
-        config: of the run.
-        record: of the run.
+        config: config of the run.
+        record: record of the run.
     """
     folder, selection = record.folder / CHECKPOINTS, config.selection
     callbacks: list[Callback] = [

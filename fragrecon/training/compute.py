@@ -39,8 +39,8 @@ def prepare(model: FragmentModel, compute: ComputeConfig) -> None:
     * Compilation happens at the first call of a method, and again for new kinds of input, such as in evaluation.
 
     Args:
-        model: to change.
-        compute: the settings.
+        model: model to change.
+        compute: compute settings.
     """
     if compute.channels_last:
         cast(Any, model).to(memory_format=torch.channels_last)  # missing from its annotations
@@ -64,16 +64,16 @@ def compiling(compute: ComputeConfig) -> Iterator[None]:
             raise
         raise ConfigError(
             f"compute.compile={compute.compile} fails ({str(error).splitlines()[0]}); torch.compile needs a C++ "
-            "compiler, or Triton on a GPU; use compute.compile=null to train without"
+            "compiler, or Triton on a GPU; use compute.compile=null to train without it"
         ) from error
 
 
 def blocks(module: nn.Module, *, listed: bool = False) -> Iterator[nn.Module]:
-    """The blocks of a model to checkpoint: composite members of a sequence or list of modules, and sequences of layers.
+    """Find the blocks of a model to checkpoint: composite members of a list or sequence, and sequences of layers.
 
     Args:
-        module: whose blocks are wanted.
-        listed: whether it is a sequence or list itself.
+        module: module to search.
+        listed: whether ``module`` is itself a sequence or list.
 
     Returns:
         Disjoint modules with parameters, each as large as possible.
@@ -90,7 +90,7 @@ def blocks(module: nn.Module, *, listed: bool = False) -> Iterator[nn.Module]:
 
 
 def recomputed(function: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
-    """A module's function that recomputes its intermediate results in the backward pass instead of keeping them.
+    """Wrap a module's function so that the backward pass recomputes its intermediate results instead of keeping them.
 
     Random numbers and attention kernels are the same in both passes. Buffers, such as running means, are updated once.
     """

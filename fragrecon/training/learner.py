@@ -35,12 +35,12 @@ SELECTION = "val_mean_clustering_score"
 
 
 def logged_name(stage: str, name: str) -> str:
-    """The name of a metric in the loggers, such as ``val/kmeans_ari``; the selection metric has its own name."""
+    """Return the name of a metric in the loggers, such as ``val/kmeans_ari``; the selection metric has its own name."""
     return SELECTION if (stage, name) == ("val", "mean_clustering_score") else f"{stage}/{name}"
 
 
 def logged_names(objective: Objective, *, clustering: bool) -> list[str]:
-    """Names of all logged metrics: loss terms and, if puzzles are clustered, scores, of training and validation."""
+    """Return the names of all logged metrics of training and validation: loss terms and, with clustering, scores."""
     names = [*objective.parts, *(METRICS if clustering else ())]
     return [logged_name(stage, name) for stage in ("train", "val") for name in names]
 
@@ -58,15 +58,15 @@ class Learner(pl.LightningModule):
     All random numbers of a step depend on the run's seed, the step and the rank.
 
     Args:
-        config: of the run.
-        data: to train on.
-        model: to train.
-        objective: that computes the loss.
-        facts: that the model was built from; they are saved in its checkpoints.
+        config: config of the run.
+        data: data to train on.
+        model: model to train.
+        objective: objective that computes the loss.
+        facts: facts that the model was built from; saved in its checkpoints.
 
     Attributes:
         protocol: scores the embeddings of validation and of some training batches; None if no puzzles are clustered.
-        scored_batches: number of training batches of an epoch that are scored.
+        scored_batches: number of training batches that are scored per epoch.
     """
 
     def __init__(
@@ -78,11 +78,12 @@ class Learner(pl.LightningModule):
         self.scored_batches = -(-config.evaluation.train_puzzles // config.data.puzzles_per_batch)
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
-        # By default a mean skips NaNs, and so hides them; "disable" would drop the weights (torchmetrics 1.9).
+        # MeanMetric ignores NaN by default, which hides a diverged loss; `nan_strategy="disable"` ignores the weights
+        # (torchmetrics 1.9). Imputing NaN keeps both.
         names = logged_names(objective, clustering=config.evaluation.clustering)
         self.means = nn.ModuleDict({name: MeanMetric(math.nan) for name in names})
         for mean in self.means.values():
-            cast(MeanMetric, mean).persistent(True)  # an epoch resumed in its middle ends with the same means
+            cast(MeanMetric, mean).persistent(True)  # so that a resumed epoch ends with the same means
 
     def configure_optimizers(self) -> Any:
         optimizer = build(self.config.optimizer, "optimizer", [p for p in self.parameters() if p.requires_grad])
@@ -111,14 +112,14 @@ class Learner(pl.LightningModule):
         weights.update({name: value for name, value in means.items() if name not in weights})
 
     def _epoch_shape(self) -> dict[str, int]:
-        """Batches an epoch, and batches an optimizer step."""
+        """Batches per epoch, and batches per optimizer step."""
         batches = self.data.epoch_length(self.trainer.limit_train_batches)
         return {"per_epoch": batches, "every": self.trainer.accumulate_grad_batches}
 
     def _begin_whole_epochs(self, checkpoint: dict[str, Any]) -> None:
-        """Start a new epoch if the resumed run has other batches or optimizer steps per epoch than the checkpoint.
+        """Start a new epoch if the checkpoint has a different number of batches or optimizer steps per epoch.
 
-        An epoch that was stopped in its middle is repeated.
+        An interrupted epoch is repeated.
         """
         before, shape = dict(checkpoint["epochs"]), self._epoch_shape()
         self.data.start = Start(before.pop("step"), before.pop("epoch"))
@@ -163,8 +164,8 @@ class Learner(pl.LightningModule):
         if self.plateau is not None:
             self.plateau.step(float(cast(MeanMetric, self.means[self.config.selection.monitor]).compute()))
 
-    def training_figures(self) -> dict[str, float]:
-        """Means of this epoch's training batches so far, over all ranks."""
+    def training_means(self) -> dict[str, float]:
+        """Return the means over this epoch's training batches so far, of all ranks."""
         means = {name: cast(MeanMetric, mean) for name, mean in self.means.items() if name.startswith("train/")}
         return {name: float(mean.compute()) for name, mean in means.items() if mean.update_called or float(mean.weight)}
 
@@ -176,7 +177,7 @@ class Learner(pl.LightningModule):
 
     @torch.no_grad()
     def _scores(self, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Scores (B,) by metric, computed in float32 whatever the precision of training."""
+        """Return scores (B,) by metric, computed in float32 for any precision of training."""
         if self.protocol is None:
             return {}
         if not len(batch):
@@ -207,12 +208,12 @@ def make_learner(config: Config, data: FragmentData, initial: Path | None) -> Le
     """Build a model and its objective, ready to be trained.
 
     Args:
-        config: of the run.
-        data: to train on.
-        initial: a checkpoint to initialise the weights from.
+        config: config of the run.
+        data: data to train on.
+        initial: checkpoint to initialise the weights from, if any.
 
     Raises:
-        ConfigError: model and objective do not fit each other or the data.
+        ConfigError: model and objective are incompatible with each other or with the data.
         RunError: the weights in ``initial`` do not fit the model.
     """
     facts = Facts(config.data.fragment_shape, data.grid, data.store("train").manifest.num_classes)
@@ -228,7 +229,7 @@ def make_learner(config: Config, data: FragmentData, initial: Path | None) -> Le
             f"{data.batches_per_epoch} batches of an epoch; use a larger share, or a number of batches"
         )
     log.info(
-        "%s: %s parameters, %s training and %s validation images, %d batches an epoch",
+        "%s: %s parameters, %s training and %s validation images, %d batches per epoch",
         class_name(config),
         f"{count_parameters(model):,}",
         f"{len(data.training_images()):,}",

@@ -34,7 +34,7 @@ PATIENCE = 6
 """Seconds to wait for the server of Weights & Biases before the run continues offline."""
 
 LAST_UPLOAD = 120
-"""Seconds to upload at the end of a run; ``wandb sync`` uploads the rest."""
+"""Maximum seconds for the upload at the end of a run; ``wandb sync`` uploads the rest."""
 
 
 def none() -> None:
@@ -44,17 +44,17 @@ def none() -> None:
 class Wandb(WandbLogger):
     """Weights & Biases, which continues offline if its server does not answer or no user is logged in.
 
-    All jobs of a sweep write into the folder of the sweep, so that ``wandb leet`` shows them together.
+    All jobs of a sweep write to the folder of the sweep, so that ``wandb leet`` shows them together.
 
     Args:
-        folder: of the run.
-        config: of the run.
+        folder: folder of the run.
+        config: config of the run.
         sweep: folder and name of the sweep that the run belongs to, if any.
         project: name of the project.
-        offline: needs no account; ``wandb sync`` can upload the run later.
-        name: of the run; by default that of its folder.
-        group: of runs; by default the name of the sweep.
-        tags: of the run.
+        offline: whether to log offline, without an account; ``wandb sync`` can upload the run later.
+        name: name of the run; by default the name of its folder.
+        group: group of the run; by default the name of the sweep.
+        tags: tags of the run.
         pictures_every_n_epochs: how often pictures are shown; 0 shows none.
     """
 
@@ -121,7 +121,7 @@ class Wandb(WandbLogger):
             )
 
     def _folders(self) -> list[Path]:
-        """Folders of this run: one for each start and each resume."""
+        """Folders of this run: one per start and per resume."""
         return list(Path(self.save_dir or ".").glob(f"wandb/*run-*-{self._id}"))
 
     @rank_zero_only
@@ -155,8 +155,8 @@ class TensorBoard(TensorBoardLogger):
     """TensorBoard event files, under ``tensorboard/`` in the folder of the run.
 
     Args:
-        folder: of the run.
-        config: of the run, shown as text.
+        folder: folder of the run.
+        config: config of the run, shown as text.
         pictures_every_n_epochs: how often pictures are shown; 0 shows none.
     """
 
@@ -196,7 +196,7 @@ class TensorBoard(TensorBoardLogger):
 
 @contextmanager
 def ending(loggers: Sequence[Logger]) -> Iterator[None]:
-    """Start loggers, and close them at the end of the block, as failed if it fails."""
+    """Start loggers, and close them at the end of the block; if the block fails, they are closed as failed."""
     ours = [logger for logger in loggers if isinstance(logger, (Wandb, TensorBoard))]
     succeeded = False
     try:

@@ -19,14 +19,14 @@ _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MA
 
 
 def check_share(data: DataConfig, processes: int) -> None:
-    """Refuse a batch that cannot be shared equally, before any process is started.
+    """Check that a batch can be shared equally, before any process is started.
 
     Args:
         data: settings of the data.
-        processes: that share a batch.
+        processes: number of processes that share a batch.
 
     Raises:
-        ConfigError: the number of puzzles is no multiple of ``processes``, or leaves a process too few images.
+        ConfigError: the number of puzzles is not a multiple of ``processes``, or a process gets too few images.
     """
     per_batch = data.puzzles_per_batch
     if per_batch % processes:
@@ -37,8 +37,8 @@ def check_share(data: DataConfig, processes: int) -> None:
     images = per_batch // processes * data.images_per_puzzle
     if data.images_range and data.images_range[1] > images:
         raise ConfigError(
-            f"data.images_range={data.images_range} needs more than the {images} images a batch that each of "
-            f"{processes} processes has; increase data.puzzles_per_batch"
+            f"data.images_range={data.images_range} needs up to {data.images_range[1]} images, but each of {processes} "
+            f"processes gets only {images} images per batch; increase data.puzzles_per_batch"
         )
 
 

@@ -16,12 +16,12 @@ from fragrecon.data.module import FragmentData
 
 
 def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> Any:
-    """Build the learning-rate schedule of the whole training; None if the config has none.
+    """Build the learning-rate schedule of the whole training run; None if the config has none.
 
     Args:
-        config: of the run.
-        data: of the run; its ``start`` is set if the run is resumed.
-        optimizer: whose rate is scheduled.
+        config: config of the run.
+        data: data of the run; its ``start`` is set if the run is resumed.
+        optimizer: optimizer whose learning rate is scheduled.
     """
     if config.scheduler["_target_"] is None:
         return None
@@ -43,9 +43,9 @@ def warmup_cosine(
     """Linear warm-up to the full rate, then half a cosine down to a floor (Loshchilov and Hutter, ICLR 2017, eq. 5).
 
     Args:
-        optimizer: whose rate is scheduled.
-        total_steps: optimizer steps of the whole training.
-        warmup: fraction of the steps, in [0, 1).
+        optimizer: optimizer whose learning rate is scheduled.
+        total_steps: optimizer steps of the whole training run.
+        warmup: fraction of the steps for the warm-up, in [0, 1).
         floor: fraction of the full rate at the end, in [0, 1].
 
     Returns:

@@ -1,4 +1,4 @@
-"""Lightning's Trainer: built from the config, and run from the last checkpoint if there is one."""
+"""Build Lightning's Trainer from the config, and run it, resuming from the last checkpoint if there is one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXPECTED_WARNINGS = (
     "Checkpoint directory",
     "You're resuming from a checkpoint that ended",
     "The ``compute`` method of",
-    # Metrics are logged once an epoch, so the logging interval does not matter.
+    # Metrics are logged once per epoch, so the logging interval does not matter.
     "The number of training batches",
 )
 
@@ -42,14 +42,14 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
     """Build Lightning's Trainer with the run's logger and callbacks.
 
     Args:
-        config: of the run.
-        record: of the run.
+        config: config of the run.
+        record: record of the run.
 
     Returns:
         The trainer; its loggers have not started yet.
 
     Raises:
-        ConfigError: Lightning or the logger refuses a setting.
+        ConfigError: Lightning or the logger rejects a setting.
     """
     _quieten()
     sweep = sweep_of(record.folder)
@@ -96,7 +96,7 @@ def _quieten() -> None:
 
 
 def fit(trainer: pl.Trainer, learner: Learner, record: Record) -> None:
-    """Train, from the last checkpoint in the run's folder if there is one.
+    """Train, resuming from the last checkpoint in the run's folder if there is one.
 
     Raises:
         SystemExit: training was stopped by SIGTERM.

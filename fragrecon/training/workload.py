@@ -1,4 +1,4 @@
-"""Time and memory of a model and its training step on random images, without data and Lightning's loop."""
+"""Time and memory of a model and its training step on random images, without a data set or Lightning's loop."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Workload:
             forward(self.model, self.batch.fragments)
 
     def step(self) -> None:
-        """Take an optimizer step, with all batches whose gradients it accumulates."""
+        """Make an optimizer step, including all batches whose gradients it accumulates."""
         for _ in range(self.batches):
             with self.fabric.autocast():
                 loss = self.objective(self.model, self.batch, self.generator)["loss"]
@@ -83,10 +83,10 @@ class Workload:
 
 
 def describe(config: Config, images: int) -> dict[str, Any]:
-    """Describe a model: its size, and its operations for batches of some images.
+    """Describe a model: its size, and its operations in batches of ``images`` images.
 
     Raises:
-        ConfigError: the model or its objective does not take single images, or not in such batches.
+        ConfigError: the model or its objective does not support single images, or not this batch size.
     """
     facts = facts_of(config)
     model, objective = build_model(config, facts)
@@ -123,7 +123,7 @@ def measure(config: Config, images: int, threads: int) -> dict[str, Any]:
         A row of ``bench.json``.
 
     Raises:
-        MemoryError: there is not enough.
+        MemoryError: there is not enough memory.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):  # either may announce the precision
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -171,7 +171,7 @@ def measure(config: Config, images: int, threads: int) -> dict[str, Any]:
 
 
 def check_whole(config: Config, model: FragmentModel, objective: Objective) -> None:
-    """Check that model and objective take single images, and all images of the batches.
+    """Check that model and objective support single images, and use all images of a batch.
 
     Raises:
         ConfigError: they do not.
@@ -193,12 +193,12 @@ def check_whole(config: Config, model: FragmentModel, objective: Objective) -> N
 
 
 def facts_of(config: Config) -> Facts:
-    """Return what the model is built for: whole images of the data."""
+    """Return the facts that the model is built from, for whole images of the data set."""
     return Facts(config.data.image_shape, grid=(1, 1), num_classes=CLASSES)
 
 
 def random_batch(shape: Shape, images: int, seed: int) -> FragmentBatch:
-    """Draw whole images of random pixels, each a puzzle of its own."""
+    """Draw whole images of random pixels, one per puzzle."""
     generator = torch_generator(seed, "bench/images")
     pixels = torch.randint(256, (images, 1, *shape), dtype=torch.uint8, generator=generator)
     labels = torch.randint(CLASSES, (images, 1), generator=generator)

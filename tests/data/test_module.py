@@ -269,7 +269,7 @@ def test_ranks_have_puzzles_of_as_many_images_each_of_their_own(opener: Opener, 
 def test_a_range_too_large_for_the_images_of_a_rank_is_refused(opener: Opener) -> None:
     data = opener(images_range=[30, 30])
     assert len(data.train_batch(0, 1, 2)) == 1
-    with pytest.raises(ConfigError, match=r"puzzles of 30 images, but each of 4 processes has 20 a batch"):
+    with pytest.raises(ConfigError, match=r"puzzles of 30 images, but each of 4 processes gets only 20 images"):
         data.train_batch(0, 0, 4)
 
 

@@ -249,7 +249,7 @@ class Figures(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Learner)
-        self.epochs.append(pl_module.training_figures())
+        self.epochs.append(pl_module.training_means())
 
 
 def test_the_first_training_batches_are_scored(

@@ -1,1 +1,1 @@
-"""Readers of on-disk formats, one module for each; see `fragrecon.data.store.Reader`."""
+"""Readers of on-disk formats, one module per format; see `fragrecon.data.store.Reader`."""

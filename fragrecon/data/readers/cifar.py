@@ -31,8 +31,8 @@ class Cifar10:
     Args:
         root: the folder of the batches, or its parent.
         download: whether to download the archive into ``root`` if the files are missing.
-        url: of the archive, instead of the official one.
-        md5: checksum of the archive.
+        url: URL of the archive; by default the official one.
+        md5: MD5 checksum of the archive; by default the official one.
     """
 
     folder = "cifar-10-batches-py"
@@ -90,7 +90,7 @@ class Cifar10:
         return paths
 
     def _home(self) -> Path | None:
-        """The folder that holds any of the files."""
+        """Return the folder that contains any of the files."""
         names = [name for batches in self.batches.values() for name in batches]
         places = (self.root / self.folder, self.root)
         return next((place for place in places if any((place / name).is_file() for name in names)), None)
@@ -174,7 +174,7 @@ def _download(url: str, md5: str, target: IO[bytes]) -> None:
 
 
 def _pieces(url: str) -> Iterator[tuple[bytes, int | None]]:
-    """The bytes at a URL in pieces, each with the total number of bytes if the server reports it."""
+    """Yield the bytes at a URL in pieces, each with the total number of bytes if the server reports it."""
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             length = response.headers.get("Content-Length", "")

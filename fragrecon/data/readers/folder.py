@@ -30,7 +30,7 @@ _HELD_OUT = ("test", "val", "valid", "validation")
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder that holds images: its path below the root, its time of change, and the sorted names of its images."""
+    """A folder with images: its path below the root, its modification time, and the sorted names of its images."""
 
     path: str
     mtime_ns: int
@@ -49,8 +49,8 @@ class ImageFolder:
     found is held out), these are the splits, with the classes inside; the classes are the union over both. Otherwise a
     hash of its path puts each image into train or, one in ten, into test. Hidden files are ignored.
 
-    A reader lists the folders once. A later one notices changes by the names and times of the folders and the number of
-    their images; a file overwritten in place, with none added, removed or renamed beside it, goes unnoticed.
+    A reader lists the folders once. A new reader detects changes by the names and modification times of the folders and
+    the number of their images. It does not detect that a file was overwritten in place.
 
     Args:
         root: the root folder.
@@ -58,7 +58,7 @@ class ImageFolder:
         channels: 3 for RGB, 1 for gray.
         image_height: height of the decoded images with variable width: each image gets the width, a multiple of
             ``width_step``, that crops least. By default the width is fixed.
-        width_step: in pixels.
+        width_step: step of variable widths, in pixels.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ImageFolder:
             yield [(str(path), path) for path in paths], np.array([label for _, label in batch], np.int64)
 
     def _images(self, split: Split) -> Iterator[tuple[str, int]]:
-        """Path and label of every image of a split, in order."""
+        """Yield path and label of every image of a split, in order."""
         labels: dict[str | None, int] = {name: label for label, name in enumerate(self._classes)}
         for name, folders in self._tree(split).items():
             label = labels.get(name, -1)
@@ -167,7 +167,7 @@ class ImageFolder:
         return tree
 
     def _walk(self, path: str, above: tuple[Path, ...] = ()) -> Iterator[_Folder]:
-        """This folder and its subfolders that hold images; links back to a parent folder are not followed."""
+        """Yield this folder and its subfolders that contain images; links back to a parent folder are not followed."""
         real = (self.root / path).resolve()
         if real in above:
             return
@@ -197,6 +197,6 @@ class ImageFolder:
 
 
 def hashed_split(path: str) -> Split:
-    """The split of an image, by its path below the root only, for a folder without splits."""
+    """Return the split of an image in a folder without splits: a hash of its path below the root."""
     value = int.from_bytes(hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()[:8], "big")
     return "test" if value % 10 == 0 else "train"

@@ -33,10 +33,10 @@ class ImageNet64:
     """Pickled batches ``train_data/train_data_batch_1..10`` and a held-out split in ``dev_data`` or ``val_data``.
 
     Fewer than ten training files are allowed if their numbers have no gap. Labels 1..1000 become 0..999, in the order
-    of the authors' ``map_clsloc.txt``, which is not that of the WordNet ids; the files hold no names of classes.
+    of the authors' ``map_clsloc.txt``, which is not that of the WordNet ids; the files contain no class names.
 
     Args:
-        root: the folder that holds ``train_data``, or the training files themselves.
+        root: the folder that contains ``train_data``, or the training files themselves.
         image_size: (height, width) of the images in the files; there are versions of 8, 16, 32 and 64 pixels.
         channels: number of channels in the files.
     """

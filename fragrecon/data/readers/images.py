@@ -27,13 +27,13 @@ def root_folder(root: str | Path | None) -> Path:
     """Resolve ``data.root``.
 
     Args:
-        root: the option.
+        root: value of ``data.root``.
 
     Returns:
         The absolute path.
 
     Raises:
-        ConfigError: it is not set.
+        ConfigError: ``data.root`` is not set.
     """
     if not root:
         raise ConfigError("data.root is not set; set data.root=FOLDER to the folder of the images")
@@ -47,7 +47,7 @@ def check_folder(root: Path) -> None:
         root: the folder.
 
     Raises:
-        DataError: it does not exist or is no folder.
+        DataError: the folder does not exist or is not a folder.
     """
     if not root.is_dir():
         found = "is not a folder" if root.exists() else "does not exist"
@@ -62,13 +62,13 @@ def block_length(shape: AnyWidthShape) -> int:
 def files_source(
     reader: str, root: Path, split: Split, files: Sequence[Path], images: int, classes: tuple[str, ...] | None = None
 ) -> Source:
-    """Describe a source that consists of files, by their names, sizes and times of change.
+    """Describe a source that consists of files, by their names, sizes and modification times.
 
     Args:
-        reader: its name.
+        reader: name of the reader.
         root: folder of the files.
         split: ``train`` or ``test``.
-        files: of the split.
+        files: files of the split.
         images: number of images.
         classes: names of the classes, if known.
 
@@ -84,16 +84,16 @@ def check_labels(labels: Any, count: int, valid: range, where: str | Path) -> np
     """Check the type, number and range of labels.
 
     Args:
-        labels: as read.
+        labels: labels as read from the file.
         count: number of images.
         valid: allowed labels.
-        where: where they come from, for messages.
+        where: origin of the labels, for messages.
 
     Returns:
         The labels, (count,).
 
     Raises:
-        DataError: they are invalid.
+        DataError: the labels are invalid.
     """
     try:
         values = np.asarray(labels)
@@ -125,14 +125,14 @@ def decode(image: bytes | Path, shape: AnyWidthShape, name: str | None = None, s
         image: the encoded bytes, or the file that holds them.
         shape: (C, H, W), with C 1 for gray and 3 for RGB; a W of None becomes the multiple of ``step`` that crops
             least.
-        name: of the image in an error; by default its path.
-        step: of variable widths, in pixels.
+        name: name of the image in error messages; by default its path.
+        step: step of variable widths, in pixels.
 
     Returns:
         uint8 (C, H, W).
 
     Raises:
-        DataError: it cannot be decoded.
+        DataError: the image cannot be decoded.
     """
     channels, height, width = shape
     try:
@@ -152,7 +152,7 @@ def decode(image: bytes | Path, shape: AnyWidthShape, name: str | None = None, s
 
 
 def nearest_width(size: tuple[int, int], height: int, step: int) -> int:
-    """Width, a positive multiple of ``step``, closest to that of an image of ``size`` (H, W) scaled to ``height``."""
+    """Return the positive multiple of ``step`` closest to the width of an image (H, W) scaled to ``height``."""
     return step * max(1, round(size[1] * height / (size[0] * step)))
 
 
@@ -160,13 +160,13 @@ def size_of(path: Path) -> tuple[int, int]:
     """Read the size of an image file, after its EXIF orientation is applied.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Returns:
         Height and width.
 
     Raises:
-        DataError: it is not an image.
+        DataError: the file is not an image.
     """
     try:
         with Image.open(path) as file:
@@ -186,10 +186,10 @@ def decode_blocks(
     Args:
         batches: encoded images with their labels.
         shape: (C, H, W) of the decoded images, W None if variable.
-        step: of variable widths, in pixels.
+        step: step of variable widths, in pixels.
 
     Yields:
-        A block for each batch or, with variable width, for each run of images of one width.
+        One block per batch or, with variable width, per run of images of equal width.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for images, labels in batches:
@@ -216,7 +216,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """An error in a few words; Pillow's own message for an unknown format repeats the path."""
+    """Return an error in a few words; Pillow's own message for an unknown format repeats the path."""
     if isinstance(error, UnidentifiedImageError):
         return "no image format is recognised"
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__

@@ -102,7 +102,7 @@ class _Shard:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes, if the schema holds them."""
+        """Names of the classes, if the schema contains them."""
         try:
             info = json.loads(self._schema.metadata[b"huggingface"])
             names = info["info"]["features"]["label"]["names"]
@@ -111,7 +111,7 @@ class _Shard:
         return tuple(map(str, names)) if isinstance(names, list) and names else None
 
     def batches(self, length: int) -> Iterator[tuple[list[Encoded], npt.NDArray[np.int64]]]:
-        """Encoded images with their labels, ``length`` at a time; no more are in memory."""
+        """Yield encoded images with their labels, ``length`` at a time; only these are in memory."""
         valid = range(-1, len(self.classes) if self.classes else 1 << 31)
         row = 0
         try:

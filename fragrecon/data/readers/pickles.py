@@ -29,13 +29,13 @@ def load_pickle(path: Path) -> dict[str, Any]:
     """Load a dict of arrays, lists, numbers and strings, written by Python 2 or 3.
 
     Args:
-        path: of the pickle.
+        path: path of the pickle.
 
     Returns:
         The dict. Strings of Python 2 are bytes, except for the keys. Arrays are read-only.
 
     Raises:
-        DataError: the file is missing, empty, truncated or no such dict, or it asks for other objects or calls.
+        DataError: the file is missing, empty, truncated or not such a dict, or it requests other objects or calls.
     """  # noqa: DOC501  # what is raised inside is caught inside
     try:
         with path.open("rb") as file:
@@ -61,10 +61,10 @@ def read_batches(paths: Iterable[Path], shape: Shape, labels_key: str, labels: r
     """Read pickled batches, one file in memory at a time.
 
     Args:
-        paths: of the files: dicts of ``data``, uint8 (n, C*H*W) rows of planar pixels, and of labels.
+        paths: paths of the files: dicts with ``data``, uint8 (n, C*H*W) rows of planar pixels, and labels.
         shape: (C, H, W).
         labels_key: key of the labels.
-        labels: allowed values; the first becomes class 0.
+        labels: allowed labels; the first becomes class 0.
 
     Yields:
         Blocks.

@@ -39,8 +39,8 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 class Synthetic:
     """Reader that generates images on demand.
 
-    An image is a pure function of ``seed``, split, index, class and size: a reader of more images begins with the same
-    ones, and one channel gives the luma of the same image as three. Classes alternate, so they are balanced.
+    An image is a pure function of ``seed``, split, index, class and size: a reader with more images begins with the
+    same ones, and one channel gives the luma of the same image as three. Classes alternate, so they are balanced.
 
     Args:
         image_size: (height, width) in pixels.
@@ -48,7 +48,7 @@ class Synthetic:
         train_images: number of training images.
         test_images: number of test images.
         num_classes: number of classes.
-        seed: of all images.
+        seed: seed of all images.
 
     Raises:
         ConfigError: the images are too small.
@@ -65,7 +65,7 @@ class Synthetic:
     ) -> None:
         if min(image_size) < SMALLEST_SIDE:
             raise ConfigError(
-                f"data.image_size={list(image_size)}: synthetic images need at least {SMALLEST_SIDE} pixels a side"
+                f"data.image_size={list(image_size)}: synthetic images need at least {SMALLEST_SIDE} pixels per side"
             )
         self.shape = (channels, *image_size)
         self._counts: dict[Split, int] = {"train": train_images, "test": test_images}
@@ -92,7 +92,7 @@ class Synthetic:
             yield Block(self.draw(split, indices), np.array(indices, np.int64) % self._num_classes)
 
     def draw(self, split: Split, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """Images of a split at ``indices``, in any order: uint8 (n, C, H, W)."""
+        """Return the images of a split at ``indices``, in any order: uint8 (n, C, H, W)."""
         channels, height, width = self.shape
         scenes = []
         for index in indices:
@@ -117,7 +117,7 @@ class _Scene(NamedTuple):
     light: Array  # (2,) fall-off of the light along y and x
     rough: Array  # () contrast of the grain of all surfaces
     focus: Array  # () width of an edge, in pixels
-    wobble: Array  # () how far outlines stray
+    wobble: Array  # () amplitude of the distortion of outlines
     outline: Integers  # (S,) of OUTLINES
     texture: Integers  # (S,) of TEXTURES
     centre: Array  # (S, 2)
@@ -128,7 +128,7 @@ class _Scene(NamedTuple):
     shade: Array  # (S, 2) fall-off of the light across the shape, along y and x
     colours: Array  # (S, 2, 3) the texture goes from the first to the second
     fields: Array  # (2, H, W) random fields: a smooth and a rough one, of mean 0 and variance 1
-    noise: Array  # (3, H, W) of the sensor
+    noise: Array  # (3, H, W) sensor noise
 
 
 def _imagine(rng: np.random.Generator, label: int, height: int, width: int) -> _Scene:
@@ -227,7 +227,7 @@ def _paint(scene: _Scene) -> Array:
 
 
 def _choose(functions: dict[str, Callable[..., Array]], which: Integers, *planes: Array) -> Array:
-    """Apply to each image its function."""
+    """Apply to each image the function chosen for it."""
     out = np.empty(np.broadcast_shapes(*(plane.shape for plane in planes)), np.float32)
     for number, function in enumerate(functions.values()):
         chosen = np.flatnonzero(which == number)
