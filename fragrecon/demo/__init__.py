@@ -1,4 +1,5 @@
 """The pages of ``mode=demo``.
 
-`inpainting` and `reassembly` compute what the pages show; only the pages themselves and their `layout` need Gradio.
+`inpainting` and `reassembly` compute the contents of the pages; only `inpainting_page`, `reassembly_page` and `layout`
+need Gradio.
 """

@@ -1,6 +1,6 @@
-"""What the page of an inpainting model shows.
+"""Contents of the page of an inpainting model.
 
-Shapes: one image (C, H, W) in 0..1 of P patches; pictures (3, H', W') uint8.
+Shapes: one image (C, H, W) in [0, 1] of P patches; pictures (3, H', W') uint8.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDE, THUMBNAIL = 512, 192
-"""Least width of pictures, and of those of single heads, in pixels: Gradio misplaces clicks on enlarged pictures."""
+"""Minimum width of pictures, and of those of single heads, in pixels: Gradio misplaces clicks on enlarged pictures."""
 
 ACCENT, FRAME = (0.93, 0.42, 0.1), (0.1, 0.4, 0.95)
-"""Colour of attention and of the current step, and that of the frame of the chosen patch."""
+"""Colour of attention and the current step, and colour of the frame of the chosen patch."""
 LINE = 4
 """Thickness of that frame in pixels."""
 
@@ -40,8 +40,8 @@ class Scene:
     """The input of the model.
 
     Attributes:
-        image: (C, H, W).
-        mask: (P,), True where hidden.
+        image: image (C, H, W).
+        mask: mask (P,), True where hidden.
         chosen: patch whose attention is shown; by default a hidden one close to the centre.
     """
 
@@ -51,7 +51,7 @@ class Scene:
 
 
 def answer(model: Inpainter, scene: Scene, device: torch.device) -> Inpainted:
-    """Inpaint the image of a scene by a model on a device."""
+    """Inpaint the image of a scene with a model on a device."""
     chosen = None if scene.chosen is None else torch.tensor([scene.chosen], device=device)
     return inpaint(model, scene.image.unsqueeze(0).to(device), scene.mask.unsqueeze(0).to(device), chosen)
 
@@ -59,13 +59,13 @@ def answer(model: Inpainter, scene: Scene, device: torch.device) -> Inpainted:
 def random_mask(patches: int, ratio: float, draw: int) -> Tensor:
     """Draw a mask (P,) that hides a share of the patches, but at least one and never all.
 
-    In the same ``draw``, the mask of a larger share includes that of a smaller one.
+    For the same ``draw``, the mask of a larger share includes that of a smaller one.
     """
     return draw_mask(1, patches, ratio, torch_generator(draw, "demo"))[0]
 
 
 def toggled(mask: Tensor, patch: int) -> Tensor:
-    """Hide or show one patch of a mask (P,), unless none or all would be hidden: models need both."""
+    """Hide or show one patch of a mask (P,), unless none or all would be hidden; models need both."""
     changed = mask.clone()
     changed[patch] = ~mask[patch]
     return mask if changed.all() or not changed.any() else changed
@@ -95,18 +95,18 @@ def steps_of(inpainted: Inpainted) -> int:
 
 
 def at_step(inpainted: Inpainted, step: int) -> Inpainted:
-    """Replace the output by that after some steps of the descent."""
+    """Replace the output by that after ``step`` steps of the descent."""
     return replace(inpainted, output=inpainted.steps.output[step]) if inpainted.steps else inpainted
 
 
 def ratios_of(inpainted: Inpainted) -> Tensor:
-    """Return the masked PSNR (S + 1,) of the image before the first step and after each, in dB."""
+    """Return the masked PSNR (S + 1,) in dB before the first step and after each step."""
     outputs = [at_step(inpainted, step).output for step in range(steps_of(inpainted) + 1)]
     return torch.cat([masked_psnr(inpainted, output) for output in outputs])
 
 
 def facts_of(inpainted: Inpainted, patches: int) -> dict[str, str]:
-    """Return the number of hidden patches and the score, as text by name."""
+    """Return the number of hidden patches and the score as text, by name."""
     hidden = round(float(inpainted.hidden.float().mean()) * patches)
     return {
         "hidden": f"{hidden} of {patches} patches",
@@ -120,7 +120,7 @@ def input_pictures(inpainted: Inpainted, grid: tuple[int, int]) -> dict[str, Ten
 
 
 def output_pictures(inpainted: Inpainted) -> dict[str, Tensor]:
-    """Draw the whole output, and the composite that takes it only in hidden patches."""
+    """Draw the whole output, and the composite, which has the output in hidden patches only."""
     return {"output": picture(inpainted.output[0]), "composite": picture(inpainted.composite[0])}
 
 
@@ -132,13 +132,13 @@ def chosen_picture(inpainted: Inpainted, grid: tuple[int, int]) -> Tensor:
 
 
 def mean_picture(inpainted: Inpainted) -> Tensor:
-    """Draw the mean attention of all heads."""
+    """Draw the attention averaged over heads."""
     assert inpainted.attention is not None
     return attended(inpainted.composite[0], inpainted.attention.weights[0].mean(0), int(inpainted.attention.chosen[0]))
 
 
 def head_pictures(inpainted: Inpainted) -> dict[str, Tensor]:
-    """Draw the attention of each head, by its number and greatest weight."""
+    """Draw the attention of each head, named by its number and maximum weight."""
     assert inpainted.attention is not None
     chosen = int(inpainted.attention.chosen[0])
     return {
@@ -148,13 +148,13 @@ def head_pictures(inpainted: Inpainted) -> dict[str, Tensor]:
 
 
 def attended(image: Tensor, weights: Tensor, chosen: int, side: int = SIDE) -> Tensor:
-    """Draw attention weights (rows, columns) in colour over a grey image, relative to the greatest.
+    """Draw attention weights (rows, columns) in colour over a grey image, relative to their maximum.
 
     Args:
-        image: (C, H, W).
+        image: image (C, H, W).
         weights: attention weights of the patches.
         chosen: index of the patch to frame.
-        side: least width of the picture.
+        side: minimum width of the picture.
 
     Returns:
         The picture.

@@ -20,7 +20,7 @@ from fragrecon.evaluation.pixels.inpainting_examples import Inpainted
 from fragrecon.models.base import Attentive, Descender, Inpainter
 
 BUTTON = 200
-"""Least width of a button in pixels."""
+"""Minimum width of a button in pixels."""
 
 PAUSE = 0.25
 """Seconds per step when the descent is played."""
@@ -33,14 +33,14 @@ Shown = dict[Any, Any]
 
 
 class InpaintingPage:
-    """A page to choose or upload an image, hide patches of it, and see how the model inpaints them.
+    """A page to choose or upload an image, hide patches, and see how the model inpaints them.
 
     Args:
         model: model in eval mode.
         device: device of the model.
-        shape: (C, H, W) of its images.
+        shape: shape (C, H, W) of its images.
         examples: image files to choose from.
-        ratio: share of hidden patches at first.
+        ratio: initial share of hidden patches.
         note: description of the run.
 
     Attributes:
@@ -90,7 +90,7 @@ class InpaintingPage:
     def _lay_descent(self) -> None:
         """Add the steps of the descent, which are hidden for models without one."""
         with gr.Column(visible=isinstance(self.model, Descender)):
-            layout.heading("Descent", "The output and the composite above are those after this number of steps.")
+            layout.heading("Descent", "The output and the composite above are shown after this number of steps.")
             with gr.Row(equal_height=True):
                 self.step = gr.Slider(0, 1, 0, step=1, label="Step of the descent", buttons=[], elem_id="step")
                 self.play = gr.Button("Play", elem_id="play", size="md", scale=0, min_width=BUTTON)
@@ -99,20 +99,20 @@ class InpaintingPage:
     def _lay_attention(self) -> None:
         """Add the attention, which is hidden for models without any."""
         with gr.Column(visible=isinstance(self.model, Attentive)):
-            layout.heading("Attention", "Final attention of one patch: more is more orange.")
+            layout.heading("Attention", "Final attention of one patch; stronger orange is higher attention.")
             with gr.Row():
                 with gr.Column(min_width=180, scale=1, elem_classes="place"):
                     self.chosen = layout.picture("patch", "click to choose another patch", click=True)
                 with gr.Column(min_width=180, scale=1, elem_classes="place"):
                     self.mean = layout.picture("attention", "the mean of all heads")
                 with gr.Column(min_width=360, scale=2, elem_classes="place"):
-                    layout.caption("heads", "each relative to its greatest weight")
+                    layout.caption("heads", "each relative to its maximum weight")
                     self.heads = layout.text(name="heads")
 
     def _connect(self) -> None:
         shown = [self.view, self.draw, self.strip, self.share, *self.places.values(), self.facts]
         shown += [self.step, self.course, self.chosen, self.mean, self.heads]
-        # One event after another, so that each starts from the result of the last.
+        # Events run one after another, so that each starts from the result of the previous one.
         how: dict[str, Any] = {"outputs": shown, "show_progress": "hidden", "concurrency_id": "view"}
         mask = [self.view, self.share, self.draw, self.step]
         self.blocks.load(self.start, mask, **how)
@@ -172,7 +172,7 @@ class InpaintingPage:
         return {self.view: None} if view is None else self._at_step(view[1], step)
 
     def descend(self, view: View | None) -> Iterator[Shown]:
-        """Show one step after another."""
+        """Show the steps one after another."""
         for step in range(inpainting.steps_of(view[1]) + 1 if view else 0):
             yield {self.step: step} | self.go(view, step)
             time.sleep(PAUSE)
@@ -185,7 +185,7 @@ class InpaintingPage:
         return inpainting.patch_at(event.index, (size[0], size[1]), self.grid)
 
     def _see(self, scene: Scene, step: int | None) -> Shown:
-        """Run the model, and show a step of its descent, by default the last."""
+        """Run the model and show a step of its descent, by default the last one."""
         inpainted = inpainting.answer(self.model, scene, self.device)
         last = inpainting.steps_of(inpainted)
         shown: Shown = {self.view: (scene, inpainted)}

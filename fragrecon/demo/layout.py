@@ -1,4 +1,4 @@
-"""Elements of both pages; needs Gradio."""
+"""Elements shared by the pages; needs Gradio."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def opened(page: gr.Blocks, port: int | None, browser: bool) -> Iterator[str]:
 
     Args:
         page: page to serve.
-        port: port; None for a free one.
+        port: port to listen on; None for a free one.
         browser: whether to open the page in a browser.
 
     Yields:
         The address of the page.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is in use.
     """
     direct = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
     try:
@@ -66,7 +66,7 @@ def opened(page: gr.Blocks, port: int | None, browser: bool) -> Iterator[str]:
             )
     except OSError:
         where = "ports 7860 to 7959 are" if port is None else f"demo.port={port} is"
-        raise ConfigError(f"{where} taken on {LOCAL}; name a free one: demo.port=PORT") from None
+        raise ConfigError(f"{where} in use on {LOCAL}; set a free one: demo.port=PORT") from None
     try:
         yield address
     finally:
@@ -94,7 +94,7 @@ def caption(name: str, note: str) -> None:
 
 
 def picture(name: str, note: str, *, click: bool = False) -> gr.Image:
-    """Add a caption and a place for a picture below it."""
+    """Add a caption and an image component below it."""
     caption(name, note)
     return gr.Image(
         format="png",
@@ -138,7 +138,7 @@ def figures_html(shown: Mapping[str, Tensor]) -> str:
 
 
 def figure_html(figure: Figure) -> str:
-    """Return a figure as SVG, as wide as its place."""
+    """Return a figure as SVG that fills the available width."""
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # text in the font of the page
         figure.savefig(file, format="svg")
@@ -147,15 +147,15 @@ def figure_html(figure: Figure) -> str:
 
 
 def facts(found: Mapping[str, str]) -> str:
-    """Return named values in a line as HTML."""
+    """Return named values in one line as HTML."""
     parts = [f"<span>{html.escape(name)} <b>{html.escape(value)}</b></span>" for name, value in found.items()]
     return f'<div class="facts">{"".join(parts)}</div>'
 
 
 def picture_file(shown: Tensor) -> str:
-    """Save a picture (C, H, W) uint8 in the temporary folder, under a name from its content.
+    """Save a picture (C, H, W) uint8 in the temporary folder, named by a hash of its content.
 
-    Gradio would write a picture again whenever it is shown, even while a browser reads it.
+    Otherwise Gradio would rewrite a picture whenever it is shown, even while a browser reads it.
     """
     name = hashlib.sha256(shown.contiguous().numpy().tobytes()).hexdigest()
     path = Path(os.environ[FOLDER]) / f"{name}.png"
@@ -165,7 +165,7 @@ def picture_file(shown: Tensor) -> str:
 
 
 def checked(action: Callable[[], Any]) -> Any:
-    """Call an action, and show the errors that a user can fix on the page."""
+    """Call an action; errors that the user can fix are shown on the page."""
     try:
         return action()
     except FragreconError as error:

@@ -1,4 +1,4 @@
-"""What the page of a reassembling model shows.
+"""Contents of the page of a reassembling model.
 
 Shapes: one puzzle of F fragments (C, h, w) from N images; pictures (C, H, W) uint8.
 """
@@ -25,7 +25,7 @@ from fragrecon.report.figures.reassembly import rebuilt_images, rebuilt_sheet, s
 from fragrecon.report.figures.tiles import enlarge
 
 SIDE = 1200
-"""Least width of a sheet in pixels."""
+"""Minimum width of a sheet in pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Rebuilt:
     """A reassembled puzzle.
 
     Attributes:
-        puzzle: photographs that it was cut from.
+        puzzle: photographs that the puzzle was cut from.
         placement: image and cell of each fragment.
-        k: number of images, that of the photographs.
+        k: number of images.
         grid: rows and columns of fragments in an image.
     """
 
@@ -46,17 +46,17 @@ class Rebuilt:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The scores, as text by name."""
+        """The scores as text, by name."""
         scores = agreement(self.placement, self.puzzle.shown, self.grid)
         fragments = self.placement.cells.shape[1]
         return {
-            "in the right place": f"{round(float(scores['direct']) * fragments)} of {fragments} fragments",
+            "at the correct cell": f"{round(float(scores['direct']) * fragments)} of {fragments} fragments",
             "perfect": f"{round(float(scores['perfect']) * self.k)} of {self.k} images",
         }
 
     @property
     def picture(self) -> Tensor:
-        """Each image beside the rebuilt one, in which misplaced fragments are framed."""
+        """Each image followed by the rebuilt one, in which misplaced fragments are framed."""
         shown = self.puzzle.shown
         images = rebuilt_images(shown.fragments[0], self.placement, self.k, self.grid)
         return _wide(rebuilt_sheet(images, self.placement, shown, self.grid))
@@ -69,9 +69,9 @@ class Reassembler:
     Attributes:
         model: model in eval mode.
         device: device of the model.
-        image_shape: (C, H, W) of a photograph for the model.
-        fragment_size: (h, w) of a fragment for the model.
-        protocol: its seed, restarts and memory.
+        image_shape: shape (C, H, W) that photographs are resized to.
+        fragment_size: size (h, w) of a fragment.
+        protocol: clustering protocol, for its seed, restarts and memory.
     """
 
     model: Solver
@@ -86,10 +86,10 @@ class Reassembler:
         return grid_of(self.image_shape[1:], self.fragment_size)
 
     def cut(self, paths: Sequence[Path], shuffle: int) -> Photographs:
-        """Cut photographs into one puzzle, shuffled by a seed.
+        """Cut photographs into one puzzle, shuffled with a seed.
 
         Raises:
-            ConfigError: they are too many.
+            ConfigError: there are too many.
             DataError: a file is not an image.
         """
         check_count(len(paths) * self.grid[0] * self.grid[1])
@@ -110,7 +110,7 @@ class Reassembler:
 
 
 def shuffled_picture(puzzle: Photographs) -> Tensor:
-    """Draw all fragments in the order in which the model gets them."""
+    """Draw all fragments in the order of the model's input."""
     return _wide(shuffled_sheet(puzzle.shown.fragments[0]))
 
 

@@ -23,7 +23,7 @@ class ReassemblyPage:
     """A page to choose or upload images, which are cut, shuffled and reassembled.
 
     Args:
-        reassembler: reassembles the puzzles.
+        reassembler: reassembler of the puzzles.
         examples: image files to choose from.
         note: description of the run.
 
@@ -53,7 +53,7 @@ class ReassemblyPage:
                     self.shuffled = layout.picture("shuffled", "the input of the model")
                 with gr.Column(scale=3, min_width=420, elem_classes="place"):
                     self.rebuilt = layout.picture(
-                        "rebuilt", "each original beside the rebuilt image; misplaced fragments have a red frame"
+                        "rebuilt", "each original next to the rebuilt image; misplaced fragments have a red frame"
                     )
                     self.facts = layout.text(name="facts")
             self._connect()
@@ -92,7 +92,7 @@ class ReassemblyPage:
         return self.cut(taken, shuffle + 1)
 
     def cut(self, taken: list[str], shuffle: int) -> Shown:
-        """Cut and shuffle images, and clear the last result."""
+        """Cut and shuffle images, and clear the previous result."""
         shown: Shown = {self.taken: taken, self.shuffle: shuffle, self.rebuilt: None, self.facts: ""}
         shown[self.chosen] = gr.Gallery(taken, selected_index=None)
         if not taken:

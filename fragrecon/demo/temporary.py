@@ -13,7 +13,7 @@ FOLDER = "GRADIO_TEMP_DIR"
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Create a folder for all uploaded and shown files, and delete it after the block."""
+    """Create a folder for all uploaded and shown files; it is deleted after the block."""
     with tempfile.TemporaryDirectory(prefix="fragrecon-demo-") as folder, environment(FOLDER, folder):
         yield Path(folder)
 

@@ -1,6 +1,6 @@
 """Scores of models on the test split.
 
-`setup` opens the data and the model, `suite` runs the parts (`clustering`, `pixels`, `probes`) one after the other, and
-`cache` saves the scores of baselines for other runs. Trained probes are also saved here; everything else that is
-written, printed or drawn belongs to `fragrecon.report`.
+`setup` opens the data and defines the input (`Scoring`) and output (`PartResult`) of the parts `clustering`, `pixels`
+and `probes`, which `suite` runs in order. `cache` saves the scores of baselines for other runs. Trained probes are
+saved here, too; everything else that is written, printed or drawn belongs to `fragrecon.report`.
 """

@@ -1,6 +1,6 @@
-"""Arrays and scores cached on disk, so that the runs of a sweep compute those of baselines once.
+"""Arrays and scores cached on disk, so that the baselines are computed once per sweep.
 
-A file is named after everything its contents follow from: the data, the settings, `VERSION` and the installed packages.
+A file name has a hash of everything its contents depend on: data, settings, `VERSION` and the installed packages.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from fragrecon.evaluation.statistics import Scores
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Version of the code that computes cached values. Increase it with every change that alters a value."""
+"""Version of the code that computes cached values. Increase it with every change that alters a value, and whenever a
+clustering or pixel metric is added or renamed, because metric names are not part of the file name."""
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "kmedoids")
-"""Packages whose versions are part of every file name."""
+"""Packages whose versions are hashed in every file name."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -37,12 +38,12 @@ def cache_path(folder: Path, name: str, facts: Any) -> Path:
     """Return the file of cached arrays.
 
     Args:
-        folder: folder of the cache.
+        folder: cache folder.
         name: readable first part of the file name.
-        facts: everything that the arrays follow from, besides the code; JSON-serialisable.
+        facts: everything that the arrays depend on, except the code; JSON-serialisable.
 
     Returns:
-        The path of an ``.npz`` file that need not exist.
+        The path of an ``.npz`` file, which need not exist.
     """
     return folder / f"{name}-{files.digest([facts, VERSION, _package_versions()])[:24]}.npz"
 
@@ -51,9 +52,9 @@ def cached_arrays(path: Path, compute: Callable[[], Arrays], on_hit: Callable[[]
     """Read arrays from the cache, or compute and save them if the file is missing or damaged.
 
     Args:
-        path: file of the arrays, from `cache_path`.
-        compute: computes the arrays.
-        on_hit: called when the arrays were read, for a progress bar.
+        path: path from `cache_path`.
+        compute: function that computes the arrays.
+        on_hit: called if the arrays are read from the cache, for a progress bar.
 
     Returns:
         The arrays by name.
@@ -76,14 +77,14 @@ def cached_scores(
     advance: Callable[[int], None],
     **settings: Any,
 ) -> dict[str, dict[str, Scores]]:
-    """Read scores of methods from the cache; score the methods that are missing together, and save their scores.
+    """Read scores of methods from the cache; score all missing methods together, and save their scores.
 
     Args:
         puzzles: puzzles to score on.
-        methods: methods by name.
-        folder: folder of the cache.
-        facts: settings that the scores follow from, besides the puzzles; JSON-serialisable.
-        fitted: those methods that are fitted on training images.
+        methods: scoring functions by method name.
+        folder: cache folder.
+        facts: settings that the scores depend on, except the puzzles; JSON-serialisable.
+        fitted: names of the methods that are fitted on training images.
         advance: called with the number of puzzles done, for a progress bar.
         settings: further arguments of `evaluate`.
 

@@ -1,4 +1,4 @@
-"""Exact principal components, in memory and for more images than fit there.
+"""Exact principal components, of points in memory or read in parts.
 
 Shapes: M points of P values, R components.
 """
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 LARGE = 1024
-"""Number of values from which on Lanczos steps are faster than the eigenvectors of the covariance matrix."""
+"""Above this number of values P, Lanczos steps are faster than an eigendecomposition of the covariance matrix."""
 
 ROUNDING = 1e-10
-"""Share of the greatest variance that counts as zero."""
+"""Variances below this share of the largest count as zero."""
 
 
 class PrincipalComponents:
@@ -31,7 +31,7 @@ class PrincipalComponents:
 
     Args:
         points: points (M, P).
-        most: number of components to keep, if there are as many.
+        most: maximum number of components.
     """
 
     def __init__(self, points: Tensor, most: int) -> None:
@@ -45,12 +45,12 @@ class PrincipalComponents:
         self.deviations = torch.from_numpy(np.sqrt(fitted.explained_variance_))
 
     def __call__(self, points: Tensor, count: int, whitening: float = 0.0) -> Tensor:
-        """Project points on the leading components.
+        """Project points onto the leading components.
 
         Args:
             points: points (..., P).
             count: number of components.
-            whitening: power of the standard deviation that each component is divided by; 1 gives equal variances.
+            whitening: each component is divided by this power of its standard deviation; 1 gives equal variances.
 
         Returns:
             Coordinates (..., count), float64.
@@ -58,25 +58,25 @@ class PrincipalComponents:
         values = points.double()
         mean, directions = self.mean.to(values), self.directions[:, :count].to(values)
         deviations = self.deviations[:count].to(values)
-        # Components of nearly no variance are not amplified.
+        # Do not amplify components of almost no variance.
         scale = deviations.clamp(min=1e-6 * float(deviations.max()) or 1.0) ** -whitening
         return ((values - mean) @ directions) * scale
 
 
 def components_of_parts(parts: Iterable[Tensor], count: int, values: int) -> tuple[Tensor, Tensor]:
-    """Compute all principal components of points that are read part by part.
+    """Compute all principal components of points that are read in parts.
 
-    The eigenvectors are those of the covariance matrix or, where that is smaller, of the Gram matrix.
+    The eigenvectors are computed from the covariance matrix or, if it is smaller, from the Gram matrix.
 
     Args:
-        parts: points (M, P) in 0..1.
-        count: number of all points.
-        values: P.
+        parts: points (M, P) in [0, 1].
+        count: total number of points.
+        values: number of values P.
 
     Returns:
-        Mean (P,) and components (P, R) as columns, by decreasing variance, without those of no variance; float32.
+        Mean (P,) and components (P, R) as columns, by decreasing variance, without those of zero variance; float32.
     """
-    # Values are centred at 0.5, so that subtracting the mean costs the variance few digits.
+    # Values are centred at 0.5, so that subtracting the mean loses little precision in the variance.
     rows = (points.cpu().double() - 0.5 for points in parts)
     if count < values:
         whole = torch.cat(list(rows))

@@ -1,7 +1,7 @@
 """Embeddings of user-supplied images, fragments or puzzles.
 
-Shapes: images (C, H, W), cut into ``cells`` fragments (C, h, w); M of either, B puzzles of F fragments, D dimensions of
-an embedding.
+Shapes: M images (C, H, W), cut into ``cells`` fragments (C, h, w), or M fragments; B puzzles of F fragments; D
+dimensions of an embedding.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.models.base import FragmentModel, Shape
 
 ROUNDING = 1e-3
-"""Tolerance of floats outside 0..1."""
+"""Tolerance for floats outside [0, 1]."""
 
 Embeddings = npt.NDArray[np.float32]
 
 
 def embeds_puzzles(model: FragmentModel) -> bool:
-    """Whether a model embeds the fragments of a puzzle together, so that each embedding depends on all of them."""
+    """Whether a model embeds the fragments of a puzzle jointly, so that each embedding depends on all of them."""
     return type(model).encode is not FragmentModel.encode
 
 
@@ -37,18 +37,18 @@ def embed(
     Args:
         model: model in eval mode, on ``device``.
         given: images (M, C, H, W), fragments (M, C, h, w) or puzzles (B, F, C, h, w), as array or tensor; uint8, or
-            floats in [0, 1]. A model that embeds puzzles takes all images, or all fragments, as one puzzle. A model of
-            any size takes anything that is not of the images' size as fragments.
+            floats in [0, 1]. If the model embeds puzzles, all images or all fragments form one puzzle. If the model
+            accepts any size, pixels of another size than ``image_shape`` are fragments.
         image_shape: shape (C, H, W) of the run's images.
         device: device to embed on.
-        batch_size: fragments per batch; a puzzle is not divided if the model embeds puzzles.
+        batch_size: fragments per batch; puzzles are not split if the model embeds puzzles.
 
     Returns:
-        (M, cells, D) for images, row by row of the grid; (M, D) for fragments, and for images of the size of a
-        fragment; (B, F, D) for puzzles.
+        Embeddings: (M, cells, D) for images, with the cells of the grid row by row; (M, D) for fragments, and for
+        images if a fragment is a whole image; (B, F, D) for puzzles.
 
     Raises:
-        DataError: the pixels have another type, range or shape.
+        DataError: the pixels have the wrong type, range or shape.
         ConfigError: ``batch_size`` is not positive.
     """
     if batch_size < 1:
@@ -78,15 +78,15 @@ def embed(
 def embed_images(
     model: FragmentModel, given: Any, image_shape: Shape, *, device: torch.device | str, batch_size: int
 ) -> Embeddings:
-    """Embed images: the mean of the embeddings of the fragments of each image, as a puzzle of its own.
+    """Embed images separately, as the mean of the embeddings of their fragments.
 
     The arguments are those of `embed`, with images (M, C, H, W).
 
     Returns:
-        Embeddings, (M, D).
+        Embeddings (M, D).
 
     Raises:
-        DataError: as for `embed`, or the images have another shape than the model's.
+        DataError: as for `embed`, or the images do not have the shape of the model's.
     """
     pixels, fragment_size = _checked(given), model.fragment_shape[1:]
     if model.any_size and image_shape == model.fragment_shape and pixels.ndim == 4:
@@ -100,12 +100,12 @@ def embed_images(
 
 
 def _checked(given: Any) -> Tensor:
-    """Return pixels as a tensor, after a check of type and range."""
+    """Convert pixels to a tensor and check their type and range."""
     if isinstance(given, Tensor):
         pixels = given.detach()
     elif isinstance(given, np.ndarray) and (given.dtype.kind == "f" or given.dtype == np.uint8):
         kind = np.float32 if given.dtype.kind == "f" else np.uint8
-        pixels = torch.from_numpy(np.require(given, kind, ["C", "W"]))  # torch cannot share what is mapped read-only
+        pixels = torch.from_numpy(np.require(given, kind, ["C", "W"]))  # torch cannot share read-only memory
     else:
         found = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
         raise DataError(f"pixels should be a NumPy array or a tensor of uint8, or of floats in 0..1, not {found}")

@@ -1,6 +1,6 @@
 """Example puzzles with the model's predictions, saved for the report.
 
-Shapes: one puzzle of F fragments from N images, a leading 1 where batches have B.
+Shapes: one puzzle of F fragments from N images, with a batch dimension of 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fragrecon.reassembly.rebuild import Placement, rebuild
 from fragrecon.reassembly.solve import clues_and_groups
 
 COUNT = 8
-"""Number of example puzzles of a run."""
+"""Number of example puzzles per run."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Example:
     """A puzzle with a model's predictions, on the CPU.
 
     Attributes:
-        batch: batch of this puzzle alone.
+        batch: batch of this puzzle.
         grid: rows and columns of fragments in an image.
         embeddings: embeddings (1, F, D).
         groups: clusters (1, F) of the embeddings by KMeans.
-        decoded: decoded embeddings (1, F, C, h, w) in 0..1, if the model decodes.
+        decoded: decoded embeddings (1, F, C, h, w) in [0, 1], if the model decodes.
         placement: image and cell of each fragment, if the model reassembles such puzzles.
     """
 
@@ -53,19 +53,21 @@ class Example:
         return self.in_place(self.batch.fragments)
 
     def in_place(self, fragments: Tensor) -> Tensor:
-        """Assemble fragments (1, F, C, h, w) to images (N, C, H, W), each where the puzzle's own was cut from."""
+        """Assemble fragments (1, F, C, h, w) to images (N, C, H, W) at the positions of the puzzle's fragments."""
         return in_place(fragments, self.batch, self.grid)
 
     @property
     def confusion(self) -> Tensor:
         """Counts (N, N) of the fragments of image i in the group assigned to image j.
 
-        Groups are assigned to images one to one, so that the sum of the diagonal is greatest.
+        Groups are assigned to images one to one, maximising the sum of the diagonal.
         """
         n = self.batch.images_per_puzzle
         found = agreement.contingency(self.groups, self.batch.source_ids)[0]  # group, image
         table = torch.zeros(n, n, dtype=found.dtype)
-        table[: found.shape[0], : found.shape[1]] = found  # KMeans finds fewer groups among fewer distinct embeddings
+        table[: found.shape[0], : found.shape[1]] = (
+            found  # KMeans finds fewer groups if there are fewer distinct embeddings
+        )
         image_of_group = assign(table.unsqueeze(0))[0]
         return table[torch.argsort(image_of_group)].T
 
@@ -105,13 +107,13 @@ def first_examples(
     device: torch.device,
     most: int = COUNT,
 ) -> list[Example]:
-    """Return `example_of` each of the first puzzles, up to ``most``, one by one, so that none depends on the others."""
+    """Return `example_of` the first puzzles, up to ``most``, computed one by one, so that they are independent."""
     parts = (slice(number, number + 1) for number in range(min(most, len(puzzles))))
     return [example_of(model, puzzles.read(part).to(device).as_float(), grid, protocol) for part in parts]
 
 
 def arrays_of(examples: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays that ``Record.write_examples`` saves, of examples of one shape."""
+    """Return the arrays for ``Record.write_examples``; all examples must have the same shape."""
 
     def stacked(tensors: Sequence[Tensor]) -> npt.NDArray[Any]:
         return torch.cat(list(tensors)).numpy()

@@ -1,6 +1,6 @@
-"""Set up a scoring: the data, the clustering protocol and the model of a run.
+"""Open the data and the clustering protocol that a run is scored with.
 
-Each part of the evaluation takes a `Scoring` and returns a `PartResult`.
+Each part takes a `Scoring` and returns a `PartResult`.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Scoring:
     """A model and the data to score it on.
 
     Attributes:
-        config: configuration of the job.
+        config: job config.
         model: model in eval mode, on ``device``.
-        checkpoint: file of its weights.
-        data: data whose test split is scored.
+        checkpoint: file with its weights.
+        data: data module whose test split is used.
         device: device to score on.
-        probe_folders: folder for trained probes, and folders where the model's probes may already lie.
+        probe_folders: folders in which the model's probes may already be saved; new ones are saved in the first.
     """
 
     config: Config
@@ -66,12 +66,12 @@ class Scoring:
 
     @property
     def cache(self) -> Path:
-        """Folder of the cached scores of baselines."""
+        """Cache folder for scores of baselines."""
         return self.data.cache / "scores"
 
     @cached_property
     def puzzles(self) -> FixedPuzzles:
-        """Test puzzles."""
+        """The test puzzles."""
         return self.data.test_set(self.config.evaluation.puzzles)
 
     @property
@@ -82,15 +82,15 @@ class Scoring:
 
 @dataclass(frozen=True)
 class PartResult:
-    """Results of a part of the evaluation: scores, and examples to draw.
+    """Scores of one part of the evaluation, and the data its figures are drawn from.
 
     Attributes:
-        scores: scores by method and metric; those of one metric are paired between methods.
-        dataset_wide: by method and metric, values that exist once for the whole data set.
-        protocol: settings that the scores depend on, for the record.
+        scores: scores by method and metric; the scores of a metric are in the same order for all methods.
+        dataset_wide: values by method and metric that are computed once per data set.
+        protocol: settings that the scores depend on, for ``metrics.json``.
         examples: the first puzzles with the model's predictions.
-        inpainted: masked images, inpainted by the model.
-        generated: images that the model decodes.
+        inpainted: masked images inpainted by the model.
+        generated: images decoded by the model.
         probes: trained probes with their predictions.
     """
 
@@ -104,7 +104,7 @@ class PartResult:
 
     @classmethod
     def joined(cls, parts: Sequence[PartResult]) -> PartResult:
-        """Return the results of several parts as one."""
+        """Join the results of several parts."""
         return cls(
             _joined(part.scores for part in parts),
             _joined(part.dataset_wide for part in parts),
@@ -126,16 +126,16 @@ def _joined(found: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[
 
 
 def open_data(config: Config) -> FragmentData:
-    """Open the data of a job, and check all that needs no data.
+    """Open the data of a job, and check everything that needs no data.
 
     Args:
-        config: configuration of the job.
+        config: job config.
 
     Returns:
         The data module.
 
     Raises:
-        ConfigError: the reader, the image size or the protocol do not match.
+        ConfigError: the reader, the image size or the protocol are incompatible.
     """
     known = ("root", "image_size", "channels", "download", "image_height", "width_step")
     facts = {name: getattr(config.data, name) for name in known}
@@ -155,18 +155,18 @@ def open_data(config: Config) -> FragmentData:
 
 @contextmanager
 def user_data(config: Config, images: Images) -> Iterator[FragmentData]:
-    """Open user-supplied images as the test split of a job; the data is deleted after the block.
+    """Open user-supplied images as the test split of a job; the prepared data is deleted after the block.
 
     Args:
-        config: configuration of the run.
-        images: (M, C, H, W) uint8 of the run's image size, or files, which are resized to it; W may differ if the
-            run has variable widths.
+        config: run config.
+        images: array (M, C, H, W) uint8 of the run's image size, or image files, which are resized to it; W may differ
+            if the run has variable widths.
 
     Yields:
         The data module.
 
     Raises:
-        DataError: the images are of another type or size.
+        DataError: the images have the wrong type or size.
     """
     shape = _stored_shape(config)
     if isinstance(images, np.ndarray):
@@ -195,7 +195,7 @@ def _data(config: Config, reader: Reader) -> FragmentData:
 
 
 class _Images:
-    """Reader of user-supplied images: without labels, in the given order."""
+    """Reader of user-supplied images, without labels and in the given order."""
 
     def __init__(self, images: Images, shape: AnyWidthShape, width_step: int) -> None:
         self.images, self.shape, self.width_step = images, shape, width_step
@@ -215,13 +215,13 @@ class _Images:
 
 
 def protocol_of(config: Config) -> ClusteringProtocol:
-    """Return the clustering protocol of a configuration."""
+    """Return the clustering protocol of a config."""
     evaluation = config.evaluation
     backend = BACKENDS[evaluation.backend]
     return ClusteringProtocol(backend, evaluation.restarts, evaluation.seed, evaluation.memory_mb * 2**20)
 
 
 def shape_text(shape: AnyWidthShape) -> str:
-    """Return a shape (C, H, W) in words, W None for any width."""
+    """Format a shape (C, H, W) for messages; W is None for any width."""
     channels, height, width = shape
     return f"{height}x{'any' if width is None else width} pixels, {channels} channel{'s' if channels > 1 else ''}"

@@ -21,8 +21,8 @@ def summary(scores: Scores) -> Summary:
         scores: scores (n,).
 
     Returns:
-        ``mean``; ``std``, the standard deviation with n - 1; ``ci95``, the 95% confidence interval of the mean by
-        Student's t; and ``n``. For a single score ``std`` and ``ci95`` are None.
+        ``mean``; ``std``, the standard deviation with n - 1; ``ci95``, the 95% confidence interval of the mean from
+        Student's t distribution; and ``n``. For a single score, ``std`` and ``ci95`` are None.
 
     Example:
         >>> summary(np.array([1.0, 2.0, 3.0]))["mean"]
@@ -38,12 +38,12 @@ def summary(scores: Scores) -> Summary:
 
 
 def paired_summaries(scores: Mapping[str, Scores], baseline: Mapping[str, Scores]) -> dict[str, Summary]:
-    """Return `paired` for each metric that both methods have."""
+    """Return `paired` summaries of the metrics that both methods have."""
     return {metric: paired(scores[metric], baseline[metric]) for metric in scores if metric in baseline}
 
 
 def paired(scores: Scores, baseline: Scores) -> Summary:
-    """Summarise the differences between two methods.
+    """Summarise the paired differences between two methods.
 
     Args:
         scores: scores (n,) of one method.

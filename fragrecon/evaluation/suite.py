@@ -1,4 +1,4 @@
-"""The parts of a scoring, run one after the other."""
+"""Run the parts of the evaluation in order."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from fragrecon.machine import device_of
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter
 
 PARTS = (score_clustering, score_pixels, score_probes)
-"""The parts in order; each returns an empty result if the config does not ask for it."""
+"""The parts in order; each returns an empty result if the config disables it."""
 
 
 def score_parts(scoring: Scoring) -> PartResult:
-    """Run all parts that the config asks for, and join their results.
+    """Run all parts that the config enables, and join their results.
 
     Args:
-        scoring: model and data; probes that are trained are saved in its folder.
+        scoring: model and data; trained probes are saved in the first of `probe_folders`.
 
     Returns:
-        The scores of all parts, with one entry for the model at least.
+        The results of all parts, with at least an entry for the model.
     """
     return PartResult.joined([*(part(scoring) for part in PARTS), PartResult({"model": {}})])
 
 
 def check_abilities(config: Config, model: FragmentModel) -> None:
-    """Check that a model can be scored as the config asks.
+    """Check that a model can be scored with the config.
 
     Raises:
-        ConfigError: the model lacks an ability that the scoring needs, or a pretrained network is not available.
+        ConfigError: the model lacks a method that the evaluation needs, or a pretrained network is not available.
     """
     evaluation, name = config.evaluation, class_name(config)
     if evaluation.reconstruction:
@@ -55,11 +55,11 @@ def check_abilities(config: Config, model: FragmentModel) -> None:
 
 
 def check_data(config: Config, data: FragmentData) -> None:
-    """Check that the test split, and the other splits that probes need, hold the images that the scoring needs.
+    """Check that the test split, and for probes the other splits, hold enough images and labels.
 
     Raises:
         ConfigError: there are too few images.
-        DataError: there is no test split, or it has no classes for probes.
+        DataError: there is no test split, or probes have no labels.
     """
     if not config.evaluation.puzzles:
         return

@@ -1,4 +1,4 @@
-"""Run time, memory and number of operations of a computation, measured by torch."""
+"""Measure run time, memory and number of operations of a computation with torch."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Timing:
 
 
 def time_of(work: Work, seconds: float) -> Timing:
-    """Measure the run time of a computation, including what the device does asynchronously.
+    """Measure the run time of a computation, including asynchronous work on the device.
 
-    The work is repeated until the quartiles differ by less than 10% of the median, for a tenth of ``seconds`` at least.
+    The work is repeated until the quartiles differ by less than 10% of the median, for at least a tenth of ``seconds``.
 
     Args:
-        work: computation, already warmed up.
-        seconds: longest time to measure.
+        work: computation that is already warmed up.
+        seconds: maximum time of the measurement.
 
     Returns:
         The run time.
@@ -58,17 +58,17 @@ def time_of(work: Work, seconds: float) -> Timing:
 def peak_memory(make: Callable[[], Made], use: Callable[[Made], object], device: torch.device) -> int | None:
     """Measure the peak memory of tensors during a computation, including its inputs.
 
-    Counted is what torch's allocator hands out: on CUDA by its own statistics, on the CPU as the sum of all requests,
-    among them oneDNN's scratch space. The result is reproducible and comparable between devices. Memory that
-    allocators and libraries keep beyond that is part of `process_memory`.
+    It counts memory allocated by torch: on CUDA from the allocator's statistics, on the CPU as the sum of all requests,
+    including oneDNN's scratch space. The result is reproducible and comparable between devices. Memory that allocators
+    and libraries reserve in addition is part of `process_memory`.
 
     Args:
-        make: creates the inputs; its temporary tensors do not count.
+        make: function that creates the inputs; its temporary tensors do not count.
         use: computation on the inputs.
         device: device of the computation.
 
     Returns:
-        Bytes, or None on devices other than CPU and CUDA.
+        Bytes; None on devices other than CPU and CUDA.
     """
     gc.collect()  # so that earlier garbage is not freed during the measurement
     if device.type == "cuda":
@@ -85,7 +85,7 @@ def peak_memory(make: Callable[[], Made], use: Callable[[Made], object], device:
     held = sum(_requests(profiler))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         use(made)
-        del made  # the profiler would confuse a later block at the same address with these
+        del made  # otherwise the profiler would confuse later allocations at the same address with these
     return max(itertools.accumulate(_requests(profiler), initial=held))
 
 
@@ -102,7 +102,7 @@ def process_memory(device: torch.device) -> int | None:
         device: CUDA for the device's memory, CPU for the machine's, including Python and all libraries.
 
     Returns:
-        Bytes, or None where that is not known.
+        Bytes; None if unknown.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
@@ -115,10 +115,10 @@ def operations(work: Work) -> int:
     """Count the floating-point operations of the matrix products and convolutions of a computation.
 
     Args:
-        work: the computation, which may include backward passes.
+        work: computation; it may include backward passes.
 
     Returns:
-        Number of operations; a multiplication and an addition count as two.
+        Number of operations; a multiplication and an addition count as two operations.
     """
     # The counter does not know the fused attention kernels of CPUs.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -102,7 +102,7 @@ def test_what_is_put_together_without_a_fault_is_shown_beside_the_truth(
     reassembler: Reassembler, images: list[Path]
 ) -> None:
     rebuilt = perfect(reassembler, images)
-    assert rebuilt.facts == {"in the right place": "18 of 18 fragments", "perfect": "3 of 3 images"}
+    assert rebuilt.facts == {"at the correct cell": "18 of 18 fragments", "perfect": "3 of 3 images"}
     shown = tiles(rebuilt.picture, 4, 6, SHAPE[1], SHAPE[2], 1)
     for number, path in enumerate(images):
         original = np.asarray(Image.open(path))
@@ -115,7 +115,7 @@ def test_two_fragments_that_changed_places_are_counted_and_framed(reassembler: R
     truth = whole.puzzle.shown
     home = [(int(source), int(cell)) for source, cell in zip(truth.source_ids[0], truth.positions[0], strict=True)]
     rebuilt = swapped(whole, home.index((0, 1)), home.index((2, 5)))
-    assert rebuilt.facts == {"in the right place": "16 of 18 fragments", "perfect": "1 of 3 images"}
+    assert rebuilt.facts == {"at the correct cell": "16 of 18 fragments", "perfect": "1 of 3 images"}
     shown = tiles(rebuilt.picture, 4, 6, SHAPE[1], SHAPE[2], 1)
     framed = set()
     for number in range(3):

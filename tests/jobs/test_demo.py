@@ -396,7 +396,7 @@ def test_images_are_picked_shuffled_and_rebuilt(
 ) -> None:
     with serving(tmp_path / "home", cache, runs["mosaic"]) as server, visiting(browser, server) as visit:
         examples, chosen = (visit.page.locator(f"#{name} img") for name in ("examples", "chosen"))
-        visit.facts(re.compile(r"in the right place \d+ of 64 fragments.*perfect \d of 4 images"))
+        visit.facts(re.compile(r"at the correct cell \d+ of 64 fragments.*perfect \d of 4 images"))
         assert (examples.count(), chosen.count()) == (12, 4)
         examples.nth(7).click()
         visit.facts("of 80 fragments")
@@ -431,7 +431,7 @@ def test_images_are_picked_shuffled_and_rebuilt(
 
 def check_rebuilt(visit: Visit, images: int) -> None:
     """As many fragments have red frames as are told to be out of place."""
-    told = re.search(r"in the right place (\d+) of (\d+) fragments", visit.page.locator("#facts").inner_text())
+    told = re.search(r"at the correct cell (\d+) of (\d+) fragments", visit.page.locator("#facts").inner_text())
     assert told
     assert int(told[2]) == 16 * images
     picture, columns = visit.shown("rebuilt"), 2 * max(1, round(np.sqrt(images)))
@@ -490,7 +490,7 @@ def test_a_port_that_is_taken_or_none_is_refused(tmp_path: Path, cache: Path, ru
         taken.listen()
         port = taken.getsockname()[1]
         line = ["mode=demo", f"run={runs['mae']}", "demo.open=false"]
-        with pytest.raises(ConfigError, match=rf"demo\.port={port} is taken on 127\.0\.0\.1"):
+        with pytest.raises(ConfigError, match=rf"demo\.port={port} is in use on 127\.0\.0\.1"):
             job(tmp_path / "taken", cache, *line, f"demo.port={port}")
     for number in (0, 65536):
         with pytest.raises(ConfigError, match=rf"demo\.port={number}"):

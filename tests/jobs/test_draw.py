@@ -273,7 +273,7 @@ def test_samples_of_a_run_that_is_clustered_are_drawn_where_they_are_asked_for(
         (["input=/nowhere/at/all"], DataError, "/nowhere/at/all is not there"),
         (["data.fragment_size=8"], ConfigError, "takes fragments of 16x16 pixels, 3 channels, but data gives 8x8"),
         ([listed([CHINA, FLOWER]), "data.channels=1"], ConfigError, "but data gives 16x16 pixels, 1 channel"),
-        ([listed([CHINA, FLOWER]), "data.image_size=[16,16]"], ConfigError, "at least .* 2 fragments an image"),
+        ([listed([CHINA, FLOWER]), "data.image_size=[16,16]"], ConfigError, "at least .* 2 fragments per image"),
         ([listed([CHINA] * 300)], ConfigError, "4800 fragments are more than the 4096"),
     ],
 )

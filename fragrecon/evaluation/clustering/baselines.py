@@ -30,7 +30,7 @@ LEVELS = {1: 64, 3: 8}
 COMPONENTS, WHITENED = 128, 3
 """Number of principal components of the baselines ``exact_pca`` and ``whitened_pca``."""
 FITTED_IMAGES = 2000
-"""Training images that principal components are fitted on."""
+"""Maximum number of training images that principal components are fitted on."""
 FITTED = ("exact_pca", "whitened_pca")
 """Baselines that are fitted on training images."""
 
@@ -41,12 +41,12 @@ def raw_pixels(batch: FragmentBatch) -> Tensor:
 
 
 def colour_histogram(batch: FragmentBatch, levels: int | None = None) -> Tensor:
-    """Return the square roots of each fragment's colour histogram; their Euclidean distance is Hellinger's, up to a
-    factor.
+    """Return the square roots of the fragments' colour histograms; their Euclidean distance is the Hellinger distance
+    up to a factor.
 
     Args:
         batch: batch with float fragments.
-        levels: levels per channel; by default 8 of colours and 64 of grey.
+        levels: levels per channel; by default 8 for colour and 64 for grey.
 
     Returns:
         Embeddings (B, F, levels**C).
@@ -62,15 +62,15 @@ def colour_histogram(batch: FragmentBatch, levels: int | None = None) -> Tensor:
 
 
 def training_fragments(data: FragmentData, most: int = FITTED_IMAGES, purpose: str = "principal components") -> Tensor:
-    """Return fragments of training images without augmentation, to fit baselines on.
+    """Return fragments of training images, without augmentation, for fitting baselines.
 
     Args:
         data: data module.
-        most: greatest number of images.
-        purpose: name that their choice is drawn by.
+        most: maximum number of images.
+        purpose: name that seeds the random choice of images.
 
     Returns:
-        Fragments, (M, C, h, w) in 0..1.
+        Fragments (M, C, h, w) in [0, 1].
     """
     images = data.training_images()
     drawn = draw_images(images, 1, 0, min(most, len(images)), data.puzzle_seed, purpose)
@@ -79,12 +79,12 @@ def training_fragments(data: FragmentData, most: int = FITTED_IMAGES, purpose: s
 
 
 class Baselines:
-    """The baselines on a data set's test puzzles; their scores are cached.
+    """The baselines on the test puzzles of a data set, with cached scores.
 
     Args:
         data: data whose test puzzles are scored.
         protocol: clustering protocol.
-        folder: folder of the cached scores.
+        folder: cache folder.
     """
 
     def __init__(self, data: FragmentData, protocol: ClusteringProtocol, folder: Path) -> None:
@@ -92,7 +92,7 @@ class Baselines:
 
     @property
     def methods(self) -> dict[str, Score]:
-        """Baselines by name; those that need training images are left out if there are none."""
+        """Scoring functions by baseline; those that need training images are omitted if there are none."""
 
         def scored(embed: Embed) -> Score:
             return lambda batch: self.protocol.score_fully(embed(batch), batch)
@@ -105,7 +105,7 @@ class Baselines:
         try:
             self.data.store("train")
         except DataError as error:
-            log.warning("the baselines of principal components are left out: %s", error)
+            log.warning("the baselines of principal components are skipped: %s", error)
             return methods
         return methods | {
             "exact_pca": scored(lambda batch: self.components(raw_pixels(batch), COMPONENTS).float()),
@@ -124,7 +124,7 @@ class Baselines:
 
         Args:
             puzzles: puzzles to score on.
-            condition: name of the change to the fragments, if there is one.
+            condition: name of the change to the fragments, if any.
             advance: called with the number of puzzles done, for a progress bar.
             settings: further arguments of `evaluate`.
 

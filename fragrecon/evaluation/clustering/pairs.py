@@ -1,4 +1,4 @@
-"""Scores of a model's predictions for pairs of fragments, outside of the clustering protocol.
+"""Scores of a model's predictions for pairs of fragments, beyond the clustering protocol.
 
 Shapes: B puzzles of F fragments.
 """
@@ -29,15 +29,15 @@ def score_pairs(
     """Score a model's predictions for pairs of fragments.
 
     Args:
-        scores: predictions that two fragments are of one image, and that they are adjacent.
-        batch: the puzzles.
+        scores: predicted scores that two fragments are from the same image, and that they are adjacent.
+        batch: puzzles.
         grid: rows and columns of fragments in an image.
         protocol: clustering protocol.
 
     Returns:
-        Scores (B,) by metric: ``spectral_...`` of balanced spectral clustering of the predictions, that is KMeans with
-        clusters of equal size in the spectral embedding; ``same_auroc`` and ``adjacency_auroc`` of the order in which
-        the predictions put the pairs of a puzzle.
+        Scores (B,) by metric: ``spectral_...`` for balanced spectral clustering of the predictions, that is KMeans with
+        clusters of equal size in the spectral embedding; ``same_auroc`` and ``adjacency_auroc`` for the ranking of
+        the pairs of a puzzle by the predictions.
     """
     keys = protocol.keys(batch)
     points = spectral_embedding(scores.same, batch.images_per_puzzle, protocol.memory)
@@ -52,13 +52,13 @@ def score_pairs(
 
 
 def auroc(scores: Tensor, positive: Tensor) -> Tensor:
-    """Compute the area under the ROC curve by ranks, ties counting half.
+    """Compute the area under the ROC curve from ranks; ties count half.
 
-    It is the probability that a positive scores above a negative (Hanley and McNeil, 1982).
+    It is the probability that a positive scores higher than a negative (Hanley and McNeil, 1982).
 
     Args:
         scores: scores (P, n).
-        positive: which of them are positives, (P, n).
+        positive: (P, n), True for positives.
 
     Returns:
         Areas (P,); 1/2 if there are no positives or no negatives.

@@ -1,5 +1,5 @@
-"""The clustering protocol: embed the fragments of a puzzle, cluster them, and compare with the images they came
-from.
+"""The clustering protocol: embed the fragments of a puzzle, cluster them, and compare the clusters with the
+original images.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ METRICS = (
     "mean_nmi",
     "mean_clustering_score",
 )
-"""Metrics of every validation."""
+"""Metrics of the protocol, computed in every validation."""
 
 FEWEST_MEMBERS = 4
-"""Fragments per image at least, if the number of images is estimated."""
+"""Minimum number of fragments per image when the number of images is estimated."""
 
 Embed = Callable[[FragmentBatch], Tensor]
 """Maps a batch with float fragments to embeddings (B, F, D)."""
@@ -52,12 +52,12 @@ Score = Callable[[FragmentBatch], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class ClusteringProtocol:
-    """KMeans and KMedoids with the number of images known, each scored by agreement with the true images.
+    """KMeans and KMedoids with the number of images given, scored by agreement with the true images.
 
     Attributes:
         backend: implementation of the clustering.
-        restarts: restarts of KMeans.
-        seed: seed of the random numbers of each puzzle.
+        restarts: number of restarts of KMeans.
+        seed: seed of the random numbers.
         memory: bytes that clustering may use at once.
     """
 
@@ -67,11 +67,11 @@ class ClusteringProtocol:
     memory: int
 
     def score(self, embeddings: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Score embeddings, which are clustered without rescaling.
+        """Cluster embeddings without rescaling and score the clusters.
 
         Args:
             embeddings: embeddings (B, F, D) of the fragments.
-            batch: the puzzles.
+            batch: puzzles.
 
         Returns:
             Scores (B,) of `METRICS`.
@@ -82,16 +82,15 @@ class ClusteringProtocol:
         return self.agree(self.cluster(_points(embeddings), batch), batch)
 
     def score_fully(self, embeddings: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Score embeddings by more metrics, also outside of the protocol.
+        """Score embeddings by more metrics, including some beyond the protocol.
 
         Args:
             embeddings: embeddings (B, F, D) of the fragments.
-            batch: the puzzles.
+            batch: puzzles.
 
         Returns:
-            Scores (B,) of `METRICS`; further agreements of the same clusters; ``balanced_...`` of clusters of equal
-            size; ``unknown_...`` with an estimated number of images, and ``unknown_k_error``, the absolute error of
-            that number.
+            Scores (B,) by `METRICS` and `FURTHER_AGREEMENTS`; ``balanced_...`` for clusters of equal size;
+            ``unknown_...`` for an estimated number of images; and ``unknown_k_error``, its absolute error.
 
         Raises:
             TrainingError: an embedding is not finite.
@@ -106,7 +105,7 @@ class ClusteringProtocol:
             f"balanced_{name}": score for name, score in _agreement(balanced, batch, ("ari", "accuracy")).items()
         }
 
-        # With fewer than twelve fragments the range would hold a single number.
+        # With fewer than twelve fragments, the range would contain a single number.
         largest = max(3, points.shape[1] // FEWEST_MEMBERS)
         if largest < points.shape[1]:
             counts = estimate_count(points, largest, self.memory)
@@ -121,7 +120,7 @@ class ClusteringProtocol:
         return scores
 
     def score_random(self, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Return scores (B,) of assigning each fragment to a random image, independently for each algorithm."""
+        """Score random assignments (B,) of fragments to images, drawn independently per algorithm."""
         puzzles, fragments = batch.source_ids.shape
         keys = keys_of(self.seed, "random assignment", batch.step, puzzles)
         drawn = (uniforms(keys, len(ALGORITHMS) * fragments) * batch.images_per_puzzle).long()
@@ -129,7 +128,7 @@ class ClusteringProtocol:
         return self.agree(labels, batch) | self.agree_further(labels, batch)
 
     def cluster(self, points: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Return clusters (B, F) by each algorithm for points (B, F, D)."""
+        """Cluster points (B, F, D) with each algorithm; returns clusters (B, F) by algorithm."""
         k = batch.images_per_puzzle
         return {
             "kmeans": self.backend.kmeans(points, k, self.keys(batch), self.restarts, self.memory).labels,
@@ -137,7 +136,7 @@ class ClusteringProtocol:
         }
 
     def agree(self, labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
-        """Scores of `METRICS` of the labels (B, F) that each algorithm gave."""
+        """Return scores (B,) by `METRICS` of the clusters (B, F) of each algorithm."""
         scores: dict[str, Tensor] = {}
         for algorithm in ALGORITHMS:
             found = _agreement(labels[algorithm], batch, AGREEMENTS)
@@ -148,7 +147,7 @@ class ClusteringProtocol:
         return scores
 
     def agree_further(self, labels: Mapping[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
-        """Return scores (B,) of the same labels by `FURTHER_AGREEMENTS`."""
+        """Return scores (B,) by `FURTHER_AGREEMENTS` of the clusters (B, F) of each algorithm."""
         return {
             f"{algorithm}_{name}": score
             for algorithm in ALGORITHMS
@@ -156,14 +155,14 @@ class ClusteringProtocol:
         }
 
     def keys(self, batch: FragmentBatch) -> Tensor:
-        """Return the keys (B,) of the random numbers that each puzzle is clustered with."""
+        """Return random keys (B,), one per puzzle, for clustering."""
         return keys_of(self.seed, "clustering", batch.step, len(batch))
 
 
 def _points(embeddings: Tensor) -> Tensor:
-    """Return embeddings as they are clustered; raises `TrainingError` if one is not finite."""
+    """Convert embeddings to points for clustering; raises `TrainingError` if one is not finite."""
     points = embeddings.detach().float()
-    if points.device.type == "mps":  # which has no float64
+    if points.device.type == "mps":  # MPS has no float64
         points = points.cpu()
     if not torch.isfinite(points).all():
         raise TrainingError("the model's embeddings are not finite and cannot be clustered")
@@ -177,18 +176,18 @@ def _agreement(labels: Tensor, batch: FragmentBatch, names: Iterable[str]) -> di
 
 
 def check_puzzle(images_per_puzzle: int, cells: int) -> None:
-    """Check that images and fragments make a puzzle.
+    """Check that there are at least two images per puzzle and two fragments per image.
 
     Args:
-        images_per_puzzle: images of a puzzle.
-        cells: fragments of an image.
+        images_per_puzzle: number of images per puzzle.
+        cells: number of fragments per image.
 
     Raises:
-        ConfigError: there are fewer than two of either.
+        ConfigError: there are fewer.
     """
     if images_per_puzzle < 2 or cells < 2:
         raise ConfigError(
-            f"the clustering protocol needs at least 2 images a puzzle and 2 fragments an image, "
+            f"the clustering protocol needs at least 2 images per puzzle and 2 fragments per image, "
             f"not {images_per_puzzle} and {cells}; set data.images_per_puzzle higher or data.fragment_size lower"
         )
 
@@ -207,14 +206,14 @@ def evaluate(
 
     Args:
         puzzles: puzzles to score on.
-        methods: methods by name.
+        methods: scoring functions by method name.
         batch_size: puzzles per batch.
         device: device of the fragments.
-        change: applied to each batch before it is scored.
+        change: function applied to each batch before it is scored.
         advance: called with the number of puzzles done by all methods, for a progress bar.
 
     Returns:
-        Scores (puzzles,) by method and metric, puzzle by puzzle in the same order.
+        Scores (puzzles,) by method and metric, with the puzzles in the same order.
     """
     rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in methods}
     if methods:

@@ -1,4 +1,4 @@
-"""Scores of reassembled puzzles, by a model and by the gradients across seams alone.
+"""Scores of puzzles reassembled by a model, or by the gradients across seams alone.
 
 Shapes: B puzzles of F fragments, N images of a grid of cells.
 """
@@ -21,11 +21,11 @@ from fragrecon.reassembly.solve import clues_and_groups
 def score_solution(
     solution: Solution, batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol
 ) -> dict[str, Tensor]:
-    """Score puzzles as a model reassembles them, grouped by its embeddings.
+    """Score puzzles reassembled by a model and grouped by its embeddings.
 
     Args:
         solution: the model's predictions for the puzzles.
-        batch: the puzzles, with float fragments.
+        batch: puzzles with float fragments.
         grid: rows and columns of fragments in an image.
         protocol: clustering protocol.
 
@@ -40,12 +40,12 @@ def score_solution(
 
 
 def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol) -> dict[str, Tensor]:
-    """Score puzzles reassembled by Gallagher's seam compatibility alone.
+    """Score puzzles reassembled by Gallagher's seam compatibility alone (CVPR 2012).
 
-    Groups come from balanced spectral clustering of the best side of each pair.
+    Fragments are grouped by balanced spectral clustering; the similarity of a pair is that of its best side.
 
     Args:
-        batch: the puzzles, with float fragments.
+        batch: puzzles with float fragments.
         grid: rows and columns of fragments in an image.
         protocol: clustering protocol.
 
@@ -63,30 +63,35 @@ def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: Clust
 def score_clues(
     clues: Clues, images: Tensor, batch: FragmentBatch, grid: tuple[int, int], memory: int
 ) -> dict[str, Tensor]:
-    """Score puzzles reassembled by clues.
+    """Score puzzles reassembled by placement scores.
 
     Args:
-        clues: clues on the puzzles.
+        clues: placement scores of the puzzles.
         images: predicted image (B, F) of each fragment.
-        batch: the puzzles.
+        batch: puzzles.
         grid: rows and columns of fragments in an image.
-        memory: bytes that placing may use at once.
+        memory: bytes that the placement may use at once.
 
     Returns:
-        Scores (B,): ``placing_...`` with the true images given, ``reassembly_...`` from the predicted images. Each is
-        scored by ``direct``, the share of fragments at the right cell of the right image; ``neighbours``, the share of
-        adjacent pairs that are adjacent again; and ``perfect``, the share of images without an error.
+        Scores (B,): ``placing_...`` given the true images, ``reassembly_...`` given the predicted images. ``direct`` is
+        the share of fragments at the correct cell of the correct image; ``neighbours`` the share of adjacent pairs that
+        are adjacent again; ``perfect`` the share of images without an error.
     """
     clues = clues.cpu()
-    scores: dict[str, Tensor] = {}
-    for name, grouped in (("placing", batch.source_ids.cpu()), ("reassembly", images.cpu())):
-        rebuilt = rebuild(clues, grouped, grid, regroup=name == "reassembly", memory=memory)
-        scores |= {f"{name}_{metric}": score for metric, score in agreement(rebuilt, batch, grid).items()}
-    return scores
+    placing = agreement(rebuild(clues, batch.source_ids.cpu(), grid, regroup=False, memory=memory), batch, grid)
+    reassembly = agreement(rebuild(clues, images.cpu(), grid, regroup=True, memory=memory), batch, grid)
+    return {
+        "placing_direct": placing["direct"],
+        "placing_neighbours": placing["neighbours"],
+        "placing_perfect": placing["perfect"],
+        "reassembly_direct": reassembly["direct"],
+        "reassembly_neighbours": reassembly["neighbours"],
+        "reassembly_perfect": reassembly["perfect"],
+    }
 
 
 def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """Return ``direct``, ``neighbours`` and ``perfect`` (B,) of placements, see `score_clues`."""
+    """Return ``direct``, ``neighbours`` and ``perfect`` (B,) of placements; see `score_clues`."""
     sources, positions = batch.source_ids.cpu(), batch.positions.cpu()
     fragments = sources.shape[1]
     counts = _right(placement, batch)
@@ -102,12 +107,12 @@ def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int])
 
 
 def matches(placement: Placement, batch: FragmentBatch) -> Tensor:
-    """Match rebuilt images to true ones, (B, N), one to one, so that the most fragments are at the right cell."""
+    """Match rebuilt images to true images (B, N) one to one, maximising the fragments at the correct cell."""
     return assign(_right(placement, batch))
 
 
 def _right(placement: Placement, batch: FragmentBatch) -> Tensor:
-    """Count the fragments (B, N, N) of a rebuilt image that are at their cell of a true one."""
+    """Count the fragments (B, N, N) at the correct cell by rebuilt image and true image."""
     sources, n = batch.source_ids.cpu(), batch.images_per_puzzle
     counts = torch.zeros(len(sources), n * n, dtype=torch.float64)
     right_cell = (placement.cells == batch.positions.cpu()).double()

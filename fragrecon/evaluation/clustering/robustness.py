@@ -1,4 +1,4 @@
-"""Robustness: scores on puzzles that are harder than those of training."""
+"""Robustness: scores on puzzles that are harder than in training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Condition:
-    """One change of the usual puzzle: an axis, such as ``noise`` or ``images``, and its value."""
+    """A change to the usual puzzles: an axis, such as ``noise`` or ``images``, and its value."""
 
     axis: str
     value: float
@@ -47,7 +47,7 @@ class Condition:
         return same and self.axis not in CHANGES
 
     def change(self, batch: FragmentBatch, seed: int) -> FragmentBatch:
-        """Change the fragments of a batch, floats in 0..1; each puzzle has its own random numbers."""
+        """Change the fragments of a batch, floats in [0, 1], with independent random numbers per puzzle."""
         if self.axis not in CHANGES:
             return batch
         keys = keys_of(seed, f"robustness/{self}", batch.step, len(batch)).to(batch.fragments.device)
@@ -56,7 +56,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Scores (puzzles,) under a condition, by method and metric, and why a method has none."""
+    """Scores (puzzles,) under a condition, by method and metric, and the reason why a method has none."""
 
     condition: Condition
     scores: Mapping[str, Mapping[str, Scores]]
@@ -77,9 +77,9 @@ def outcomes(
     """Score a model and the baselines under each condition.
 
     Args:
-        scoring: model and data of the usual condition; its config asks for robustness.
-        usual_scores: scores of the usual condition, by method and metric, on at least as many puzzles.
-        advance: called with the number of puzzles done, twice for each condition, for a progress bar.
+        scoring: model and data of the usual condition; its config sets ``evaluation.robustness``.
+        usual_scores: scores under the usual condition, by method and metric, on at least as many puzzles.
+        advance: called with the number of puzzles done, twice per condition, for a progress bar.
 
     Yields:
         The outcome of each condition.
@@ -105,7 +105,7 @@ def outcomes(
             yield Outcome(condition, first, {})
             continue
         settings = scoring.settings | {"change": partial(condition.change, seed=protocol.seed), "advance": advance}
-        # Batches of larger puzzles hold fewer of them, so that they need no more memory than usual.
+        # Batches of larger puzzles have fewer puzzles, so that they need no more memory than usual.
         fragments = data.config.images_per_puzzle * data.cells, usual.config.images_per_puzzle * usual.cells
         settings["batch_size"] = max(1, settings["batch_size"] * fragments[1] // max(fragments))
         baselines = usual_baselines if data is usual else Baselines(data, protocol, scoring.cache)
@@ -125,11 +125,11 @@ def score_robustness(scoring: Scoring, scores: Mapping[str, Mapping[str, Scores]
     """Score the model and the baselines under conditions harder than those of training.
 
     Args:
-        scoring: model and data; its config asks for robustness.
+        scoring: model and data; its config sets ``evaluation.robustness``.
         scores: scores under the usual condition, by method and metric.
 
     Returns:
-        One outcome for each condition.
+        One outcome per condition.
     """
     asked = _robustness(scoring)
     with progress("scoring under harder conditions", 2 * len(list(conditions(asked))) * asked.puzzles) as advance:
@@ -148,7 +148,7 @@ def _robustness(scoring: Scoring) -> RobustnessConfig:
 
 
 def table(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """Return a row for each condition, method and metric, with paired differences of the model to each baseline."""
+    """Return one row per condition, method and metric, with paired differences between the model and each baseline."""
     rows: list[dict[str, Any]] = []
     for outcome in outcomes:
         head = {"axis": outcome.condition.axis, "value": outcome.condition.value}

@@ -1,4 +1,4 @@
-"""The clustering part of a scoring."""
+"""The clustering part of the evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def score_clustering(scoring: Scoring) -> PartResult:
         scoring: model and data.
 
     Returns:
-        Scores and example puzzles; empty if the config does not ask for clustering.
+        Scores and example puzzles; empty if the config disables clustering.
     """
     if not scoring.config.evaluation.clustering:
         return PartResult()
@@ -37,15 +37,15 @@ def score_clustering(scoring: Scoring) -> PartResult:
 
 
 def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[int, int]) -> dict[str, Score]:
-    """Return how a model scores a batch, by everything it can do.
+    """Return the scoring functions for everything a model predicts.
 
     Args:
-        model: in eval mode.
+        model: model in eval mode.
         protocol: clustering protocol.
         grid: rows and columns of fragments in an image.
 
     Returns:
-        Method ``model`` and, for a model that reassembles images of this grid, ``seam_gradients`` beside it.
+        Scoring functions by method: ``model`` and, if it reassembles images of this grid, ``seam_gradients``.
     """
     reassembles = isinstance(model, Solver) and model.grid == grid
 

@@ -1,6 +1,6 @@
 """Baselines of inpainting: mean colour, interpolation and exact linear prediction.
 
-Shapes: M images (C, H, W) in 0..1 of P patches, of which V are visible; d = C * H * W.
+Shapes: M images (C, H, W) in [0, 1] of P patches, of which V are visible; d = C * H * W.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ LINEAR = "linear_prediction"
 """Name of the baseline that is fitted on training images."""
 
 FITTED = 50_000
-"""Greatest number of training images, or fragments, that the linear prediction is fitted on."""
+"""Maximum number of training fragments that the linear prediction is fitted on."""
 
 RIDGE = 1e-4
-"""Variance added to every pixel, a little more than that of rounding to 1/255, so that covariances can be inverted."""
+"""Variance added to every pixel, slightly more than that of rounding to 1/255, so that covariances are invertible."""
 
 
 def mean_colour(images: Tensor, mask: Tensor, patches: PatchGrid) -> Tensor:
@@ -39,10 +39,10 @@ def mean_colour(images: Tensor, mask: Tensor, patches: PatchGrid) -> Tensor:
 def bilinear(images: Tensor, mask: Tensor, patches: PatchGrid) -> Tensor:
     """Fill masked pixels by linear interpolation on the Delaunay triangulation of the visible pixels.
 
-    Outside of the triangulation, the nearest visible pixel is copied.
+    Outside the triangulation, the nearest visible pixel is copied.
 
     Returns:
-        Images, (M, C, H, W).
+        Images (M, C, H, W).
     """
     visible = ~pixels_of(mask, patches, images.shape)[:, 0]
     rows, columns = np.mgrid[: images.shape[2], : images.shape[3]]
@@ -66,7 +66,7 @@ class ConditionalMean:
     ``E[x_h | x_v] = m_h + S_hv S_vv^-1 (x_v - m_v)``, with mean m and covariance S of training images.
 
     Args:
-        images: training images (M, C, H, W) in 0..1 to fit on.
+        images: training images (M, C, H, W) in [0, 1] to fit on.
         patches: grid of patches.
     """
 
@@ -79,7 +79,7 @@ class ConditionalMean:
         self.covariance.diagonal().add_(RIDGE)
 
     def __call__(self, images: Tensor, mask: Tensor, batch: int = 32) -> Tensor:
-        """Fill images (M, C, H, W) where ``mask`` (M, P) is True; all images have equally many visible patches."""
+        """Fill images (M, C, H, W) where ``mask`` (M, P) is True; all must have the same number of visible patches."""
         rows = self.patches.cut(images).flatten(1).double().cpu() - self.mean
         values = rows.shape[1] // self.patches.count
         places = (~mask).cpu().nonzero()[:, 1].view(len(mask), -1, 1) * values + torch.arange(values)
@@ -96,14 +96,14 @@ class ConditionalMean:
 
 
 def inpainting_baselines(data: FragmentData, patches: PatchGrid) -> dict[str, Fill]:
-    """Return the baselines of inpainting by name.
+    """Return the inpainting baselines by name.
 
     Args:
-        data: data whose training images the linear prediction is fitted on, when it is first called.
+        data: data module; the linear prediction is fitted on its training images on first use.
         patches: grid of patches.
 
     Returns:
-        The inpainting methods.
+        The baselines.
     """
 
     @cache

@@ -1,8 +1,8 @@
 """Samples of the prior of a model that decodes, compared with test images.
 
-Two scores describe the latents alone: their Fréchet distance from the standard normal distribution that samples are
-drawn from, and the share of active dimensions. A model may be close to the normal because its latents carry no
-information.
+Two scores depend on the latents alone: their Fréchet distance to the standard normal distribution that samples are
+drawn from, and the share of active dimensions. The latter shows whether latents are close to the normal only because
+they carry no information.
 
 Shapes: M fragments (C, h, w), D dimensions of a latent, N images (C, H, W) of ``cells`` fragments.
 """
@@ -33,16 +33,16 @@ from fragrecon.seeds import keys_of, uniforms
 log = logging.getLogger(__name__)
 
 FITTED = 10_000
-"""Greatest number of images whose latents a normal distribution is fitted to."""
+"""Maximum number of fragments whose latents a normal distribution is fitted to."""
 
 MANY = 2048
-"""Dimensions from which on the eigenvectors of the covariance take too long."""
+"""Above this number of dimensions, an eigendecomposition of the covariance takes too long."""
 ACTIVE = 0.01
-"""Variance over images from which on a dimension of the latents counts as active."""
+"""A dimension of the latents is active if its variance over images exceeds this."""
 COLUMNS, SHOWN, STEPS = 10, 20, 9
-"""Images and samples shown, and steps of an interpolation."""
+"""Number of images and samples shown, and of steps of an interpolation."""
 WIDTHS, FEW = 7, 3
-"""Other widths shown if widths are variable, and images of each."""
+"""Number of other widths shown if widths are variable, and of images per width."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +58,24 @@ class Normal:
     covariance: Tensor
 
     def draw(self, keys: Tensor) -> Tensor:
-        """Draw a latent for each key (M,), (M, D) float32; the noise is the same for all distributions."""
+        """Draw latents (M, D) float32, one per key (M,); the noise is the same for all distributions."""
         numbers = uniforms(keys, len(self.mean)).clamp_(min=2.0**-54)
         noise: Tensor = torch.special.ndtri(numbers)
         return (self.mean + noise @ self._root).float()
 
     def distance(self) -> float:
-        """Return the Fréchet distance (squared 2-Wasserstein distance) from the standard normal distribution.
+        """Return the Fréchet distance (squared 2-Wasserstein distance) to the standard normal distribution.
 
-        ``|m|^2 + tr(S + I - 2 S^(1/2))`` (Dowson and Landau, 1982); finite also if S is singular, unlike the
-        Kullback-Leibler divergence.
+        ``|m|^2 + tr(S + I - 2 S^(1/2))`` (Dowson and Landau, 1982); unlike the
+        Kullback-Leibler divergence, it is finite if S is singular.
         """
         deviations = torch.linalg.eigvalsh(self.covariance).clamp(min=0).sqrt()
         return float(self.mean.square().sum() + (deviations - 1).square().sum())
 
     @cached_property
     def _root(self) -> Tensor:
-        """R with R^T R equal to the covariance: the symmetric root or, for very many dimensions, the Cholesky factor of
-        the covariance with a millionth of its mean variance added, as the symmetric root would take minutes.
+        """A matrix R with R^T R equal to the covariance: its symmetric root or, for very many dimensions, where that is
+        slow, the Cholesky factor after adding a millionth of the mean variance to the diagonal.
         """
         if len(self.mean) > MANY:
             ridge = 1e-6 * self.covariance.diagonal().mean()
@@ -87,7 +87,7 @@ class Normal:
 
 
 def standard_normal(dim: int) -> Normal:
-    """The standard normal distribution in ``dim`` dimensions."""
+    """Return the standard normal distribution in ``dim`` dimensions."""
     return Normal(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64))
 
 
@@ -97,7 +97,7 @@ class Latents:
 
     Attributes:
         means: embeddings (M, D), float64.
-        variances: variances (M, D) of a variational model, else zero.
+        variances: variances (M, D); zero unless the model is variational.
     """
 
     means: Tensor
@@ -119,11 +119,11 @@ class Latents:
 
 @dataclass(frozen=True)
 class Generated:
-    """Images decoded by a model, on the CPU in 0..1.
+    """Images decoded by a model, on the CPU, in [0, 1].
 
     Attributes:
         example: test images with their reconstructions.
-        between: interpolations (P, S, C, H, W) of the pairs of `pairs_of`; None for a single image.
+        between: interpolations (P, S, C, H, W) between the pairs of `pairs_of`; None for a single image.
         samples: decoded samples (M, C, h, w) of the standard normal distribution.
         fitted: decoded samples (M, C, h, w), with the same noise, of the normal fitted to latents of training images.
         others: images of other widths, if widths are variable.
@@ -137,19 +137,19 @@ class Generated:
 
     @property
     def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (N, C, H, W) with their reconstructions, the narrowest first."""
+        """Yield images (N, C, H, W) with their reconstructions, the narrowest first."""
         for example in sorted((self.example, *self.others), key=lambda example: example.batch.fragment_size[1]):
             assert example.decoded is not None
             yield example.images, example.in_place(example.decoded)
 
 
 class Generation:
-    """A model that decodes, on a data set.
+    """Evaluates the samples of a model that decodes.
 
     Args:
         model: model in eval mode, on the device.
-        data: data with fragments of the size that it was trained on.
-        seed: seed of samples.
+        data: data module with fragments of the size that the model was trained on.
+        seed: seed of the samples.
         device: device of the model.
         batch_size: images per batch.
     """
@@ -161,11 +161,11 @@ class Generation:
         self.data = data.variant(images_per_puzzle=1)
 
     def puzzles(self, samples: int) -> FixedPuzzles:
-        """Return test images with ``samples`` fragments in all, rounded up to whole images; each is a puzzle."""
+        """Return test images with ``samples`` fragments in total, rounded up to whole images; each is a puzzle."""
         wanted, cells, there = -(-samples // self.data.cells), self.data.cells, len(self.data.store("test"))
         if wanted > there:
             log.warning(
-                "evaluation.generation.samples=%d, but the test images have %d fragments; as many samples are drawn",
+                "evaluation.generation.samples=%d, but the test images have %d fragments; that many samples are drawn",
                 samples,
                 there * cells,
             )
@@ -177,7 +177,7 @@ class Generation:
         try:
             return self.latents("train").normal()
         except DataError as error:
-            log.warning("no samples of a fitted normal: %s", error)
+            log.warning("samples of a fitted normal are skipped: %s", error)
             return None
 
     @torch.inference_mode()
@@ -213,12 +213,12 @@ class Generation:
     ) -> PerceptualScores:
         """Score the latents, and samples of the prior by pretrained networks.
 
-        Besides the model's samples of the standard normal distribution, three references are scored: samples of the
-        normal fitted to its latents, which are better if the prior is at fault; its reconstructions of the test images,
-        the best that its decoder can do; and other test images, if there are enough.
+        In addition to samples of the standard normal distribution, three references are scored: samples of the normal
+        fitted to the model's latents, which are better if the prior does not match them; reconstructions of the test
+        images, which bound what the decoder can achieve; and other test images, if there are enough.
 
         Args:
-            puzzles: test images from `puzzles`; one sample is decoded for each of their fragments.
+            puzzles: test images from `puzzles`; one sample is decoded per fragment.
             networks: networks to score with.
             advance: called with the number of images done, for a progress bar.
 
@@ -245,7 +245,7 @@ class Generation:
             setting="evaluation.generation.samples",
         )
         wide = {method: found.get(method, {}) | values for method, values in seen.dataset_wide.items()}
-        return replace(seen, scores={}, dataset_wide=wide)  # samples belong to no image
+        return replace(seen, scores={}, dataset_wide=wide)  # samples do not correspond to images
 
     @torch.inference_mode()
     def show(self, protocol: ClusteringProtocol) -> Generated:
@@ -266,13 +266,13 @@ class Generation:
         return Generated(example, interpolate(self.model, example, self.device), others=others)
 
     def _example(self, available: Indices, most: int, protocol: ClusteringProtocol) -> Example:
-        """Return an example of up to ``most`` of the available test images, which have one width."""
+        """Return an example of up to ``most`` of the available test images, which have equal width."""
         data = self.data.variant(images_per_puzzle=min(most, len(available)))
         batch = FixedPuzzles(data, "test", available, 1, "test").read(slice(0, 1))
         return example_of(self.model, batch.to(self.device).as_float(), data.grid, protocol)
 
     def _other_widths(self, width: int) -> list[Indices]:
-        """Return the test images of each of up to `WIDTHS` other widths, from the least to the greatest."""
+        """Return test images of up to `WIDTHS` other widths, in increasing order."""
         if not self.data.config.variable_width:
             return []
         widths = self.data.store("test").widths
@@ -284,7 +284,7 @@ class Generation:
         normals = {"model": standard_normal(self.model.latent_dim), "fitted_normal": self.fitted}
         outputs = {name: self._sampled(normal) for name, normal in normals.items() if normal}
         outputs["reconstruction"] = decoded(self.model)
-        # With variable widths, other test images have other widths.
+        # With variable width, other test images have other widths.
         if 2 * count <= len(self.data.store("test")) and not self.data.config.variable_width:
             others = self.data.test_set(2 * count)
             outputs["test_images"] = lambda batch: self._read(others, count + batch.step, len(batch))
@@ -306,27 +306,27 @@ class Generation:
 
 
 def decode(model: FragmentModel, latents: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
-    """Decode latents (..., D) to fragments (..., C, h, w) of a size, in 0..1 on a device."""
+    """Decode latents (..., D) to fragments (..., C, h, w) of a size, in [0, 1] on a device."""
     assert isinstance(model, Decoder)
     return model.decode(latents.to(device), size).float().clamp(0, 1)
 
 
 def pairs_of(count: int) -> list[tuple[int, int]]:
-    """Return pairs of images to interpolate between, so that each of ``count`` images is in one."""
+    """Return pairs of images to interpolate between, so that each of ``count`` images is in a pair."""
     return [(first, (first + 1) % count) for first in range(0, count, 2)] if count > 1 else []
 
 
 @torch.inference_mode()
 def interpolate(model: FragmentModel, example: Example, device: torch.device, steps: int = STEPS) -> Tensor | None:
-    """Decode straight lines between the embeddings of pairs of images.
+    """Decode points on the lines between the embeddings of pairs of images.
 
-    Each fragment is interpolated with that at the same place of the other image.
+    Each fragment is interpolated with the fragment at the same cell of the other image.
 
     Args:
         model: model that decodes, in eval mode on the device.
         example: images with their embeddings.
         device: device of the model.
-        steps: S, both ends included.
+        steps: number of points S, including both ends.
 
     Returns:
         Images (P, S, C, H, W), or None for a single image.
@@ -334,7 +334,7 @@ def interpolate(model: FragmentModel, example: Example, device: torch.device, st
     pairs = pairs_of(example.batch.images_per_puzzle)
     if not pairs:
         return None
-    latents = example.in_place(example.embeddings[..., None, None])  # (N, D, rows, columns): a pixel a fragment
+    latents = example.in_place(example.embeddings[..., None, None])  # (N, D, rows, columns): one pixel per fragment
     ends = latents[torch.tensor(pairs)].unsqueeze(2)  # (P, 2, 1, D, rows, columns)
     between = torch.lerp(ends[:, 0], ends[:, 1], torch.linspace(0, 1, steps).view(-1, 1, 1, 1))
     fragments = decode(model, cut(between, (1, 1)).flatten(-3), example.batch.fragment_size, device)

@@ -1,6 +1,6 @@
 """Example images inpainted by a model, with the steps of its descent and its attention.
 
-Shapes: M images (C, H, W) in 0..1 of P patches.
+Shapes: M images (C, H, W) in [0, 1] of P patches.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from fragrecon.models.base import Attentive, Descender, Inpainter, PatchGrid
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of a model that descends an energy.
+    """Steps of a model with energy descent.
 
     Attributes:
-        output: outputs (S + 1, M, C, H, W) before the first step and after each.
+        output: outputs (S + 1, M, C, H, W) before the first step and after each step.
         energies: energies (L, T + 1, M), as in `fragrecon.models.base.Descent`.
     """
 
@@ -50,8 +50,8 @@ class Inpainted:
         images: true images (M, C, H, W).
         hidden: hidden pixels (M, 1, H, W).
         output: whole outputs (M, C, H, W) of the model.
-        steps: steps of a model that descends an energy.
-        attention: attention of a model that has any.
+        steps: steps of a model with energy descent.
+        attention: attention of a model that exposes it.
     """
 
     images: Tensor
@@ -85,9 +85,9 @@ def inpaint(model: Inpainter, images: Tensor, mask: Tensor, chosen: Tensor | Non
 
     Args:
         model: model in eval mode, on the device of the images.
-        images: images (M, C, H, W) in 0..1.
+        images: images (M, C, H, W) in [0, 1].
         mask: hidden patches (M, P).
-        chosen: patch (M,) whose attention is kept; by default the hidden one closest to the centre.
+        chosen: patch (M,) whose attention is returned; by default the hidden one closest to the centre.
 
     Returns:
         The inpainted images.
@@ -121,7 +121,7 @@ def middle(mask: Tensor, patches: PatchGrid) -> Tensor:
 def first_inpainted(
     model: Inpainter, puzzles: FixedPuzzles, masking: Masking, device: torch.device, most: int = 8
 ) -> Inpainted:
-    """Inpaint the first ``most`` fragments of the test puzzles, each as an image of its own."""
+    """Inpaint the first ``most`` fragments of the test puzzles, each as a separate image."""
     count = -(-most // puzzles.read(slice(0, 1)).source_ids.shape[1])
     batch = puzzles.read(slice(0, count)).to(device).as_float()
     images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, model.patches.count)

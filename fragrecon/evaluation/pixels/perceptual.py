@@ -1,10 +1,10 @@
 """Perceptual features and distances from networks pretrained on photographs.
 
-Distances between an image and its reconstruction: LPIPS, and the distance of features. Distances between all
-reconstructions and all images: the Fréchet distance between Gaussians fitted to their features (Heusel et al., 2017),
-which for the features of Inception is FID.
+Distances between an image and its reconstruction: LPIPS, and the Euclidean distance of features. Distance between the
+sets of reconstructions and images: the Fréchet distance between Gaussians fitted to their features (Heusel et al.,
+2017), called FID for the features of Inception.
 
-Shapes: M images (C, H, W) in 0..1, D features; grey images are repeated over three channels.
+Shapes: M images (C, H, W) in [0, 1], D features; grey images are repeated over three channels.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from fragrecon.models.pretrained import EfficientNetLite, download_weights, impo
 log = logging.getLogger(__name__)
 
 AT_ONCE = 16
-"""Images per forward pass of a network, independent of the batch size, as images are upsampled for it."""
+"""Images per forward pass, independent of the batch size, because images are upsampled."""
 
 FEATURES = "frechet_feature_distance"
-"""The Fréchet distance of the features of `EfficientNetLite`."""
+"""Name of the Fréchet distance for the features of `EfficientNetLite`."""
 
 
 class Inception(nn.Module):
@@ -48,7 +48,7 @@ class Inception(nn.Module):
         self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (M, D)."""
+        """Return features (M, D)."""
         features: Tensor = self.network((images.expand(-1, 3, -1, -1) * 255).round().byte())
         return features
 
@@ -56,8 +56,8 @@ class Inception(nn.Module):
 class Lpips(nn.Module):
     """LPIPS by AlexNet (Zhang et al., 2018).
 
-    Images whose shorter side is below 64 pixels, the size that its weights were fitted on, are upsampled to that
-    bilinearly.
+    Images whose shorter side is below 64 pixels, the size that its weights were fitted on, are upsampled bilinearly
+    to 64.
 
     Raises:
         ConfigError: torchvision is not installed, or AlexNet's weights cannot be downloaded.
@@ -72,17 +72,17 @@ class Lpips(nn.Module):
         self.network = LearnedPerceptualImagePatchSimilarity(net_type="alex").net
 
     def forward(self, output: Tensor, images: Tensor) -> Tensor:
-        """Distances (M,)."""
+        """Return distances (M,)."""
         output, images = (upsampled(every.expand(-1, 3, -1, -1), self.least) for every in (output, images))
         distances: Tensor = self.network(output, images, normalize=True)
         return distances.flatten()
 
 
 class PerceptualNetworks:
-    """The pretrained networks of a scoring, on one device.
+    """The pretrained networks of an evaluation, on one device.
 
     Attributes:
-        features: feature extractors by the name of the Fréchet distance of their features.
+        features: feature extractors, by the name of their Fréchet distance.
         lpips: the LPIPS network, if requested.
 
     Args:
@@ -115,7 +115,7 @@ class PerceptualNetworks:
         """Compute distances between outputs and images.
 
         Args:
-            made: outputs (M, C, H, W) in 0..1.
+            made: outputs (M, C, H, W) in [0, 1].
             images: the true images, of the same shape.
             made_features: features of ``made``, as `extract` returns them.
             true_features: features of ``images``.
@@ -152,11 +152,11 @@ def frechet_distance(num_features: int) -> FrechetInceptionDistance:
 
 @dataclass(frozen=True)
 class PerceptualScores:
-    """Perceptual scores of the outputs of several methods; empty where no network was requested.
+    """Perceptual scores of several methods; empty if no network was requested.
 
     Attributes:
         scores: scores (puzzles,) by method and metric.
-        dataset_wide: one value over all images, by method and metric.
+        dataset_wide: values for all images together, by method and metric.
         images: number of images.
     """
 
@@ -177,7 +177,7 @@ def score_perceptual(
     advance: Callable[[int], None] = lambda count: None,
     setting: str = "evaluation.puzzles",
 ) -> PerceptualScores:
-    """Score the outputs of methods on test images; each fragment of a puzzle counts as an image of its own.
+    """Score the outputs of methods on test images; each fragment of a puzzle counts as an image.
 
     Args:
         puzzles: puzzles to score on.
@@ -214,7 +214,7 @@ def score_perceptual(
     for name, network in networks.features.items():
         if count <= network.num_features:
             log.warning(
-                "%s of %d images is biased upwards, as they are too few for the covariance of %d features; compare it "
+                "%s of %d images is biased upwards, as these are too few for the covariance of %d features; compare it "
                 "only with values on the same images, or set %s higher",
                 name,
                 count,

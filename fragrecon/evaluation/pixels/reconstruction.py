@@ -1,6 +1,6 @@
 """Pixel scores of reconstructed and inpainted images.
 
-Shapes: M images (C, H, W) in 0..1 of P patches.
+Shapes: M images (C, H, W) in [0, 1] of P patches.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fragrecon.objectives.reconstruction import decoded_like, psnr
 from fragrecon.seeds import keys_of, uniforms
 
 Fill = Callable[[Tensor, Tensor], Tensor]
-"""Maps images (M, C, H, W) and a mask (M, P), True where hidden, to images whose hidden patches are scored."""
+"""Maps images (M, C, H, W) and a mask (M, P), True where hidden, to images with filled hidden patches."""
 
 Output = Callable[[FragmentBatch], Tensor]
-"""Maps a batch of float fragments to the output for each, (B * F, C, h, w) in 0..1."""
+"""Maps a batch of float fragments to outputs (B * F, C, h, w) in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,28 @@ class Masking:
 
     Attributes:
         ratio: share of hidden patches.
-        seed: seed of the random numbers of each puzzle.
+        seed: seed of the random masks.
     """
 
     ratio: float
     seed: int
 
     def draw(self, batch: FragmentBatch, patches: int) -> Tensor:
-        """Draw masks (B * F, P) of a batch's fragments; the masks of a puzzle do not depend on its batch."""
+        """Draw masks (B * F, P) for the fragments of a batch; the masks of a puzzle do not depend on the batch size."""
         fragments = batch.source_ids.shape[1]
         draws = uniforms(keys_of(self.seed, "test masks", batch.step, len(batch)), fragments * patches)
         return mask_of(draws.view(-1, patches), self.ratio).to(batch.fragments.device)
 
 
 def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
-    """Return the score of a model that inpaints or decodes.
+    """Return the scoring function of a model that inpaints or decodes.
 
     Args:
         model: model in eval mode.
         masking: masks of the test images, for a model that inpaints.
 
     Returns:
-        The score, or None for a model that does neither.
+        The scoring function, or None for a model that does neither.
     """
     if isinstance(model, Inpainter):
         return inpainting_score(inpainted(fill_of(model), masking, model.patches), masking, model.patches)
@@ -62,7 +62,7 @@ def reconstruction_of(model: FragmentModel, masking: Masking) -> Score | None:
 
 
 def decoded(model: FragmentModel) -> Output:
-    """Return the outputs of a model that decodes."""
+    """Return the output function of a model that decodes."""
 
     def output(batch: FragmentBatch) -> Tensor:
         assert isinstance(model, Decoder)
@@ -72,15 +72,15 @@ def decoded(model: FragmentModel) -> Output:
 
 
 def downsampled(latents: int) -> Output:
-    """Return images that were downsampled and enlarged again.
+    """Return the output function that downsamples images and upsamples them again.
 
-    Images are downsampled by area averaging, nearly keeping their aspect ratio, and enlarged by bicubic interpolation.
+    Images are downsampled by area averaging, with nearly the same aspect ratio, and upsampled bicubically.
 
     Args:
-        latents: greatest number of values of a downsampled image.
+        latents: maximum number of values of a downsampled image.
 
     Returns:
-        The output.
+        The output function.
     """
 
     def output(batch: FragmentBatch) -> Tensor:
@@ -92,7 +92,7 @@ def downsampled(latents: int) -> Output:
 
 
 def downsampled_size(latents: int, shape: torch.Size) -> tuple[int, int]:
-    """Return rows and columns of images (M, C, H, W) downsampled to at most ``latents`` values."""
+    """Return the height and width to downsample images (M, C, H, W) to, for at most ``latents`` values."""
     _, channels, height, width = shape
     pixels, short, long = max(1, latents // channels), min(height, width), max(height, width)
     less = min(short, pixels, max(1, round((pixels * short / long) ** 0.5)))
@@ -101,12 +101,12 @@ def downsampled_size(latents: int, shape: torch.Size) -> tuple[int, int]:
 
 
 def fill_of(model: Inpainter) -> Fill:
-    """Return the inpainting of a model, clipped to 0..1."""
+    """Return the inpainting function of a model, clipped to [0, 1]."""
     return lambda images, mask: model.patches.join(model.predict(images, mask).float()).clamp(0, 1)
 
 
 def inpainted(fill: Fill, masking: Masking, patches: PatchGrid) -> Output:
-    """Return composites: images with their hidden patches filled, each fragment as an image of its own."""
+    """Return the output function for composites: images with filled hidden patches, each fragment as an image."""
 
     def output(batch: FragmentBatch) -> Tensor:
         images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, patches.count)
@@ -116,7 +116,7 @@ def inpainted(fill: Fill, masking: Masking, patches: PatchGrid) -> Output:
 
 
 def inpainting_score(output: Output, masking: Masking, patches: PatchGrid) -> Score:
-    """Return the score of composites, averaged over the fragments of each puzzle."""
+    """Return the scoring function of composites, averaged over the fragments of each puzzle."""
 
     def score(batch: FragmentBatch) -> dict[str, Tensor]:
         images, mask = batch.fragments.flatten(0, 1), masking.draw(batch, patches.count)
@@ -126,12 +126,12 @@ def inpainting_score(output: Output, masking: Masking, patches: PatchGrid) -> Sc
 
 
 def decoding_score(output: Output) -> Score:
-    """Return the score of whole outputs, averaged over the fragments of each puzzle."""
+    """Return the scoring function of whole outputs, averaged over the fragments of each puzzle."""
     return lambda batch: by_puzzle(score_reconstruction(output(batch), batch.fragments.flatten(0, 1)), batch)
 
 
 def by_puzzle(scores: dict[str, Tensor], batch: FragmentBatch) -> dict[str, Tensor]:
-    """Average scores (B * F,) over the fragments of each puzzle, (B,)."""
+    """Average scores (B * F,) over the fragments of each puzzle; returns scores (B,)."""
     return {name: values.view(len(batch), -1).mean(1).cpu() for name, values in scores.items()}
 
 
@@ -139,13 +139,13 @@ def score_composites(composites: Tensor, images: Tensor, hidden: Tensor) -> dict
     """Score inpainted images.
 
     Args:
-        composites: images (M, C, H, W) in 0..1 with their hidden pixels filled.
-        images: the true images (M, C, H, W).
+        composites: images (M, C, H, W) in [0, 1] with filled hidden pixels.
+        images: true images (M, C, H, W).
         hidden: hidden pixels (M, 1, H, W).
 
     Returns:
         Scores (M,): ``masked_...`` of the hidden pixels, ``composite_...`` of the whole image. The structural
-        similarity of hidden pixels is that of the composite, averaged over them.
+        similarity (SSIM) of hidden pixels is that of the composite, averaged over these pixels.
     """
     errors, similarity = (composites - images).square(), similarity_map(composites, images)
     masked, masked_similarity = (
@@ -158,7 +158,7 @@ def score_composites(composites: Tensor, images: Tensor, hidden: Tensor) -> dict
 
 
 def score_reconstruction(output: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """Return scores (M,) of outputs for images (M, C, H, W) without a mask."""
+    """Score outputs (M,) for images (M, C, H, W) without a mask."""
     errors, similarity = (output - images).square().mean((1, 2, 3)), similarity_map(output, images).mean((1, 2, 3))
     return _pixel_scores("reconstruction", errors, similarity)
 
@@ -170,7 +170,7 @@ def _pixel_scores(prefix: str, errors: Tensor, similarity: Tensor) -> dict[str, 
 
 
 def similarity_map(images: Tensor, others: Tensor) -> Tensor:
-    """Structural similarity (M, C, H, W) at each pixel, in Gaussian windows of sigma 1.5 (Wang et al., 2004)."""
+    """Return the structural similarity (M, C, H, W) per pixel, in Gaussian windows of sigma 1.5 (Wang et al., 2004)."""
     _, found = structural_similarity_index_measure(
         images, others, data_range=1.0, reduction="none", return_full_image=True
     )
@@ -178,7 +178,7 @@ def similarity_map(images: Tensor, others: Tensor) -> Tensor:
 
 
 def pixels_of(mask: Tensor, patches: PatchGrid, shape: torch.Size) -> Tensor:
-    """Return the mask (M, 1, H, W) of pixels for a mask (M, P) of patches."""
+    """Convert a mask of patches (M, P) to a mask of pixels (M, 1, H, W)."""
     rows, columns = patches.grid
     sides = (shape[-2] // rows, shape[-1] // columns)
     return mask.view(-1, 1, rows, columns).repeat_interleave(sides[0], 2).repeat_interleave(sides[1], 3)

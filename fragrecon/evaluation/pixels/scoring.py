@@ -1,4 +1,4 @@
-"""The pixel part of a scoring: reconstruction or inpainting, and samples of the prior."""
+"""The pixel part of the evaluation: reconstruction or inpainting, and samples of the prior."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from fragrecon.progress import progress
 
 
 def score_pixels(scoring: Scoring) -> PartResult:
-    """Score what a model reconstructs, inpaints or generates.
+    """Score images that a model reconstructs, inpaints or generates.
 
     Args:
-        scoring: model and data; `fragrecon.evaluation.suite.check_abilities` accepts the model.
+        scoring: model and data; the model must pass `fragrecon.evaluation.suite.check_abilities`.
 
     Returns:
-        Scores and images to show; empty if the config asks for neither reconstruction nor generation.
+        Scores and images to draw; empty if the config disables reconstruction and generation.
     """
     evaluation = scoring.config.evaluation
     parts = [score_reconstruction(scoring)] if evaluation.reconstruction else []
@@ -44,10 +44,10 @@ def score_pixels(scoring: Scoring) -> PartResult:
 
 
 def score_reconstruction(scoring: Scoring) -> PartResult:
-    """Score inpainted images beside the baselines of inpainting, or decoded images beside downsampled ones.
+    """Score inpainted images and inpainting baselines, or decoded images and downsampled images as their baseline.
 
     Returns:
-        The scores, with those by pretrained networks if the config asks for them.
+        The scores, including perceptual ones if the config enables them.
     """
     reconstruction, model, puzzles = scoring.config.evaluation.reconstruction, scoring.model, scoring.puzzles
     assert reconstruction
@@ -101,5 +101,5 @@ def score_generation(scoring: Scoring) -> PartResult:
 
 
 def generation_of(scoring: Scoring) -> Generation:
-    """Return the generation of a scoring whose model decodes."""
+    """Return the `Generation` of a model that decodes."""
     return Generation(scoring.model, scoring.data, seed=scoring.config.evaluation.seed, **scoring.settings)

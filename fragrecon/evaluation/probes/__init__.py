@@ -1,5 +1,5 @@
 """Probes: classifiers trained on frozen embeddings of whole images.
 
-Each classifier is a class in a module of its own (`network`, `knn`, `logistic`, `svm`), derived from `base.Probe`. A
-new one is also named in `scoring.probes_of` and in the choices of ``evaluation.probe.classifiers``.
+Each classifier is a subclass of `base.Probe` in a separate module (`network`, `knn`, `logistic`, `svm`). A new one is
+also added to `scoring.probes_of` and to the choices of ``evaluation.probe.classifiers`` in `config.evaluation`.
 """

@@ -1,9 +1,9 @@
-"""What all probes share: samples, predictions, and the choice of a setting by validation images.
+"""Base classes of probes: samples, predictions, and the selection of a setting on validation images.
 
-All probes but the nearest neighbours see embeddings scaled to mean 0 and standard deviation 1 in each dimension, by the
-training images: one learning rate, one regularisation and one kernel width then suit all dimensions alike. An MLP may
-be given embeddings scaled by a single factor instead. Nearest neighbours see the embeddings as they leave the model,
-since their distances are what is probed.
+All probes except nearest neighbours standardise embeddings with the statistics of the training images, to mean 0 and
+standard deviation 1 in each dimension, so that one learning rate, one regularisation strength and one kernel width
+suit all dimensions. For the MLP, a single factor for all dimensions can be set instead. Nearest neighbours use the
+embeddings unscaled, because their distances are probed.
 
 Shapes: M images, D dimensions of an embedding, K classes.
 """
@@ -24,7 +24,7 @@ give probabilities, ``validation_cross_entropy`` in nats; for networks also ``tr
 """
 
 Advance = Callable[[int], None]
-"""Called with the number of steps done, for a progress bar."""
+"""Function called with the number of steps done, for a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predicted classes (M,), and log-probabilities (M, K) if the classifier gives any."""
+    """Predicted classes (M,), and log-probabilities (M, K) if the classifier estimates them."""
 
     classes: Tensor
     log_probabilities: Tensor | None = None
@@ -66,10 +66,10 @@ class TrainedClassifier(Protocol):
 
 @dataclass(frozen=True)
 class FittedProbe:
-    """A trained classifier and all settings that were tried for it.
+    """A trained classifier and all settings that were tried.
 
     Attributes:
-        classifier: classifier of the best setting by validation images.
+        classifier: classifier with the best setting on validation images.
         trials: all settings, in the order they were tried.
         chosen: index of the best setting.
     """
@@ -81,12 +81,12 @@ class FittedProbe:
 
 @dataclass(frozen=True)
 class Probe(ABC):
-    """A kind of classifier with the settings that it is trained with.
+    """A kind of classifier and its training settings.
 
     Attributes:
         name: name in metrics and file names.
-        tried: what the trials are, in file names.
-        saved: whether the trained classifier is a network that is saved with the run.
+        tried: word for the trials, in file names.
+        saved: whether the trained classifier is a network and is saved with the run.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Probe(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the trained classifier follows from besides the embeddings; JSON-serialisable."""
+        """Everything that the trained classifier depends on, except the embeddings; JSON-serialisable."""
         return asdict(self)
 
     @property
@@ -103,22 +103,22 @@ class Probe(ABC):
         """Number of steps of `fit`, for a progress bar."""
         return 1
 
-    def check(self, labels: Tensor, classes: int) -> None:  # noqa: B027  # most classifiers take any classes
+    def check(self, labels: Tensor, classes: int) -> None:  # noqa: B027  # most classifiers accept any classes
         """Check the classes (M,) of the training images.
 
         Raises:
-            ConfigError: they do not suffice for this classifier.
+            ConfigError: the classifier cannot be trained with these classes.
         """
 
     @abstractmethod
     def fit(self, train: Samples, validation: Samples, classes: int, advance: Advance) -> FittedProbe:
-        """Train the classifier, and choose a setting by its accuracy on validation images.
+        """Train the classifier, and select a setting by accuracy on validation images.
 
         Args:
             train: training images.
             validation: validation images.
-            classes: K.
-            advance: called with the number of steps done.
+            classes: number of classes K.
+            advance: called with the number of steps done, for a progress bar.
 
         Returns:
             The trained classifier.
@@ -134,12 +134,12 @@ class Scaling:
 
     @classmethod
     def of(cls, embeddings: Tensor, scaling: str = "each") -> Scaling:
-        """Return the scaling of embeddings (M, D).
+        """Fit the scaling to embeddings.
 
         Args:
-            embeddings: embeddings to scale.
-            scaling: ``each`` dimension by itself, where those of nearly no variance are not amplified, or ``all`` by
-                one factor.
+            embeddings: embeddings (M, D).
+            scaling: ``each`` scales every dimension separately, without amplifying those of almost no variance;
+                ``all`` scales all dimensions by one factor.
 
         Returns:
             The scaling.
@@ -155,8 +155,8 @@ class Scaling:
 
 
 def best(trials: Sequence[Trial]) -> int:
-    """Return the index of the trial of highest validation accuracy; among equals that of lowest cross-entropy, then the
-    first.
+    """Return the index of the trial with the highest validation accuracy; ties are broken by the lowest cross-entropy,
+    then by order.
     """
     return min(
         range(len(trials)),
@@ -165,14 +165,14 @@ def best(trials: Sequence[Trial]) -> int:
 
 
 def means(part: str, scores: Mapping[str, Tensor]) -> Trial:
-    """Return mean scores under names that start with ``part``."""
+    """Return mean scores with ``part`` as prefix of their names."""
     return {f"{part}_{name}": float(values.mean()) for name, values in scores.items()}
 
 
 def fit_strengths(
     fit: Callable[[float], TrainedClassifier], validation: Samples, strengths: Sequence[float], advance: Advance
 ) -> FittedProbe:
-    """Train a classifier for each inverse regularisation strength, and keep the best."""
+    """Train one classifier per inverse regularisation strength, and select the best."""
     classifiers, trials = [], []
     for strength in strengths:
         classifiers.append(fit(strength))

@@ -1,7 +1,7 @@
-"""Embeddings of whole images, in the three parts that a probe is trained, chosen and tested on.
+"""Embeddings of whole images, in the three parts that probes are trained, selected and tested on.
 
-Shapes: M images (C, H, W) in 0..1, cut into ``cells`` fragments; D dimensions of an embedding. If widths are
-variable, models see images as they are, and the baselines see them resized to the nominal size.
+Shapes: M images (C, H, W) in [0, 1], cut into ``cells`` fragments; D dimensions of an embedding. If widths are
+variable, models get images in their own size, and baselines get them resized to the nominal size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fragrecon.models.base import FragmentModel
 from fragrecon.seeds import numpy_generator
 
 PARTS: dict[str, Split] = {"training": "train", "validation": "train", "test": "test"}
-"""The parts, and the split of each."""
+"""The split of each part."""
 
 Embed = Callable[[Tensor], Tensor]
 """Maps float images (M, C, H, W) on the device to embeddings (M, D)."""
@@ -44,7 +44,7 @@ class Embedded:
         training: training images.
         validation: validation images.
         test: test images.
-        key: hash of everything that the embeddings follow from, but for the code that computes them.
+        key: hash of everything that the embeddings depend on, except the code that computes them.
     """
 
     training: Samples
@@ -56,16 +56,16 @@ class Embedded:
 class WholeImages:
     """The images of a data set, by part.
 
-    Training images are in random order, so that the first are a sample of all, also where a store is sorted by class.
+    Training images are shuffled, so that the first ones are a sample of all, even if a store is sorted by class.
 
     Attributes:
         ids: indices (M,) of each part in the store of its split.
         labels: classes (M,) of each part, -1 if unknown.
-        facts: what the embeddings follow from as far as it is a matter of the data, for `cache_path`.
+        facts: facts about the data that the embeddings depend on, for `cache_path`.
 
     Args:
         data: data whose images are embedded.
-        most: greatest number of training images; None for all.
+        most: maximum number of training images; None for all.
         at_once: images per batch.
         device: device to embed on.
     """
@@ -92,15 +92,15 @@ class WholeImages:
     def by_model(
         self, model: FragmentModel, checkpoint: Path, settings: Mapping[str, Any], advance: Advance = lambda count: None
     ) -> Embedded:
-        """Embed the images by a model, or read the embeddings from the cache.
+        """Embed the images with a model, or read the embeddings from the cache.
 
-        Each image is a puzzle of its own to the model; the embeddings of its fragments are averaged.
+        Each image is a separate puzzle; the embeddings of its fragments are averaged.
 
         Args:
             model: model in eval mode, on the device.
-            checkpoint: file of its weights.
-            settings: configuration of the model.
-            advance: called with the number of images done.
+            checkpoint: file with its weights.
+            settings: ``model`` section of the config.
+            advance: called with the number of images done, for a progress bar.
 
         Returns:
             The embeddings.
@@ -129,10 +129,10 @@ class WholeImages:
         return self._embedded(self._embed(lambda images: self._resized(images).flatten(1)), files.digest(self.facts))
 
     def by_components(self, most: int) -> Embedded:
-        """Embed the images by exact principal components of the training images.
+        """Embed the images with exact principal components of the training images.
 
         Args:
-            most: greatest number of components.
+            most: maximum number of components.
 
         Returns:
             The embeddings.
@@ -168,12 +168,12 @@ class WholeImages:
         return found
 
     def _read(self, split: Split, ids: Indices) -> Iterator[tuple[Indices, Tensor]]:
-        """Yield batches of images (M, C, H, W) of one width on the device, with their places (M,) among ``ids``."""
+        """Yield batches of images (M, C, H, W) of one width on the device, with their positions (M,) in ``ids``."""
         store = self.data.store(split)
         for places in groups(store.widths[ids], self.at_once):
             yield places, torch.from_numpy(store.read(ids[places])).to(self.device).float().div_(255)
 
     def _resized(self, images: Tensor) -> Tensor:
-        """Resize images to the nominal size, which all have unless widths are variable."""
+        """Resize images to the nominal size, if widths are variable."""
         size = self.data.config.image_shape[1:]
         return images if images.shape[2:] == size else functional.adaptive_avg_pool2d(images, size)

@@ -18,7 +18,7 @@ class NearestNeighboursProbe(Probe):
     """Votes of the nearest training images by Euclidean distance.
 
     Attributes:
-        neighbours: numbers of neighbours to try, at most the number of training images each.
+        neighbours: numbers of neighbours to try, each clipped to the number of training images.
     """
 
     neighbours: tuple[int, ...]
@@ -41,7 +41,7 @@ class NearestNeighboursProbe(Probe):
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Classifies by the ``count`` nearest training images; each class gets one more vote (Laplace smoothing)."""
+    """Classifies by the ``count`` nearest training images, with one added vote per class (Laplace smoothing)."""
 
     train: Samples
     count: int
@@ -52,7 +52,7 @@ class Neighbours:
         return _vote(self.nearest(embeddings), self.classes)
 
     def nearest(self, embeddings: Tensor) -> Tensor:
-        """Return the classes (M, count) of the nearest training images, the nearest first."""
+        """Return the classes (M, count) of the nearest training images, nearest first."""
         with threadpool_limits(torch.get_num_threads()):
             search = NearestNeighbors(algorithm="brute").fit(self.train.embeddings.numpy())
             found = search.kneighbors(embeddings.numpy(), self.count, return_distance=False)
@@ -60,7 +60,7 @@ class Neighbours:
 
 
 def _vote(near: Tensor, classes: int) -> Predictions:
-    """Predict from the classes (M, k) of neighbours; the first of equally frequent classes wins, as in scikit-learn."""
+    """Predict from the classes (M, k) of neighbours; ties go to the first class, as in scikit-learn."""
     votes = torch.zeros(len(near), classes, dtype=torch.float64)
     votes.scatter_add_(1, near, torch.ones_like(near, dtype=votes.dtype))
     return Predictions(votes.argmax(1), ((votes + 1) / (near.shape[1] + classes)).log())

@@ -1,4 +1,4 @@
-"""The probe by multinomial logistic regression."""
+"""The logistic regression probe."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fragrecon.evaluation.probes.base import Advance, FittedProbe, Probe, Sample
 from fragrecon.evaluation.probes.network import Network, layers_of
 
 MOST_STEPS = 1000
-"""Greatest number of optimisation steps."""
+"""Maximum number of optimisation steps."""
 
 
 @dataclass(frozen=True)
 class LogisticProbe(Probe):
-    """Multinomial logistic regression; the trained classifier is a network of one layer.
+    """Multinomial logistic regression; the trained classifier is a one-layer network.
 
     Attributes:
         strengths: inverse regularisation strengths to try.
@@ -36,7 +36,7 @@ class LogisticProbe(Probe):
         return len(self.strengths)
 
     def check(self, labels: Tensor, classes: int) -> None:
-        """Check that the training images show every class, as any other class would get probability 0.
+        """Check that the training images contain every class; a missing class would always get probability 0.
 
         Raises:
             ConfigError: a class is missing.
@@ -57,7 +57,7 @@ class LogisticProbe(Probe):
             with threadpool_limits(torch.get_num_threads()):
                 found = LogisticRegression(C=strength, max_iter=MOST_STEPS).fit(inputs, labels)
             weights = {"0.weight": torch.from_numpy(found.coef_), "0.bias": torch.from_numpy(found.intercept_)}
-            if classes == 2:  # scikit-learn keeps the logit of the second class only; that of the first is 0
+            if classes == 2:  # scikit-learn has only the logit of the second class; that of the first is 0
                 weights = {name: torch.cat([torch.zeros_like(value), value]) for name, value in weights.items()}
             return Network(scaling, layers_of([inputs.shape[1], classes], weights))
 

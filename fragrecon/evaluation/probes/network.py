@@ -1,4 +1,4 @@
-"""The probes by an MLP and by a linear layer, and trained networks on disk."""
+"""The MLP and linear probes, and saving and loading of trained networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Network:
-    """A trained perceptron on scaled embeddings.
+    """A trained MLP or linear layer on scaled embeddings.
 
     Attributes:
         scaling: scaling of the embeddings.
@@ -51,21 +51,21 @@ class Network:
 
 @dataclass(frozen=True)
 class NetworkProbe(Probe):
-    """A perceptron trained by AdamW (Loshchilov and Hutter, 2019) on the cross-entropy.
+    """An MLP, or a linear layer, trained with AdamW (Loshchilov and Hutter, 2019) on the cross-entropy.
 
-    The learning rate falls to 0 along half a cosine. The trials are the epochs, the best of which is kept; their scores
-    of training images are those of each batch before its step.
+    The learning rate decays to 0 along half a cosine. The trials are the epochs; the best epoch by validation is used.
+    Training scores are those of each batch before its step.
 
     Attributes:
-        hidden: widths of the hidden layers; none makes the probe linear.
+        hidden: widths of the hidden layers; empty for a linear probe.
         epochs: number of epochs.
         batch_size: images per step.
         lr: initial learning rate.
-        seed: seed of weights, orders and noise.
+        seed: seed of initial weights, batch order and noise.
         device: device to train on.
-        noise: standard deviation of Gaussian noise on the scaled training embeddings, drawn at each step.
+        noise: standard deviation of Gaussian noise added to the scaled training embeddings at each step.
         weight_decay: weight decay of AdamW.
-        scaling: scale ``each`` dimension by itself, or ``all`` by one factor.
+        scaling: ``each`` scales every dimension separately, ``all`` scales all dimensions by one factor.
     """
 
     hidden: tuple[int, ...]
@@ -82,7 +82,7 @@ class NetworkProbe(Probe):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the weights follow from besides the embeddings."""
+        """Everything that the weights depend on, except the embeddings."""
         return {name: value for name, value in vars(self).items() if name != "device"}
 
     @property
@@ -142,7 +142,7 @@ class NetworkProbe(Probe):
 
 
 def layers_of(widths: Sequence[int], weights: Mapping[str, Tensor]) -> nn.Sequential:
-    """Return a perceptron of the given weights that is not trained further."""
+    """Build layers with these weights, which need no gradients."""
     with torch.device("meta"):
         layers = mlp(widths, 0.0)
     layers.load_state_dict(weights, assign=True)
@@ -150,12 +150,12 @@ def layers_of(widths: Sequence[int], weights: Mapping[str, Tensor]) -> nn.Sequen
 
 
 def save_probe(path: Path, fitted: FittedProbe, key: str, classes: Sequence[str] | None) -> None:
-    """Write a trained network, for `load_probe`.
+    """Save a trained network; `load_probe` reads it.
 
     Args:
         path: file to write.
-        fitted: the trained probe; its classifier is a `Network`.
-        key: hash of everything that it follows from.
+        fitted: trained probe whose classifier is a `Network`.
+        key: hash of everything that it depends on.
         classes: names of the classes, if known.
     """
     network = fitted.classifier
@@ -177,10 +177,10 @@ def save_probe(path: Path, fitted: FittedProbe, key: str, classes: Sequence[str]
 
 
 def load_probe(path: Path) -> Network:
-    """Read a trained network, whose `Network.log_probabilities` classifies embeddings.
+    """Load a trained network; its method `Network.log_probabilities` classifies embeddings.
 
     Args:
-        path: file that `save_probe` wrote.
+        path: file written by `save_probe`.
 
     Returns:
         The network.
@@ -194,7 +194,7 @@ def load_probe(path: Path) -> Network:
 
 
 def load_fitted(path: Path) -> tuple[FittedProbe, str]:
-    """Read a trained network with its trials, and the key it was saved with; raises as `load_probe`."""
+    """Load a trained network with its trials and key; raises the errors of `load_probe`."""
     try:
         contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if contents["format"] != FORMAT:
@@ -208,5 +208,5 @@ def load_fitted(path: Path) -> tuple[FittedProbe, str]:
         return FittedProbe(network, contents["trials"], contents["chosen"]), contents["key"]
     except FileNotFoundError:
         raise RunError(f"there is no saved probe {path}") from None
-    except Exception as error:  # torch raises many kinds of errors for a damaged file
+    except Exception as error:  # torch raises various errors for damaged files
         raise RunError(f"the saved probe {path} is damaged: {str(error).partition(chr(10))[0]}") from None

@@ -1,4 +1,4 @@
-"""The probe part of a scoring: classifiers of embeddings, beside those of raw pixels and exact principal components."""
+"""The probe part of the evaluation: classifiers of embeddings, and of raw pixels and exact principal components."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class ProbeResults:
 
     Attributes:
         scores: scores (images,) by method and metric, in the order of the store.
-        fitted: the model's probes by name.
-        predictions: predictions of these on the test images.
-        test: embeddings of the test images by the model.
+        fitted: probes of the model by name.
+        predictions: predictions of these probes on the test images.
+        test: the model's embeddings of the test images.
         classes: names of the classes, by label.
-        averaged: how embeddings of fragments are combined, as in ``mean of 4 fragments``; empty for whole images.
+        averaged: how embeddings of fragments are combined, such as ``mean of 4 fragments``; empty for whole images.
     """
 
     scores: dict[str, dict[str, Scores]]
@@ -55,13 +55,13 @@ class ProbeResults:
 
 
 def score_probes(scoring: Scoring) -> PartResult:
-    """Train probes on a model's embeddings and on those of the baselines, and score them on the test images.
+    """Train probes on the embeddings of a model and of the baselines, and score them on the test images.
 
     Args:
-        scoring: model and data; probes are saved in the first of its probe folders.
+        scoring: model and data; probes are saved in the first of `probe_folders`.
 
     Returns:
-        Scores and trained probes; empty if the config does not ask for probes.
+        Scores and trained probes; empty if the config disables probes.
     """
     config = scoring.config
     if not config.evaluation.probe:
@@ -75,18 +75,18 @@ def score_probes(scoring: Scoring) -> PartResult:
 
 
 def probing_of(config: Config, data: FragmentData, device: torch.device) -> Probing:
-    """Return the probing that a config asks for; raises as `Probing`."""
+    """Return the probing of a config; raises the errors of `Probing`."""
     assert config.evaluation.probe
     at_once = config.evaluation.batch_size * config.data.images_per_puzzle
     return Probing(config.evaluation.probe, data, at_once=at_once, device=device)
 
 
 def probes_of(config: ProbeConfig, seed: int, device: torch.device) -> dict[str, Probe]:
-    """Return the probes that a config asks for, by name.
+    """Return the probes of a config by name.
 
     Args:
         config: names of the probes and their settings.
-        seed: seed of networks.
+        seed: seed of the networks.
         device: device to train networks on.
 
     Returns:
@@ -113,13 +113,13 @@ class Probing:
         probes: probes by name.
 
     Args:
-        config: which probes, and their settings.
-        data: data whose images are embedded.
-        at_once: images per batch of embedding.
-        device: device to embed and to train networks on.
+        config: names of the probes and their settings.
+        data: data module of the images.
+        at_once: images per embedding batch.
+        device: device to embed and train networks on.
 
     Raises:
-        DataError: the images have no classes, or fewer than two.
+        DataError: the images have no labels, or fewer than two classes.
         ConfigError: a probe needs more training images.
     """
 
@@ -154,7 +154,7 @@ class Probing:
 
     @property
     def averaged(self) -> str:
-        """How an image that is cut is embedded, as in ``mean of 4 fragments``; empty for whole images."""
+        """How embeddings of fragments are combined, such as ``mean of 4 fragments``; empty for whole images."""
         return f"mean of {self.data.cells} fragments" if self.data.cells > 1 else ""
 
     @property
@@ -164,13 +164,13 @@ class Probing:
         return counts | {"probe_embedding": self.averaged or "whole image"}
 
     def score(self, embedded: Embedded, folders: Sequence[Path], advance: Advance = lambda count: None) -> ProbeResults:
-        """Train the probes on the model's embeddings, and on those of the baselines unless their scores are cached.
+        """Train the probes on the embeddings of the model, and of the baselines unless their scores are cached.
 
         Args:
-            embedded: embeddings of the images by the model.
-            folders: the model's probes and their tables are written to the first; networks already saved in any of the
-                folders are not trained again.
-            advance: called with the number of steps done.
+            embedded: the model's embeddings of the images.
+            folders: folders of the model's probes. Probes and their tables are written to the first; networks saved in
+                any of the folders are not trained again.
+            advance: called with the number of steps done, for a progress bar.
 
         Returns:
             The trained probes with their scores.
@@ -190,7 +190,7 @@ class Probing:
         return results
 
     def _fitted(self, probe: Probe, embedded: Embedded, folders: Sequence[Path], advance: Advance) -> FittedProbe:
-        """Return a probe of the model, from the folders if it is there."""
+        """Return a trained probe of the model, loaded from the folders if it is there."""
         if not probe.saved:
             return self._fit(probe, embedded, advance)
         file, key = f"{probe.name}.pt", files.digest([embedded.key, probe.settings])
@@ -205,7 +205,7 @@ class Probing:
     def _baseline(
         self, method: str, components: int, embed: Callable[[], Embedded], advance: Advance
     ) -> dict[str, Scores]:
-        """Return scores (images,) by metric; the images are embedded only if the scores of a probe are not cached."""
+        """Return scores (images,) of a baseline by metric; images are embedded only if scores are not cached."""
         known: list[Embedded] = []
 
         def compute(probe: Probe) -> dict[str, Scores]:
@@ -231,7 +231,7 @@ class Probing:
 
 
 def _saved(path: Path, key: str) -> FittedProbe | None:
-    """Return a saved probe if it has that key; None if the file is missing or damaged."""
+    """Load a saved probe with this key; None if the key differs, or the file is missing or damaged."""
     try:
         found, own = load_fitted(path) if path.is_file() else (None, "")
     except RunError as error:
@@ -241,7 +241,7 @@ def _saved(path: Path, key: str) -> FittedProbe | None:
 
 
 def write_tables(results: ProbeResults, probe: Probe, folder: Path) -> None:
-    """Write what was tried for a probe, such as ``mlp_epochs.csv``, and its ``..._classes.csv``."""
+    """Write the trials of a probe, for example to ``mlp_epochs.csv``, and its table ``..._classes.csv``."""
     fitted = results.fitted[probe.name]
     rows = [{**trial, "chosen": number == fitted.chosen} for number, trial in enumerate(fitted.trials)]
     files.write_csv(folder / f"{probe.name}_{probe.tried}.csv", rows)
@@ -249,7 +249,7 @@ def write_tables(results: ProbeResults, probe: Probe, folder: Path) -> None:
 
 
 def class_table(results: ProbeResults, name: str) -> list[dict[str, Any]]:
-    """Return a row for each class: its test images, and a probe's precision, recall and F1, 0 where undefined."""
+    """Return one row per class: number of test images, and a probe's precision, recall and F1, 0 where undefined."""
     found = precision_recall_fscore_support(
         results.test.labels.numpy(),
         results.predictions[name].classes.numpy(),

@@ -1,4 +1,4 @@
-"""The probe by a support vector machine."""
+"""The support vector machine probe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SupportVectorProbe(Probe):
 
     Attributes:
         strengths: inverse regularisation strengths to try.
-        images: number of training images used, the first ones.
+        images: maximum number of training images; the first ones are used.
     """
 
     strengths: tuple[float, ...]
@@ -41,10 +41,10 @@ class SupportVectorProbe(Probe):
         return len(self.strengths)
 
     def check(self, labels: Tensor, classes: int) -> None:
-        """Check that the images used show two classes.
+        """Check that the images used have at least two classes.
 
         Raises:
-            ConfigError: they show one.
+            ConfigError: they have one class.
         """
         if len(torch.unique(labels[: self.images])) < 2:
             raise ConfigError(f"evaluation.probe.svm_images={self.images} are all of one class; set it higher")
@@ -64,7 +64,7 @@ class SupportVectorProbe(Probe):
 
 @dataclass(frozen=True)
 class SupportVectorMachine:
-    """A trained support vector machine on scaled embeddings; it gives no probabilities."""
+    """A trained support vector machine on scaled embeddings; it does not estimate probabilities."""
 
     scaling: Scaling
     machine: SVC
