@@ -1,4 +1,4 @@
-"""The leaderboard of a sweep: a row for each configuration, averaged over seeds and compared with the best row."""
+"""The leaderboard of a sweep: one row per configuration, averaged over seeds and compared with the best row."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a sweep, as found on disk.
+    """A job of a sweep, read from disk.
 
     Attributes:
-        name: name of its folder.
-        overrides: values given on the command line, by key.
+        name: folder name.
+        overrides: overrides of the command line, by key.
         status: content of ``status.json``.
         run: its run; None if its config was refused or its files cannot be read.
     """
@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation (n - 1) over n seeds; a single seed has no standard deviation."""
+    """Mean and standard deviation (with n - 1) over n seeds; a single seed has no standard deviation."""
 
     mean: float
     std: float | None
@@ -68,9 +68,9 @@ class Row:
         values: values of the swept parameters.
         jobs: folders of its finished jobs.
         seeds: seeds of these jobs.
-        selection: the selection metric of the selected checkpoints.
+        selection: value of the selection metric at the selected checkpoints.
         scores: test scores by metric.
-        difference: paired differences from the best row with that score, averaged over the seeds that both rows have;
+        difference: by metric, paired difference from the best row that has this metric, averaged over common seeds;
             the interval is over puzzles. A metric is missing if the test puzzles or the hidden patches differ.
         parameters: number of parameters of the model.
         seconds: mean duration of training and evaluation.
@@ -97,11 +97,11 @@ class Leaderboard:
     Attributes:
         name: name of the sweep.
         parameters: keys that differ between its jobs.
-        rows: ordered by validation score, so that nothing is selected on test puzzles; by test score only if the
+        rows: rows ordered by validation score, so that nothing is selected on test puzzles; by test score only if
             validation scores are missing or not comparable. Rows without a finished job come last.
-        monitor: the validation metric that orders the rows; empty if the test score does.
-        baselines: test scores by method and metric, on the puzzles of the best row with that score.
-        samples: what scores are averaged over: ``puzzles`` or ``images``.
+        monitor: validation metric that orders the rows; empty if rows are ordered by test score.
+        baselines: test scores by method and metric, on the puzzles of the best row that has this metric.
+        samples: unit that scores are averaged over: ``puzzles`` or ``images``.
     """
 
     name: str
@@ -122,12 +122,12 @@ class Leaderboard:
         return metrics.compared(self.metrics)
 
     def leader(self, metric: str) -> Row | None:
-        """The best row with a score by a metric."""
+        """Return the best row that has this metric."""
         return next((row for row in self.rows if metric in row.scores), None)
 
 
 def jobs_of(folder: Path) -> list[Job]:
-    """The jobs of a sweep that have started, by name."""
+    """Return the jobs of a sweep that have started, sorted by name."""
     started = {path.parent for name in (STATUS, CONFIG) for path in folder.glob(f"*/{name}")}
     return [_job(path) for path in sorted(started)]
 
@@ -150,11 +150,11 @@ def _job(folder: Path) -> Job:
 
 
 def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
-    """Make the leaderboard of a sweep.
+    """Create the leaderboard of a sweep.
 
     Args:
         name: name of the sweep.
-        jobs: its jobs.
+        jobs: jobs of the sweep.
 
     Returns:
         The leaderboard.
@@ -203,13 +203,13 @@ def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
 
 
 def swept(jobs: Sequence[Job]) -> list[str]:
-    """The keys whose values differ between jobs, without the seed and keys that cannot change scores."""
+    """Return the keys whose values differ between jobs, except the seed and keys that do not affect scores."""
     keys = dict.fromkeys(key for job in jobs for key in job.overrides if key != "seed" and not is_inert(key))
     return [key for key in keys if len({value_of(job, key) for job in jobs}) > 1]
 
 
 def value_of(job: Job, key: str) -> str:
-    """The value of a key in a job: the override, or else the default."""
+    """Return the value of a key in a job: the override, or else the default."""
     if key in job.overrides:
         return job.overrides[key]
     if job.run is None:
@@ -223,7 +223,7 @@ def value_of(job: Job, key: str) -> str:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Mean and standard deviation of one value for each seed; None if there is no value, or one is unknown."""
+    """Return mean and standard deviation of one value per seed; None if `values` is empty or contains None."""
     if not values or any(value is None for value in values):
         return None
     numbers = np.array(values, dtype=np.float64)
@@ -231,26 +231,26 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def best_validation(run: Run) -> float | None:
-    """The selection metric of the selected checkpoint; None if there was no validation."""
+    """Return the selection metric of the selected checkpoint; None if there was no validation."""
     selection = run.config.selection
     values = [row[selection.monitor] for row in run.epochs if selection.monitor in row]
     return {"max": max, "min": min}[selection.mode](values) if values else None
 
 
 def _criterion(run: Run) -> tuple[str, str, str]:
-    """What must be equal for validation scores to be comparable; losses of different objectives are not."""
+    """Return the key under which validation scores are comparable: monitor, mode and, for a loss, the objective."""
     selection = run.config.selection
     objective = repr(run.config.objective) if metrics.measure(selection.monitor).lower_is_better else ""
     return selection.monitor, selection.mode, objective
 
 
 def _rank(found: Spread | None, lower_is_better: bool) -> float:
-    """Sort key of rows; unknown scores come last."""
+    """Return the sort key of a row; unknown scores come last."""
     return np.inf if found is None else found.mean if lower_is_better else -found.mean
 
 
 def _baselines(leaders: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Summary]]:
-    """Scores by method and metric, each from a run that leads by the metric."""
+    """Return scores by method and metric, each from a run of the best row for the metric."""
     found: dict[str, dict[str, Summary]] = {}
     for metric, runs in leaders.items():
         for method, scores in metrics.scores_of(runs[0].metrics).items():
@@ -267,7 +267,7 @@ def _test_scores(runs: Sequence[Run]) -> dict[str, Spread]:
 
 
 def _differences(runs: Sequence[Run], leaders: Mapping[str, Sequence[Run]]) -> dict[str, Summary]:
-    """Paired differences of a configuration's runs from those of the leading configuration, by metric."""
+    """Return paired differences of a configuration's runs from those of the best row, by metric."""
     from fragrecon.evaluation.statistics import paired
 
     found: dict[str, Summary] = {}
@@ -283,7 +283,7 @@ def _differences(runs: Sequence[Run], leaders: Mapping[str, Sequence[Run]]) -> d
 
 
 def _puzzles(run: Run, metric: str) -> tuple[Any, ...]:
-    """What must be equal for the scores of two runs to be paired: the test images, the puzzles, the hidden patches."""
+    """Return the key under which two runs' scores can be paired: test images, puzzles and hidden patches."""
     protocol, data = run.metrics["protocol"], run.metrics["data"]
     if metrics.family(metric) is metrics.PROBES:  # classifiers are scored on all test images
         return data["name"], data["source"]
@@ -294,7 +294,7 @@ def _puzzles(run: Run, metric: str) -> tuple[Any, ...]:
 
 
 def _by_puzzle(runs: Sequence[Run]) -> dict[str, Scores]:
-    """Scores (puzzles,) of the model by metric, averaged over runs."""
+    """Return scores (puzzles,) of the model by metric, averaged over runs."""
     found = [run.scores for run in runs]
     prefix = "model/"
     names = [name for name in (found[0] if found else {}) if all(name in scores for scores in found)]
@@ -319,21 +319,22 @@ def short(value: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: ``0:01:40``."""
+    """Format seconds as hours, minutes and seconds: ``0:01:40``."""
     return str(timedelta(seconds=round(seconds)))
 
 
 def caption(board: Leaderboard) -> str:
-    """Explain the scores of a leaderboard."""
+    """Return the caption of a leaderboard."""
     by_test = f"ordered by {metrics.name(board.compared[0])}" if board.compared else "not ordered"
     order = f"ordered by {board.monitor} on validation {board.samples}" if board.monitor else by_test
     return (
-        f"Test scores: mean ± standard deviation over seeds, {order}. Differences from the best row are paired over "
-        f"{board.samples}, if both rows have the same; these and the baselines with ± half their 95% interval."
+        f"Test scores: mean ± standard deviation over seeds, {order}. Differences from the best row are paired "
+        f"over {board.samples} when both rows were scored on the same ones. Differences and baselines are shown ± half "
+        "their 95% interval."
     )
 
 
 def troubles(board: Leaderboard) -> list[str]:
-    """One line for each job that failed or has not finished."""
+    """Return one line per job that failed or has not finished."""
     failed = [f"{found.job} failed: {found.error}" for row in board.rows for found in row.failures]
     return failed + [f"{job} has not finished" for row in board.rows for job in row.unfinished]

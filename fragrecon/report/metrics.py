@@ -1,6 +1,6 @@
-"""The registry of metrics: name, unit, direction, digits and family of every score that people read.
+"""The registry of metrics: display name, unit, direction, digits and family of every score.
 
-The terminal, leaderboards, pages, figures and the tables of ``experiments/`` take all of it from here.
+The terminal, leaderboards, pages, figures and the tables of ``experiments/`` read it from here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NAMES = {
     "reassembly_perfect": "images rebuilt perfectly",
     "generation_active_share": "generation share of active dimensions",
 }
-"""Metrics whose names are not those of their words."""
+"""Display names of metrics that `label` would get wrong."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ MEASURES = {
     "perfect": Measure("perfect", digits=3),
     "kl": Measure("KL", "nats", lower_is_better=True),
 }
-"""Measures by the last word of a metric. All others are shares or scores: higher is better."""
+"""Measures, keyed by the last word of a metric's name. Metrics with any other last word have no unit, and higher is
+better."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ class Family:
     Attributes:
         name: name of the task.
         prefixes: prefixes of its metrics.
-        shown: metrics shown at first; the others can be added.
-        compared: the metric that orders runs and whose differences are shown.
-        reference: the baseline drawn beside the models.
-        note: what its metrics are computed on.
+        shown: metrics shown by default; the others are optional.
+        compared: metric that ranks runs and whose differences are shown.
+        reference: baseline drawn with the models.
+        note: explanation of its metrics, shown on the page.
     """
 
     name: str
@@ -105,7 +106,7 @@ class Family:
 
 CLUSTERING = Family(
     "Clustering",
-    ("",),  # all metrics of no other family
+    ("",),  # metrics that no other family claims
     ("kmeans_ari", "kmeans_nmi", "kmeans_purity", "kmedoids_ari", "mean_clustering_score"),
     "mean_clustering_score",
     "raw_pixels",
@@ -124,7 +125,7 @@ WHOLE = Family(
     ("reconstruction_",),
     ("reconstruction_psnr", "reconstruction_ssim", "reconstruction_mse"),
     "reconstruction_psnr",
-    note="The whole reconstruction of images of which nothing is hidden.",
+    note="Reconstruction of whole images; no patches are hidden.",
 )
 PROBES = Family(
     "Classification",
@@ -139,16 +140,16 @@ GENERATION = Family(
     ("generation_",),
     ("generation_frechet_feature_distance", "generation_fid"),
     "generation_frechet_feature_distance",
-    note="The distance of latents from the standard normal, and the share of their dimensions that vary over images; "
-    "the distance of decoded samples of the standard normal from as many test images. A single value for all images "
-    "has no interval.",
+    note="Latents: Fréchet distance to N(0, I) and share of active dimensions. Samples: Fréchet distance between "
+    "decoded samples of N(0, I) and an equal number of test images. These are single values, so they have no interval.",
 )
 FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION)
-"""A run is ordered by the first of which it has scores."""
+"""Runs are ranked by the first family in this list that they have scores for."""
 SHOWN = tuple(metric for family in FAMILIES for metric in family.shown)
 
-# Columns of tables.
+# Columns of tables, in the terminal and in experiments/tables.py.
 BEYOND = ("kmeans_accuracy", "balanced_ari", "balanced_accuracy", "unknown_ari", "unknown_k_error")
+"""Clustering scores beyond the protocol, which has ARI, NMI and purity with the number of images known."""
 ROBUST = ("mean_clustering_score", "balanced_ari", "unknown_ari", "unknown_k_error")
 PAIRS = ("spectral_ari", "same_auroc", "adjacency_auroc")
 REASSEMBLY = (
@@ -161,28 +162,28 @@ REASSEMBLY = (
 COMPOSITE = ("masked_psnr", "masked_ssim", "composite_psnr", "composite_ssim")
 LATENTS = ("generation_latent_frechet_distance", "generation_active_share")
 PERCEPTUAL = ("lpips", "feature_distance", "fid", "frechet_feature_distance")
-"""Ends of the metrics that a pretrained network computes."""
+"""Suffixes of metrics that a pretrained network computes."""
 
 
 def family(metric: str) -> Family:
-    """The family of a metric."""
+    """Return the family of a metric."""
     return next((found for found in FAMILIES[1:] if metric.startswith(found.prefixes)), CLUSTERING)
 
 
 def ordered(metrics: Iterable[str]) -> list[str]:
-    """Distinct metrics in display order: those shown at first, then the others as given."""
+    """Return distinct metrics in display order: those shown by default, then the others as given."""
     found = dict.fromkeys(metrics)
     return [metric for metric in SHOWN if metric in found] + [metric for metric in found if metric not in SHOWN]
 
 
 def compared(metrics: Iterable[str]) -> list[str]:
-    """Select the metrics by which runs are compared, the most important first."""
+    """Select the metrics that runs are compared by, the most important first."""
     found = set(metrics)
     return [family.compared for family in FAMILIES if family.compared in found]
 
 
 def measure(metric: str) -> Measure:
-    """The measure of a metric, or of a value logged after an epoch."""
+    """Return the measure of a metric, or of a value logged after an epoch."""
     last = metric.replace("/", "_").rpartition("_")[2]
     return MEASURES.get(last) or Measure(label(last))
 
@@ -193,12 +194,12 @@ def label(name: str) -> str:
 
 
 def name(metric: str) -> str:
-    """``masked_psnr`` as ``masked PSNR``."""
+    """Return the display name: ``masked PSNR`` for ``masked_psnr``."""
     return NAMES.get(metric) or " ".join([*label(metric).split(" ")[:-1], measure(metric).name])
 
 
 def title(metric: str) -> str:
-    """Name and unit: ``masked PSNR, dB``."""
+    """Return name and unit: ``masked PSNR, dB``."""
     return ", ".join(filter(None, (name(metric), measure(metric).unit)))
 
 
@@ -208,17 +209,17 @@ def text(metric: str, value: float, sign: str = "") -> str:
 
 
 def around(metric: str, value: float, half: float | None, sign: str = "") -> str:
-    """Format a value with half of its interval, or its standard deviation, if that is known."""
+    """Format a value with half of its interval, or its standard deviation, if there is one."""
     return text(metric, value, sign) + ("" if half is None else f" ± {text(metric, half)}")
 
 
 def half(found: Summary) -> float | None:
-    """Half of the 95% interval, if there is one."""
+    """Return half of the 95% interval, if there is one."""
     return None if found["ci95"] is None else (found["ci95"][1] - found["ci95"][0]) / 2
 
 
 def scores_of(found: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
-    """All scores of ``metrics.json`` by method and metric; a single value for all puzzles has no interval."""
+    """Return all scores of ``metrics.json`` by method and metric; dataset-wide values have no interval."""
     wide = {
         method: {metric: {"mean": value, "ci95": None} for metric, value in values.items()}
         for method, values in found.get("dataset_wide", {}).items()
@@ -227,5 +228,5 @@ def scores_of(found: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
 
 
 def samples(protocol: Mapping[str, Any]) -> str:
-    """What scores are means over: ``images`` or ``puzzles``."""
+    """Return the unit that scores are averaged over: ``images`` or ``puzzles``."""
     return "images" if protocol["images_per_puzzle"] == 1 else "puzzles"

@@ -1,4 +1,4 @@
-"""Score a model, write its metrics, print and draw them: the last step of training, and all of ``mode=evaluate``."""
+"""Score a model, and write, print and draw its scores: the last step of training, and all of ``mode=evaluate``."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation import suite
-from fragrecon.evaluation.clustering.robustness import clustering_scores, score_robustness, table
+from fragrecon.evaluation.clustering.robustness import score_robustness, table
 from fragrecon.evaluation.examples import arrays_of
 from fragrecon.evaluation.setup import Scoring, shape_text
 from fragrecon.machine import device_of
 from fragrecon.models.base import FragmentModel, count_parameters
-from fragrecon.report.figures import projections, scores, write
-from fragrecon.report.figures.plotting import save
+from fragrecon.report.figures import projections, write
 from fragrecon.report.terminal import print_metrics, print_robustness
 from fragrecon.runs.read import Run
 from fragrecon.runs.write import FIGURES, PROBE_FILES, Record
 
 
 def open_model(config: Config, run: Run, checkpoint: Path) -> FragmentModel:
-    """Load the model of a run, and check that it can be scored as the config asks.
+    """Load the model of a run and check that it can be scored with the config.
 
     Args:
-        config: configuration of the job.
+        config: job config.
         run: run of the model.
-        checkpoint: file of its weights.
+        checkpoint: file with its weights.
 
     Returns:
         The model in eval mode, on the CPU.
 
     Raises:
-        ConfigError: the model does not take the fragments of the config, or cannot do what is to be scored.
+        ConfigError: the model does not fit the config's fragments, or lacks a method that the evaluation needs.
     """
     model = run.load_model(checkpoint)
     if model.fragment_shape != config.data.fragment_shape:
@@ -47,10 +46,10 @@ def open_model(config: Config, run: Run, checkpoint: Path) -> FragmentModel:
 
 
 def check_scorable(config: Config, model: FragmentModel) -> None:
-    """Check that a model can be scored and drawn as the config asks.
+    """Check that a model can be scored and drawn with the config.
 
     Raises:
-        ConfigError: it cannot, or a package that this takes is not installed.
+        ConfigError: it cannot, or a required package is not installed.
     """
     suite.check_abilities(config, model)
     if config.evaluation.puzzles and config.evaluation.probe:
@@ -68,12 +67,12 @@ def score(
     """Score a model and the baselines on the test split, write the record, print the tables and draw the figures.
 
     Args:
-        config: configuration of the job.
+        config: job config.
         model: model to score, with the best weights of the run.
         run: run of the model.
         data: data to score on.
         record: record to write.
-        seconds: duration of each part of the job so far.
+        seconds: duration of each part of the job so far, by name.
 
     Returns:
         The content of ``metrics.json``.
@@ -123,7 +122,6 @@ def score(
     if evaluation.robustness:
         outcomes = score_robustness(scoring, found.scores)
         record.write_robustness(table(outcomes))
-        figure = scores.robustness_figure(outcomes, clustering_scores(found.scores))
-        save(figure, folder / "robustness.png")
+        write.write_robustness(outcomes, found.scores, folder)
         print_robustness(outcomes)
     return metrics

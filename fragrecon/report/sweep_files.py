@@ -18,7 +18,7 @@ def update_leaderboard(folder: Path, *, page: bool = False) -> Leaderboard:
 
     Args:
         folder: folder of the sweep.
-        page: whether to write ``report.html``, too.
+        page: whether to write ``report.html`` as well.
 
     Returns:
         The leaderboard.
@@ -40,7 +40,7 @@ def write(board: Leaderboard, folder: Path) -> None:
 
 
 def _flat(rank: int, row: Row) -> dict[str, Any]:
-    """A row of the CSV file, with one number in each column."""
+    """Return a row of the CSV file, with one number per column."""
     flat: dict[str, Any] = {"rank": rank if row.jobs else "", **row.values}
     flat |= {"seeds": " ".join(map(str, row.seeds)), "parameters": row.parameters, "seconds": row.seconds}
     if row.selection:
@@ -55,7 +55,7 @@ def _flat(rank: int, row: Row) -> dict[str, Any]:
 
 
 def markdown(board: Leaderboard) -> str:
-    """The leaderboard as Markdown, with the metrics that are shown at first."""
+    """Return the leaderboard as Markdown, with the metrics shown by default."""
     table = tables.of_sweep(board, {})
     shown = [place for place, column in enumerate(table.columns) if column.visible]
     heads = [table.columns[place].title for place in shown]
@@ -67,5 +67,5 @@ def markdown(board: Leaderboard) -> str:
 
 
 def _inline(text: str) -> str:
-    """Escape text so that it stays in its line and cell, and is no markup."""
+    """Escape text so that it stays in one line and cell and is not parsed as markup."""
     return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Tables of a sweep and of a run: what each cell shows and by what it is sorted."""
+"""Tables of a sweep and of a run: the text and sort key of each cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fragrecon.runs.read import Run
 
 LENGTH = 9
-"""Number of metrics of a run shown at first."""
+"""Number of metrics of a run shown by default."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        text: the text shown.
+        text: text of the cell.
         after: smaller text after it: a standard deviation or half of an interval.
-        below: smaller text below it: the model's difference from this score.
+        below: smaller text below it: the difference model minus baseline.
         tone: ``better`` or ``worse``, the sign of that difference; empty if its interval contains zero.
-        order: the value to sort by, if not the text.
+        order: value to sort by, if not the text.
         links: shown instead of the text: words, each with the page it links to, which may be empty.
-        found_by: the text to filter by, if not the text shown.
+        found_by: text that the filter searches, if not the text of the cell.
         bold: whether the text is bold.
     """
 
@@ -52,10 +52,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: its title.
+        title: title of the column.
         numeric: whether it is sorted by number, highest first, and aligned to the right.
         rising: whether the lowest number comes first.
-        visible: whether it is shown at first.
+        visible: whether it is shown by default.
         searched: whether the filter searches it.
     """
 
@@ -68,7 +68,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A table; ``length`` is the number of rows shown at first, or -1 for all."""
+    """A table; ``length`` is the number of rows shown by default, or -1 for all."""
 
     columns: list[Column]
     rows: list[list[Cell]]
@@ -76,11 +76,11 @@ class ScoreTable:
 
 
 def of_sweep(board: Leaderboard, links: Mapping[str, str]) -> ScoreTable:
-    """The table of a leaderboard, with a row for each configuration and each baseline.
+    """Return the table of a leaderboard, with one row per configuration and per baseline.
 
     Args:
-        board: the leaderboard.
-        links: addresses of the pages of its runs, by the name of their folder.
+        board: leaderboard.
+        links: addresses of the pages of its runs, by folder name.
 
     Returns:
         The table.
@@ -132,14 +132,14 @@ def of_sweep(board: Leaderboard, links: Mapping[str, str]) -> ScoreTable:
 
 
 def of_run(run: Run, family: Family) -> ScoreTable | None:
-    """The table of a run's scores by the metrics of one family.
+    """Return the table of a run's scores for the metrics of one family.
 
-    It has a row for each metric, and a column for the model and for each baseline. Below a baseline's score is the
-    difference of the model's score from it.
+    It has one row per metric, and a column for the model and each baseline. Below a baseline's score is the difference
+    model minus baseline.
 
     Args:
-        run: the run.
-        family: the family.
+        run: run to show.
+        family: family of metrics.
 
     Returns:
         The table; None if the run has no such scores.
@@ -170,7 +170,7 @@ def of_run(run: Run, family: Family) -> ScoreTable | None:
 
 
 def _beside(found: Summary | None, minus: Summary | None, metric: str) -> Cell:
-    """A baseline's score, and below it the difference of the model's score."""
+    """Return a cell with a baseline's score, and below it the difference model minus baseline."""
     cell = summed(found, metric)
     if minus is None:
         return cell
@@ -181,18 +181,18 @@ def _beside(found: Summary | None, minus: Summary | None, metric: str) -> Cell:
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """The last part of a key, if no other key ends in it."""
+    """Return the last part of a key if it is unique among the keys, else the key."""
     last = key.rpartition(".")[2]
     return key if sum(other.rpartition(".")[2] == last for other in keys) > 1 else last
 
 
 def summed(found: Summary | None, metric: str, sign: str = "") -> Cell:
-    """A mean with half of its 95% interval."""
+    """Return a cell with a mean and half of its 95% interval."""
     return Cell() if found is None else _cell(metric, found["mean"], metrics.half(found), sign)
 
 
 def spread(found: Spread | None, metric: str) -> Cell:
-    """A mean with its standard deviation."""
+    """Return a cell with a mean and its standard deviation."""
     return Cell() if found is None else _cell(metric, found.mean, found.std)
 
 
@@ -202,13 +202,13 @@ def _cell(metric: str, mean: float, half: float | None, sign: str = "") -> Cell:
 
 
 def _not_done(row: Row) -> Cell:
-    """The number of jobs that failed or have not finished; the filter finds them by name and error."""
+    """Return a cell with the number of failed and unfinished jobs; the filter finds them by name and error."""
     names = [*(f"{found.job} {found.error}" for found in row.failures), *row.unfinished]
     return Cell(str(len(names)) if names else "", order=len(names), found_by=" ".join(names))
 
 
 def number(text: str) -> float | None:
-    """The value as a finite number, if it is one."""
+    """Parse a finite number; None if the text is not one."""
     try:
         value = float(text)
     except ValueError:

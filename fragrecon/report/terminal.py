@@ -1,4 +1,4 @@
-"""Tables printed to the terminal: of a run at its end, and of a sweep."""
+"""Tables printed to the terminal at the end of a run or a sweep."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Scores, Summary
 
 TABLES = ((*metrics.CLUSTERING.shown[:3], metrics.CLUSTERING.compared), metrics.COMPOSITE, metrics.WHOLE.shown)
-"""Metrics that make up a table, if the model has a score by each."""
+"""Columns of tables; a table is printed if the model has all of its scores."""
 MOST_ROWS = 20
 """Maximum number of rows of a leaderboard."""
 
 
 def plain_console() -> Console:
-    """A console that prints brackets, as in paths and errors, literally."""
+    """Return a console that prints brackets, as in paths and errors, literally."""
     return Console(markup=False)
 
 
@@ -39,7 +39,7 @@ def print_metrics(record: Mapping[str, Any], folder: Path, console: Console | No
     Args:
         record: content of ``metrics.json``.
         folder: folder of the run.
-        console: where to print; by default, the terminal.
+        console: console to print to; by default the terminal.
     """
     console = console or plain_console()
     protocol, every = record["protocol"], metrics.scores_of(record)
@@ -86,17 +86,17 @@ def _compared(
     over: str,
     prefix: str = "",
 ) -> Table:
-    """A table of the model and the baselines, and of the differences between them.
+    """Return a table of the scores of the model and the baselines, and of their differences.
 
     Args:
         record: content of ``metrics.json``.
         scores: scores by method and metric.
         title: title of the table.
         columns: metrics to show.
-        over: what the means are over; empty if the scores are no means.
-        prefix: prefix of the metrics' names to omit, because the title says it.
+        over: unit that the means are over; empty if the scores are not means.
+        prefix: prefix of the metric names that the title makes redundant; it is omitted.
     """
-    caption = f"mean ± half its 95% interval over {over}; differences are paired" if over else ""
+    caption = f"mean over {over} ± half its 95% interval; differences are paired" if over else ""
     table = _table(title, caption, (metrics.title(metric).removeprefix(prefix) for metric in columns))
     _add_rows(table, scores, columns)
     minus = {}
@@ -117,7 +117,7 @@ def _compared(
 
 
 def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
-    """Print two tables with a row for each condition: KMeans ARI of all methods, and further scores of the model."""
+    """Print two tables with one row per condition: KMeans ARI of all methods, and more scores of the model."""
     console = console or plain_console()
     methods = list(dict.fromkeys(m for outcome in outcomes for m in outcome.scores if m not in ("random", "model")))
     first = _table(
@@ -127,7 +127,7 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
     )
     second = _table(
         "the model under harder conditions",
-        "unknown-N: the number of images is estimated; N error: error of the estimate",
+        "unknown-N: number of images estimated; N error: absolute error of the estimate",
         map(metrics.title, metrics.ROBUST),
     )
     for number, outcome in enumerate(outcomes):
@@ -151,20 +151,20 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
 def print_sweep_progress(
     job: str, begun: int, jobs: int | None, seconds_left: float | None, console: Console | None = None
 ) -> None:
-    """Print which job of a sweep starts, with a bar and the estimated time left.
+    """Print the job of a sweep that starts, a progress bar and the estimated time left.
 
     Args:
-        job: name of the job's folder.
-        begun: number of jobs started before.
+        job: folder name of the job.
+        begun: number of jobs started before it.
         jobs: number of jobs, if known.
         seconds_left: estimated time until the last job ends, if known.
-        console: where to print; by default, the terminal.
+        console: console to print to; by default the terminal.
     """
     console = console or plain_console()
     counts = f"job {begun + 1} of {jobs or '?'}"
     left = f"{duration(seconds_left)} left" if seconds_left is not None else ""
     parts = [counts, ProgressBar(jobs, begun, width=24) if jobs else "", left]
-    name = Text(job)  # shortened, because all else is more important
+    name = Text(job)  # shortened to fit, as the rest of the line is more important
     name.truncate(max(console.width - len(counts) - 24 - len(left) - 6, 0), overflow="ellipsis")
     line = Table.grid(padding=(0, 2, 0, 0))
     line.add_row(*(part for part in parts if part), name)
@@ -177,15 +177,15 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
     keys = [key.rpartition(".")[2] for key in board.parameters]
     part = metrics.family(board.compared[0]) if board.compared else metrics.CLUSTERING
     compared = part.compared
-    beside = next(name for name in part.shown if name != compared)
-    columns = [*keys, "seeds", "valid.", metrics.title(beside), metrics.title(compared), "minus best"]
+    extra = next(name for name in part.shown if name != compared)
+    columns = [*keys, "seeds", "valid.", metrics.title(extra), metrics.title(compared), "minus best"]
     table = _table(f"{board.name}: {len(board.rows)} configurations", "", columns)
     for column in table.columns[1 : len(keys) + 1]:
         column.no_wrap, column.overflow = False, "fold"  # values may be long; scores must not be cut
     for number, row in enumerate(board.rows[:MOST_ROWS], 1):
         figures = [
             f"{row.selection.mean:.4f}" if row.selection else "",
-            metrics.text(beside, row.scores[beside].mean) if beside in row.scores else "",
+            metrics.text(extra, row.scores[extra].mean) if extra in row.scores else "",
             str(tables.spread(row.scores.get(compared), compared)),
             str(tables.summed(row.difference.get(compared), compared, "+")),
         ]
@@ -196,13 +196,13 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
     console.print(table)
     if len(board.rows) > MOST_ROWS:
         console.print(f"and {len(board.rows) - MOST_ROWS} more")
-    known = {name: found for name, found in board.baselines.items() if {beside, compared} <= found.keys()}
+    known = {name: found for name, found in board.baselines.items() if {extra, compared} <= found.keys()}
     if known:
         figures = [
-            f"{label(name)} {' / '.join(metrics.text(metric, found[metric]['mean']) for metric in (beside, compared))}"
+            f"{label(name)} {' / '.join(metrics.text(metric, found[metric]['mean']) for metric in (extra, compared))}"
             for name, found in known.items()
         ]
-        console.print(f"baselines, {metrics.name(beside)} / {metrics.name(compared)}: {', '.join(figures)}")
+        console.print(f"baselines, {metrics.name(extra)} / {metrics.name(compared)}: {', '.join(figures)}")
     console.print(caption(board), style="italic")
     for line in troubles(board):
         console.print(line, soft_wrap=True)
@@ -210,7 +210,7 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
 
 
 def _add_rows(table: Table, scores: Mapping[str, Mapping[str, Summary]], columns: Sequence[str]) -> None:
-    """Add a row for each method that has all of these scores."""
+    """Add one row per method that has all of these scores."""
     for method, found in scores.items():
         if set(columns) <= found.keys():
             style = "bold" if method == "model" else ""
@@ -218,7 +218,7 @@ def _add_rows(table: Table, scores: Mapping[str, Mapping[str, Summary]], columns
 
 
 def _table(title: str, caption: str, columns: Iterable[str]) -> Table:
-    wide = min(cell_len(title), 72)  # a table of few columns does not break its title
+    wide = min(cell_len(title), 72)  # so that the title of a narrow table is not wrapped
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, padding=0, min_width=wide)
     table.add_column("", no_wrap=True)
     for column in columns:

@@ -165,8 +165,8 @@ def test_photographs_are_cut_shuffled_and_rebuilt_from_the_command_line(
     found = read_json(folder / "placement.json")
     scores = found["scores"]
     told = (
-        f"32 fragments were put into 2 images: {scores['direct']:.1%} of them into the right cell, "
-        f"{scores['neighbours']:.1%} of the seams closed, {scores['perfect']:.1%} of the images without a fault"
+        f"32 fragments were assigned to 2 images: {scores['direct']:.1%} at the correct cell, "
+        f"{scores['neighbours']:.1%} of pairs adjacent again, {scores['perfect']:.1%} of images without an error"
     )
     assert told in result.stdout
     assert f"record: {folder}" in result.stdout
@@ -652,7 +652,7 @@ def test_a_mosaic_is_scored_under_harder_conditions_too(tmp_path: Path, cache: P
     none = [f"evaluation.robustness.{axis}=[]" for axis in ("fragment_size", "rotation", "jitter", "noise")]
     given = ["evaluation=robustness", *none, "evaluation.robustness.images=[5,10]", "evaluation.robustness.gap=[1]"]
     count = ["evaluation.puzzles=2", "evaluation.robustness.puzzles=2"]
-    job(tmp_path / "harder", cache, "mode=evaluate", f"run={mosaic}", *given, *count)
+    job(tmp_path / "harder", cache, "mode=evaluate", f"run={mosaic}", *given, *count, figures=True)
     rows = files.read_csv(tmp_path / "harder" / "robustness.csv")
     known: dict[tuple[str, str], set[str]] = {}
     for row in rows:

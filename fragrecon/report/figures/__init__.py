@@ -1,1 +1,1 @@
-"""Figures, a module for each subject; `tiles` lays out images pixel by pixel, `plotting` holds what plots share."""
+"""Figures, one module per subject; `tiles` lays out images pixel by pixel, `plotting` has helpers for plots."""

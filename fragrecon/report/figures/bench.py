@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARTS = {"forward": ("0.5", "--"), "training": ("black", "-")}
-"""What is timed, with the colour and line of its curve."""
+"""The timed parts, with the colour and style of their curves."""
 MIB = 2**20
 RESIDENT = {"cuda": "device memory reserved by torch", "cpu": "memory of the process, with Python and libraries"}
 """Memory of the process, by type of the device."""
@@ -33,11 +33,11 @@ HEADINGS = (
 
 
 def print_bench(result: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
-    """Print a table with a row for each batch size.
+    """Print a table with one row per batch size.
 
     Args:
         result: content of ``bench.json``.
-        folder: folder of the record.
+        folder: job folder.
         console: console to print to.
     """
     console = console or plain_console()
@@ -65,7 +65,7 @@ def print_bench(result: Mapping[str, Any], folder: Path, console: Console | None
 
 
 def title(result: Mapping[str, Any]) -> str:
-    """Describe the model and its images in a line."""
+    """Describe the model and its images in one line."""
     model = result["model"]
     channels, height, width = model["image_shape"]
     colour = "grey" if channels == 1 else "colour"
@@ -73,7 +73,7 @@ def title(result: Mapping[str, Any]) -> str:
 
 
 def conditions(result: Mapping[str, Any]) -> list[str]:
-    """Describe what is timed, the compute settings, and the machine."""
+    """Describe the timed parts, the compute settings and the machine."""
     model, settings, machine = result["model"], result["settings"], result["machine"]
     chosen = [f"{name}={value}".lower() for name, value in settings["compute"].items() if value]
     threads = machine["threads"]
@@ -97,7 +97,7 @@ def explanations(result: Mapping[str, Any]) -> list[str]:
 
 
 def bench_figure(result: Mapping[str, Any]) -> Figure:
-    """Plot seconds per batch with their quartiles, images per second, and memory, over the batch size."""
+    """Plot seconds per batch with quartiles, images per second, and memory against the batch size."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     rows = result["rows"]
@@ -130,20 +130,20 @@ def bench_figure(result: Mapping[str, Any]) -> Figure:
 
 
 def significant(value: float) -> str:
-    """Write a number with three digits and no exponent."""
+    """Format a number with three digits and no exponent."""
     if value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:#.3g}" if value >= 1e-4 else f"{value:.1e}"
 
 
 def mebibytes(size: int | None) -> str:
-    """Write a number of bytes in MiB, or nothing if it is not known."""
+    """Format bytes as MiB; empty if unknown."""
     return "" if size is None else significant(size / MIB)
 
 
 def count(number: int) -> str:
-    """Write a number of parameters as ``2.05M``."""
+    """Format a number of parameters as ``2.05M``."""
     for unit, name in ((1e6, "M"), (1e3, "K")):
-        if number >= 0.9995 * unit:  # else it is rounded to 1000 of the next unit
+        if number >= 0.9995 * unit:  # otherwise it would be rounded to 1000 of the next unit
             return f"{number / unit:.3g}{name}"
     return str(number)

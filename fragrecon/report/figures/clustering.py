@@ -1,4 +1,4 @@
-"""A puzzle and the groups of its fragments: side by side, counted, and in the plane of their embeddings."""
+"""Draw a puzzle and the groups of its fragments: as images, as a confusion matrix, and by t-SNE of the embeddings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 GAP = 0.12
 """Space between fragments, as a share of their side."""
 POINTS = 1000
-"""Greatest number of fragments in the plane of embeddings."""
+"""Maximum number of fragments in the t-SNE figure."""
 ROOM = 2
-"""Side of the grid in that plane, relative to a square of the fragments."""
+"""Side of its grid, relative to the smallest square that holds the fragments."""
 PALE = 0.55
-"""Share of a colour in the background of letters."""
+"""Opacity of the background of letters."""
 LETTERS = 26
 
 
@@ -33,13 +33,13 @@ def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int]
     """Draw the first puzzle of a batch three times: shuffled, as the original images, and grouped.
 
     Args:
-        batch: batch with fragments of any type.
-        predicted: (B, F), cluster of each fragment.
+        batch: batch with fragments of any dtype.
+        predicted: cluster (B, F) of each fragment.
         grid: rows and columns of fragments in an image.
         title: title of the groups.
 
     Returns:
-        The figure. A fragment that is not from the main image of its group carries the name of its own image.
+        The figure. A fragment that is not from the main image of its group is labelled with the name of its image.
     """
     batch = batch.as_float().to("cpu")
     fragments, sources, groups = batch.fragments[0], batch.source_ids[0], predicted[0].cpu()
@@ -75,7 +75,7 @@ def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int]
 
 
 def confusion_figure(example: Example) -> Figure:
-    """Count the fragments of each image, a row, in the group assigned to each image, a column."""
+    """Draw the number of fragments of each image (row) in the group assigned to each image (column)."""
     table, images = example.confusion.double(), example.images
     n, names = len(images), names_of(len(images))
     side, font = max(2.6, 0.3 * n), 7 if n <= LETTERS else 5
@@ -96,10 +96,10 @@ def confusion_figure(example: Example) -> Figure:
 
 
 def embedding_figure(example: Example) -> Figure:
-    """Draw the fragments by t-SNE of their embeddings, moved to a grid, and the names of their images beside."""
+    """Draw the fragments by t-SNE of their embeddings, moved to a grid, and in a second panel the names of images."""
     from matplotlib.patches import Circle
 
-    sources = example.batch.source_ids[0, :POINTS].tolist()  # of fragments in random order
+    sources = example.batch.source_ids[0, :POINTS].tolist()  # fragments are in random order
     fragments = example.batch.as_float().fragments[0, :POINTS]
     names, hues = names_of(example.batch.images_per_puzzle), colours(example.batch.images_per_puzzle)
     side = math.ceil(ROOM * math.sqrt(len(sources)))
@@ -120,10 +120,10 @@ def embedding_figure(example: Example) -> Figure:
 
 
 def on_grid(points: Tensor, side: int) -> list[tuple[int, int]]:
-    """Move points to distinct cells of a square grid, with the least sum of squared distances.
+    """Move points to distinct cells of a square grid, minimising the sum of squared distances.
 
     Args:
-        points: (F, 2) in the unit square.
+        points: points (F, 2) in the unit square.
         side: rows and columns of the grid.
 
     Returns:
@@ -137,7 +137,7 @@ def on_grid(points: Tensor, side: int) -> list[tuple[int, int]]:
 
 
 def names_of(images: int) -> list[str]:
-    """Name the images of a puzzle A, B, C and so on, or 1, 2, 3 if there are more than letters."""
+    """Name the images of a puzzle A, B, C and so on, or 1, 2, 3 if there are more images than letters."""
     return [chr(ord("A") + i) if images <= LETTERS else str(i + 1) for i in range(images)]
 
 
@@ -159,7 +159,7 @@ def _lines(sources: Tensor, chosen: Tensor, images: int, width: int) -> list[_Li
 
 
 def _draw(axes: Axes, image: Tensor, row: float, column: float) -> None:
-    """Draw an image (C, H, W) in 0..1 as large as fits in a cell of 1x1."""
+    """Draw an image (C, H, W) in [0, 1], scaled to fit a 1x1 cell."""
     pixels: Any = image.expand(3, -1, -1).movedim(0, -1).numpy()
     height, width = pixels.shape[:2]
     x, y = ((0.5 - GAP / 2) * side / max(height, width) for side in (width, height))

@@ -1,4 +1,4 @@
-"""What a model decodes of random latents, and of latents between two images."""
+"""Draw decoded samples of latents, and interpolations between images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def generated_figure(generated: Generated) -> Figure:
     example, cells = generated.example, generated.example.grid[0] * generated.example.grid[1]
     assert example.decoded is not None
     assert generated.samples is not None
-    # Of an image in several fragments, the fragment in the middle.
+    # The middle fragment of an image that is cut into several.
     middle = example.grid[0] // 2 * example.grid[1] + example.grid[1] // 2
     order = torch.argsort(example.batch.source_ids[0] * cells + example.batch.positions[0])[middle::cells]
     groups = {
@@ -35,7 +35,7 @@ def generated_figure(generated: Generated) -> Figure:
 
 
 def interpolations_figure(generated: Generated) -> Figure:
-    """Draw a row for each pair of images: one, the decoded straight line between their embeddings, and the other."""
+    """Draw one row per pair of images: the first, decoded points between their embeddings, and the second."""
     assert generated.between is not None
     images, steps = tiles(generated.example.images), generated.between.shape[1]
     between = tiles(generated.between)

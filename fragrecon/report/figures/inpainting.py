@@ -1,4 +1,4 @@
-"""Inpainted images: the output, the descent to it, and the attention of a patch."""
+"""Draw inpainted images: the output, the steps of energy descent, and the attention of a patch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HIDDEN = 0.5
 """Grey of hidden patches."""
 STEPS, HEADS = 9, 8
-"""Greatest number of steps and of attention heads shown."""
+"""Maximum number of steps and of attention heads shown."""
 CHOSEN = (0.84, 0.15, 0.16)
 """Colour of the frame of the patch whose attention is shown."""
 PLOTS = 260
@@ -28,9 +28,9 @@ PLOTS = 260
 
 
 def masked_figure(inpainted: Inpainted) -> Figure:
-    """Draw a column for each image: the image, its visible patches, the whole output, and the composite.
+    """Draw one column per image: the image, its visible patches, the whole output, and the composite.
 
-    The composite takes the output only in hidden patches. The PSNR below each column is that of the hidden patches.
+    The composite has the output in hidden patches only. Below each column is the PSNR of the hidden patches.
     """
     rows = {"image": inpainted.images, "visible": visible(inpainted), "output": inpainted.output}
     rows["composite"] = inpainted.composite
@@ -39,10 +39,10 @@ def masked_figure(inpainted: Inpainted) -> Figure:
 
 
 def descent_figure(inpainted: Inpainted) -> Figure:
-    """Draw a column for each image: its visible patches, the composite after some steps of the descent, and the image.
+    """Draw one column per image: its visible patches, the composite after some steps of the descent, and the image.
 
     The plots below show the change of the energy since the start of each block, and the PSNR of the hidden patches.
-    Each image is a grey line, the mean is black.
+    Grey lines are single images, the black line is their mean.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -71,9 +71,9 @@ def descent_figure(inpainted: Inpainted) -> Figure:
 
 
 def attention_figure(inpainted: Inpainted) -> Figure:
-    """Draw a column for each image: the image, its visible patches, and the attention of the framed patch.
+    """Draw one column per image: the image, its visible patches, and the attention of the framed patch.
 
-    The attention is the mean of all heads, then that of each head. Darker is more, up to the greatest of each map.
+    The attention is averaged over heads, then shown per head. Darker is more, relative to the maximum of each map.
     """
     assert inpainted.attention is not None
     weights = inpainted.attention.weights[:, :HEADS]  # (M, H, rows, columns)
@@ -92,7 +92,7 @@ def attention_figure(inpainted: Inpainted) -> Figure:
 
 
 def visible(inpainted: Inpainted) -> Tensor:
-    """Return the images (M, C, H, W) as the model saw them, with grey in place of hidden patches."""
+    """Return the images (M, C, H, W) with grey in place of hidden patches."""
     return torch.where(inpainted.hidden, HIDDEN, inpainted.images)
 
 
@@ -103,6 +103,6 @@ def masked_psnr(inpainted: Inpainted, output: Tensor) -> Tensor:
 
 
 def _plot_images(axes: Axes, steps: np.ndarray, values: Tensor) -> None:
-    """Plot values (S + 1, M) of each image, and their mean."""
+    """Plot the values (S + 1, M) of each image and their mean."""
     axes.plot(steps, values.numpy(), color="0.8", linewidth=0.6)
     axes.plot(steps, values.mean(1).numpy(), "o-", color="black", linewidth=1.2, markersize=3)

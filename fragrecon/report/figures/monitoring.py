@@ -1,4 +1,4 @@
-"""Pictures and embeddings that are logged while a model trains, and the loggers that accept them.
+"""Pictures and embeddings logged during training, and the loggers that accept them.
 
 Shapes: one puzzle of F fragments (C, h, w) from N images; pictures (3, H, W) uint8.
 """
@@ -30,10 +30,10 @@ from fragrecon.report.figures.tiles import GAP, PAPER, framed, sheet, tiles, to_
 from fragrecon.seeds import keys_of
 
 PUZZLES, ROWS, DIMENSIONS = 3, 480, 128
-"""Greatest number of puzzles and of fragments whose embeddings are logged, and of their dimensions."""
+"""Maximum number of puzzles and fragments whose embeddings are logged, and of their dimensions."""
 
 THUMBNAIL = 64
-"""Greatest side of a thumbnail in pixels."""
+"""Maximum side of a thumbnail in pixels."""
 
 THIN, THICK = 1, 4
 """Thickness of the frames of fragments in the right group, and in a wrong one."""
@@ -54,7 +54,7 @@ class LabelledEmbeddings:
     Attributes:
         embeddings: (M, D), on the CPU.
         thumbnails: (M, 3, s, s) uint8.
-        facts: M values of each property that points can be coloured by.
+        facts: M values per property that points can be coloured by.
     """
 
     embeddings: Tensor
@@ -67,7 +67,7 @@ class PictureLogger(Protocol):
     """A logger that accepts pictures and embeddings.
 
     Attributes:
-        pictures_every_n_epochs: epochs between pictures; 0 is never.
+        pictures_every_n_epochs: epochs between pictures; 0 disables them.
     """
 
     pictures_every_n_epochs: int
@@ -89,7 +89,7 @@ def pictures_of(
         model: model in eval mode, on the device of the batch.
         batch: batch of one puzzle, with float fragments.
         grid: rows and columns of fragments in an image.
-        protocol: protocol that clusters the fragments; None if the batch is not a puzzle.
+        protocol: clustering protocol; None if the batch is not a puzzle.
 
     Returns:
         Pictures by name.
@@ -103,7 +103,9 @@ def pictures_of(
         found["reconstructions"] = columns_picture(
             *(in_place(some, batch, grid) for some in (batch.fragments, decoded))
         )
-        latents = standard_normal(model.latent_dim).draw(keys_of(0, "samples shown", 0, SHOWN))  # always the same
+        latents = standard_normal(model.latent_dim).draw(
+            keys_of(0, "samples shown", 0, SHOWN)
+        )  # the same in every epoch
         found["samples"] = columns_picture(model.decode(latents.to(embeddings.device), batch.fragment_size))
     if isinstance(model, Inpainter):
         images = batch.fragments[0, :COLUMNS]
@@ -116,13 +118,13 @@ def pictures_of(
 
 
 def puzzle_picture(batch: FragmentBatch, groups: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Draw the fragments by their image on the left, and by the image assigned to their group on the right.
+    """Draw the fragments in rows: by their image on the left, by the image matched to their group on the right.
 
-    Each image has a row and a colour, which frames its fragments: thinly in its own row, thickly elsewhere.
+    Fragments have a frame in the colour of their image: thin in the row of that image, thick elsewhere.
 
     Args:
         batch: batch of one puzzle.
-        groups: (1, F), group of each fragment.
+        groups: group (1, F) of each fragment.
         grid: rows and columns of fragments in an image.
 
     Returns:
@@ -155,7 +157,7 @@ def puzzle_picture(batch: FragmentBatch, groups: Tensor, grid: tuple[int, int]) 
 
 
 def image_of_group(batch: FragmentBatch, groups: Tensor) -> Tensor:
-    """Assign groups (1, F) to images one to one, so that most fragments are in the group of their image.
+    """Match groups (1, F) to images one to one, maximising the fragments in the group of their image.
 
     Returns:
         The image (N,) of each group.
@@ -166,22 +168,22 @@ def image_of_group(batch: FragmentBatch, groups: Tensor) -> Tensor:
 
 
 def columns_picture(*rows: Tensor) -> Tensor:
-    """Lay out images (M, C, H, W) of several rows below each other, ten columns in a line."""
+    """Lay out rows of images (M, C, H, W) below each other, ten columns per line."""
     columns = torch.cat([tiles(images) for images in rows], 2)
     return sheet(list(columns), min(len(columns), COLUMNS), GAP)
 
 
 def view_picture(views: Tensor, side: int = 64) -> Tensor:
-    """Lay out images (K, C, H, W) nearly in a square, each enlarged to a height of about ``side``."""
+    """Lay out images (K, C, H, W) in about a square, each enlarged to a height of about ``side``."""
     shown, (height, width) = list(tiles(views[:MOST_VIEWS], side)), views.shape[2:]
     return sheet(shown, math.ceil(math.sqrt(len(shown) * height / width)), gap=4)
 
 
 @torch.inference_mode()
 def embedded(model: FragmentModel, puzzles: FixedPuzzles, device: torch.device) -> LabelledEmbeddings:
-    """Embed the fragments of the first puzzles by a model in eval mode.
+    """Embed the fragments of the first puzzles with a model in eval mode.
 
-    Embeddings of more than `DIMENSIONS` dimensions are projected on their principal components.
+    Embeddings of more than `DIMENSIONS` dimensions are projected onto their principal components.
     """
     rows, pixels = [], []
     facts: dict[str, list[str]] = {"image": [], "class": [], "puzzle": [], "cell": []}
@@ -189,7 +191,7 @@ def embedded(model: FragmentModel, puzzles: FixedPuzzles, device: torch.device) 
         batch = puzzles.read(slice(number, number + 1)).to(device).as_float()
         rows.append(model.encode(batch.fragments)[0].float().cpu())
         pixels.append(batch.fragments[0].cpu())
-        # Words, as a projector takes numbers for dimensions.
+        # Strings, because the projector treats numbers as continuous values.
         facts["image"] += [f"image {i}" for i in batch.image_ids[0, batch.source_ids[0]].tolist()]
         facts["class"] += [f"class {i}" if i >= 0 else "unknown" for i in batch.labels[0].tolist()]
         facts["puzzle"] += [f"puzzle {number}"] * batch.labels.shape[1]

@@ -1,4 +1,4 @@
-"""What plots share: figures without a window, colours, axes and files."""
+"""Helpers for plots: figures without a window, colours, axes and files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLES = {"training": ("0.5", "--"), "validation": ("black", "-")}
-"""Colour and line of each curve."""
+"""Colour and line style of each curve."""
 NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
 """Style of annotations."""
 
@@ -55,10 +55,10 @@ def colours(count: int) -> list[tuple[float, float, float]]:
 
 
 def epochs_figure(panels: Mapping[str, Mapping[str, Points]], selected: float | None, title: str = "") -> Figure:
-    """Plot values over epochs.
+    """Plot values by epoch.
 
     Args:
-        panels: points (epoch, value) of the curves named in `STYLES`, by the label of their panel.
+        panels: points (epoch, value) of the curves named in `STYLES`, by panel label.
         selected: epoch to mark.
         title: title of the figure.
 

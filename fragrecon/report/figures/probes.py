@@ -1,4 +1,4 @@
-"""Probes of embeddings: how they learned, and which classes they confuse."""
+"""Draw the learning curves and confusion matrices of probes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 PANELS = {"cross_entropy": "cross-entropy, nats", "accuracy": "accuracy"}
 PARTS = {"training": "train", "validation": "validation"}
 COUNTED, NAMED = 20, 200
-"""Greatest number of classes whose shares are written in the cells, and of those whose names are written."""
+"""Maximum number of classes for numbers in the cells, and for class names on the axes."""
 
 
 def draw(probed: ProbeResults, model: str, folder: Path) -> None:
-    """Write ``probe_confusion.png`` of the first probe and, if there is an MLP, ``probe_mlp_curves.png``.
+    """Write ``probe_confusion.png`` for the first probe and, if there is an MLP, ``probe_mlp_curves.png``.
 
     Args:
         probed: results of the probes.
@@ -40,7 +40,7 @@ def draw(probed: ProbeResults, model: str, folder: Path) -> None:
 
 
 def curves_figure(fitted: FittedProbe, title: str) -> Figure:
-    """Plot cross-entropy and accuracy in training and validation over the epochs."""
+    """Plot cross-entropy and accuracy in training and validation by epoch."""
     panels = {
         name: {
             curve: [(trial["epoch"], trial[f"{PARTS[curve]}_{metric}"]) for trial in fitted.trials] for curve in STYLES
@@ -51,10 +51,10 @@ def curves_figure(fitted: FittedProbe, title: str) -> Figure:
 
 
 def confusion_figure(labels: Tensor, predicted: Tensor, classes: Sequence[str], title: str) -> Figure:
-    """Draw the share of the images of each class, a row, that are predicted as each class, a column.
+    """Draw a confusion matrix: the share of each true class (row) that is predicted as each class (column).
 
     Args:
-        labels: true classes (M,). The row of a class without images stays empty.
+        labels: true classes (M,). The row of a class without images is empty.
         predicted: predicted classes (M,).
         classes: names of the classes.
         title: title of the figure.

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 2000
-"""Greatest number of images drawn."""
+"""Maximum number of images drawn."""
 LISTED = 20
-"""Greatest number of classes in a legend."""
+"""Maximum number of classes in a legend."""
 NEAR = 15
-"""Neighbours in UMAP, the default of its authors."""
+"""Number of neighbours in UMAP, its default."""
 PERPLEXITY = 30
-"""Greatest perplexity of t-SNE: roughly the number of near neighbours."""
+"""Maximum perplexity of t-SNE: roughly the number of near neighbours."""
 TITLES = {"pca": "principal components", "tsne": "t-SNE", "umap": "UMAP"}
 
 
@@ -38,22 +38,22 @@ def check(names: Iterable[str]) -> None:
     """Check that the projections are installed.
 
     Raises:
-        ConfigError: UMAP is asked for and not installed.
+        ConfigError: UMAP is requested but not installed.
     """
     if "umap" in names:
         _import_umap()
 
 
 def draw(probed: ProbeResults, names: Iterable[str], model: str, folder: Path) -> None:
-    """Write ``projection_{name}.png`` for each projection.
+    """Write ``projection_{name}.png`` per projection.
 
     Args:
         probed: results of the probes, with the test images.
-        names: projections, of `fragrecon.config.evaluation.PROJECTIONS`.
+        names: names from `fragrecon.config.evaluation.PROJECTIONS`.
         model: name of the model.
         folder: folder of the figures.
     """
-    # A random part, as a store may be sorted by class.
+    # A random subset, as a store may be sorted by class.
     chosen = torch.randperm(len(probed.test), generator=torch.Generator().manual_seed(0))[:POINTS]
     embeddings, labels = probed.test.embeddings[chosen], probed.test.labels[chosen]
     for name in names:
@@ -63,17 +63,17 @@ def draw(probed: ProbeResults, names: Iterable[str], model: str, folder: Path) -
 
 
 def project(name: str, embeddings: Tensor) -> tuple[Tensor, tuple[str, str]]:
-    """Project embeddings (M, D) to points (M, 2), with a label of each axis if it has a meaning.
+    """Project embeddings (M, D) to points (M, 2), and label the axes if they have a meaning.
 
     Raises:
-        ConfigError: UMAP is asked for and not installed.
+        ConfigError: UMAP is requested but not installed.
     """
     if name == "tsne":
         return tsne(embeddings, PERPLEXITY), ("", "")
     if name == "umap":
         near = min(NEAR, len(embeddings) - 1)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "n_jobs value")  # always one with a seed
+            warnings.filterwarnings("ignore", "n_jobs value")  # it is always 1 if a seed is set
             spread = _import_umap().UMAP(n_neighbors=near, random_state=0).fit_transform(embeddings.numpy())
         return torch.from_numpy(spread), ("", "")
     values = embeddings.double()
@@ -82,7 +82,7 @@ def project(name: str, embeddings: Tensor) -> tuple[Tensor, tuple[str, str]]:
     count = len(components.deviations)
     points = torch.zeros(len(values), 2, dtype=torch.float64)
     points[:, :count] = components(values, count)
-    # The shares are not numbers if all embeddings are equal.
+    # The shares are NaN if all embeddings are equal.
     shares = [*torch.nan_to_num(components.deviations.square() / values.var(0).sum()).tolist(), 0.0]
     first, second, *_ = (f"{share:.0%} of the variance" for share in shares)
     return points, (first, second)
@@ -92,7 +92,7 @@ def tsne(embeddings: Tensor, near: int) -> Tensor:
     """Project embeddings by t-SNE (van der Maaten and Hinton, JMLR 2008).
 
     Args:
-        embeddings: (M, D), at least two.
+        embeddings: embeddings (M, D), at least two.
         near: expected number of near neighbours.
 
     Returns:
@@ -114,11 +114,11 @@ def tsne(embeddings: Tensor, near: int) -> Tensor:
 def projection_figure(
     points: Tensor, labels: Tensor, classes: Sequence[str], title: str, axes_names: tuple[str, str]
 ) -> Figure:
-    """Draw a point for each image in the colour of its class, with a legend of few classes.
+    """Draw one point per image in the colour of its class, with a legend if there are few classes.
 
     Args:
-        points: (M, 2).
-        labels: (M,).
+        points: points (M, 2).
+        labels: class (M,) of each image.
         classes: names of the classes.
         title: title of the figure.
         axes_names: labels of the two axes.
@@ -129,7 +129,7 @@ def projection_figure(
     from matplotlib import colormaps
 
     listed = len(classes) <= LISTED
-    # Picked colours are easier to tell apart than equal steps of hue, but there are few.
+    # Hand-picked colours are easier to distinguish than equal steps of hue, but there are few.
     picked = colormaps["tab10" if len(classes) <= 10 else "tab20"]
     hues = np.array(picked(range(len(classes))) if listed else colours(len(classes)))
     figure = blank(6.4 if listed else 5.2, 5.2)

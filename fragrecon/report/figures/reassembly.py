@@ -1,4 +1,4 @@
-"""Pictures of a reassembled puzzle: shuffled, grouped, rebuilt.
+"""Draw a reassembled puzzle: shuffled, grouped, rebuilt.
 
 Shapes: one puzzle of F fragments (C, h, w) uint8, of k images.
 """
@@ -23,14 +23,14 @@ def shuffled_sheet(fragments: Tensor) -> Tensor:
 
 
 def groups_sheet(fragments: Tensor, placement: Placement, k: int) -> Tensor:
-    """Lay out the fragments (F, C, h, w) in a square, each in a frame of the colour of its image."""
+    """Lay out the fragments (F, C, h, w) in a square, framed in the colour of their image."""
     hues, gap, images = colours(k), _gap(*fragments.shape[-2:]), placement.images[0].tolist()
     tiles = [framed(fragment, hues[image], gap) for fragment, image in zip(fragments, images, strict=True)]
     return sheet(tiles, square(len(tiles)), gap)
 
 
 def rebuilt_images(fragments: Tensor, placement: Placement, k: int, grid: tuple[int, int]) -> Tensor:
-    """Return the rebuilt images (k, C, H, W): the fragments (F, C, h, w) where they were placed."""
+    """Return the rebuilt images (k, C, H, W): the fragments (F, C, h, w) at their predicted cells."""
     cells = grid[0] * grid[1]
     images = torch.full((k * cells, *fragments.shape[1:]), PAPER, dtype=torch.uint8)
     images[placement.images[0] * cells + placement.cells[0]] = fragments
@@ -66,5 +66,5 @@ def _beside_originals(
 
 
 def _gap(height: int, width: int) -> int:
-    """Return the space between tiles in pixels, in proportion to fragments."""
+    """Return the space between tiles in pixels, proportional to the fragment size."""
     return max(1, min(height, width) // 10)

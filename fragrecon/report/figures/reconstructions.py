@@ -1,4 +1,4 @@
-"""Images above what a model decodes of their embeddings."""
+"""Draw images and their reconstructions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def reconstructions_figure(pairs: Iterable[tuple[Tensor, Tensor]], names: Sequen
     """Draw images above their reconstructions, with the PSNR of each.
 
     Args:
-        pairs: images (N, C, H, W) with their reconstructions. All have one height; the widths of pairs may differ.
+        pairs: images (N, C, H, W) with their reconstructions. All have the same height; pairs may differ in width.
         names: names of the images.
 
     Returns:

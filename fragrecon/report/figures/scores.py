@@ -1,4 +1,4 @@
-"""Distributions of scores over the puzzles, and scores under harder conditions."""
+"""Draw distributions of scores over the puzzles, and scores under harder conditions."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AXES = {
-    "images": "images a puzzle",
-    "fragment_size": "side of a fragment, pixels",
+    "images": "images per puzzle",
+    "fragment_size": "fragment size, pixels",
     "noise": "standard deviation of the noise",
     "rotation": "share of fragments rotated",
     "jitter": "strength of the colour jitter",
     "gap": "pixels eroded from every side",
 }
 BINS = 10, 50
-"""Least and greatest number of bins; between them, twice the square root of the number of scores."""
+"""Minimum and maximum number of bins; in between, twice the square root of the number of scores."""
 _BESIDE: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "ha": "right", "va": "center"}
 
 
 def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figure:
-    """Draw a histogram of the scores of each method over the puzzles, the best method on top.
+    """Draw a histogram of each method's scores over the puzzles, the best method on top.
 
-    Each has its mean beside it; each baseline also has the share of the puzzles on which the model is better.
+    Each is labelled with its mean, and baselines with the share of puzzles on which the model is better.
 
     Args:
-        scores: scores (puzzles,) by method, among them ``model``.
+        scores: scores (puzzles,) by method, including ``model``.
         metric: metric of the scores.
         model: name of the model.
 
@@ -67,7 +67,7 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
         axes.annotate(text, (place, len(methods)), **_BESIDE, color="0.4")
     axes.set_yticks([row + 0.3 for row in range(len(methods))], [model if m == "model" else label(m) for m in methods])
     axes.set_ylim(-0.1, len(methods))
-    axes.set_xlabel(f"{title(metric)} of a puzzle ({puzzles} puzzle{'s' if puzzles > 1 else ''})", fontsize=8)
+    axes.set_xlabel(f"{title(metric)} per puzzle ({puzzles} puzzle{'s' if puzzles > 1 else ''})", fontsize=8)
     tidy(axes)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
@@ -78,7 +78,7 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
 def robustness_figure(
     outcomes: Sequence[Outcome], usual: Mapping[str, Mapping[str, Scores]], metric: str = "kmeans_ari"
 ) -> Figure:
-    """Plot the mean of each method with its 95% interval, in a panel for each kind of condition.
+    """Plot the mean of each method with its 95% interval, with one panel per kind of condition.
 
     Args:
         outcomes: scores under each condition.

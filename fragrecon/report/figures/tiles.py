@@ -1,8 +1,8 @@
-"""Images as pixels: converted, enlarged, framed, laid out and saved.
+"""Convert, enlarge, frame, lay out and save images.
 
-Every pixel of an image becomes a square of whole pixels, so that nothing is blurred.
+Images are enlarged by whole factors without interpolation, so that nothing is blurred.
 
-Shapes: images (..., C, H, W) in 0..1; pictures (..., C, H, W) uint8, where C is 1 or 3.
+Shapes: images (..., C, H, W) in [0, 1]; pictures (..., C, H, W) uint8, where C is 1 or 3.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ WRONG = (0.85, 0.1, 0.1)
 """Colour of the frames of misplaced fragments."""
 
 SIDE, ACROSS = 96, 1400
-"""Height of an enlarged image, roughly, and greatest width of a row of them, in pixels."""
+"""Approximate height of an enlarged image, and maximum width of a row of them, in pixels."""
 GAP, LINE, CAPTION = 6, 22, 56
-"""Space between tiles, height of a line of captions, and least width of a caption, in pixels."""
+"""Space between tiles, height of a line of captions, and minimum width of a caption, in pixels."""
 DPI = 128
-"""Resolution of figures: for a power of two, sizes in inches are whole pixels without rounding."""
+"""Resolution of figures: a power of two, so that sizes in inches convert to whole pixels exactly."""
 FONT, LETTER = 7, 7
-"""Font size in points, and about the width of a letter in pixels."""
+"""Font size in points, and approximate width of a letter in pixels."""
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Convert images (..., C, H, W) in 0..1 to pictures (..., 3, H, W) on the CPU."""
+    """Convert images (..., C, H, W) in [0, 1] to pictures (..., 3, H, W) on the CPU."""
     pixels = (images.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     return pixels.expand(*pixels.shape[:-3], 3, -1, -1)
 
@@ -49,7 +49,7 @@ def enlarge(pictures: Tensor, times: int) -> Tensor:
 
 
 def tiles(images: Tensor, side: int = SIDE) -> Tensor:
-    """Convert images (..., C, H, W) in 0..1 to pictures (..., 3, H', W') of a height of about ``side``."""
+    """Convert images (..., C, H, W) in [0, 1] to pictures (..., 3, H', W') of a height of about ``side``."""
     return enlarge(to_pixels(images), max(1, round(side / images.shape[-2])))
 
 
@@ -66,7 +66,7 @@ def sheet(pictures: Sequence[Tensor], columns: int, gap: int) -> Tensor:
 
 
 def framed(picture: Tensor, colour: Sequence[float], thickness: int) -> Tensor:
-    """Surround a picture with a frame of an RGB colour in 0..1."""
+    """Surround a picture with a frame of an RGB colour in [0, 1]."""
     height, width = picture.shape[1:]
     page = (torch.tensor(colour) * 255).round().to(torch.uint8).view(3, 1, 1)
     page = page.repeat(1, height + 2 * thickness, width + 2 * thickness)
@@ -98,13 +98,13 @@ def rows_figure(
     across: float = ACROSS,
     below: int = 0,
 ) -> Figure:
-    """Lay out rows of pictures as a figure, with the name of each row on its left.
+    """Lay out rows of pictures as a figure, with the row names on the left.
 
     Args:
-        rows: name and pictures (3, H, W) of each row. The pictures of a column have one size; rows differ in length.
-        captions: their name, and a caption for the foot of each column.
-        across: greatest width in pixels; columns beyond it continue below.
-        below: height in pixels that is left free at the bottom.
+        rows: name and pictures (3, H, W) of each row. Pictures of a column have equal size; rows may differ in length.
+        captions: name of the captions, and the caption below each column.
+        across: maximum width in pixels; further columns continue below.
+        below: height in pixels left free at the bottom.
 
     Returns:
         The figure.
@@ -143,14 +143,14 @@ def rows_figure(
 
 
 def flow(widths: Sequence[int], across: float) -> list[tuple[int, int]]:
-    """Place columns of some widths like words of a text.
+    """Break columns into lines, like the words of a text.
 
     Args:
         widths: widths in pixels.
-        across: greatest width of a line, which holds one column at least.
+        across: maximum width of a line; a line has at least one column.
 
     Returns:
-        Line and left edge of each column.
+        The line and left edge of each column.
     """
     places, line, left = [], 0, 0
     for width in widths:
@@ -162,5 +162,5 @@ def flow(widths: Sequence[int], across: float) -> list[tuple[int, int]]:
 
 
 def square(count: int) -> int:
-    """Return the number of columns that lays out ``count`` tiles in a square."""
+    """Return the number of columns that lays out ``count`` tiles in about a square."""
     return math.ceil(math.sqrt(count))

@@ -1,4 +1,4 @@
-"""Losses and scores over the epochs of a training run."""
+"""Draw losses and scores by epoch of a training run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOSSES = {"training": "train/loss", "validation": "val/loss"}
 
 
 def curves_figure(epochs: Sequence[Mapping[str, float]], monitor: str, selected: int | None) -> Figure:
-    """Plot the training and validation loss and, if it is another metric, the monitored one.
+    """Plot the training and validation loss and, if it is a different metric, the monitored one.
 
     Args:
-        epochs: rows of ``metrics.csv``, in which metrics may be missing.
+        epochs: rows of ``metrics.csv``; metrics may be missing.
         monitor: metric that selects the epoch.
         selected: selected epoch, if any.
 

@@ -1,4 +1,4 @@
-"""Write the figures of a run, each as a PNG file."""
+"""Write the figures of a run as PNG files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.evaluation.clustering.robustness import Outcome, clustering_scores
 from fragrecon.evaluation.examples import Example
 from fragrecon.evaluation.pixels.generation import Generated
 from fragrecon.evaluation.pixels.inpainting_examples import Inpainted
@@ -19,16 +20,16 @@ from fragrecon.report.figures.reconstructions import reconstructions_figure
 
 RECONSTRUCTIONS = "reconstructions.png"
 METRICS = ("kmeans_ari", "masked_psnr")
-"""The first of these by which the model is scored is drawn."""
+"""Metrics of ``scores.png``: the first one that the model has scores for is drawn."""
 
 
 def write_parts(found: PartResult, model: str, names: Sequence[str], folder: Path) -> None:
-    """Write the figures of a scoring.
+    """Write the figures of an evaluation.
 
     Args:
-        found: result of the scoring.
+        found: result of the evaluation.
         model: name of the model.
-        names: projections of embeddings to draw, of `fragrecon.config.evaluation.PROJECTIONS`.
+        names: names of the projections to draw, from `fragrecon.config.evaluation.PROJECTIONS`.
         folder: folder of the figures.
     """
     if found.examples:
@@ -65,12 +66,13 @@ def write_example(example: Example, model: str, folder: Path, shown: FragmentBat
 
 
 def write_generated(generated: Generated, folder: Path, *, clustered: bool) -> None:
-    """Write ``generated.png``, ``interpolations.png`` and ``reconstructions.png``, as far as they apply.
+    """Write those of ``generated.png``, ``interpolations.png`` and ``reconstructions.png`` that apply.
 
     Args:
         generated: images that the model decoded.
         folder: folder of the figures.
-        clustered: whether `write_example` writes the reconstructions, unless there are images of other widths.
+        clustered: whether `write_example` has written the reconstructions; they are then written here only if there are
+            images of other widths.
     """
     if generated.others or not clustered:
         save(reconstructions_figure(generated.reconstructions), folder / RECONSTRUCTIONS)
@@ -81,7 +83,7 @@ def write_generated(generated: Generated, folder: Path, *, clustered: bool) -> N
 
 
 def write_inpainted(inpainted: Inpainted, folder: Path) -> None:
-    """Write ``masked.png`` and, if the model has these to show, ``descent.png`` and ``attention.png``."""
+    """Write ``masked.png`` and, if the model has steps or attention, ``descent.png`` and ``attention.png``."""
     save(inpainting.masked_figure(inpainted), folder / "masked.png")
     if inpainted.steps:
         save(inpainting.descent_figure(inpainted), folder / "descent.png")
@@ -90,12 +92,23 @@ def write_inpainted(inpainted: Inpainted, folder: Path) -> None:
 
 
 def write_scores(found: Mapping[str, Mapping[str, Scores]], model: str, folder: Path) -> None:
-    """Write ``scores.png`` of the scores (puzzles,) by method and metric, if any is of `METRICS`."""
+    """Write ``scores.png`` from scores (puzzles,) by method and metric, if the model has one of `METRICS`."""
     for metric in METRICS:
         if metric in found["model"]:
             methods = {method: rows[metric] for method, rows in found.items() if metric in rows}
             save(scores.scores_figure(methods, metric, model), folder / "scores.png")
             return
+
+
+def write_robustness(outcomes: Sequence[Outcome], usual: Mapping[str, Mapping[str, Scores]], folder: Path) -> None:
+    """Write ``robustness.png``.
+
+    Args:
+        outcomes: scores under each condition.
+        usual: scores (puzzles,) under the usual condition, by method and metric.
+        folder: folder of the figures.
+    """
+    save(scores.robustness_figure(outcomes, clustering_scores(usual)), folder / "robustness.png")
 
 
 def write_epochs(epochs: Sequence[Mapping[str, float]], monitor: str, checkpoint: str, folder: Path) -> None:
@@ -104,7 +117,7 @@ def write_epochs(epochs: Sequence[Mapping[str, float]], monitor: str, checkpoint
     Args:
         epochs: rows of ``metrics.csv``.
         monitor: metric that selects the epoch.
-        checkpoint: name of the selected checkpoint.
+        checkpoint: file name of the selected checkpoint.
         folder: folder of the figures.
     """
     if epochs:

@@ -1,4 +1,4 @@
-"""``report.html``: a run or a sweep on one page, in a single file that needs no network."""
+"""``report.html``: the page of a run or a sweep, in a single file that works offline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def write_sweep_page(path: Path, board: Leaderboard, runs: Mapping[str, Run]) ->
     Args:
         path: file to write; links to the pages of runs are relative to it.
         board: leaderboard of the sweep.
-        runs: runs of the sweep, by the name of their folder.
+        runs: runs of the sweep, by folder name.
     """
     from fragrecon.report.page import content, document
 
@@ -24,7 +24,7 @@ def write_sweep_page(path: Path, board: Leaderboard, runs: Mapping[str, Run]) ->
 
 
 def write_run_page(path: Path, run: Run) -> None:
-    """Write the page of a run: its scores, curves, puzzles and figures, as far as they exist, and its config.
+    """Write the page of a run: its config and, where they exist, scores, curves, puzzles and figures.
 
     Args:
         path: file to write.

@@ -1,6 +1,6 @@
 """Interactive figures of the page, drawn by Bokeh.
 
-A figure is drawn with the points of its first metric; ``curves.js`` replaces them by those of the selected metric.
+A figure is drawn with the points of its first metric; ``curves.js`` replaces them when another metric is selected.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from bokeh.plotting import figure
 from fragrecon.report.tables import number
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8B5A2B")
-"""The palette of Okabe and Ito, without yellow, which is faint on white."""
+"""The Okabe-Ito palette without yellow, which is faint on white."""
 
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "plus", "star")
 FONT = "system-ui, sans-serif"
 
 LOGARITHMIC = 8
-"""Numbers whose range is at least this factor have a logarithmic axis."""
+"""The axis is logarithmic if the largest number is at least this many times the smallest."""
 
 TICKS = 12
-"""Maximum number of values that all get a tick."""
+"""Maximum number of values for one tick per value."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A score at a position of the x axis.
+    """A score at a position on the x axis.
 
     Attributes:
-        x: a number, or a category and an offset from it.
+        x: number, or category with an offset from it.
         mean: mean of the score.
         low: lower end of its error bar; the mean if there is none.
         high: upper end of its error bar.
@@ -80,19 +80,19 @@ class Axis:
         return min(found) > 0 and max(found) >= LOGARITHMIC * min(found)
 
     def place(self, value: str, line: int, lines: int) -> float | tuple[str, float]:
-        """Position of a value; in a category, lines lie side by side, so that error bars do not overlap."""
+        """Return the position of a value; lines of a category are offset, so that error bars do not overlap."""
         return (value, 0.6 * ((line + 0.5) / lines - 0.5)) if self.numbers is None else self.numbers[value]
 
     @classmethod
     def of(cls, title: str, found: Iterable[str]) -> Axis:
-        """The axis of the given values."""
+        """Return the axis for these values."""
         values = in_order(found)
         numbers = {value: known for value in values if (known := number(value)) is not None}
         return cls(title, values, numbers if len(numbers) == len(values) else None)
 
 
 def in_order(found: Iterable[str]) -> list[str]:
-    """Sort distinct values: by number if all are numbers, else by name."""
+    """Sort distinct values: numerically if all are numbers, else by name."""
     values = sorted(set(found))
     numbers = {value: known for value in values if (known := number(value)) is not None}
     return sorted(values, key=numbers.__getitem__) if len(numbers) == len(values) else values
@@ -108,7 +108,7 @@ def draw(axis: Axis, lines: Sequence[Line], title: str, connected: bool) -> dict
         connected: whether the points of a line are connected.
 
     Returns:
-        The figure as the page embeds it, and the points of its lines by metric.
+        The figure as JSON for BokehJS, and the points of its lines by metric.
     """
     columns = {metric: [_columns(line.points[metric]) for line in lines] for metric in lines[0].points}
     first = next(iter(columns.values()))
@@ -147,7 +147,7 @@ def _dashes(plot: figure, source: ColumnDataSource) -> list[GlyphRenderer[Any]]:
 
 
 def _marks(plot: figure, source: ColumnDataSource, place: int, connected: bool) -> list[GlyphRenderer[Any]]:
-    """Error bars, a line if points are connected, and the markers, last."""
+    """Draw error bars, a line if points are connected, and the markers, last."""
     style: dict[str, Any] = {"source": source, "color": COLOURS[place % len(COLOURS)]}
     drawn: list[GlyphRenderer[Any]] = [
         plot.segment("x", "low", "x", "high", line_width=1.5, **style),

@@ -1,4 +1,4 @@
-"""The values that the templates of a page show, gathered from a sweep or a run."""
+"""Collect the values of the page templates from a sweep or a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST = 4
 
 
 def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[str, Any]:
-    """Values of ``sweep.html``; links are relative to ``folder``."""
+    """Return the values of ``sweep.html``; links are relative to ``folder``."""
     jobs = [
         (rank, row, seed, job)
         for rank, row in enumerate(board.rows, 1)
@@ -56,7 +56,7 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
 
 
 def of_run(run: Run) -> dict[str, Any]:
-    """Values of ``run.html``."""
+    """Return the values of ``run.html``."""
     try:
         found, missing = run.metrics, ""
     except RunError as error:
@@ -78,19 +78,19 @@ def of_run(run: Run) -> dict[str, Any]:
 
 
 def _puzzles(runs: Mapping[str, Run]) -> dict[str, Any] | None:
-    """The example puzzles of runs that cluster fragments; None if no run does."""
+    """Return the example puzzles of runs that cluster fragments; None if no run does."""
     clustered = {name: run for name, run in runs.items() if run.config.evaluation.clustering}
     return viewer.gallery(clustered) if clustered else None
 
 
 def _tables(run: Run) -> list[dict[str, Any]]:
-    """A table for each family of metrics that the run has scores by, with a name and a note."""
+    """Return a table with a name and a note for each metric family the run was scored on."""
     made = [(family, tables.of_run(run, family)) for family in metrics.FAMILIES]
     return [{"name": family.name, "table": table, "note": _note(run, family, table)} for family, table in made if table]
 
 
 def _note(run: Run, family: Family, table: ScoreTable) -> str:
-    """Explain a table of a run's scores."""
+    """Return the note below a table of scores."""
     protocol = run.metrics["protocol"]
     over = f"Mean over {protocol['puzzles']} test {metrics.samples(protocol)}"
     if metrics.samples(protocol) == "puzzles":
@@ -101,7 +101,7 @@ def _note(run: Run, family: Family, table: ScoreTable) -> str:
         over = f"Mean over all {run.metrics['data']['images']} test images (embedding: {protocol['probe_embedding']})"
     interval = f"{over}, ± half its 95% interval." if family is not metrics.GENERATION else ""
     below = (
-        "Below each baseline's score is the paired difference of the model from it: green if the model is better, red "
+        "Below each baseline's score is the difference model minus baseline, paired: green if the model is better, red "
         "if it is worse, grey if the interval contains zero."
     )
     parts = interval, family.note, below * (len(table.columns) > 2)

@@ -1,4 +1,4 @@
-"""Curves of the page: scores against the swept parameters, and metrics over the epochs of a training."""
+"""Curves of the page: scores against swept parameters, and metrics by epoch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fragrecon.runs.read import Run
 VALIDATION = "validation"
 
 FIRST = ("loss", "mean_clustering_score")
-"""Metrics of an epoch that are shown first."""
+"""Metrics of an epoch that are listed first."""
 
 
 def of_sweep(board: Leaderboard, runs: Mapping[str, Run]) -> dict[str, Any]:
-    """A figure for each swept parameter, numbers first, with a line for each combination of the other parameters."""
+    """Return a figure per swept parameter, numbers first, with a line per combination of the other parameters."""
     rows = [row for row in board.rows if row.scores]
     shown = {name: metrics.title(name) for name in board.metrics}
     if any(row.selection for row in rows):
@@ -37,8 +37,8 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def of_run(run: Run) -> dict[str, Any]:
-    """A figure of the metrics after each epoch, with a line for training and one for validation."""
-    columns: dict[str, dict[str, str]] = {}  # the name of the column, by metric and line
+    """Return a figure of the metrics by epoch, with a line for training and one for validation."""
+    columns: dict[str, dict[str, str]] = {}  # column names by metric and line
     for name in dict.fromkeys(name for row in run.epochs for name in row):
         for prefix, part in (("train/", "training"), ("val/", "validation"), ("val_", "validation")):
             if name.startswith(prefix):
@@ -72,7 +72,7 @@ def _against(
     groups = {name: groups[name] for name in bokeh_figure.in_order(groups)}
     connected = axis.numbers is not None
     if len(groups) > 1 and all(len(group) == 1 for group in groups.values()):
-        # No two configurations differ in this parameter only, as in a random search: no points are connected.
+        # Do not connect points if no two configurations differ in this parameter only, as in a random search.
         groups, others, connected = {"": rows}, [], False
 
     def points(metric: str, group: Sequence[Row], place: int) -> list[Point]:
@@ -111,7 +111,7 @@ def _point(
 
 
 def _bars(row: Row, runs: Mapping[str, Run]) -> str:
-    """Explain the error bars of a row."""
+    """Describe the error bars of a row."""
     if next(iter(row.scores.values())).std is not None:
         return "standard deviation over seeds"
     scored = _scored(row, runs).metrics
@@ -120,7 +120,7 @@ def _bars(row: Row, runs: Mapping[str, Run]) -> str:
 
 
 def _reference(method: str, axis: Axis, rows: Sequence[Row], metric: str, runs: Mapping[str, Run]) -> list[Point]:
-    """The scores of a baseline along the axis; empty if they depend on other parameters, too."""
+    """Return the scores of a baseline along the axis; empty if they also depend on other parameters."""
     points = []
     for value in axis.values:
         at = [metrics.scores_of(_scored(row, runs).metrics) for row in rows if row.values[axis.title] == value]
@@ -133,5 +133,5 @@ def _reference(method: str, axis: Axis, rows: Sequence[Row], metric: str, runs: 
 
 
 def _scored(row: Row, runs: Mapping[str, Run]) -> Run:
-    """The first run of a row that was scored."""
+    """Return the first scored run of a row."""
     return next(run for run in (runs[job] for job in row.jobs) if run.is_scored)

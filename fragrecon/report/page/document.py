@@ -1,4 +1,4 @@
-"""Render a page from its template: text is escaped, scripts are inlined, and no others may run."""
+"""Render a page from its template: text is escaped, and only the inlined scripts may run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-# Keys are not sorted, because Bokeh refers only to earlier objects; NaN is not valid JSON.
+# Keys are not sorted, because Bokeh objects may only refer to earlier ones; NaN is not valid JSON.
 TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
 
 
@@ -28,7 +28,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
     Args:
         template: name of the template.
-        values: values that it shows.
+        values: values of the template's variables.
 
     Returns:
         The page as HTML.
@@ -45,9 +45,9 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """A Content-Security-Policy that allows these scripts only, and no requests.
+    """Return a Content-Security-Policy that allows only these scripts and no requests.
 
-    ``blob:`` is for DataTables, a module that ``tables.js`` imports from the text of the page.
+    ``blob:`` is for DataTables, a module that ``tables.js`` imports from text in the page.
     """
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{found}'" for found in hashes)
@@ -59,7 +59,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 @lru_cache
 def _bokeh() -> list[str]:
-    """The source of BokehJS, without widgets and tables."""
+    """Return the source of BokehJS without widgets and tables."""
     return Resources(mode="inline", components=["bokeh"]).js_raw
 
 

@@ -20,16 +20,16 @@ CAPTIONS = {
         "of the hidden patches; higher is better."
     ),
     "descent": (
-        "The hidden patches after each step of the model's descent on its energy. Below: the energy and the PSNR of "
+        "The hidden patches after each step of energy descent. Below: the energy and the PSNR of "
         "the hidden patches by step, for each image and on average."
     ),
     "attention": "Attention of the framed patch to all patches, averaged over heads and for each head; darker is more.",
     "attention_matrix": "Attention of each position (row) to each position (column); lighter is more.",
-    "saliency": "Red: the pixels that the reconstruction error depends on most.",
+    "saliency": "Red: pixels that the reconstruction error depends on most.",
     "puzzle": "The fragments of a test puzzle: shuffled, as the original images, and grouped.",
     "confusion": "Number of fragments of each image (row) in each group (column).",
     "embedding": "t-SNE of the fragments' embeddings: the fragments, and points coloured by image.",
-    "reconstructions": "Images, each above its reconstruction from its fragments' embeddings and the error.",
+    "reconstructions": "From the top: images, their reconstructions from the fragments' embeddings, and the PSNR.",
     "generated": (
         "Test images, and images decoded from their embeddings, from samples of the standard normal, and from samples "
         "of a normal distribution fitted to embeddings of training images."
@@ -37,14 +37,14 @@ CAPTIONS = {
     "interpolations": "Images decoded from points between the embeddings of two test images.",
     "probe_mlp_curves": "Training of the MLP on frozen embeddings; the marked epoch is the best on validation images.",
     "probe_confusion": "Predicted classes (columns) of the test images of each class (row).",
-    "projection_pca": "Test images, by the first two principal components of their embeddings.",
-    "projection_tsne": "Test images, by t-SNE of their embeddings.",
-    "projection_umap": "Test images, by UMAP of their embeddings.",
+    "projection_pca": "Test images, placed by the first two principal components of their embeddings.",
+    "projection_tsne": "Test images, placed by t-SNE of their embeddings.",
+    "projection_umap": "Test images, placed by UMAP of their embeddings.",
     "scores": "Distribution of each method's scores over the test puzzles.",
     "curves": "Training and validation metrics by epoch; a line marks the selected epoch.",
     "robustness": "Scores under harder conditions, with 95% intervals.",
 }
-"""Captions by the name of a figure's file."""
+"""Captions by file name; a figure without one is shown without a caption."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Picture:
 
 
 def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
-    """The figures of masked images, and all others."""
+    """Return the figures of masked images, and all others."""
     found = {path.stem: path for path in sorted((run.folder / FIGURES).glob("*.png"))}
     filled, others = [name for name in FILLED if name in found], [name for name in found if name not in FILLED]
     first, rest = (
@@ -68,7 +68,7 @@ def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
 
 
 def of_sweep(runs: Mapping[str, Run], most: int) -> list[Picture]:
-    """The masked images of the first runs, by the names to display."""
+    """Return the masked images of the first runs, which are given by display name."""
     paths = {name: run.folder / FIGURES / f"{FILLED[0]}.png" for name, run in runs.items()}
     found = [name for name, path in paths.items() if path.is_file()]
     return [Picture(name, picture(paths[name])) for name in found[:most]]

@@ -1,4 +1,4 @@
-"""Data of the puzzle viewer: example puzzles and the solutions of models.
+"""Data of the puzzle viewer: example puzzles and their solutions by models.
 
 Shapes: P puzzles of F fragments from N images.
 """
@@ -24,14 +24,14 @@ Array = npt.NDArray[Any]
 
 
 def gallery(runs: Mapping[str, Run]) -> dict[str, Any]:
-    """Collect the example puzzles of runs; a puzzle that several runs solved is included once.
+    """Collect the example puzzles of runs; a puzzle shared by several runs is included once.
 
     Args:
-        runs: runs by the name to display.
+        runs: runs by display name.
 
     Returns:
-        ``puzzles``; ``solvers``, each with solutions by the index of their puzzle; ``missing``, by run, why it has no
-        puzzles.
+        ``puzzles``; ``solvers``, each with solutions by puzzle index; ``missing``, the reason why a run has no puzzles,
+        by run.
     """
     puzzles: dict[str, dict[str, Any]] = {}
     solvers, missing = [], {}
@@ -58,7 +58,7 @@ def picture(path: Path) -> str:
 
 
 def _key(examples: Mapping[str, Array], number: int) -> str:
-    """Digest of a puzzle's images and of the order of its fragments."""
+    """Return a hash of a puzzle's images and the order of its fragments."""
     sha = hashlib.sha256()
     parts = [examples[name][number] for name in ("images", "source_ids", "positions")]
     for part in (*parts, examples["grid"]):
@@ -81,7 +81,7 @@ def _puzzle(examples: Mapping[str, Array], number: int) -> dict[str, Any]:
 
 
 def _solution(examples: Mapping[str, Array], number: int) -> dict[str, Any]:
-    """Groups and rebuilt images, each with the true image that it is matched to one to one, or None."""
+    """Return groups and rebuilt images, each with the true image it is matched to (one to one), or None."""
     images = examples["images"].shape[1]
     sources, groups = examples["source_ids"][number], examples["groups"][number]
     solution: dict[str, Any] = {
@@ -92,21 +92,21 @@ def _solution(examples: Mapping[str, Array], number: int) -> dict[str, Any]:
     if "rebuilt_images" in examples:
         rebuilt, cells = examples["rebuilt_images"][number], examples["rebuilt_cells"][number]
         right = cells == examples["positions"][number]
-        # As in the scores: most fragments in their cell. Ties are broken by the number of fragments of the image.
+        # As in the scores, maximise the fragments at their cell; ties are broken by the fragments of the image.
         counts = _counts(rebuilt, sources, images, right) * (len(sources) + 1) + _counts(rebuilt, sources, images)
         solution["rebuilt"] = {"images": rebuilt.tolist(), "cells": cells.tolist(), "names": _matches(counts)}
     return solution
 
 
 def _counts(groups: Array, sources: Array, images: int, which: Array | None = None) -> Array:
-    """Number of fragments, or of those in ``which``, by group and image: (groups, images)."""
+    """Count the fragments, or those in ``which``, by group and image: (groups, images)."""
     table = np.zeros((int(groups.max()) + 1, images), np.int64)
     np.add.at(table, (groups, sources), 1 if which is None else which)
     return table
 
 
 def _matches(counts: Array) -> list[int | None]:
-    """The image that each group is matched to: one to one, maximising the number of fragments."""
+    """Match groups to images one to one, maximising the number of fragments."""
     groups, images = linear_sum_assignment(counts, maximize=True)
     found: list[int | None] = [None] * len(counts)
     for group, image in zip(groups.tolist(), images.tolist(), strict=True):

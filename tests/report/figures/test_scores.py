@@ -74,7 +74,7 @@ def test_methods_are_ordered_by_their_mean_which_stands_beside_them_with_how_oft
     assert [shares[y] for y in sorted(shares)] == ["100%", "50%", "0%"]  # a draw is no win
     assert set(means) - set(shares) == {axes.get_yticks()[2]}
     assert [line[0][0] for line in lines(axes)] == pytest.approx([0, 0.325, 0.4, 0.9])
-    assert axes.get_xlabel() == "KMeans ARI of a puzzle (4 puzzles)"
+    assert axes.get_xlabel() == "KMeans ARI per puzzle (4 puzzles)"
 
 
 def test_of_errors_the_least_is_best() -> None:
@@ -86,7 +86,7 @@ def test_of_errors_the_least_is_best() -> None:
     (axes,) = scores_figure(scores, "masked_mse", "MAE").axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["bilinear", "MAE", "linear prediction"]
     assert [word for word in words(axes) if word.endswith("%")] == ["67%", "0%"]
-    assert axes.get_xlabel() == "masked MSE of a puzzle (3 puzzles)"
+    assert axes.get_xlabel() == "masked MSE per puzzle (3 puzzles)"
 
 
 def test_scores_that_are_all_alike_can_be_drawn(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def curves(axes: Any) -> dict[str, list[tuple[float, float]]]:
 def test_each_axis_has_a_panel_with_the_means_of_every_method(metric: str) -> None:
     panels = panels_of(robustness_figure(OUTCOMES, USUAL, metric))
     assert list(panels) == [AXES[axis] for axis in ("images", "fragment_size", "noise", "gap")]
-    assert panels["images a puzzle"].get_ylabel() == label(metric)
+    assert panels["images per puzzle"].get_ylabel() == label(metric)
     for axis in ("images", "fragment_size", "noise"):
         found = curves(panels[AXES[axis]])
         expected: dict[str, list[tuple[float, float]]] = {}
@@ -204,7 +204,7 @@ def test_the_names_of_all_methods_fit_into_the_picture(axes: int, tmp_path: Path
 
 
 def test_axes_of_sizes_are_marked_at_their_values() -> None:
-    axes = panels_of(robustness_figure(OUTCOMES, USUAL))["images a puzzle"]
+    axes = panels_of(robustness_figure(OUTCOMES, USUAL))["images per puzzle"]
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "10", "100"]
     assert axes.get_xticks().tolist() == [2, 10, 100]

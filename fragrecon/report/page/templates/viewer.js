@@ -1,4 +1,4 @@
-// Shows puzzles: their fragments shuffled, grouped and rebuilt, and the image that each belongs to.
+// Shows puzzles: their fragments shuffled, grouped or rebuilt, and the image of each fragment.
 (() => {
   "use strict";
   const viewer = document.getElementById("viewer");
@@ -20,7 +20,7 @@
   const byName = (names) => [...names.keys()].sort((a, b) => (names[a] ?? Infinity) - (names[b] ?? Infinity));
   const view = () => (solution.rebuilt || wanted !== "rebuilt" ? wanted : "grouped");
 
-  // Whether a view marks a fragment as wrong. Each group and rebuilt image is matched to one true image, its name.
+  // Whether a view marks a fragment as wrong. Groups and rebuilt images are named after their matched true image.
   const isWrong = {
     shuffled: () => false,
     grouped: (i) => solution.names[solution.groups[i]] !== puzzle.sources[i],
@@ -28,7 +28,7 @@
   };
   const nameRebuilt = (i) => solution.rebuilt.names[solution.rebuilt.images[i]];
 
-  // Layouts for a width of the stage: the corner of each fragment, their width, captions, and the height of all.
+  // Layouts for a given stage width: the corner of each fragment, their side, captions, and the total height.
   const layouts = {
     shuffled(width) {
       const { perLine, unit, line } = measures(width, 0);
