@@ -9,10 +9,10 @@ __all__ = ["__version__", "load_run"]
 
 if TYPE_CHECKING:
     from fragrecon.runs.read import load_run
-else:  # type checkers would take any name for one that this provides
+else:  # otherwise type checkers would accept any attribute
 
     def __getattr__(name: str) -> object:
-        """Import `load_run` when it is asked for: its module needs the version, which must be there first."""
+        """Import `load_run` on first access, because its module needs `__version__` to be defined."""
         if name == "load_run":
             from fragrecon.runs.read import load_run
 

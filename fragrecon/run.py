@@ -1,6 +1,6 @@
 """The command line: ``python -m fragrecon.run model=pca``. The only module that knows Hydra.
 
-What a job needs is imported when it starts, so that invalid input is answered at once.
+Heavy imports are deferred until a job starts, so that an invalid command fails immediately.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ log = logging.getLogger(__name__)
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
-# Launchers and sweepers that are installed separately, each by an extra of its name's first word.
+# Plugins installed as extras; the extra is the part of the name before `_`.
 _EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 _TRACEBACK = "FRAGRECON_TRACEBACK"
 
 
 def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
-    """Return the folder of this job: that of the run to resume, or a new one.
+    """Return the folder of this job: the run to resume, or a new folder.
 
-    A new folder is named after the mode and, for a training, the model.
+    A new folder is named after the mode and, if a model is trained, the model.
 
     Raises:
-        RunError: ``resume`` is not the folder of a run.
+        RunError: ``resume`` is not a run folder.
     """
     if not resume:
         return f"{fresh}-{mode}-{model}" if mode == "train" else f"{fresh}-{mode}"
@@ -62,7 +62,7 @@ def job_folder(overrides: Sequence[str]) -> str:
 
 
 def help_text() -> str:
-    """Return a line for each config group and each of its options, from the comments of their files."""
+    """Return the help: one line per config group and option, from the comments in the YAML files."""
     root, lines = (CONF / "config.yaml").read_text(), []
     for group in [*GROUPS, "hydra/launcher"]:
         comment = re.search(rf"^  - (?:override )?{group}: \S+ +# (.+)$", root, re.MULTILINE)
@@ -92,9 +92,9 @@ def _hydra_main(composed: DictConfig) -> float | None:
     settings = HydraConfig.get()
     folder, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
     multirun = settings.mode == RunMode.MULTIRUN
-    # Hydra has opened the log of this job by now; an empty one is new.
+    # Hydra has already created run.log; ignore it if empty.
     before = {path.name for path in folder.iterdir() if path.name != "run.log" or path.stat().st_size}
-    # Lightning would start further processes by Hydra's command line, which names all jobs of a sweep.
+    # Otherwise Lightning would launch its other processes with Hydra's command line, which has all jobs of a sweep.
     HydraConfig.instance().cfg = None
     try:
         outcome = jobs.run_job(composed, folder, overrides, multirun=multirun)
@@ -108,7 +108,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
             raise
         if _wants_traceback() or not expected:
             raise
-        sys.exit(f"error: {error}")  # Hydra would print a line of its own first
+        sys.exit(f"error: {error}")  # otherwise Hydra would print another line first
     if multirun:
         return best_validation(load_run(folder))  # the objective of a search
     if outcome is not None and (folder / METRICS_FILE).is_file():
@@ -121,10 +121,10 @@ def _hydra_main(composed: DictConfig) -> float | None:
 
 
 class SweepCallback(Callback):
-    """Hydra callback of sweeps: records the command, and prints the progress before each job."""
+    """Hydra callback for sweeps: records the command and prints the progress before each job."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Record the command and the number of its jobs in the folder of the sweep."""
+        """Record the command and its number of jobs in the sweep folder."""
         global _sweep
         from fragrecon.runs import sweeps
 
@@ -144,11 +144,11 @@ class SweepCallback(Callback):
 
 
 _sweep: Path | None = None
-"""Folder of the sweep that this process runs."""
+"""The sweep that this process runs: its folder."""
 
 
 def count_jobs(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
-    """Return the number of jobs that a sweeper makes of the command line's overrides; None if only it knows."""
+    """Return the number of jobs that a sweeper runs for these overrides; None if only the sweeper knows."""
     if "n_trials" in sweeper:
         return int(sweeper.n_trials)
     grid = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
@@ -164,7 +164,7 @@ def count_jobs(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """Return the config that a command line with these overrides gives; raises `ConfigError`."""
+    """Compose the config of a command line with these overrides; raises `ConfigError`."""
     from fragrecon.config.parse import parse
 
     GlobalHydra.instance().clear()
@@ -173,7 +173,7 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def explain(error: Exception) -> str:
-    """Return one message for an error of the command line, with the nearest valid name for an unknown one."""
+    """Return a message for a command-line error; for an unknown name, it suggests the nearest valid one."""
     cause = error
     while isinstance(cause, HydraException) and isinstance(cause.__cause__, Exception):
         cause = cause.__cause__
@@ -221,7 +221,9 @@ def main() -> None:
         _hydra_main()
     except KeyboardInterrupt:
         if _sweep:
-            log.warning("stopped; jobs of other processes may continue. The same command runs the rest")
+            log.warning(
+                "interrupted; jobs in other processes may still run. Repeat the command to run the remaining jobs"
+            )
         sys.exit(130)
     except Exception as error:
         expected = isinstance(error, (FragreconError, HydraException, OmegaConfBaseException, PermissionError))
@@ -235,7 +237,7 @@ def main() -> None:
 
 
 def close_sweep(folder: Path) -> str | None:
-    """Print a sweep's leaderboard; returns the message on failed jobs, if there are any."""
+    """Print a sweep's leaderboard and return a message about failed jobs, if there are any."""
     from fragrecon.report.sweep_files import update_leaderboard
     from fragrecon.report.terminal import print_leaderboard
     from fragrecon.runs import sweeps
@@ -255,7 +257,7 @@ def _wants_traceback() -> bool:
 
 
 if __name__ == "__main__":
-    # Hydra and the processes of launchers import this module by name, which is not the one called __main__.
+    # Call main of the module imported by name, as Hydra and launcher processes do, not that of __main__.
     from fragrecon.run import main as entry
 
     entry()

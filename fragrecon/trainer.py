@@ -13,17 +13,17 @@ from fragrecon.runs.write import Record
 
 
 class FragmentAutoencoderTrainer:
-    """Trains and scores a model, as the command line does.
+    """Trains and scores a model like the command line.
 
     Args:
         model_type: conv, linear, pca or supervised; any name in ``conf/model``.
-        data_path: folder of the images; by default that of ImageNet-64, with ``train_data/`` and ``dev_data/``.
-        images_per_batch: number of images in a puzzle.
-        batch_size: number of puzzles in a batch.
+        data_path: image folder; by default ImageNet-64, with ``train_data/`` and ``dev_data/``.
+        images_per_batch: number of images per puzzle.
+        batch_size: number of puzzles per batch.
         epochs: maximum number of epochs.
         latent_dim: dimensions of the embedding.
         early_stopping_patience: number of validations without improvement before training stops.
-        folder: of the run; by default a new one in ``outputs/``.
+        folder: run folder; by default a new one in ``outputs/``.
         data: format of the images; any name in ``conf/data``, such as folder.
         overrides: further settings, as on the command line: ``["optimizer.lr=3e-4"]``.
     """
@@ -57,7 +57,7 @@ class FragmentAutoencoderTrainer:
         self.folder = Path(folder or f"outputs/{now:%Y-%m-%d}/{now:%H-%M-%S-%f}-train-{model_type}").absolute()
 
     def train(self) -> dict[str, Any] | None:
-        """Train and score.
+        """Train the model and score its best checkpoint.
 
         Returns:
             The run's metrics; its record is in ``folder``.

@@ -1,6 +1,6 @@
 """Configuration: the schema, objects built from it, and configs saved by runs.
 
-`schema` has one typed section a config group; `parse` turns Hydra's result into it and words the errors; `build` makes
-an object of a ``_target_``; `saved` loads, hashes and overrides the configs of runs. YAML files are in ``conf/``. Only
-`fragrecon.run` imports Hydra.
+`schema` has one typed section per config group; `parse` converts Hydra's result to it and formats errors; `build`
+creates the object that ``_target_`` names; `saved` loads, hashes and overrides saved configs. YAML files are in
+``conf/``. Only `fragrecon.run` imports Hydra.
 """

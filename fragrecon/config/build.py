@@ -15,18 +15,17 @@ from fragrecon.errors import ConfigError, FragreconError, nearest
 
 
 def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) -> Any:
-    """Build what a node names.
+    """Build the object that a node describes.
 
     Args:
-        node: its ``_target_`` must lie in fragrecon or torch; the other keys are arguments.
-        path: of the node in the config, for messages.
-        arguments: first arguments of the target.
-        facts: values known from elsewhere, such as the fragments' shape; passed on if the target takes them by that
-            name.
+        node: mapping with ``_target_``, a class or function in fragrecon or torch; the other keys are its arguments.
+        path: dotted key of the node, for messages.
+        arguments: first positional arguments of the target.
+        facts: further keyword arguments, such as ``fragment_shape``; passed if the target has such a parameter.
 
     Raises:
-        ConfigError: unknown target, unknown or missing argument, or one of another type or out of range by the
-            target's annotations, or refused by the target.
+        ConfigError: the target is unknown; or an argument is unknown, missing, of the wrong type, out of range, or
+            rejected by the target.
     """
     target = _resolve(str(node.get("_target_")), path)
     given = {key: value for key, value in node.items() if key != "_target_"}
@@ -51,7 +50,7 @@ def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) 
 
 
 def _check_types(target: Any, given: Mapping[str, Any], path: str) -> None:
-    """Check arguments against the annotations of the target, except those of types that no config value can have."""
+    """Check arguments against the annotations of the target, except types that no config value can have."""
     try:
         hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except (NameError, TypeError):
@@ -63,7 +62,7 @@ def _check_types(target: Any, given: Mapping[str, Any], path: str) -> None:
 
 
 def _resolve(target: str, path: str) -> Any:
-    """The class or function named ``target``; it must be defined where a config may build from, not merely be visible
+    """Return the class or function named ``target``; it must be defined in an allowed package, not only imported
     there.
     """
     module_name, _, name = target.rpartition(".")

@@ -18,7 +18,7 @@ PERCEPTUAL, PROBES, PROJECTIONS = get_args(Perceptual), get_args(Probe), get_arg
 
 @dataclass(frozen=True)
 class RobustnessConfig(Section):
-    """Harder conditions to score under as well: for each axis, a list of values."""
+    """Additional, harder conditions to score under: a list of values per axis."""
 
     puzzles: Count
     images: list[Count]
@@ -45,13 +45,13 @@ class ReconstructionConfig(Section):
 
 @dataclass(frozen=True)
 class ProbeConfig(Section):
-    """Classifiers of frozen embeddings, and how they are trained.
+    """Classifiers of frozen embeddings and their training settings.
 
-    ``hidden`` are the widths of the MLP. The MLP and the linear probe are trained with Adam at the rate ``lr`` for
-    ``epochs``. Only the MLP is regularised: by ``noise`` on its inputs, by ``weight_decay``, and by ``scaling`` its
-    inputs to standard deviation 1, each separately or all by one factor. ``neighbours`` and ``strengths`` (inverse
-    regularisation) are selected on the validation part. At most ``images`` of the training part are used; the support
-    vector machine uses the first ``svm_images`` of them.
+    ``hidden`` are the widths of the MLP. The MLP and the linear probe are trained with AdamW at the rate ``lr`` for
+    ``epochs``. Only the MLP is regularised, by ``noise`` on its inputs and by ``weight_decay``; ``scaling`` is how its
+    inputs are scaled to standard deviation 1: each separately, or all by one factor. ``neighbours`` and ``strengths``
+    (inverse regularisation) are selected on validation images. At most ``images`` training images are used; the
+    support vector machine uses the first ``svm_images`` of them.
     """
 
     classifiers: Annotated[list[Probe], Field(min_length=1)]
@@ -78,7 +78,7 @@ class ProbeConfig(Section):
 
 @dataclass(frozen=True)
 class GenerationConfig(Section):
-    """The number of samples of the prior that are decoded, and the perceptual metrics that compare them to images."""
+    """The number of decoded samples of the prior, and the perceptual metrics that compare them with images."""
 
     samples: Count
     perceptual: list[Literal["features", "fid"]]
@@ -86,7 +86,9 @@ class GenerationConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> GenerationConfig:
         if self.perceptual and self.samples < 2:
-            raise ConfigError("evaluation.generation.samples=1 is no distribution for .perceptual; use 2 or more")
+            raise ConfigError(
+                "evaluation.generation.samples=1 is too few for evaluation.generation.perceptual; use 2 or more"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""Parse a composed or saved config into the typed `fragrecon.config.schema.Config`; an error is one line.
+"""Parse a composed or saved config into the typed `fragrecon.config.schema.Config`; errors are one line long.
 
 This needs OmegaConf and pydantic, but neither Hydra nor torch, so that a saved config can be opened anywhere.
 """
@@ -26,14 +26,13 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
     """Parse a config.
 
     Args:
-        config: all keys; interpolations may be unresolved.
+        config: mapping with all keys; interpolations may be unresolved.
 
     Returns:
         The frozen config, with absolute paths.
 
     Raises:
-        ConfigError: an unknown or missing key, a value of the wrong type or out of range, or values that exclude each
-            other.
+        ConfigError: an unknown or missing key, a value of the wrong type or out of range, or incompatible values.
     """
     if isinstance(config, DictConfig):
         try:
@@ -57,15 +56,15 @@ def typed_as(kind: Any, value: Any, path: str) -> Any:
     """Check the type of a value; only integers are converted, to floats.
 
     Args:
-        kind: the type.
-        value: a plain value.
+        kind: type to check for.
+        value: plain value.
         path: dotted key of the value, for the message.
 
     Returns:
         The value.
 
     Raises:
-        ConfigError: it is of another type.
+        ConfigError: the value has another type.
     """
     try:
         return TypeAdapter(kind, config=ConfigDict(strict=True)).validate_json(json.dumps(value))
@@ -83,7 +82,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _message(errors: Sequence[ErrorDetails]) -> str:
-    """One line on the first error: the key, the value, and what would be right."""
+    """Return the first error in one line: the key, the value, and what would be valid."""
     error = errors[0]
     parts = _key(error)
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
@@ -101,19 +100,19 @@ def _message(errors: Sequence[ErrorDetails]) -> str:
         return f"{path}={value} should be a single value; to run one job for each, use -m {path}={line}"
     if "ctx" in error and isinstance(error["ctx"].get("error"), Exception):
         return str(error["ctx"]["error"])
-    # A union has an error for each alternative.
+    # A union has one error per alternative.
     expected = dict.fromkeys(one["msg"].removeprefix("Input ") for one in errors if _key(one) == parts)
     return f"{path}={value!r} {' or '.join(expected)}"
 
 
 def _key(error: ErrorDetails) -> list[int | str]:
-    """The key of an error, in parts, without the names of types that its location has for alternatives of a union."""
+    """Return the key of an error in parts, without the type names that pydantic adds for alternatives of a union."""
     types = ("int", "float", "str", "bool")
     return [part for part in error["loc"] if isinstance(part, int) or (part.isidentifier() and part not in types)]
 
 
 def _known(path: Sequence[str]) -> list[str]:
-    """Keys of the section at a path."""
+    """Return the keys of the section at a path."""
     kind: Any = Config
     for key in path:
         kind = get_type_hints(kind)[key]

@@ -1,4 +1,4 @@
-"""Configs that runs have saved: how they are read, hashed, and changed by a later command line."""
+"""Saved configs of runs: read, hash, and apply a later command line."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ READABLE = ("seed", "data", "trainer", "evaluation", "selection")
 """Keys that may change when another mode reads a run, besides the keys of that mode."""
 
 COMMANDS = ("mode", "resume", "sweep", *MODE_KEYS)
-"""Keys of the job itself: they come from the command line, never from the saved config of the run that it reads."""
+"""Keys of the job itself: taken from the command line, never from the saved config of the run that the job reads."""
 
 
 def load(path: Path) -> Config:
-    """Read the config that a run saved; raises `ConfigError`."""
+    """Read the saved config of a run; raises `ConfigError`."""
     try:
         values = OmegaConf.load(path)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
@@ -42,7 +42,7 @@ def load(path: Path) -> Config:
 
 
 def is_inert(key: str) -> bool:
-    """Whether a dotted key is marked in the schema as one that changes no number."""
+    """Whether the schema marks a dotted key as one that does not affect results."""
     kind: Any = Config
     for part in key.split("."):
         known = {found.name: found for found in fields(kind)} if is_dataclass(kind) else {}
@@ -55,7 +55,7 @@ def is_inert(key: str) -> bool:
 
 
 def config_hash(config: Config) -> str:
-    """A short hash of all keys that determine a run's numbers."""
+    """Return a short hash of all keys that affect a run's results."""
     return digest(_without_inert(config))[:16]
 
 
@@ -66,18 +66,18 @@ def _without_inert(part: Any) -> Any:
 
 
 def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config:
-    """Apply a later command line, which resumes a run or reads it by another mode, to the run's saved config.
+    """Apply a later command line, which resumes a run or applies a mode to it, to the run's saved config.
 
     Args:
-        saved: config of the run.
-        composed: config of the command line.
+        saved: saved config of the run.
+        composed: composed config of the command line.
         overrides: overrides of the command line, as ``key=value``.
 
     Returns:
         The config of the job.
 
     Raises:
-        ConfigError: an override of a key that is fixed by training, or values that exclude each other.
+        ConfigError: an override changes a key that is fixed by training, or values are incompatible.
     """
     values, fresh = saved.to_dict(), composed.to_dict()
     allowed = RESUMABLE if composed.resume else READABLE

@@ -26,7 +26,7 @@ from fragrecon.config.types import (
 from fragrecon.errors import ConfigError
 
 WEIGHT_PRECISIONS = ("16-true", "bf16-true", "64", "64-true", "transformer-engine", "transformer-engine-float16")
-"""Precisions of Lightning that change the type of the weights, which training keeps in float32."""
+"""Lightning precisions that change the dtype of the weights, which must stay float32 in training."""
 
 
 @with_config(STRICT)
@@ -54,10 +54,10 @@ class CorruptionConfig(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    """The images, and how puzzles are made of them. Sizes are (height, width) in pixels.
+    """The images, and how they are cut into puzzles. Sizes are (height, width) in pixels.
 
     With ``image_height``, images keep their aspect ratio: their widths vary, in multiples of ``width_step``.
-    ``image_size`` is then the aspect ratio of a nominal image, the one that ``image_shape`` and ``fragment_shape``
+    ``image_size`` is then the aspect ratio of a nominal image, which ``image_shape`` and ``fragment_shape``
     describe.
     """
 
@@ -177,7 +177,7 @@ class SelectionConfig(Section):
 
 @dataclass(frozen=True)
 class ComputeConfig(Section):
-    """How a model is computed in training: ``torch.compile``, the channels-last memory format, and gradient
+    """Compute settings of training: ``torch.compile``, the channels-last memory format, and gradient
     checkpointing.
     """
 
@@ -195,7 +195,7 @@ class CheckpointConfig(Section):
 
 @dataclass(frozen=True)
 class EmbedConfig(Section):
-    """What ``mode=embed`` writes: the split, the number of images (by default all) and the format."""
+    """Output of ``mode=embed``: the split, the number of images (by default all) and the format."""
 
     split: Literal["train", "validation", "test"]
     images: Count | None
@@ -212,8 +212,8 @@ class DemoConfig(Section):
 
 @dataclass(frozen=True)
 class BenchConfig(Section):
-    """What ``mode=bench`` times: the batch sizes, and for each ``warmup`` steps that are not counted, then steps until
-    the time is known within 10% or ``seconds`` have passed.
+    """Settings of ``mode=bench``. Per batch size, ``warmup`` steps are not timed; then steps are timed until the time
+    is known within 10% or ``seconds`` have passed.
     """
 
     batch_sizes: Annotated[list[Count], Field(min_length=1)]
@@ -223,7 +223,7 @@ class BenchConfig(Section):
 
 @dataclass(frozen=True)
 class SweepConfig(Section):
-    """The name of a sweep, and of its folder under ``multirun/``; ``dir`` is the folder that ``mode=report`` reads."""
+    """The name of a sweep and of its folder under ``multirun/``; ``dir`` is the folder that ``mode=report`` reads."""
 
     name: str
     dir: str | None = None
@@ -231,7 +231,7 @@ class SweepConfig(Section):
 
 @dataclass(frozen=True)
 class Config(Section):
-    """The configuration of a job, in plain values. The keys at the end, None by default, belong to single modes."""
+    """The configuration of a job, in plain values. The fields at the end, None by default, belong to one mode each."""
 
     mode: str
     seed: Whole
@@ -288,7 +288,7 @@ class Config(Section):
         return self.trainer.max_epochs or self.data.epochs
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by key, without the keys of other modes."""
+        """Return plain values by key, without the keys of other modes."""
         return {key: value for key, value in asdict(self).items() if key not in MODE_KEYS or value is not None}
 
 
@@ -297,10 +297,10 @@ MODE_KEYS = tuple(found.name for found in fields(Config) if found.default is Non
 
 
 def model_name(node: Node) -> str:
-    """The name of a model on the command line: ``conv`` for ``fragrecon.models.conv.ConvAutoencoder``."""
+    """Return the name of a model on the command line: ``conv`` for ``fragrecon.models.conv.ConvAutoencoder``."""
     return str(node["_target_"]).split(".")[-2]
 
 
 def class_name(config: Config) -> str:
-    """The name of a model in tables and figures."""
+    """Return the name of a model in tables and figures."""
     return str(config.model["_target_"].rpartition(".")[2])

@@ -1,4 +1,4 @@
-"""Types of values that several sections of the configuration have."""
+"""Types shared by sections of the configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 Node = dict[str, Any]
-"""A mapping with ``_target_``, the dotted name of what it builds, and its arguments."""
+"""A mapping with ``_target_``, the dotted name of a class or function, and its arguments."""
 
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -21,7 +21,7 @@ SavedPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).e
 """A path made absolute, so that a saved config can be used from any working folder."""
 
 INERT = {"inert": True}
-"""Marks keys that change no number: the name of a job, where it writes, what it prints, how often it is saved."""
+"""Marks keys that do not affect results: job name, output folder, printing, saving."""
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 

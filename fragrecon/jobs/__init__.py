@@ -26,14 +26,14 @@ from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS, Record
 
 log = logging.getLogger(__name__)
 
-# Environment variables in which launchers of several processes number them.
+# Environment variables in which multi-process launchers set the number of a process.
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 
 
 def run_job(
     composed: DictConfig, folder: Path, overrides: list[str], *, multirun: bool = False
 ) -> dict[str, Any] | None:
-    """Run one job in its folder and record there how it ended, even if its config is refused.
+    """Run one job in its folder and record the outcome there, even if its config is refused.
 
     In a sweep, finished jobs are skipped; failed and stopped ones run again.
 
@@ -54,7 +54,7 @@ def run_job(
         try:
             config = _job_config(parse(composed), overrides)
         except Exception as error:
-            if not composed.get("resume"):  # a refused command leaves the run that it names unchanged
+            if not composed.get("resume"):  # otherwise a refused command must leave the resumed run unchanged
                 record.refuse(overrides, error)
             raise
         if config.resume:
@@ -69,7 +69,7 @@ def run_job(
             return run(config, record, overrides)
         except KeyboardInterrupt:
             again = "the same command" if multirun else f"python -m fragrecon.run {typed('resume', folder)}"
-            log.warning("stopped from the keyboard; resume with: %s", again)
+            log.warning("interrupted; resume with: %s", again)
             sys.exit(130)
         finally:
             if sweep := sweep_of(folder):
@@ -77,7 +77,7 @@ def run_job(
 
 
 def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] | None:
-    """Run the mode of a config, and record how it ended."""
+    """Run the mode of a config and record the outcome."""
     record.start(config, overrides)
     try:
         metrics: dict[str, Any] | None = importlib.import_module(f"{__name__}.{config.mode}").main(config, record)
@@ -89,22 +89,22 @@ def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] 
 
 
 def _job_config(composed: Config, overrides: Sequence[str]) -> Config:
-    """The config of the command line or, if that resumes or reads a run, the config of the run with its overrides."""
+    """Return the config of the command line or, if that resumes or reads a run, the run's config with the overrides."""
     source = composed.resume or composed.run
     return changed(load_run(source).config, composed, overrides) if source else composed
 
 
 def is_first_process() -> bool:
-    """Whether this is the first, or the only, of the processes that a launcher started for a job."""
+    """Whether this is the first or only process that a launcher started for a job."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 def discard(folder: Path, before: Collection[str]) -> None:
-    """Delete what a refused job has written, and its folder and the two above it if they are then empty.
+    """Delete the files of a refused job, and its folder and the two above it if they are then empty.
 
     Args:
-        folder: of the job.
-        before: names in the folder from before the job, which are kept. If the job wrote results, nothing is deleted.
+        folder: job folder.
+        before: names of files that existed before the job and are kept. If the job wrote results, nothing is deleted.
     """
     written = {path.name for path in folder.iterdir()}.difference(before)
     if not written <= {CONFIG, OVERRIDES, STATUS, LOCK, "run.log"}:

@@ -1,7 +1,7 @@
-"""``mode=bench``: time and memory of a model by batch size, as a table, a JSON file and a plot.
+"""``mode=bench``: time and memory of a model per batch size, as a table, a JSON file and a plot.
 
-Each batch size is measured in a process of its own. No measurement then depends on earlier ones, and if a process is
-killed for lack of memory, the smaller batch sizes remain.
+Each batch size is measured in a separate process, so measurements are independent, and if a process is killed for
+lack of memory, the results of smaller batch sizes remain.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     """Measure each of ``config.bench.batch_sizes``.
 
     Args:
-        config: configuration of the job.
+        config: job config.
         record: record to write.
 
     Returns:
         The content of ``bench.json``.
 
     Raises:
-        ConfigError: the model cannot be measured, or not even the smallest batch fits in memory.
+        ConfigError: the model cannot be measured, or the smallest batch does not fit in memory.
     """
     assert config.bench
     device, sizes = hardware.device_of(config.trainer), sorted(set(config.bench.batch_sizes))

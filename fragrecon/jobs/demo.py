@@ -1,4 +1,4 @@
-"""``mode=demo``: a page on this machine to try the model of a run."""
+"""``mode=demo``: a local web page to try the model of a run."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def main(config: Config, record: Record) -> None:
     """Serve the page of ``config.run`` until Ctrl-C.
 
     Args:
-        config: configuration of the job.
+        config: job config.
         record: record of the job.
 
     Raises:
-        ConfigError: Gradio is not installed, there is no page for the model, or the port is taken.
+        ConfigError: Gradio is not installed, no page supports the model, or the port is in use.
     """
     assert config.demo
     if importlib.util.find_spec("gradio") is None:
@@ -61,10 +61,10 @@ def main(config: Config, record: Record) -> None:
 
 
 def check_shown(config: Config, model: FragmentModel, run: Run) -> None:
-    """Check that there is a page for the model of a run.
+    """Check that a page supports the model of a run.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no page supports it.
     """
     if isinstance(model, Inpainter):
         if config.objective.get("normalize"):
@@ -87,7 +87,7 @@ def check_shown(config: Config, model: FragmentModel, run: Run) -> None:
 
 
 def page_of(config: Config, model: FragmentModel, run: Run, folder: Path) -> gradio.Blocks:
-    """Build the page of a model on its device, with the example images as files in a folder."""
+    """Build the page of a model, with the example images as files in a folder."""
     from fragrecon.demo.inpainting_page import InpaintingPage
     from fragrecon.demo.reassembly import Reassembler
     from fragrecon.demo.reassembly_page import ReassemblyPage
@@ -111,12 +111,12 @@ def example_files(config: Config, size: tuple[int, int], folder: Path) -> list[P
     """Save test images, or fragments of them, as example files. Nothing is downloaded for them.
 
     Args:
-        config: configuration of the job.
+        config: job config.
         size: height and width of the examples.
-        folder: folder of the files.
+        folder: folder to save to.
 
     Returns:
-        The files; none if the data is not there.
+        The files; empty if the data does not exist.
     """
     try:
         data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, download=False)))

@@ -1,4 +1,4 @@
-"""``mode=draw``: draw the figures of a run again, or of user-supplied photographs, into a record of their own."""
+"""``mode=draw``: redraw a run's figures, or draw them for user-supplied photographs, into a new record."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ from fragrecon.seeds import torch_generator
 log = logging.getLogger(__name__)
 
 MOST = 8
-"""Greatest number of test images to inpaint."""
+"""Maximum number of test images to inpaint."""
 
 VIEW = 160
 """Approximate height in pixels of a model's view."""
 
 
 def main(config: Config, record: Record) -> dict[str, Any]:
-    """Draw the figures of ``config.run``, or of ``config.input`` by its model.
+    """Draw the figures of ``config.run``, or figures of ``config.input`` with its model.
 
     Args:
-        config: configuration of the job.
+        config: job config.
         record: record to write.
 
     Returns:
-        Scores of what is drawn.
+        Scores of the drawn images.
 
     Raises:
-        ConfigError: there is no run, or nothing to draw of its model.
+        ConfigError: ``run`` is not set, or its model has nothing to draw.
     """
     run, folder = run_of(config), record.folder / FIGURES
     checkpoint = run.best_checkpoint
@@ -86,14 +86,14 @@ def say(text: str) -> None:
 
 
 def test_data(config: Config) -> FragmentData:
-    """Open the data of the run, and check that there are test images."""
+    """Open the run's data and check that there are test images."""
     data = open_data(config)
     data.check_test(1)
     return data
 
 
 def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str, float]:
-    """Draw the clusters of the first test puzzle, or of ``config.input`` as one, and return their scores."""
+    """Draw the clusters of the first test puzzle, or of ``config.input`` as one puzzle, and return their scores."""
     if config.input is None:
         example, shown = first_test_puzzle(config, model), None
     else:
@@ -111,7 +111,7 @@ def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str,
 
 
 def draw_masked(config: Config, model: Inpainter, folder: Path) -> dict[str, float]:
-    """Inpaint and draw the first test images, or those of ``config.input``, and return their score."""
+    """Inpaint and draw the first test images, or ``config.input``, and return their score."""
     ratio = config.evaluation.reconstruction.ratio if config.evaluation.reconstruction else config.objective["ratio"]
     masking, device = Masking(float(ratio), config.evaluation.seed), hardware.device_of(config.trainer)
     if config.input is None:
@@ -127,7 +127,7 @@ def draw_masked(config: Config, model: Inpainter, folder: Path) -> dict[str, flo
 def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str, float]:
     """Draw reconstructions, interpolations and samples, and return the score of the reconstructions.
 
-    The images are test images, or those of ``config.input``.
+    The images are test images or ``config.input``.
     """
     device, protocol = hardware.device_of(config.trainer), protocol_of(config)
     settings: Any = {"seed": config.evaluation.seed, "device": device, "batch_size": config.evaluation.batch_size}
@@ -151,7 +151,7 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
 
 
 def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> Inpainted:
-    """Inpaint the fragments of ``config.input`` one by one, and join those of an image again."""
+    """Inpaint the fragments of ``config.input`` independently and assemble them to images."""
     photographs, grid = cut_input(config)
     seen = photographs.seen
     fragments = cut(in_place(seen.fragments, seen, grid), config.data.fragment_shape[1:]).flatten(0, 1)
@@ -164,7 +164,7 @@ def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> I
 
 
 def first_test_puzzle(config: Config, model: FragmentModel) -> Example:
-    """Return the puzzle in the figures of the run."""
+    """Return the puzzle shown in the run's figures."""
     data, device = test_data(config), hardware.device_of(config.trainer)
     return first_examples(model, data.test_set(1), data.grid, protocol_of(config), device)[0]
 
@@ -182,7 +182,7 @@ def photographed_puzzle(config: Config, model: FragmentModel) -> tuple[Example, 
 
 
 def cut_input(config: Config) -> tuple[Photographs, tuple[int, int]]:
-    """Cut ``config.input`` like the images of the run, and return the photographs and the grid."""
+    """Cut ``config.input`` like the run's images, and return the photographs and the grid."""
     paths = image_files(config.input)
     image_shape, size = config.data.image_shape, config.data.fragment_shape[1:]
     grid = grid_of(image_shape[1:], size)

@@ -32,22 +32,22 @@ from fragrecon.runs.write import Record
 
 
 def main(config: Config, record: Record) -> dict[str, Any]:
-    """Embed by the model of ``config.run``.
+    """Embed images with the model of ``config.run``.
 
     Args:
-        config: configuration of the job.
+        config: job config.
         record: record to write.
 
     Returns:
         File and size of the table.
 
     Raises:
-        ConfigError: there is no run, a setting is not valid, or PyArrow is not installed.
+        ConfigError: ``run`` is not set, a setting is invalid, or PyArrow is not installed.
     """
     assert config.embed
     settings, writers = config.embed, {"npz": write_npz, "parquet": write_parquet}
     if config.input and settings.split != "test":
-        raise ConfigError(f"embed.split={settings.split} is no split of images of your own; leave it out")
+        raise ConfigError(f"embed.split={settings.split} does not apply to input=FILES; leave it out")
     if settings.format == "parquet":
         _import_pyarrow()
     paths = image_files(config.input) if config.input else []
@@ -63,23 +63,23 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     if paths:
         names = [{"image": number, "file": str(name)} for number, name in enumerate(paths)]
         files.write_csv(record.folder / "images.csv", names)
-    written = f"{table.rows:,} embeddings of {numbers} numbers, of {images:,} images: {path}"
+    written = f"{table.rows:,} embeddings of {numbers} dimensions, of {images:,} images: {path}"
     plain_console().print(written, soft_wrap=True)
     return {"file": str(path), "rows": table.rows, "latent_dim": numbers, "images": images}
 
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """One row per fragment, image by image and row by row of the grid, computed while it is written.
+    """One row per fragment, ordered by image and by cell of the grid, computed while writing.
 
     Attributes:
-        puzzles: indices (P, N) in the store of the images that are embedded together, the narrowest first.
-        together: whether an embedding depends on the puzzle, so that the puzzle is a column.
-        store: store of the images.
+        puzzles: store indices (P, N) of the images that are embedded together, the narrowest first.
+        together: whether embeddings depend on the puzzle, so that the puzzle is a column.
+        store: image store.
         model: model in eval mode, on ``device``.
         grid: rows and columns of fragments in an image.
         device: device to embed on.
-        at_once: images that are embedded and written at once.
+        at_once: number of images embedded and written at once.
     """
 
     puzzles: Indices
@@ -99,13 +99,13 @@ class EmbeddingTable:
         return self.puzzles.size * self.cells
 
     def parts(self) -> Iterator[slice]:
-        """Yield batches of puzzles, each of one width."""
+        """Yield batches of puzzles of equal width."""
         widths = self.store.widths[self.puzzles[:, 0]]
         for group in groups(widths, max(1, self.at_once // self.puzzles.shape[1])):
             yield slice(int(group[0]), int(group[-1]) + 1)
 
     def columns(self, part: slice) -> dict[str, npt.NDArray[np.int64]]:
-        """Return all columns (rows,) but the embedding."""
+        """Return all columns (rows,) except the embedding."""
         ids = self.puzzles[part]
         image, cell = np.repeat(ids, self.cells), np.tile(np.arange(self.cells), ids.size)
         columns = {
@@ -132,12 +132,12 @@ class EmbeddingTable:
 def open_table(config: Config, data: FragmentData, model: FragmentModel, device: torch.device) -> EmbeddingTable:
     """Return the table of embeddings to compute.
 
-    A model that embeds fragments independently gets each image by itself, in the order of the split, sorted by width if
-    widths are variable. A model that sees puzzles gets the first puzzles of those that are scored; images that do not
-    fill a puzzle are left out.
+    A model that embeds fragments independently gets single images in the order of the split, sorted by width if widths
+    are variable. A model that sees puzzles gets the first of the puzzles that are scored; images that do not fill a
+    puzzle are dropped.
 
     Raises:
-        ConfigError: there are fewer images than are asked for, or too few for a puzzle.
+        ConfigError: there are fewer images than requested, or too few for a puzzle.
     """
     assert config.embed
     split, together = config.embed.split, embeds_puzzles(model)
@@ -162,7 +162,7 @@ def open_table(config: Config, data: FragmentData, model: FragmentModel, device:
 
 
 def write_npz(file: BinaryIO, table: EmbeddingTable, advance: Callable[[int], None]) -> None:
-    """Write the table as NumPy's ``savez`` does, piece by piece."""
+    """Write the table in parts, in the format of NumPy's ``savez``."""
 
     def write(name: str, kind: Any, row: tuple[int, ...], pieces: Iterator[npt.NDArray[Any]]) -> None:
         header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": (table.rows, *row)}
@@ -183,7 +183,7 @@ def write_npz(file: BinaryIO, table: EmbeddingTable, advance: Callable[[int], No
 
 
 def write_parquet(file: BinaryIO, table: EmbeddingTable, advance: Callable[[int], None]) -> None:
-    """Write the table as Parquet, the embedding as a list of fixed size, piece by piece."""
+    """Write the table in parts as Parquet, with the embedding as a fixed-size list."""
     arrow, length = _import_pyarrow(), table.model.latent_dim
     schema = arrow.schema(
         [
@@ -204,6 +204,6 @@ def _import_pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(
-            'embed.format=parquet needs pyarrow: pip install "fragrecon[parquet]"; embed.format=npz does without'
+            'embed.format=parquet needs PyArrow: pip install "fragrecon[parquet]"; or use embed.format=npz'
         ) from None
     return pyarrow

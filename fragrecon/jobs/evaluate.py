@@ -1,4 +1,4 @@
-"""``mode=evaluate``: score the best checkpoint of a finished run again, into a record of its own."""
+"""``mode=evaluate``: score the best checkpoint of a finished run again, into a new record."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     """Score the model of ``config.run``.
 
     Args:
-        config: configuration of the job.
+        config: job config.
         record: record to write.
 
     Returns:
         The content of ``metrics.json``.
 
     Raises:
-        ConfigError: there is no run or nothing to score, or its model does not take the fragments of the config.
+        ConfigError: ``run`` is not set, there is nothing to score, or the model does not fit the config's fragments.
     """
     if not config.evaluation.puzzles:
         raise ConfigError("evaluation.puzzles=0 leaves nothing to score; set it to 1 or more")

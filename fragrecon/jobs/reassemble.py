@@ -1,4 +1,4 @@
-"""``mode=reassemble``: reassemble photographs that are cut and shuffled, or loose fragments, by the model of a run."""
+"""``mode=reassemble``: cut, shuffle and reassemble photographs, or reassemble loose fragments, with a run's model."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Puzzle:
 
     Attributes:
         names: file names, one per fragment, or one per image if ``truth`` is known.
-        shown: fragments (F, C, H, W) uint8 as they are drawn.
-        seen: fragments (1, F, C, h, w) in 0..1 as the model sees them.
-        truth: image and cell that each was cut from, if known.
+        shown: fragments (F, C, H, W) uint8 for drawing.
+        seen: fragments (1, F, C, h, w) in [0, 1], the model's input.
+        truth: image and cell of each fragment, if known.
     """
 
     names: list[str]
@@ -54,14 +54,14 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     """Reassemble ``config.input``.
 
     Args:
-        config: configuration of the job.
+        config: job config.
         record: record to write.
 
     Returns:
         The content of ``placement.json``.
 
     Raises:
-        ConfigError: there is no run, or its model does not reassemble such images.
+        ConfigError: ``run`` is not set, or its model does not reassemble such images.
         DataError: loose fragments differ in size.
     """
     paths = image_files(config.input)
@@ -102,13 +102,13 @@ def main(config: Config, record: Record) -> dict[str, Any]:
 
 
 def are_loose(sizes: Sequence[tuple[int, int]], config: Config) -> bool:
-    """Return whether files of these sizes are loose fragments: all of one size, smaller than an image."""
+    """Return whether files of these sizes are loose fragments: equal in size and smaller than an image."""
     height, width = config.data.image_size
     return len(set(sizes)) == 1 and sizes[0][0] < height and sizes[0][1] < width
 
 
 def cut_puzzle(paths: Sequence[Path], config: Config) -> Puzzle:
-    """Cut photographs into a puzzle, after cropping them to one size."""
+    """Crop photographs to one size and cut them into a puzzle."""
     data = config.data
     photographs = cut_photographs(paths, data.image_shape, data.fragment_shape[1:], config.seed)
     shown = photographs.shown
@@ -116,28 +116,28 @@ def cut_puzzle(paths: Sequence[Path], config: Config) -> Puzzle:
 
 
 def loose_puzzle(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], shape: tuple[int, int, int]) -> Puzzle:
-    """Read a puzzle of loose fragments, each a file.
+    """Read a puzzle of loose fragments, one per file.
 
     Raises:
-        DataError: they differ in size.
+        DataError: the fragments differ in size.
     """
     channels, h, w = shape
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             raise DataError(
                 f"loose fragments should have one size, but {path} has {size[0]}x{size[1]} pixels and {paths[0]} "
-                f"{sizes[0][0]}x{sizes[0][1]}; loose=false takes the files for whole images"
+                f"{sizes[0][0]}x{sizes[0][1]}; loose=false reads the files as whole images"
             )
     shown = torch.stack([torch.from_numpy(decode(path, (channels, *sizes[0]))) for path in paths])
     smaller = sizes[0][0] < h or sizes[0][1] < w
     how: dict[str, Any] = {"mode": "bilinear", "align_corners": False} if smaller else {"mode": "area"}
     if smaller:
-        log.warning("the fragments are smaller than the %dx%d pixels that the model takes, and are enlarged", h, w)
+        log.warning("the fragments are smaller than the %dx%d pixels that the model needs and are enlarged", h, w)
     return Puzzle([str(path) for path in paths], shown, F.interpolate(shown.float() / 255, (h, w), **how)[None], None)
 
 
 def describe(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int]) -> dict[str, Any]:
-    """Return the place of each fragment, and scores if the truth is known."""
+    """Return the image and cell of each fragment, and scores if the truth is known."""
     truth, rows = puzzle.truth, []
     for number in range(puzzle.seen.shape[1]):
         row: dict[str, Any] = {"fragment": number}
@@ -165,13 +165,13 @@ def draw(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int], fo
 
 
 def print_result(result: dict[str, Any], folder: Path) -> None:
-    """Print the scores and where the pictures are."""
+    """Print the scores and the paths of the images."""
     console = plain_console()
-    found = f"{len(result['fragments'])} fragments were put into {result['images']} images"
+    found = f"{len(result['fragments'])} fragments were assigned to {result['images']} images"
     if scores := result.get("scores"):
         found += (
-            f": {scores['direct']:.1%} of them into the right cell, {scores['neighbours']:.1%} of the seams closed, "
-            f"{scores['perfect']:.1%} of the images without a fault"
+            f": {scores['direct']:.1%} at the correct cell, {scores['neighbours']:.1%} of pairs adjacent again, "
+            f"{scores['perfect']:.1%} of images without an error"
         )
     console.print(found, soft_wrap=True)
     console.print(f"pictures: {folder / FIGURES}, each image: {folder / 'images'}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``mode=report``: make the leaderboard and the page of a sweep, or the page of a run, again from its files."""
+"""``mode=report``: regenerate the leaderboard and the page of a sweep, or the page of a run, from its files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fragrecon.runs.write import PAGE, Record
 
 
 def main(config: Config, record: Record) -> None:
-    """Report on ``config.sweep.dir`` or ``config.run``; the files lie where the sweep or the run does."""
+    """Report on ``config.sweep.dir`` or ``config.run``; the files are written to that folder."""
     if config.sweep.dir:
         folder = Path(config.sweep.dir)
         print_leaderboard(update_leaderboard(folder, page=True), folder)

@@ -1,6 +1,6 @@
 """``mode=train``: train a model, then score its best checkpoint on the test puzzles.
 
-``python -m fragrecon.jobs.train FOLDER`` is a further process of a training on several devices; Lightning starts it.
+Lightning starts the other processes of multi-device training with ``python -m fragrecon.jobs.train FOLDER``.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
     """Train a model and score its best checkpoint.
 
     Args:
-        config: of the run.
-        record: of the run; if its stage is ``evaluation``, training is skipped.
+        config: run config.
+        record: run record; if its stage is ``evaluation``, training is skipped.
 
     Returns:
-        The metrics; None if nothing is scored, or another process does it.
+        The metrics; None if nothing is scored, or this is not the first process.
 
     Raises:
-        ConfigError: a setting is refused, before training begins.
-        DataError: the data cannot be read or are too few, before training begins.
+        ConfigError: a setting is invalid; raised before training begins.
+        DataError: the data cannot be read or is too small; raised before training begins.
     """
     started = time.monotonic()
     data = open_data(config)
@@ -74,13 +74,13 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
 
 
 def check_settings(config: Config, data: FragmentData) -> Path | None:
-    """Refuse what can be refused before any data is read.
+    """Check the settings that can be checked without reading data.
 
     Returns:
-        The checkpoint to initialise the weights from, if the config names a run for that.
+        The checkpoint to initialise the weights from, if ``init_from`` is set.
 
     Raises:
-        ConfigError: a setting is refused.
+        ConfigError: a setting is invalid.
     """
     model, objective = build_on_meta(config, data.grid)
     check_scorable(config, model)
@@ -92,7 +92,7 @@ def check_settings(config: Config, data: FragmentData) -> Path | None:
 def score_best(
     config: Config, record: Record, data: FragmentData, trainer: pl.Trainer, seconds: dict[str, float]
 ) -> dict[str, Any] | None:
-    """Score the best checkpoint of a trained run, and show the scores and embeddings in its loggers."""
+    """Score the best checkpoint of a trained run, and log the scores and embeddings."""
     epochs = record.epochs
     seconds["training"], step = (epochs[-1]["seconds"], int(epochs[-1]["step"])) if epochs else (0.0, 0)
     loggers = [logger for logger in trainer.loggers if isinstance(logger, PictureLogger)]

@@ -1,6 +1,6 @@
-"""Run folders: what a run writes, how a run is opened, and sweeps of runs.
+"""Run folders: writing them, opening them, and sweeps of runs.
 
-`write` lists the files of a run and writes them; `read` has `load_run`, which opens a finished run; `sweeps` finds the
+`write` lists and writes the files of a run; `read` contains `load_run`, which opens a run; `sweeps` finds the
 jobs of a sweep; `checkpoints` reads and writes weights; `modules` builds a run's model.
 """
 

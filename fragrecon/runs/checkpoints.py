@@ -1,4 +1,4 @@
-"""Checkpoints, written atomically, with tensors and plain containers only."""
+"""Checkpoints: written atomically, containing only tensors and plain containers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fragrecon.errors import RunError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file beside its path and renames it; reads only tensors and plain containers.
+    """Writes a checkpoint to a temporary file in its folder and renames it; reads tensors and plain containers only.
 
-    Lightning's default writes to the system's temporary folder; if that is on another disk, a kill leaves half a file.
+    Lightning's default writes to the system's temporary folder; on another disk, a killed process leaves half a file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -36,7 +36,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Load a checkpoint.
 
     Args:
-        path: of the file.
+        path: checkpoint file.
         map_location: device to load tensors to, as in `torch.load`.
 
     Returns:

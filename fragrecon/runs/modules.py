@@ -20,12 +20,12 @@ from fragrecon.seeds import seed_of
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about the data that the constructor of a model or an objective may take as arguments.
+    """Facts about the data that the constructors of models and objectives may take as arguments.
 
     Attributes:
         fragment_shape: (C, h, w).
         grid: rows and columns of fragments in an image.
-        num_classes: number of classes of the data set.
+        num_classes: number of classes in the data set.
     """
 
     fragment_shape: tuple[int, int, int]
@@ -37,14 +37,14 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
     """Build a new model, initialised by the run's seed, and its objective.
 
     Args:
-        config: of the run.
-        facts: about its data.
+        config: run config.
+        facts: facts about its data.
 
     Returns:
         The model and the objective.
 
     Raises:
-        ConfigError: a setting is refused, or model, objective and data do not fit each other.
+        ConfigError: a setting is invalid, or model, objective and data are incompatible.
     """
     model = _new_model(config, facts)
     if config.data.variable_width and not model.any_size:
@@ -58,7 +58,7 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
 
 
 def _new_model(config: Config, facts: Facts) -> FragmentModel:
-    """A new model. It also seeds torch's global generator, which the objective built next draws from."""
+    """Build a model after seeding torch's global generator, which the objective also draws from."""
     torch.manual_seed(seed_of(config.seed, "initial weights"))
     model = build(config.model, "model", **vars(facts))
     if not isinstance(model, FragmentModel):
@@ -67,18 +67,18 @@ def _new_model(config: Config, facts: Facts) -> FragmentModel:
 
 
 def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> Objective:
-    """Build an objective and the terms that it consists of.
+    """Build an objective and its terms.
 
     Args:
-        node: the ``objective`` section of the config.
-        facts: about the data.
+        node: ``objective`` section of the config.
+        facts: facts about the data.
         latent_dim: dimensions of the model's embeddings.
 
     Returns:
         The objective.
 
     Raises:
-        ConfigError: a setting is refused, or ``_target_`` is not an `Objective`.
+        ConfigError: a setting is invalid, or ``_target_`` is not an `Objective`.
     """
 
     def make(part: Mapping[str, Any]) -> Any:
@@ -91,14 +91,14 @@ def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> O
 
 
 def build_on_meta(config: Config, grid: tuple[int, int]) -> tuple[FragmentModel, Objective]:
-    """Build the model and the objective on the meta device, to refuse a config before any data is read.
+    """Build the model and the objective on the meta device, to find config errors before any data is read.
 
     Args:
-        config: of the run.
+        config: run config.
         grid: rows and columns of fragments in an image.
 
     Returns:
-        The model and the objective, for a single class and without weights.
+        The model and the objective, for one class and without weights.
 
     Raises:
         ConfigError: `build_model` would refuse the config.
@@ -111,8 +111,8 @@ def restore(config: Config, checkpoint: Path) -> FragmentModel:
     """Rebuild the model of a run, without its objective.
 
     Args:
-        config: of the run.
-        checkpoint: with its weights.
+        config: run config.
+        checkpoint: file with the run's weights.
 
     Returns:
         The model in eval mode, on the CPU.
@@ -130,9 +130,9 @@ def load_weights(model: FragmentModel, checkpoint: Path, contents: dict[str, Any
     """Load the weights of a checkpoint into a model, in place.
 
     Args:
-        model: to load into.
-        checkpoint: path of the file.
-        contents: of the file, if it has been loaded already.
+        model: model to load the weights into.
+        checkpoint: checkpoint file.
+        contents: contents of the file, if already loaded.
 
     Raises:
         RunError: the weights do not fit the model.

@@ -1,4 +1,4 @@
-"""Open an existing run, to read only. This needs no Hydra, and torch only for the model."""
+"""Open an existing run for reading. Needs no Hydra, and torch only for the model."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ Embeddings = npt.NDArray[np.float32]
 Pixels = npt.NDArray[Any]
 
 SHOWN = 5
-"""The number of jobs of a sweep that a message names."""
+"""Number of jobs of a sweep that an error message lists."""
 
 
 class Run(RunFolder):
-    """An existing run; `load_run` opens one. Its files are read when they are first needed.
+    """An existing run, opened by `load_run`. Its files are read on first access.
 
     Args:
-        folder: of the run.
-        config: that the run was started or last resumed with.
+        folder: run folder.
+        config: config that the run was started or last resumed with.
         status: contents of ``status.json``.
     """
 
@@ -82,7 +82,7 @@ class Run(RunFolder):
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
-        """Scores (puzzles,) of each puzzle, by ``METHOD/METRIC``."""
+        """Scores (puzzles,) by ``METHOD/METRIC``."""
         return self._arrays(SCORES)
 
     @cached_property
@@ -101,12 +101,12 @@ class Run(RunFolder):
 
     @property
     def best_checkpoint(self) -> Path:
-        """The selected checkpoint, or the last if none was selected.
+        """The selected checkpoint, or the last one if none was selected.
 
-        If a run was killed while it replaced the selected checkpoint, there are two, and the newer one is used.
+        If a run was killed while replacing the selected checkpoint, two exist and the newer one is used.
 
         Raises:
-            RunError: there is neither.
+            RunError: neither exists.
         """
         found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         best = found[-1] if found else self.last_checkpoint
@@ -123,13 +123,13 @@ class Run(RunFolder):
         """Load the run's model.
 
         Args:
-            checkpoint: whose weights to load; the best one by default.
+            checkpoint: checkpoint file; by default the best one.
 
         Returns:
             The model in eval mode, on the CPU.
 
         Raises:
-            RunError: there is no checkpoint, or it is not one of this model.
+            RunError: there is no checkpoint, or it does not fit this model.
         """
         from fragrecon.runs.modules import restore
 
@@ -145,24 +145,24 @@ class Run(RunFolder):
         return self.load_model()
 
     def embed(self, pixels: Pixels | Tensor, *, device: str = "cpu", batch_size: int = 1024) -> Embeddings:
-        """Embed images, fragments or puzzles of the run's sizes; the shape tells which.
+        """Embed images, fragments or puzzles of the run's sizes, distinguished by their shape.
 
-        Most models embed each fragment on its own. A model that sees the whole puzzle, such as mosaic, treats all
-        fragments of one call as one puzzle, unless puzzles are given: each embedding depends on the other fragments.
+        Most models embed each fragment independently. A model that sees the whole puzzle, such as mosaic, treats all
+        fragments of one call as one puzzle, unless puzzles are given, so each embedding depends on the others.
 
         Args:
             pixels: images (M, C, H, W), fragments (M, C, h, w) or puzzles (B, F, C, h, w), as NumPy array or tensor;
                 uint8, or floats in [0, 1].
-            device: to compute on.
-            batch_size: fragments per batch; a puzzle is not divided if the model sees all of it.
+            device: device to compute on.
+            batch_size: fragments per batch; puzzles are not split if the model sees whole puzzles.
 
         Returns:
-            Embeddings: (M, cells, D) of images, with the cells of the grid row by row; (M, D) of fragments, and of
-            images if a fragment is a whole image; (B, F, D) of puzzles.
+            Embeddings: (M, cells, D) for images, with the cells of the grid row by row; (M, D) for fragments, and for
+            images if a fragment is a whole image; (B, F, D) for puzzles.
 
         Raises:
             ConfigError: ``batch_size`` is not positive.
-            DataError: the pixels have another shape, type or range.
+            DataError: the pixels have the wrong shape, type or range.
         """
         from fragrecon.evaluation.embedding import embed
 
@@ -172,12 +172,12 @@ class Run(RunFolder):
     def classify(
         self, images: Pixels | Tensor, probe: str = "mlp", *, device: str = "cpu", batch_size: int = 1024
     ) -> Embeddings:
-        """Class probabilities of images, by a classifier that the run trained on embeddings.
+        """Classify images with a classifier that the run trained on embeddings.
 
         Args:
             images: (M, C, H, W) of the run's size, as NumPy array or tensor; uint8, or floats in [0, 1].
             probe: name of the classifier: mlp, linear or logistic.
-            device: to compute on.
+            device: device to compute on.
             batch_size: fragments per batch.
 
         Returns:
@@ -185,7 +185,7 @@ class Run(RunFolder):
 
         Raises:
             RunError: the run has no such classifier.
-            DataError: the images have another shape, type or range.
+            DataError: the images have the wrong shape, type or range.
         """
         from fragrecon.evaluation.embedding import embed_images
         from fragrecon.evaluation.probes.network import load_probe
@@ -213,16 +213,16 @@ class Run(RunFolder):
     ) -> dict[str, Summary]:
         """Score the model by clustering, by reconstruction, or both, as set in the run's config.
 
-        Without arguments, and on the device that the run was scored on, the result equals ``metrics.json``.
+        Without arguments, on the device that the run was scored on, the result equals ``metrics.json``.
 
         Args:
             data: a folder of images, image files, or images (M, C, H, W) uint8 of the run's size, to draw puzzles
                 from; the run's test split by default.
-            puzzles: number of puzzles; as many as the run scored by default.
-            device: to compute on.
+            puzzles: number of puzzles; by default as in the run.
+            device: device to compute on.
 
         Returns:
-            Mean, standard deviation, 95% interval and number of the scores, by metric.
+            Mean, standard deviation, 95% interval and number of scores, by metric.
 
         Raises:
             ConfigError: there is nothing to score.
@@ -272,14 +272,14 @@ def run_of(config: Config) -> Run:
     """Open the run that a mode reads.
 
     Args:
-        config: configuration of the job.
+        config: job config.
 
     Returns:
         The run.
 
     Raises:
-        ConfigError: the config names none.
-        RunError: it is not one, or not a complete one.
+        ConfigError: ``run`` is not set.
+        RunError: the folder is not a run folder, or is incomplete.
     """
     if not config.run:
         raise ConfigError(f"mode={config.mode} reads a run; set run=FOLDER")
@@ -287,17 +287,17 @@ def run_of(config: Config) -> Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Open a run's folder, wherever it is now.
+    """Open a run folder, which may have been moved.
 
     Args:
-        folder: of the run; ``~`` is the home folder.
+        folder: run folder; ``~`` is the home folder.
 
     Returns:
-        The run. Its config and status are read at once, all else when it is first needed.
+        The run. Its config and status are read now, all other files on first access.
 
     Raises:
-        RunError: the folder is not that of a run, or its status is damaged.
-        ConfigError: its config is damaged, or not that of a run.
+        RunError: the folder is not a run folder, or its status is damaged.
+        ConfigError: its config is damaged or does not belong to a run.
     """
     folder = Path(folder).expanduser().absolute()
     _check_folder(folder)
@@ -315,7 +315,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise `RunError` if a folder is not that of a run; the message names a run above or below it, if there is one."""
+    """Raise `RunError` if a folder is not a run folder; the message names a run above or below it, if any."""
     if _is_run(folder):
         return
     missing = next(name for name in (CONFIG, STATUS) if not (folder / name).is_file())
@@ -333,7 +333,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _own(data: Any) -> Pixels | list[Path]:
-    """User-supplied images, in the form that `fragrecon.evaluation.setup.user_data` takes."""
+    """Convert user-supplied images to an argument of `fragrecon.evaluation.setup.user_data`."""
     from fragrecon.data.photographs import image_files
 
     if isinstance(data, (str, Path)):

@@ -1,4 +1,4 @@
-"""The folder of a sweep: a folder for each job, named after its overrides, and ``sweep.json`` for the progress."""
+"""Sweep folders: one folder per job, named after its overrides, and ``sweep.json`` with the progress."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from fragrecon.runs.write import STATUS, Record, now, read_json
 
 SWEEP = "sweep.json"
 LONGEST = 100
-"""Maximum length of a folder's name, without the hash."""
+"""Maximum length of a folder name, without the hash."""
 
 _PLAIN = re.compile(r"[a-z][\w.]*=[\w.+-]*", re.ASCII)
 """Overrides that can be part of a folder's name unchanged."""
 
 
 def job_folder(overrides: Sequence[str]) -> str:
-    """The name of a job's folder; the same overrides, in any order, give the same name.
+    """Return the folder name of a job; the same overrides in any order give the same name.
 
     The name needs no quotes in a shell or in ``run=``. The model comes first, then the seed. If the name cannot show
     all overrides, a short hash makes it unique.
 
     Args:
-        overrides: of the job, as ``KEY=VALUE``.
+        overrides: overrides of the job, as ``KEY=VALUE``.
 
     Returns:
         The name.
@@ -51,35 +51,35 @@ def _weight(override: tuple[str, str]) -> tuple[int, str]:
 
 
 def by_key(overrides: Sequence[str]) -> dict[str, str]:
-    """Values by key; if a key is given twice, the last value counts."""
+    """Return values by key; if a key is given twice, the last value counts."""
     parts = [override.partition("=") for override in overrides]
     return {key.lstrip("+"): value for key, _, value in parts}
 
 
 def begin(folder: Path, name: str, jobs: int | None, overrides: Sequence[str]) -> None:
-    """Write ``sweep.json`` when a command starts a sweep.
+    """Write ``sweep.json`` at the start of a sweep command.
 
     Args:
-        folder: of the sweep.
-        name: of the sweep.
+        folder: sweep folder.
+        name: name of the sweep.
         jobs: number of jobs of the command; None if unknown.
-        overrides: of the command.
+        overrides: overrides of the command.
     """
     files.write_json(folder / SWEEP, {"name": name, "jobs": jobs, "overrides": list(overrides), "started": now()})
 
 
 def note(folder: Path) -> dict[str, Any]:
-    """Read ``sweep.json``; raises `RunError` if the folder is not that of a sweep."""
+    """Read ``sweep.json``; raises `RunError` if the folder is not a sweep folder."""
     return read_json(folder / SWEEP, "jobs")
 
 
 def sweep_of(folder: Path) -> Path | None:
-    """The folder of the sweep that a job's folder belongs to, if any."""
+    """Return the sweep folder that a job folder belongs to, if any."""
     return folder.parent if (folder.parent / SWEEP).is_file() else None
 
 
 def ended_since_start(folder: Path) -> list[dict[str, Any]]:
-    """The statuses of jobs that ended since the last command of this sweep started, each with the job's name."""
+    """Return the status and name of each job that ended since the last command of this sweep started."""
     started, found = note(folder)["started"], []
     for path in sorted(folder.glob(f"*/{STATUS}")):
         try:
@@ -92,10 +92,10 @@ def ended_since_start(folder: Path) -> list[dict[str, Any]]:
 
 
 def time_left(folder: Path, begun: int) -> float | None:
-    """Estimate the seconds until a sweep ends, from the jobs that this command has run.
+    """Estimate the seconds until a sweep ends from the jobs that this command has run.
 
     Args:
-        folder: of the sweep.
+        folder: sweep folder.
         begun: number of jobs that are finished, skipped or running.
 
     Returns:

@@ -1,10 +1,16 @@
-"""The files of a run, and when each is written. Every file but the log is written atomically.
+"""The files of a run, and when each is written. All files except ``run.log`` and ``.lock`` are written atomically.
 
-* At the start: ``config.yaml`` (resolved), ``overrides.yaml`` and ``status.json``. The status is written again when a
-  stage begins and at the end: running, done or failed.
-* After each epoch: a row of ``metrics.csv``, and ``checkpoints/last.ckpt`` and ``best-EPOCH-SCORE.ckpt``.
-* After scoring: ``metrics.json``, ``scores.npz`` (of each puzzle), ``examples.npz``, ``robustness.csv``, ``probes/``;
-  then ``figures/`` and ``report.html``.
+* At the start: ``run.log`` and ``.lock``, then ``config.yaml`` (resolved), ``overrides.yaml`` and ``status.json``. The
+  status is updated when a stage begins and at the end: running, done or failed.
+* After each epoch: a row of ``metrics.csv``.
+* In ``checkpoints/``: ``last.ckpt`` every ``checkpoint.every_n_steps``, after each epoch and on SIGTERM;
+  ``best-epoch=E-MONITOR=SCORE.ckpt`` when the monitored metric improves.
+* After scoring: ``metrics.json``, ``scores.npz`` (scores per puzzle), ``examples.npz``, ``robustness.csv``,
+  ``probes/``, ``figures/`` and ``report.html``.
+
+Modes add their own: ``embeddings.npz`` or ``.parquet`` and ``images.csv`` (embed), ``placement.json`` and ``images/``
+(reassemble), ``bench.json`` (bench). A sweep folder contains one such folder per job, ``sweep.json``,
+``leaderboard.csv``, ``leaderboard.md`` and ``report.html``.
 """
 
 from __future__ import annotations
@@ -43,10 +49,10 @@ _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "
 
 
 class RunFolder:
-    """The files in a run's folder that both its writer (`Record`) and its reader (`Run`) read.
+    """Base of `Record` and `Run`: the files that both read.
 
     Args:
-        folder: of the run.
+        folder: run folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,8 +84,8 @@ class Record(RunFolder):
     """Writes a run's files into its folder.
 
     Args:
-        folder: of the run.
-        writes: False for all but the first of several processes; nothing is written then.
+        folder: run folder.
+        writes: False in all processes but the first; nothing is written then.
 
     Attributes:
         status: contents of ``status.json``; empty if there is none yet.
@@ -98,7 +104,7 @@ class Record(RunFolder):
     def hold(self) -> Iterator[None]:
         """Lock the folder within the block.
 
-        The lock ends with the process, however that ends.
+        The lock is released when the process exits, even if it is killed.
 
         Raises:
             FolderTakenError: another process has locked the folder.
@@ -123,10 +129,10 @@ class Record(RunFolder):
             )
 
     def must_run(self, config: Config) -> bool:
-        """Decide whether a job of a sweep has to run, and delete the files of an unfinished job of another config.
+        """Return whether a job of a sweep has to run, after deleting the files of an unfinished job of another config.
 
         Args:
-            config: of the job.
+            config: job config.
 
         Returns:
             False if the job is finished.
@@ -158,12 +164,12 @@ class Record(RunFolder):
             files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
             self._write_overrides(overrides)
         started, key = self.status.get("started", now()), config_hash(config)
-        # The stage is kept for the same config only: with more epochs, for example, the run has to train again.
+        # Keep the stage only if the config is unchanged; otherwise (e.g. more epochs) training runs again.
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
         self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
 
     def refuse(self, overrides: Sequence[str], error: Exception) -> None:
-        """Write that a new run failed because its config was refused; an existing run is left as it is."""
+        """Record a refused config as a failed run; a run that has been started is left unchanged."""
         if self.status.get("status") in (None, "failed"):
             if self.writes:
                 self._write_overrides(overrides)
@@ -192,7 +198,7 @@ class Record(RunFolder):
             files.write_json(self.folder / STATUS, self.status)
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
-        """Add a row to ``metrics.csv``; it replaces rows of the same or later epochs from before a resume."""
+        """Add a row to ``metrics.csv``; it replaces rows of this or later epochs that were written before resuming."""
         if self.writes:
             earlier = [old for old in self._rows() if int(old["epoch"]) < row["epoch"]]
             files.write_csv(self.folder / EPOCHS, [*earlier, row])
@@ -207,15 +213,15 @@ class Record(RunFolder):
         seconds: Mapping[str, float],
         dataset_wide: Mapping[str, Mapping[str, float]] | None = None,
     ) -> dict[str, Any]:
-        """Write ``metrics.json``, and the scores of each puzzle to ``scores.npz``.
+        """Write ``metrics.json``, and the scores per puzzle to ``scores.npz``.
 
         Args:
-            scores: (puzzles,) by method and metric, with the puzzles in the same order.
+            scores: scores (puzzles,) by method and metric, with the puzzles in the same order.
             protocol: settings of the evaluation.
             data: facts about the test data.
             model: facts about the model.
             seconds: duration of each part of the job.
-            dataset_wide: by method and metric, scores with a single value for all puzzles.
+            dataset_wide: scores with a single value for all puzzles, by method and metric.
 
         Returns:
             The contents of ``metrics.json``.
@@ -249,7 +255,7 @@ class Record(RunFolder):
         Args:
             arrays: ``images`` (P, N, C, H, W) uint8; ``grid`` (2,), rows and columns of fragments in an image;
                 ``source_ids`` (P, F) and ``positions`` (P, F) of the fragments in shuffled order; ``groups`` (P, F)
-                found by KMeans; of models that solve puzzles also ``rebuilt_images`` (P, F) and ``rebuilt_cells``
+                found by KMeans; for models that solve puzzles also ``rebuilt_images`` (P, F) and ``rebuilt_cells``
                 (P, F), where the model places each fragment.
         """
         if self.writes:
@@ -265,14 +271,14 @@ def read_json(path: Path, key: str) -> dict[str, Any]:
     """Read a JSON file of a run or a sweep.
 
     Args:
-        path: of the file.
-        key: that its mapping must have.
+        path: JSON file.
+        key: a key the mapping must contain.
 
     Returns:
         The mapping.
 
     Raises:
-        RunError: the file is missing or damaged, or holds something else.
+        RunError: the file is missing, damaged or contains something else.
     """
     try:
         values = json.loads(path.read_text())
@@ -284,18 +290,18 @@ def read_json(path: Path, key: str) -> dict[str, Any]:
 
 
 def reason(status: Mapping[str, Any]) -> str:
-    """The reason why a job failed, in one line: the last line of a traceback, or the first of a message."""
+    """Return in one line why a job failed: the last line of a traceback, or the first line of a message."""
     lines = str(status.get("error") or "no reason was given").strip().splitlines()
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, Python and the packages that results depend on."""
+    """Return the versions of this package, Python and the packages that results depend on."""
     return {"fragrecon": __version__, "python": platform.python_version()} | {
         name: metadata.version(name) for name in _PACKAGES
     }
 
 
 def now() -> str:
-    """The current time in UTC, as ISO 8601."""
+    """Return the current time in UTC as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

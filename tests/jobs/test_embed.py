@@ -81,7 +81,7 @@ def test_the_command_line_tells_where_the_table_is_and_how_large(tmp_path: Path,
     result = Cli(tmp_path, cache).here(*line).ok()
     (folder,) = (tmp_path / "outputs").glob("*/*")
     assert folder.name.endswith("-embed")
-    assert f"960 embeddings of 128 numbers, of 60 images: {folder}/embeddings.parquet" in result.stdout
+    assert f"960 embeddings of 128 dimensions, of 60 images: {folder}/embeddings.parquet" in result.stdout
     found = pyarrow.read_table(folder / "embeddings.parquet")
     assert str(found.schema.field("embedding").type) == "fixed_size_list<element: float>[128]"
     columns = {name: np.array(found.column(name).to_pylist()) for name in found.column_names}
