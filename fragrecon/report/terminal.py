@@ -96,7 +96,7 @@ def _compared(
         over: unit that the means are over; empty if the scores are not means.
         prefix: prefix of the metric names that the title makes redundant; it is omitted.
     """
-    caption = f"mean over {over} ± half its 95% interval; differences are paired" if over else ""
+    caption = f"mean ± half its 95% interval over {over}; differences are paired" if over else ""
     table = _table(title, caption, (metrics.title(metric).removeprefix(prefix) for metric in columns))
     _add_rows(table, scores, columns)
     minus = {}
