@@ -85,11 +85,11 @@ class FragmentData(pl.LightningDataModule):
         return self._stores[split]
 
     def training_images(self) -> Indices:
-        """Indices of the training images, without those for validation."""
+        """Return the indices of the training images, without those held out for validation."""
         return puzzles.split_train_validation(len(self.store("train")))[0]
 
     def validation_images(self) -> Indices:
-        """Indices of the training images that are held out for validation."""
+        """Return the indices of the training images that are held out for validation."""
         return puzzles.split_train_validation(len(self.store("train")))[1]
 
     def check(self, test_puzzles: int) -> None:
@@ -112,12 +112,12 @@ class FragmentData(pl.LightningDataModule):
         if self.batches_per_epoch == 0:
             raise ConfigError(
                 f"data.puzzles_per_batch={self.config.puzzles_per_batch} puzzles of {per_puzzle} images need more "
-                f"than the {len(self.training_images())} training images there are; set one of them lower, "
-                "or set data.batches_per_epoch"
+                f"than the {len(self.training_images())} training images; set one of them lower, or set "
+                "data.batches_per_epoch"
             )
         if self.config.images_range and len(self.training_images()) < per_puzzle * self.config.puzzles_per_batch:
             raise DataError(
-                f"with data.images_range, a batch of {per_puzzle * self.config.puzzles_per_batch} images needs as many "
+                f"with data.images_range, a batch needs {per_puzzle * self.config.puzzles_per_batch} different "
                 f"training images, but there are {len(self.training_images())}; set data.puzzles_per_batch lower"
             )
 
@@ -127,7 +127,7 @@ class FragmentData(pl.LightningDataModule):
             puzzles.draw_images(np.arange(len(self.store("test"))), self.config.images_per_puzzle, 0, 1, 0, "test")
 
     def epoch_length(self, limit: int | float) -> int:
-        """Batches per epoch under Lightning's ``limit_train_batches``, a number or a share of the batches."""
+        """Return the batches per epoch under Lightning's ``limit_train_batches``, a number of batches or a share."""
         return min(limit, self.batches_per_epoch) if isinstance(limit, int) else int(self.batches_per_epoch * limit)
 
     @property
@@ -217,21 +217,21 @@ class FragmentData(pl.LightningDataModule):
         return int(least * ((most + 1) / least) ** drawn)
 
     def validation_set(self) -> FixedPuzzles:
-        """The validation puzzles."""
+        """Return the validation puzzles."""
         return FixedPuzzles(self, "train", self.validation_images(), self.validation_puzzles, "validation")
 
     def test_set(self, count: int) -> FixedPuzzles:
-        """The first ``count`` test puzzles."""
+        """Return the first ``count`` test puzzles."""
         return FixedPuzzles(self, "test", np.arange(len(self.store("test"))), count, "test")
 
     def _read(self, split: Split, ids: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, N, C, H, W) uint8 and their labels (B, N)."""
+        """Read images (B, N, C, H, W) uint8 and their labels (B, N)."""
         store = self.store(split)
         images = torch.from_numpy(store.read(ids.reshape(-1)))
         return images.view(*ids.shape, *images.shape[1:]), torch.from_numpy(store.labels[ids])
 
     def train_dataloader(self) -> Iterable[FragmentBatch]:
-        """Batches of the rest of the current epoch; called by Lightning."""
+        """Return the remaining batches of the current epoch; called by Lightning."""
         trainer = self.trainer
         assert trainer is not None
         every, per_epoch = trainer.accumulate_grad_batches, self.epoch_length(trainer.limit_train_batches)
@@ -247,7 +247,7 @@ class FragmentData(pl.LightningDataModule):
         return Batches(make, numbers, per_epoch)
 
     def val_dataloader(self) -> Iterable[FragmentBatch]:
-        """Batches of the validation puzzles; called by Lightning."""
+        """Return batches of the validation puzzles; called by Lightning."""
         trainer = self.trainer
         assert trainer is not None
         validation = self.validation_set()
@@ -305,7 +305,7 @@ class FixedPuzzles:
         return puzzles.make_batch(images, labels, torch.from_numpy(ids), torch.from_numpy(orders), size, step=first)
 
     def _draw(self, first: int, count: int) -> tuple[Indices, Indices]:
-        """Images (count, N) and orders (count, F)."""
+        """Draw images (count, N) and orders (count, F)."""
         data = self.data
         per_puzzle, seed = data.config.images_per_puzzle, data.puzzle_seed
         return puzzles.fixed_puzzles(self.available, first, count, per_puzzle, data.cells, seed, self.purpose)

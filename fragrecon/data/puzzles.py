@@ -46,12 +46,12 @@ class FragmentBatch:
 
     @property
     def images_per_puzzle(self) -> int:
-        """N."""
+        """Number of images per puzzle, N."""
         return self.image_ids.shape[1]
 
     @property
     def fragment_size(self) -> tuple[int, int]:
-        """(h, w); with variable width, w differs between batches."""
+        """Fragment size (h, w); with variable width, w differs between batches."""
         return self.fragments.shape[-2], self.fragments.shape[-1]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FragmentBatch:
@@ -76,7 +76,7 @@ class FragmentBatch:
 
 
 def grid_of(image_size: tuple[int, int], fragment_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the grid of fragments in an image.
+    """Compute the rows and columns of the grid of fragments in an image.
 
     Args:
         image_size: (H, W) of the image.
@@ -103,7 +103,7 @@ def grid_of(image_size: tuple[int, int], fragment_size: tuple[int, int]) -> tupl
 
 
 def fragment_size(images: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
-    """Size of the fragments of images on a grid.
+    """Compute the size of the fragments of images on a grid.
 
     Args:
         images: (..., C, H, W).
@@ -360,7 +360,7 @@ def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> 
 
 
 def same_source(source_ids: Tensor) -> Tensor:
-    """Whether two fragments belong to one image.
+    """Compute, for all pairs of fragments, whether they belong to one image.
 
     Args:
         source_ids: (B, F).
@@ -376,7 +376,7 @@ def same_source(source_ids: Tensor) -> Tensor:
 
 
 def adjacent(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Whether two fragments share a side in their image.
+    """Compute, for all pairs of fragments, whether they share a side in their image.
 
     Args:
         source_ids: (B, F).

@@ -26,7 +26,7 @@ from fragrecon.progress import progress
 
 Split = Literal["train", "test"]
 AnyWidthShape = tuple[int, int, int | None]
-"""(C, H, W); a W of None stands for a variable width."""
+"""(C, H, W); a W of None means a variable width."""
 
 FORMAT = 1
 MANIFEST, IMAGES, LABELS, WIDTHS = "manifest.json", "images.u8", "labels.npy", "widths.npy"
@@ -62,7 +62,7 @@ class Source:
 
 
 class Reader(Protocol):
-    """Interface of a reader of one format. A reader opens only the files of the split it is asked for."""
+    """Interface of a reader of one format. A reader opens only the files of the requested split."""
 
     @property
     def shape(self) -> AnyWidthShape:

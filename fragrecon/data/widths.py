@@ -12,7 +12,7 @@ from fragrecon.seeds import numpy_generator
 
 
 def groups(widths: Indices, size: int) -> Iterator[Indices]:
-    """Indices of images of widths (M,), in groups of at most ``size`` images of one width."""
+    """Yield the indices of images of widths (M,), in groups of at most ``size`` images of one width."""
     order = np.argsort(widths, kind="stable")
     for alike in np.split(order, np.flatnonzero(np.diff(widths[order])) + 1):
         yield from (alike[start : start + size] for start in range(0, len(alike), size))

@@ -47,7 +47,7 @@ def conv_encoder(fragment_shape: Shape, encoder_channels: Sequence[int]) -> tupl
         most = next(n for n in range(stages, -1, -1) if height % 2**n == 0 and width % 2**n == 0)
         raise ConfigError(
             f"model.encoder_channels={list(encoder_channels)} has {stages} stages, but a fragment of "
-            f"{height}x{width} can be halved {most} times only; name at most {most} channels"
+            f"{height}x{width} can be halved {most} times only; use at most {most} stages"
         )
     steps = itertools.pairwise([channels, *encoder_channels])
     halvings = (nn.Sequential(conv_block(a, b, 2), conv_block(b, b, 1)) for a, b in steps)

@@ -18,7 +18,7 @@ class Siamese(FragmentModel):
     """Convolutions embed each fragment; an MLP predicts whether two fragments are from one image, and adjacent.
 
     Source: github.com/robert9283/Image-Fragment-Reconstruction. The inputs of the MLP there are a - b, a * b, a and b;
-    here a - b is omitted, because a linear map of a and b includes it.
+    here a - b is omitted, because a linear layer computes it from a and b.
 
     Args:
         fragment_shape: (C, h, w), at least 4x4 pixels.

@@ -78,5 +78,5 @@ def _term(name: str, node: Mapping[str, Any], make: Callable[[Mapping[str, Any]]
 
 
 def _with_key(error: ConfigError, name: str) -> str:
-    """The message about a term with ``objective`` replaced by the key of that term."""
+    """Return the message about a term with ``objective`` replaced by the key of that term."""
     return re.sub(r"\bobjective\b(?=[.:])", f"objective.terms.{name}", str(error))

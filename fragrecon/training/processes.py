@@ -47,7 +47,7 @@ def started_from(folder: Path) -> Iterator[None]:
     """Start further processes by ``python -m fragrecon.jobs.train FOLDER`` within the block.
 
     By default Lightning repeats the command line of this process, which may be that of a whole sweep; the config saved
-    in the run's folder is the same whatever command, launcher or notebook started the first process. Environment
+    in the run's folder does not depend on the command, launcher or notebook that started the first process. Environment
     variables that Lightning sets are removed at the end, as they would make the next job of a sweep believe that it is
     a further process. Lightning's watching thread is disabled: it would kill this process, and with it the sweep,
     after a failure. It is not needed, because the end of one process is an error in all that wait for it.

@@ -188,7 +188,7 @@ def check_whole(config: Config, model: FragmentModel, objective: Objective) -> N
     if any(size % mix for size in config.bench.batch_sizes for mix in mixes):
         raise ConfigError(
             f"bench.batch_sizes={config.bench.batch_sizes} should be multiples of objective.mix={mixes[0]}, as the "
-            "images of an incomplete group are left out"
+            "images of an incomplete group are dropped"
         )
 
 

@@ -123,7 +123,7 @@ class Cifar10:
                     folder.rmdir()
 
     def _unpack(self, archive: IO[bytes], folder: Path) -> None:
-        """Write the files of interest to ``folder``, each under its bare name, whatever paths the archive contains."""
+        """Write the files of interest to ``folder``, each under its base name; paths in the archive are ignored."""
         archive.seek(0)
         wanted = {*(name for batches in self.batches.values() for name in batches), self.meta}
         try:

@@ -44,7 +44,7 @@ _Tree = dict[str | None, list[_Folder]]
 class ImageFolder:
     """Images in any format and size that Pillow reads, each decoded to one shape by `images.decode`.
 
-    The class of an image is the first-level folder it lies in, at any depth; images without class folders are
+    The class of an image is the first-level folder that contains it, at any depth; images without class folders are
     unlabelled (-1). If the root holds ``train`` and one of ``test``, ``val``, ``valid``, ``validation`` (the first
     found is held out), these are the splits, with the classes inside; the classes are the union over both. Otherwise a
     hash of its path puts each image into train or, one in ten, into test. Hidden files are ignored.
@@ -155,7 +155,7 @@ class ImageFolder:
         }
         if loose and tree:
             raise DataError(
-                f"{self.root / top} holds images beside its class folders, such as {loose[0]}; "
+                f"{self.root / top} holds images next to its class folders, such as {loose[0]}; "
                 "move them into a class folder or away"
             )
         if loose:

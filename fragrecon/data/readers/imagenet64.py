@@ -67,7 +67,7 @@ class ImageNet64:
 
 
 def _numbered(folder: Path, beginning: str) -> list[Path]:
-    """The files of one of `_PLACES`, by number; raises `DataError` if the numbers have a gap."""
+    """Return the files of one of `_PLACES`, by number; raises `DataError` if the numbers have a gap."""
     if not beginning.endswith("_"):
         return [folder / beginning] if (folder / beginning).is_file() else []
     matches = (re.fullmatch(beginning + r"([1-9]\d{0,3})", path.name) for path in folder.glob(f"{beginning}*"))

@@ -47,7 +47,7 @@ def check_folder(root: Path) -> None:
         root: the folder.
 
     Raises:
-        DataError: the folder does not exist or is not a folder.
+        DataError: ``root`` does not exist or is not a folder.
     """
     if not root.is_dir():
         found = "is not a folder" if root.exists() else "does not exist"

@@ -146,7 +146,7 @@ class _Shard:
 
 
 def _complete(folder: Path, name: str) -> list[Path]:
-    """The shards of a split in order; raises `DataError` if some are missing."""
+    """Return the shards of a split in order; raises `DataError` if some are missing."""
     pattern = re.compile(rf"{name}-(\d{{5}})-of-(\d{{5}})(-[0-9a-f]+)?\.parquet")
     found = {
         path: match for path in sorted(folder.glob(f"{name}-*.parquet")) if (match := pattern.fullmatch(path.name))

@@ -147,7 +147,7 @@ def _values(raw: object, dtype: _DType, shape: tuple[int, ...], order: Any) -> n
 
 def _reconstruct(kind: object, shape: object, code: object) -> _Array:
     if kind is not _Array:
-        raise _RefusedError("it builds an array of a class of its own")
+        raise _RefusedError("it builds an array of a custom class")
     return _Array()
 
 

@@ -166,7 +166,7 @@ def test_folders_without_images(tmp_path: Path, split: Split) -> None:
 
 def test_images_beside_class_folders(tmp_path: Path) -> None:
     tree(tmp_path, {"a/1.png": 1, "b/1.png": 1, "stray.png": 1})
-    with pytest.raises(DataError, match=r"holds images beside its class folders, such as stray\.png; move them"):
+    with pytest.raises(DataError, match=r"holds images next to its class folders, such as stray\.png; move them"):
         reader(tmp_path).source("train")
 
 

@@ -117,7 +117,7 @@ RECONSTRUCT = b"cnumpy._core.multiarray\n_reconstruct\n"
         (b"c_codecs\nencode\n(Vabc\nVzlib_codec\ntR.", "codec 'zlib_codec'"),
         (b"c_codecs\nencode\n}b.", "state of a function"),
         (b"c_codecs\nencode\n(N}S'_call'\ncnumpy\nndarray\nsub.", "not a readable pickle"),
-        (RECONSTRUCT + b"(cnumpy\ndtype\n(I0\ntS'b'\ntR.", "a class of its own"),
+        (RECONSTRUCT + b"(cnumpy\ndtype\n(I0\ntS'b'\ntR.", "a custom class"),
         (NDARRAY + b"((I9\ntS'O'\ntR.", "not a readable pickle"),
         (b"\x80\x02" + NDARRAY + b"I9\n\x85\x81.", "not a readable pickle"),
         (NDARRAY + b"}S'value'\nI1\nsb.", "not a readable pickle"),
