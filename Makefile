@@ -1,4 +1,4 @@
-# The habits of the project; `make help` lists them.
+# Common tasks; `make help` lists them.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -25,13 +25,13 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 
 install: $(VENV)/.installed-dev  ## make .venv with everything the tests need
 
-run: $(VENV)/.installed  ## the main job on the embedded images; ARGS="model=pca" changes it
+run: $(VENV)/.installed  ## train and evaluate a model on synthetic images; ARGS="model=pca" adds overrides
 	$(BIN)/python -m fragrecon.run $(ARGS)
 
 test: $(VENV)/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
 
-test-fast: $(VENV)/.installed-dev  ## the tests but those of whole jobs, and other slow ones
+test-fast: $(VENV)/.installed-dev  ## all tests except slow ones
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m 'not slow' $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff: rules and format
@@ -41,7 +41,7 @@ lint: $(VENV)/.installed-dev  ## ruff: rules and format
 type: $(VENV)/.installed-dev  ## mypy
 	$(BIN)/mypy
 
-format: $(VENV)/.installed-dev  ## put the code into its form
+format: $(VENV)/.installed-dev  ## fix and format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -50,7 +50,7 @@ check: lint type test  ## all of the above checks
 bench: $(VENV)/.installed  ## time the clustering engine against a loop over the libraries; ARGS="data=imagenet64 data.root=FOLDER"
 	$(BIN)/python benchmarks/clustering.py $(ARGS)
 
-bench-training: $(VENV)/.installed  ## time training steps, and how soon the best published score is passed; DATA=FOLDER
+bench-training: $(VENV)/.installed  ## time training steps, and the time to exceed the best published score; DATA=FOLDER
 	@test -n "$(DATA)" || { echo 'usage: make bench-training DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }
 	$(BIN)/python benchmarks/training.py data=imagenet64 data.root="$(DATA)" $(ARGS)
 
@@ -67,6 +67,6 @@ baselines: $(VENV)/.installed  ## train the four models and the case study; DATA
 tables: $(VENV)/.installed  ## write the tables of experiments/ and README.md from experiments/results/; ARGS=--check only compares
 	$(BIN)/python experiments/tables.py $(ARGS)
 
-clean:  ## remove caches and built files, but no results and not .venv
+clean:  ## remove caches and built files, but neither results nor .venv
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +
