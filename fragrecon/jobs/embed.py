@@ -204,6 +204,6 @@ def _import_pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(
-            'embed.format=parquet needs PyArrow: pip install "fragrecon[parquet]"; or use embed.format=npz'
+            'embed.format=parquet needs PyArrow: pip install "fragrecon[parquet]"; embed.format=npz does not'
         ) from None
     return pyarrow
