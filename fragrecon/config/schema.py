@@ -39,6 +39,8 @@ class AugmentConfig(TypedDict, total=False):
     contrast: Fraction
     saturation: Fraction
     hue: Annotated[float, Field(ge=0, le=0.5)]
+    crop: Annotated[float, Field(ge=0, lt=1)]
+    compression: Fraction
 
 
 @with_config(STRICT)
@@ -50,6 +52,7 @@ class CorruptionConfig(TypedDict, total=False):
     noise: NonNegative
     jitter: Fraction
     rotation: Fraction
+    compression: Fraction
 
 
 @dataclass(frozen=True)

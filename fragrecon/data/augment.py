@@ -13,6 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fragrecon.data.compression import BLOCK, jpeg
+
+QUALITIES = (30, 98)
+"""Range of the quality at which images are compressed again, on the scale of libjpeg."""
+
 # Luma and chroma of NTSC: saturation scales the chroma plane, hue rotates it.
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
@@ -27,6 +32,8 @@ class Augmentation:
         rotation: maximum angle in degrees, in either direction.
         brightness, contrast, saturation: maximum relative change s; factors are uniform in [1 - s, 1 + s].
         hue: maximum rotation of the hue in either direction, as a share of the full circle.
+        crop: maximum share of height and width that is cropped, at any place; the rest is enlarged to the full size.
+        compression: probability that the image is compressed as JPEG, on a random grid and at a random quality.
     """
 
     horizontal_flip: float = 0.5
@@ -35,6 +42,8 @@ class Augmentation:
     contrast: float = 0.2
     saturation: float = 0.2
     hue: float = 0.0
+    crop: float = 0.0
+    compression: float = 0.0
 
     @property
     def colour(self) -> bool:
@@ -44,7 +53,20 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random draws for M images, each (M,)."""
+    """Random draws for M images, each (M,).
+
+    Attributes:
+        flip: whether to mirror.
+        angle: in radians.
+        brightness, contrast, saturation: factors.
+        hue: rotation in radians.
+        kept: share of height and width that is not cropped.
+        down, across: place of the crop; 0 at the top or left, 1 at the bottom or right.
+        compressed: whether to compress.
+        subsampled: whether to compress chroma at half resolution.
+        quality: of the compression.
+        rows, columns: offset of the grid of the compression, in pixels.
+    """
 
     flip: Tensor
     angle: Tensor
@@ -52,6 +74,14 @@ class Draws:
     contrast: Tensor
     saturation: Tensor
     hue: Tensor
+    kept: Tensor
+    down: Tensor
+    across: Tensor
+    compressed: Tensor
+    subsampled: Tensor
+    quality: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def __getitem__(self, part: slice) -> Draws:
         return Draws(**{name: value[part] for name, value in vars(self).items()})
@@ -70,6 +100,7 @@ def draw(count: int, strength: Augmentation, generator: torch.Generator) -> Draw
     """
     uniform = torch.rand(6, count, generator=generator)
     signed = uniform * 2 - 1
+    further = torch.rand(8, count, generator=generator)
     return Draws(
         flip=uniform[0] < strength.horizontal_flip,
         angle=signed[1] * math.radians(strength.rotation),
@@ -77,6 +108,14 @@ def draw(count: int, strength: Augmentation, generator: torch.Generator) -> Draw
         contrast=1 + signed[3] * strength.contrast,
         saturation=1 + signed[4] * strength.saturation,
         hue=signed[5] * strength.hue * 2 * math.pi,
+        kept=1 - further[0] * strength.crop,
+        down=further[1],
+        across=further[2],
+        compressed=further[3] < strength.compression,
+        subsampled=further[4] < 0.5,
+        quality=QUALITIES[0] + (further[5] * (QUALITIES[1] + 1 - QUALITIES[0])).floor(),
+        rows=(further[6] * BLOCK).long(),
+        columns=(further[7] * BLOCK).long(),
     )
 
 
@@ -91,14 +130,18 @@ def apply(images: Tensor, draws: Draws, strength: Augmentation) -> Tensor:
     Returns:
         (M, C, H, W) uint8.
     """
-    if strength.rotation == 0 and not strength.colour:
-        return flip(images, draws.flip)
-    varied = images.float()
-    if strength.rotation > 0:
-        varied = rotate(varied, draws.angle)
-    if strength.colour:
-        varied = colour_jitter(varied, draws)
-    return flip(varied.round_().clamp_(0, 255).to(torch.uint8), draws.flip)
+    varied = images
+    if strength.rotation > 0 or strength.crop > 0 or strength.colour:
+        varied = images.float()
+        if strength.rotation > 0:
+            varied = rotate(varied, draws.angle)
+        if strength.crop > 0:
+            varied = crop(varied, draws.kept, draws.down, draws.across)
+        if strength.colour:
+            varied = colour_jitter(varied, draws.brightness, draws.contrast, draws.saturation, draws.hue)
+        varied = varied.round_().clamp_(0, 255).to(torch.uint8)
+    varied = flip(varied, draws.flip)
+    return compress(varied, draws) if strength.compression > 0 else varied
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
@@ -124,24 +167,65 @@ def rotate(images: Tensor, angle: Tensor) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def colour_jitter(images: Tensor, draws: Draws) -> Tensor:
+def crop(images: Tensor, kept: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Crop images at any place, also between pixels, and enlarge them to their size by bilinear interpolation.
+
+    Args:
+        images: (M, C, H, W) floats.
+        kept: (M,) shares of height and width, in (0, 1].
+        down: (M,) in [0, 1], 0 for a crop at the top.
+        across: (M,) in [0, 1], 0 for a crop at the left.
+
+    Returns:
+        (M, C, H, W).
+    """
+    zero, y, x = torch.zeros_like(kept), (2 * down - 1) * (1 - kept), (2 * across - 1) * (1 - kept)
+    theta = torch.stack([kept, zero, x, zero, kept, y], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def compress(images: Tensor, draws: Draws) -> Tensor:
+    """Compress the images that were drawn for it as JPEG, and decompress them.
+
+    Args:
+        images: (M, 1 or 3, H, W) uint8.
+        draws: of M images.
+
+    Returns:
+        (M, 1 or 3, H, W) uint8.
+    """
+    result = images.clone()
+    for subsampling in (False, True):
+        chosen = torch.nonzero(draws.compressed & (draws.subsampled == subsampling)).flatten()
+        if len(chosen):
+            offset = torch.stack([draws.rows[chosen], draws.columns[chosen]], 1)
+            found = jpeg(images[chosen], draws.quality[chosen], offset, subsampling)
+            result[chosen] = found.to(torch.uint8)
+    return result
+
+
+def colour_jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
     """Change brightness, contrast about the mean gray, saturation and hue, as one affine map.
 
     Args:
         images: (M, 1 or 3, H, W) floats.
-        draws: random draws for M images.
+        brightness: (M,) factors.
+        contrast: (M,) factors.
+        saturation: (M,) factors.
+        hue: (M,) rotations in radians.
 
     Returns:
         Images of the same shape, not clamped.
     """
-    gain = (draws.brightness * draws.contrast).view(-1, 1, 1)
+    gain = (brightness * contrast).view(-1, 1, 1)
     if images.shape[1] == 1:
         matrix = gain
         mean_grey = images.mean((1, 2, 3))
     else:
-        matrix = gain * _chroma_matrix(draws.saturation, draws.hue)
+        matrix = gain * _chroma_matrix(saturation, hue)
         mean_grey = images.mean((2, 3)) @ _TO_YIQ[0]
-    offset = mean_grey * draws.brightness * (1 - draws.contrast)
+    offset = mean_grey * brightness * (1 - contrast)
     return torch.baddbmm(offset.view(-1, 1, 1), matrix, images.flatten(2)).view_as(images)
 
 

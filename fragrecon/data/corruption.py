@@ -1,4 +1,4 @@
-"""Corruptions of fragments: noise, rotation, colour jitter, eroded borders.
+"""Corruptions of fragments: noise, rotation, colour jitter, eroded borders, compression.
 
 Each corruption is a pure function of the fragments of B puzzles, (B, F, C, h, w) floats in [0, 1], of one random
 key per puzzle, (B,) int64, and of a strength, which is one number or one number per puzzle, (B,).
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fragrecon.data import augment
+from fragrecon.data.compression import BLOCK, jpeg
 from fragrecon.errors import ConfigError
 from fragrecon.seeds import keys_of, uniforms
 
@@ -31,6 +32,7 @@ class Corruption:
         noise: maximum standard deviation of the noise, for pixels in [0, 1].
         jitter: maximum strength of the colour jitter, in [0, 1].
         rotation: maximum share of the fragments that are rotated, in [0, 1].
+        compression: maximum loss of quality by JPEG compression of each fragment, in [0, 1].
     """
 
     share: float = 0.0
@@ -38,6 +40,7 @@ class Corruption:
     noise: float = 0.0
     jitter: float = 0.0
     rotation: float = 0.0
+    compression: float = 0.0
 
     def check(self, fragment_shape: tuple[int, int, int]) -> None:
         """Check that the corruptions can be applied to fragments of one shape.
@@ -139,10 +142,28 @@ def jitter(fragments: Tensor, keys: Tensor, strength: Strength) -> Tensor:
     puzzles, count = fragments.shape[:2]
     signed = uniforms(keys, 4 * count).view(puzzles, 4, count).to(fragments.dtype) * 2 - 1
     changes = (_each(strength, signed) * signed).movedim(1, 0).flatten(1)
-    one = torch.zeros(puzzles * count, device=fragments.device)
-    factors = 1 + changes
-    draws = augment.Draws(one.bool(), one, factors[0], factors[1], factors[2], changes[3] / 4 * 2 * math.pi)
-    return augment.colour_jitter(fragments.flatten(0, 1), draws).view_as(fragments).clamp_(0, 1)
+    brightness, contrast, saturation, hue = changes
+    colours = 1 + brightness, 1 + contrast, 1 + saturation, hue / 4 * 2 * math.pi
+    return augment.colour_jitter(fragments.flatten(0, 1), *colours).view_as(fragments).clamp_(0, 1)
+
+
+def compress(fragments: Tensor, keys: Tensor, loss: Strength) -> Tensor:
+    """Compress every fragment as a JPEG image of its own, on a random grid.
+
+    Args:
+        fragments: (B, F, C, h, w) in [0, 1].
+        keys: random keys of the puzzles, (B,).
+        loss: of quality, in [0, 1): the quality is ``100 * (1 - loss)`` on the scale of libjpeg, chroma is stored at
+            half resolution.
+
+    Returns:
+        Fragments, (B, F, C, h, w), in steps of 1/255.
+    """
+    puzzles, count = fragments.shape[:2]
+    offset = (uniforms(keys, 2 * count).view(-1, 2) * BLOCK).long()
+    quality = (100 * (1 - _each(loss, torch.zeros(puzzles, count, device=fragments.device)))).clamp(1, 100)
+    images = fragments.flatten(0, 1) * 255
+    return jpeg(images, quality.expand(puzzles, count).flatten(), offset).view_as(fragments) / 255
 
 
 def erode(fragments: Tensor, keys: Tensor, gap: Strength) -> Tensor:
@@ -174,6 +195,7 @@ CHANGES: dict[str, Callable[[Tensor, Tensor, Strength], Tensor]] = {
     "rotation": rotate,
     "jitter": jitter,
     "noise": add_noise,
+    "compression": compress,
 }
 """Corruption functions by kind, in the order in which `Corruption.apply` applies them."""
 

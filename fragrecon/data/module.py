@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,8 @@ from fragrecon.seeds import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
     from fragrecon.config.schema import DataConfig
+
+log = logging.getLogger(__name__)
 
 
 class FragmentData(pl.LightningDataModule):
@@ -82,6 +85,14 @@ class FragmentData(pl.LightningDataModule):
         """Return the store of a split; it is opened (and built, if necessary) on first use."""
         if split not in self._stores:
             self._stores[split] = open_or_build(self.reader, self.config.name, split, self.cache)
+            found = self._stores[split].manifest
+            if found.lossy and self.cells > 1:
+                log.warning(
+                    "%d of %d %s images of %s are JPEG or lossy WebP files of the size at which they are cut, so "
+                    "colours at a border contain those of the neighbouring fragment: the scores of models that compare "
+                    "borders are too high; use larger or lossless files, or see data.augment.compression",
+                    *(found.lossy, found.count, split, self.config.name),
+                )
         return self._stores[split]
 
     def training_images(self) -> Indices:

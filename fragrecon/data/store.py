@@ -28,7 +28,7 @@ Split = Literal["train", "test"]
 AnyWidthShape = tuple[int, int, int | None]
 """(C, H, W); a W of None means a variable width."""
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, IMAGES, LABELS, WIDTHS = "manifest.json", "images.u8", "labels.npy", "widths.npy"
 
 
@@ -39,10 +39,12 @@ class Block:
     Attributes:
         images: uint8 (n, C, H, W).
         labels: classes, (n,) integers, -1 if unknown.
+        lossy: number of the images that are stored with lossy compression at the size they are read.
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+    lossy: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Manifest:
         count: number of images.
         num_classes: number of classes.
         classes: class names by label, if known.
+        lossy: number of images stored with lossy compression at the size they are read.
         source: hash of the source and the shape.
         labels_sha256: hash of the file of labels.
         widths_sha256: hash of the file of widths, if the width is variable.
@@ -117,6 +120,7 @@ class Manifest:
     count: int
     num_classes: int
     classes: tuple[str, ...] | None
+    lossy: int
     source: str
     labels_sha256: str
     widths_sha256: str | None = None
@@ -311,6 +315,7 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path) -> None:
         )
     labels: list[npt.NDArray[np.int64]] = []
     widths: list[npt.NDArray[np.int64]] = []
+    lossy = 0
     with (
         files.atomic_folder(folder) as temporary,
         progress(f"converting {split} images", source.images) as advance,
@@ -320,6 +325,7 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path) -> None:
                 file.write(np.ascontiguousarray(block.images).data)  # unlike `tofile`, this reports why it fails
                 labels.append(block.labels.astype(np.int64))
                 widths.append(np.full(len(block.labels), block.images.shape[3]))
+                lossy += block.lossy
                 advance(len(block.labels))
             files.sync(file)
         all_labels = np.concatenate([*labels, np.empty(0, np.int64)])
@@ -334,6 +340,7 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path) -> None:
             "count": len(all_labels),
             "num_classes": len(source.classes) if source.classes else int(all_labels.max()) + 1,
             "classes": source.classes,
+            "lossy": lossy,
             "source": _fingerprint(source, reader.shape),
             "labels_sha256": files.file_digest(temporary / LABELS),
         }

@@ -102,6 +102,7 @@ class Leaderboard:
         monitor: validation metric that orders the rows; empty if rows are ordered by test score.
         baselines: test scores by method and metric, on the puzzles of the best row that has this metric.
         samples: unit that scores are averaged over: ``puzzles`` or ``images``.
+        caveat: a sentence on the test images, if their compression makes the puzzles too easy.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Leaderboard:
     monitor: str
     baselines: dict[str, dict[str, Summary]]
     samples: str = "puzzles"
+    caveat: str = ""
 
     @property
     def metrics(self) -> list[str]:
@@ -199,7 +201,8 @@ def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
     ]
     best = next((scored[key] for key in finished if scored[key]), [])
     samples = metrics.samples(best[0].metrics["protocol"]) if best else "puzzles"
-    return Leaderboard(name, parameters, rows, monitor, _baselines(leaders), samples)
+    caveat = metrics.caveat(best[0].metrics) if best else ""
+    return Leaderboard(name, parameters, rows, monitor, _baselines(leaders), samples, caveat)
 
 
 def swept(jobs: Sequence[Job]) -> list[str]:
@@ -330,7 +333,7 @@ def caption(board: Leaderboard) -> str:
     return (
         f"Test scores: mean ± standard deviation over seeds, {order}. Differences from the best row are paired "
         f"over {board.samples} when both rows were scored on the same ones. Differences and baselines are shown ± half "
-        "their 95% interval."
+        "their 95% interval." + f" {board.caveat}".rstrip()
     )
 
 

@@ -227,6 +227,17 @@ def scores_of(found: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
     return {method: scores | wide.get(method, {}) for method, scores in found["scores"].items()}
 
 
+def caveat(record: Mapping[str, Any]) -> str:
+    """A sentence for tables of scores on images whose compression gives away which fragments were neighbours."""
+    data = record["data"]
+    if not data.get("lossy") or record["protocol"]["fragments_per_image"] == 1:
+        return ""
+    return (
+        f"{data['lossy']} of {data['images']} test images are compressed at the size at which they are cut, so the "
+        "borders of fragments contain colours of their neighbours: seams are too easy."
+    )
+
+
 def samples(protocol: Mapping[str, Any]) -> str:
     """Return the unit that scores are averaged over: ``images`` or ``puzzles``."""
     return "images" if protocol["images_per_puzzle"] == 1 else "puzzles"

@@ -102,6 +102,7 @@ def score(
             "images": len(store),
             "image_shape": list(store.manifest.shape),
             "source": store.manifest.source,
+            "lossy": store.manifest.lossy,
         },
         model={
             "name": scoring.name,

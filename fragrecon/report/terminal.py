@@ -74,6 +74,8 @@ def print_metrics(record: Mapping[str, Any], folder: Path, console: Console | No
     if set(metrics.PAIRS) <= scores.keys():
         values = (f"{metrics.name(name)} {_cell(name, scores[name])}" for name in metrics.PAIRS)
         console.print(f"pairs of fragments: {'; '.join(values)}", soft_wrap=True)
+    if caveat := metrics.caveat(record):
+        console.print(caveat, soft_wrap=True)
     console.print(f"time: {', '.join(f'{name} {value:.1f} s' for name, value in record['seconds'].items())}")
     console.print(f"record: {folder}", soft_wrap=True)
 

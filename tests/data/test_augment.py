@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from fragrecon.data import augment
 from fragrecon.data.augment import Augmentation, Draws
+from fragrecon.data.compression import jpeg
 
 unhurried = settings(deadline=None)
 OFF = Augmentation(0, 0, 0, 0, 0, 0)
-EVERYTHING = Augmentation(0.5, 30, 0.4, 0.3, 0.5, 0.2)
+EVERYTHING = Augmentation(0.5, 30, 0.4, 0.3, 0.5, 0.2, 0.3, 0.5)
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -37,21 +38,34 @@ def smooth(channels: int, height: int, width: int) -> Tensor:
 
 def still(count: int) -> Draws:
     """Draws that change nothing."""
-    one, zero = torch.ones(count), torch.zeros(count)
-    return Draws(flip=zero.bool(), angle=zero, brightness=one, contrast=one, saturation=one, hue=zero)
+    one, zero, no = torch.ones(count), torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+    colours = {"brightness": one, "contrast": one, "saturation": one, "hue": zero}
+    crop = {"kept": one, "down": zero, "across": zero}
+    compression = {"compressed": no, "subsampled": no, "quality": one, "rows": zero.long(), "columns": zero.long()}
+    return Draws(flip=no, angle=zero, **colours, **crop, **compression)
+
+
+def jittered(images: Tensor, draws: Draws) -> Tensor:
+    return augment.colour_jitter(images.float(), draws.brightness, draws.contrast, draws.saturation, draws.hue)
 
 
 def test_draws_are_in_range_and_reach_it() -> None:
-    strength = Augmentation(0.3, 20.0, 0.1, 0.2, 0.5, 0.25)
+    strength = Augmentation(0.3, 20.0, 0.1, 0.2, 0.5, 0.25, 0.4, 0.3)
     draws = augment.draw(20_000, strength, generator())
-    assert draws.flip.dtype == torch.bool
-    assert abs(draws.flip.double().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 20_000)
+    for chosen, probability in ((draws.flip, 0.3), (draws.compressed, 0.3), (draws.subsampled, 0.5)):
+        assert chosen.dtype == torch.bool
+        assert abs(chosen.double().mean() - probability) < 4 * math.sqrt(probability * (1 - probability) / 20_000)
+    assert set(draws.quality.tolist()) == set(range(augment.QUALITIES[0], augment.QUALITIES[1] + 1))
+    assert set(draws.rows.tolist()) == set(draws.columns.tolist()) == set(range(16))
     for values, centre, reach in (
         (draws.angle, 0.0, math.radians(20)),
         (draws.brightness, 1.0, 0.1),
         (draws.contrast, 1.0, 0.2),
         (draws.saturation, 1.0, 0.5),
         (draws.hue, 0.0, math.pi / 2),
+        (draws.kept, 0.8, 0.2),
+        (draws.down, 0.5, 0.5),
+        (draws.across, 0.5, 0.5),
     ):
         assert values.shape == (20_000,)
         share = (values - centre) / reach  # uniform in -1 .. 1
@@ -62,16 +76,19 @@ def test_draws_are_in_range_and_reach_it() -> None:
 
 
 def test_draws_of_different_parts_are_independent() -> None:
-    draws = augment.draw(5000, Augmentation(0.5, 20.0, 0.1, 0.2, 0.5, 0.25), generator())
+    draws = augment.draw(5000, EVERYTHING, generator())
     table = np.corrcoef(np.stack([value.double().numpy() for value in vars(draws).values()]))
-    assert abs(table - np.eye(6)).max() < 5 / math.sqrt(5000)
+    assert abs(table - np.eye(len(table))).max() < 5 / math.sqrt(5000)
 
 
-@pytest.mark.parametrize("part", ["horizontal_flip", "rotation", "brightness", "contrast", "saturation", "hue"])
+@pytest.mark.parametrize(
+    "part", ["horizontal_flip", "rotation", "brightness", "contrast", "saturation", "hue", "crop", "compression"]
+)
 def test_switching_a_part_off_leaves_the_draws_of_the_others(part: str) -> None:
     every = augment.draw(50, EVERYTHING, generator())
     fewer = augment.draw(50, replace(EVERYTHING, **{part: 0.0}), generator())
-    switched = {"horizontal_flip": "flip", "rotation": "angle"}.get(part, part)
+    names = {"horizontal_flip": "flip", "rotation": "angle", "crop": "kept", "compression": "compressed"}
+    switched = names.get(part, part)
     for name, value in vars(fewer).items():
         if name == switched:
             assert value.equal(vars(still(50))[name])
@@ -128,7 +145,7 @@ def test_colour_jitter_is_brightness_then_contrast_then_saturation_then_hue(seed
     """One after the other in double precision, each as it is defined."""
     images = noise(3, channels, 7, 5, seed=seed)
     draws = augment.draw(3, EVERYTHING, generator(seed))
-    found = augment.colour_jitter(images.float(), draws)
+    found = jittered(images, draws)
     to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     for at in range(3):
         image = images[at].double().numpy() * float(draws.brightness[at])
@@ -147,7 +164,7 @@ def test_with_everything_off_no_pixel_changes(channels: int) -> None:
     assert augment.apply(images, augment.draw(10, OFF, generator()), OFF).equal(images)
 
 
-@pytest.mark.parametrize("part", ["rotation", "brightness", "contrast", "saturation", "hue", "horizontal_flip"])
+@pytest.mark.parametrize("part", [field.name for field in fields(Augmentation)])
 def test_each_part_alone_changes_images_in_its_own_way(part: str) -> None:
     strength = replace(OFF, **{part: getattr(EVERYTHING, part)})
     images = noise(10, 3, 9, 6)
@@ -159,8 +176,12 @@ def test_each_part_alone_changes_images_in_its_own_way(part: str) -> None:
         expected = augment.flip(images, draws.flip)
     elif part == "rotation":
         expected = augment.rotate(images.float(), draws.angle).round().to(torch.uint8)
+    elif part == "crop":
+        expected = augment.crop(images.float(), draws.kept, draws.down, draws.across).round().to(torch.uint8)
+    elif part == "compression":
+        expected = augment.compress(images, draws)
     else:
-        expected = augment.colour_jitter(images.float(), draws).round().clamp(0, 255).to(torch.uint8)
+        expected = jittered(images, draws).round().clamp(0, 255).to(torch.uint8)
     assert found.equal(expected)
     assert not found.equal(images)
 
@@ -185,3 +206,35 @@ def test_treating_a_part_is_taking_the_part_of_all_treated(strength: Augmentatio
         for start in range(0, 80, size):
             part = slice(start, start + size)
             assert augment.apply(images[part], draws[part], strength).equal(whole[part])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_crop_is_the_image_between_its_corners(channels: int) -> None:
+    """On a picture that is linear in both coordinates, so that bilinear interpolation is exact."""
+    height, width = 12, 20
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    image = (3 * y + 5 * x).expand(1, channels, height, width)
+    for kept, down, across in ((1.0, 0.3, 0.8), (0.5, 0.0, 1.0), (0.7, 0.4, 0.1)):
+        found = augment.crop(image, *(torch.tensor([value]) for value in (kept, down, across)))
+        top, left = down * (1 - kept) * height, across * (1 - kept) * width
+        expected = 3 * (top + kept * y) + 5 * (left + kept * x)
+        inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # the border has no pixels to extrapolate
+        torch.testing.assert_close(found[inside], expected.expand_as(found)[inside], rtol=0, atol=1e-3)
+
+
+def test_only_the_chosen_images_are_compressed_each_with_its_own_settings() -> None:
+    images = smooth(3, 32, 32).round().clamp(0, 255).to(torch.uint8).expand(4, -1, -1, -1)
+    draws = replace(
+        still(4),
+        compressed=torch.tensor([True, False, True, True]),
+        subsampled=torch.tensor([True, True, False, False]),
+        quality=torch.tensor([40.0, 40.0, 40.0, 90.0]),
+        rows=torch.tensor([0, 0, 3, 15]),
+    )
+    found = augment.compress(images, draws)
+    assert found[1].equal(images[1])
+    for at in (0, 2, 3):
+        offset = torch.tensor([[int(draws.rows[at]), 0]])
+        expected = jpeg(images[:1], draws.quality[at : at + 1], offset, bool(draws.subsampled[at]))[0]
+        assert found[at].equal(expected.to(torch.uint8))
+        assert not found[at].equal(images[at])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 import tracemalloc
@@ -14,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fragrecon.config.schema import Config
@@ -22,6 +24,7 @@ from fragrecon.data.batches import LOOKAHEAD, Batches
 from fragrecon.data.corruption import Corruption
 from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.store import Split
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.run import compose
@@ -659,3 +662,33 @@ def test_batches_that_wait_to_be_made_are_dropped_with_the_iteration() -> None:
     cast(Any, iterator).close()
     assert set(made) <= {0, 1}
     assert workers() == []
+
+
+def test_images_compressed_at_the_size_at_which_they_are_cut_give_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = Image.new("RGB", (64, 64))
+    for split, suffix in (("train", "jpg"), ("val", "png")):
+        for number in range(3):
+            path = tmp_path / "images" / split / "a" / f"{number}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    for size, warned in ((64, True), (32, False)):
+        overrides = ["data=folder", f"data.root={tmp_path / 'images'}", f"data.cache_dir={tmp_path}"]
+        data = open_data(compose([*overrides, f"data.image_size=[{size},{size}]"]))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "fragrecon"):
+            found = [data.store(split).manifest.lossy for split in cast(tuple[Split, ...], ("train", "test", "train"))]
+        assert found == [3 * warned, 0, 3 * warned]
+        assert len(caplog.records) == warned
+    single = [
+        "data.image_size=[64,64]",
+        "data.fragment_size=64",
+        "data.images_per_puzzle=1",
+        "evaluation=reconstruction",
+    ]
+    whole = open_data(compose([*overrides, *single]))
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "fragrecon"):
+        assert whole.store("train").manifest.lossy == 3
+    assert not caplog.records

@@ -18,7 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fragrecon.data.store import IMAGES, LABELS, MANIFEST, Block, Source, Split, Store, open_or_build, store_folder
+from fragrecon.data.store import (
+    FORMAT,
+    IMAGES,
+    LABELS,
+    MANIFEST,
+    Block,
+    Source,
+    Split,
+    Store,
+    open_or_build,
+    store_folder,
+)
 from fragrecon.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -203,9 +214,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest missing": (lambda folder: (folder / MANIFEST).unlink(), "is not a store of images"),
     "manifest short": (lambda folder: cut_short(folder / MANIFEST, 50), "is not a store of images"),
     "manifest a list": (lambda folder: (folder / MANIFEST).write_text("[1, 2]"), "is not a store of images"),
-    "manifest without keys": (lambda folder: (folder / MANIFEST).write_text('{"format": 1}'), "not a store of images"),
+    "manifest without keys": (
+        lambda folder: (folder / MANIFEST).write_text(f'{{"format": {FORMAT}}}'),
+        "not a store of images",
+    ),
     "manifest of more": (lambda folder: change_manifest(folder, colour="red"), "is not a store of images"),
-    "of a later format": (lambda folder: change_manifest(folder, format=2, more=1), "has format 2, .* reads format 1"),
+    "of a later format": (lambda folder: change_manifest(folder, format=FORMAT + 1, more=1), f"format {FORMAT}"),
     "all missing": (empty, "is not a store of images"),
     "foreign": (foreign, "was built from another source"),
 }

@@ -61,3 +61,11 @@ def test_every_family_compares_and_shows_metrics_of_its_own() -> None:
 def test_no_two_columns_of_a_table_have_one_name() -> None:
     for columns in (*(family.shown for family in metrics.FAMILIES), metrics.BEYOND, metrics.PAIRS, metrics.REASSEMBLY):
         assert len(set(map(metrics.title, columns))) == len(columns)
+
+
+def test_scores_on_compressed_images_have_a_caveat_where_fragments_meet() -> None:
+    record = {"data": {"images": 60, "lossy": 40}, "protocol": {"fragments_per_image": 16}}
+    assert "40 of 60" in metrics.caveat(record)
+    assert not metrics.caveat(record | {"data": {"images": 60, "lossy": 0}})
+    assert not metrics.caveat(record | {"data": {"images": 60}})  # of a result that does not know
+    assert not metrics.caveat(record | {"protocol": {"fragments_per_image": 1}})

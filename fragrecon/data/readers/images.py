@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -134,12 +134,21 @@ def decode(image: bytes | Path, shape: AnyWidthShape, name: str | None = None, s
     Raises:
         DataError: the image cannot be decoded.
     """
+    return _decode(image, shape, name, step)[0]
+
+
+def _decode(
+    image: bytes | Path, shape: AnyWidthShape, name: str | None, step: int
+) -> tuple[npt.NDArray[np.uint8], bool]:
+    """Decode an image, and tell whether it is stored with lossy compression at its decoded scale."""
     channels, height, width = shape
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
+            lossy = is_lossy(file)
             picture = _to_rgb(ImageOps.exif_transpose(file))
         if width is None:
             width = nearest_width((picture.height, picture.width), height, step)
+        lossy &= min(picture.width / width, picture.height / height) == 1
         if picture.size != (width, height):
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.BOX)
         if channels == 1:
@@ -148,7 +157,21 @@ def decode(image: bytes | Path, shape: AnyWidthShape, name: str | None = None, s
     except Exception as error:  # Pillow's decoders raise arbitrary exceptions for damaged files
         what = name or (str(image) if isinstance(image, Path) else f"{len(image)} bytes")
         raise DataError(f"{what} is not a readable image ({_reason(error)}); repair or remove it") from None
-    return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, because Pillow's pixels are read-only
+    return np.array(pixels.transpose(2, 0, 1), order="C"), lossy  # a copy, because Pillow's pixels are read-only
+
+
+def is_lossy(file: Image.Image) -> bool:
+    """Whether an open image file is a JPEG or a WebP with lossy compression; the latter says so in its chunks."""
+    if file.format != "WEBP":
+        return file.format in ("JPEG", "MPO")
+    stream = cast(BinaryIO, file.fp)  # type: ignore[attr-defined]
+    before = stream.tell()
+    stream.seek(12)
+    while (head := stream.read(8)) and len(head) == 8 and head[:4] not in (b"VP8 ", b"VP8L"):
+        length = int.from_bytes(head[4:], "little")
+        stream.seek(length + length % 2, io.SEEK_CUR)
+    stream.seek(before)
+    return head[:4] == b"VP8 "
 
 
 def nearest_width(size: tuple[int, int], height: int, step: int) -> int:
@@ -193,11 +216,11 @@ def decode_blocks(
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for images, labels in batches:
-            decoded = pool.map(lambda image: decode(image[1], shape, image[0], step), images)
+            decoded = pool.map(lambda image: _decode(image[1], shape, image[0], step), images)
             start = 0
-            for _, alike in groupby(decoded, np.shape):
-                pixels = np.stack(list(alike))
-                yield Block(pixels, labels[start : start + len(pixels)])
+            for _, alike in groupby(decoded, lambda found: found[0].shape):
+                pixels, lossy = zip(*alike, strict=True)
+                yield Block(np.stack(pixels), labels[start : start + len(pixels)], sum(lossy))
                 start += len(pixels)
 
 

@@ -104,5 +104,6 @@ def _note(run: Run, family: Family, table: ScoreTable) -> str:
         "Below each baseline's score is the difference model minus baseline, paired: green if the model is better, red "
         "if it is worse, grey if the interval contains zero."
     )
-    parts = interval, family.note, below * (len(table.columns) > 2)
+    caveat = metrics.caveat(run.metrics) if family is metrics.CLUSTERING else ""
+    parts = interval, family.note, below * (len(table.columns) > 2), caveat
     return " ".join(filter(None, parts))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from fragrecon.data.readers.images import block_length, decode
+from fragrecon.data.readers.images import block_length, decode, decode_blocks
 from fragrecon.errors import DataError
 from tests import layouts
 
@@ -152,6 +152,36 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(DataError, match=r"image\.png is not a readable image \(No such file or directory\)"):
         decode(file, (3, 64, 64))
+
+
+LOSSY: dict[str, tuple[bytes, bool]] = {
+    "JPEG of the size": (saved(Image.new("RGB", (32, 32), "red"), "JPEG"), True),
+    "JPEG, larger": (saved(Image.new("RGB", (64, 64), "red"), "JPEG"), False),
+    "JPEG, smaller": (saved(Image.new("RGB", (16, 16), "red"), "JPEG"), False),
+    "JPEG, cropped but not scaled": (saved(Image.new("RGB", (48, 32), "red"), "JPEG"), True),
+    "JPEG, grey": (saved(Image.new("L", (32, 32)), "JPEG"), True),
+    "WebP": (saved(Image.new("RGB", (32, 32), "red"), "WEBP"), True),
+    "WebP, lossless": (saved(Image.new("RGB", (32, 32), "red"), "WEBP", lossless=True), False),
+    "WebP with transparency": (saved(Image.new("RGBA", (32, 32), (255, 0, 0, 99)), "WEBP"), True),
+    "WebP with transparency, lossless": (
+        saved(Image.new("RGBA", (32, 32), (255, 0, 0, 99)), "WEBP", lossless=True),
+        False,
+    ),
+    "WebP with metadata": (saved(Image.new("RGB", (32, 32)), "WEBP", icc_profile=bytes(999)), True),
+    "PNG": (saved(Image.new("RGB", (32, 32), "red"), "PNG"), False),
+}
+
+
+def test_lossy_files_of_the_size_are_counted(tmp_path: Path) -> None:
+    for name, (blob, lossy) in LOSSY.items():
+        path = tmp_path / "image"
+        path.write_bytes(blob)
+        for image in (blob, path):
+            (block,) = decode_blocks([([(name, image)], np.zeros(1, np.int64))], (3, 32, 32))
+            assert block.lossy == lossy, name
+    every = [(name, blob) for name, (blob, _) in LOSSY.items()]
+    (block,) = decode_blocks([(every, np.zeros(len(every), np.int64))], (3, 32, 32))
+    assert block.lossy == sum(lossy for _, lossy in LOSSY.values())
 
 
 def test_blocks_are_a_few_thousand_images_or_64_mib() -> None:
