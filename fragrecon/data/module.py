@@ -67,7 +67,7 @@ class FragmentData(pl.LightningDataModule):
         return other
 
     def side_by_side(self, count: int) -> FragmentData:
-        """For example pictures: return a copy with ``count`` same-width images per puzzle if puzzles have one image."""
+        """Return a copy with up to ``count`` images of equal width per puzzle, to draw data of single images."""
         if self.config.images_per_puzzle > 1:
             return self
         return self.variant(images_per_puzzle=min(count, len(self.alike("train", self.validation_images()))))
@@ -122,9 +122,9 @@ class FragmentData(pl.LightningDataModule):
         puzzles.draw_images(self.training_images(), per_puzzle, 0, 1, 0, "train")
         if self.batches_per_epoch == 0:
             raise ConfigError(
-                f"data.puzzles_per_batch={self.config.puzzles_per_batch} puzzles of {per_puzzle} images need more "
-                f"than the {len(self.training_images())} training images; set one of them lower, or set "
-                "data.batches_per_epoch"
+                f"data.puzzles_per_batch={self.config.puzzles_per_batch} puzzles of "
+                f"data.images_per_puzzle={per_puzzle} images need more than the {len(self.training_images())} training "
+                "images; lower one of the two, or set data.batches_per_epoch"
             )
         if self.config.images_range and len(self.training_images()) < per_puzzle * self.config.puzzles_per_batch:
             raise DataError(
@@ -154,8 +154,8 @@ class FragmentData(pl.LightningDataModule):
         """Return a rank's share of a training batch.
 
         A pure function of the run's seed and the arguments. Every rank draws the global batch and takes its
-        slice, so a step uses the same images for any number of ranks. With ``data.images_range``, images that do not
-        fill a puzzle are dropped, and which ones depends on the number of ranks.
+        slice, so a step uses the same images for any number of ranks, except with ``data.images_range``: each rank
+        then drops the images of its slice that do not fill a puzzle.
 
         Args:
             number: batch number, counted from the start of training.

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 2
 """Version of the code that computes cached values. Increase it with every change that alters a value, and whenever a
-clustering or pixel metric is added or renamed, because metric names are not part of the file name."""
+metric is added or renamed, because metric names are not part of the file name."""
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "kmedoids")
 """Packages whose versions are hashed in every file name."""

@@ -15,7 +15,7 @@ from fragrecon.models.base import Solution
 from fragrecon.seams import SIDES
 
 IMPOSSIBLE = -30.0
-"""Minimum score, about log(1e-13): lower than any other, and finite so that scores can be added."""
+"""Lower bound of a single log-probability, about log(1e-13); finite, so that log-probabilities can be added."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ def all_clues(solution: Solution, fragments: Tensor, grid: tuple[int, int]) -> C
 def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
     """Compute placement scores from a model's predictions, as log-likelihood ratios against chance.
 
-    A pair scores above zero if the model finds it likelier than chance, below zero otherwise; an empty cell scores 0.
-    The log-probability that a side has no neighbour is added to the cell scores along that image border.
+    A pair scores above zero if the model finds it likelier than chance, below zero otherwise; so 0 is neutral, and can
+    be the score of an empty cell. For cells at a border of the image, the log-probability that the fragment has no
+    neighbour on that side is added.
 
     Args:
         solution: the model's predictions.
@@ -71,8 +72,9 @@ def gradient_clues(fragments: Tensor, cells: int) -> Clues:
     """Compute pairwise scores from pixels; cell scores are zero.
 
     Mahalanobis gradient compatibility (Gallagher, "Jigsaw Puzzles with Pieces of Unknown Orientation", CVPR 2012): the
-    colour gradient across the seam is scored by its Mahalanobis distance to the gradients inside each fragment; the two
-    distances are added and divided by those of the second-best partners (geometric mean).
+    colour gradient across the seam is scored by its Mahalanobis distance to the gradients inside each fragment. The
+    distances of both directions are added, and divided by the geometric mean of the second-smallest sums of the two
+    fragments. The score is minus the logarithm of the result.
 
     Args:
         fragments: fragments (B, F, C, h, w) in 0..1, at least 2x2 pixels.
@@ -113,7 +115,8 @@ def _mahalanobis(edge: Tensor, steps: Tensor, other: Tensor) -> Tensor:
     unit = torch.cat([torch.zeros(1, channels), torch.eye(channels), -torch.eye(channels)]).to(edge)
     sample = torch.cat([steps - mean, unit.expand(*steps.shape[:2], -1, -1)], -2)
     inverse = torch.linalg.inv(sample.mT @ sample / (sample.shape[-2] - 1))  # (B, F, C, C)
-    # Sum over the seam of (b - a)' S^-1 (b - a), with a the prediction from the first fragment, as matrix products.
+    # The sum over the seam of (b - a)' S^-1 (b - a), expanded into matrix products: a is the edge predicted from the first
+    # fragment, b the edge of the second, and S the covariance of the gradients.
     predicted = edge + mean
     scaled = predicted @ inverse
     outer = (other.mT @ other).flatten(2)  # (B, F, C * C)

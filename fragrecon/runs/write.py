@@ -1,4 +1,6 @@
-"""The files of a run, and when each is written. All files except ``run.log`` and ``.lock`` are written atomically.
+"""The files of a run, and when each is written.
+
+All files are written atomically, except ``run.log``, ``.lock`` and those of additional loggers.
 
 * At the start: ``run.log`` and ``.lock``, then ``config.yaml`` (resolved), ``overrides.yaml`` and ``status.json``. The
   status is updated when a stage begins and at the end: running, done or failed.
@@ -6,11 +8,11 @@
 * In ``checkpoints/``: ``last.ckpt`` every ``checkpoint.every_n_steps``, after each epoch and on SIGTERM;
   ``best-epoch=E-MONITOR=SCORE.ckpt`` when the monitored metric improves.
 * After scoring: ``metrics.json``, ``scores.npz`` (scores per puzzle), ``examples.npz``, ``robustness.csv``,
-  ``probes/``, ``figures/`` and ``report.html``.
+  ``probes/``, ``figures/`` and, except in jobs of a sweep, ``report.html``.
 
 Modes add their own: ``embeddings.npz`` or ``.parquet`` and ``images.csv`` (embed), ``placement.json`` and ``images/``
-(reassemble), ``bench.json`` (bench). A sweep folder contains one such folder per job, ``sweep.json``,
-``leaderboard.csv``, ``leaderboard.md`` and ``report.html``.
+(reassemble), ``bench.json`` (bench). A sweep folder contains one such folder per job, ``sweep.json``
+from the start, ``leaderboard.csv`` and ``.md`` after each job, and ``report.html`` at the end.
 """
 
 from __future__ import annotations
@@ -135,7 +137,7 @@ class Record(RunFolder):
             config: job config.
 
         Returns:
-            False if the job is finished.
+            False if the job is finished and, where it should be, scored.
 
         Raises:
             RunError: the folder holds a finished run of another config.
@@ -169,7 +171,7 @@ class Record(RunFolder):
         self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
 
     def refuse(self, overrides: Sequence[str], error: Exception) -> None:
-        """Record a refused config as a failed run; a run that has been started is left unchanged."""
+        """Record a refused config as a failed run; a run that is running or done is left unchanged."""
         if self.status.get("status") in (None, "failed"):
             if self.writes:
                 self._write_overrides(overrides)

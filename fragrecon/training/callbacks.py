@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` for resuming: every few steps, at the end of an epoch, and when SIGTERM stops training.
 
-    Must come after `ModelCheckpoint` in the list, so that its state is included in ``last.ckpt``. (Lightning calls
-    checkpoint callbacks after all others, in the order of the list.)
+    Must come after `ModelCheckpoint` in the list, so that ``last.ckpt`` contains the latest state of that callback.
+    (Lightning calls checkpoint callbacks after all others, in the order of the list.)
 
     Args:
         folder: folder of the checkpoints.
@@ -210,7 +210,7 @@ class Pictures(Callback):
 
 
 def training_callbacks(config: Config, record: Record) -> list[Callback]:
-    """Create the callbacks of a training run, in the order in which they are called.
+    """Create the callbacks of a training run, in the order of the Trainer's list.
 
     Args:
         config: config of the run.
