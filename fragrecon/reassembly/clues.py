@@ -115,8 +115,8 @@ def _mahalanobis(edge: Tensor, steps: Tensor, other: Tensor) -> Tensor:
     unit = torch.cat([torch.zeros(1, channels), torch.eye(channels), -torch.eye(channels)]).to(edge)
     sample = torch.cat([steps - mean, unit.expand(*steps.shape[:2], -1, -1)], -2)
     inverse = torch.linalg.inv(sample.mT @ sample / (sample.shape[-2] - 1))  # (B, F, C, C)
-    # The sum over the seam of (b - a)' S^-1 (b - a), expanded into matrix products: a is the edge predicted from the first
-    # fragment, b the edge of the second, and S the covariance of the gradients.
+    # The sum over the seam of (b - a)' S^-1 (b - a), expanded into matrix products: a is the edge predicted from the
+    # first fragment, b the edge of the second, and S the covariance of the gradients.
     predicted = edge + mean
     scaled = predicted @ inverse
     outer = (other.mT @ other).flatten(2)  # (B, F, C * C)
