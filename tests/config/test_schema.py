@@ -32,7 +32,7 @@ from fragrecon.objectives.base import Objective
 from fragrecon.run import CONF, GROUPS, compose
 from fragrecon.runs.modules import Facts, build_objective
 
-CORRUPTION = ("share", "gap", "noise", "jitter", "rotation")
+CORRUPTION = ("share", "gap", "noise", "jitter", "rotation", "compression")
 AXES = ("images", "fragment_size", "noise", "rotation", "jitter", "gap")
 NO_RANGES: list[Any] = [[], [4], [4, 8, 16], [8, 4], [1, 4], [0, 0], [-3, 4], [4, 81], 4, [2.0, 4]]
 FACTS: dict[str, Any] = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,11 +92,13 @@ def test_a_process_that_is_stopped_again_and_again_ends_as_one_that_was_not(cli:
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(cli: Cli, finished: Path) -> None:
-    before = {name: value for name, value in fingerprint(finished).items() if name != "run.log"}
-    result = cli.run(f"resume={finished}").ok()
+    folder = cli.home / "run"  # a copy, because the shared run would get a log
+    shutil.copytree(finished, folder)
+    before = fingerprint(folder)
+    result = cli.run(f"resume={folder}").ok()
     assert "is finished; nothing is left to do" in result.stdout
-    assert {name: value for name, value in fingerprint(finished).items() if name != "run.log"} == before
-    assert not list(cli.home.iterdir())
+    assert fingerprint(folder) == before | {"run.log": fingerprint(folder)["run.log"]}
+    assert [path.name for path in cli.home.iterdir()] == ["run"]
 
 
 # In this process, at every moment ------------------------------------------------------------------------------------
