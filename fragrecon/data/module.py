@@ -67,7 +67,10 @@ class FragmentData(pl.LightningDataModule):
         return other
 
     def side_by_side(self, count: int) -> FragmentData:
-        """Return a copy with up to ``count`` images of equal width per puzzle, to draw data of single images."""
+        """Return data whose puzzles hold several images, so that pictures can show them side by side.
+
+        If puzzles hold one image each, this is a copy with up to ``count`` images of equal width per puzzle.
+        """
         if self.config.images_per_puzzle > 1:
             return self
         return self.variant(images_per_puzzle=min(count, len(self.alike("train", self.validation_images()))))
@@ -203,8 +206,8 @@ class FragmentData(pl.LightningDataModule):
     def _drawn(self, number: int, world_size: int) -> Indices:
         """Return the image indices (M,) of a global training batch.
 
-        With variable width all images have the same width; rare widths give smaller batches. Indices are repeated to
-        make the batch divisible by the number of ranks.
+        With variable width, all images of a batch have the same width; rare widths give smaller batches. Indices are
+        repeated to make the batch divisible by the number of ranks.
         """
         config, images = self.config, self.training_images()
         if config.variable_width:
@@ -276,7 +279,7 @@ class FragmentData(pl.LightningDataModule):
 class FixedPuzzles:
     """Fixed evaluation puzzles, independent of batch size, generated on access.
 
-    They depend only on the seed of the evaluation, the images and the sizes.
+    They depend only on the seed of the evaluation, the available images, and the numbers of images and fragments.
 
     With variable width, single-image puzzles are sorted by width and multi-image puzzles use only the most common
     width. Single-image puzzles never repeat an image.

@@ -58,8 +58,8 @@ def check_data(config: Config, data: FragmentData) -> None:
     """Check that the test split, and for probes the other splits, hold enough images and labels.
 
     Raises:
-        ConfigError: there are too few images.
-        DataError: there is no test split, or probes have no labels.
+        ConfigError: there are too few images for the perceptual scores or for a probe.
+        DataError: there is no test split, it has too few images for a puzzle, or probes lack labels or a second class.
     """
     if not config.evaluation.puzzles:
         return

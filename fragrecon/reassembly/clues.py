@@ -73,8 +73,8 @@ def gradient_clues(fragments: Tensor, cells: int) -> Clues:
 
     Mahalanobis gradient compatibility (Gallagher, "Jigsaw Puzzles with Pieces of Unknown Orientation", CVPR 2012): the
     colour gradient across the seam is scored by its Mahalanobis distance to the gradients inside each fragment. The
-    distances of both directions are added, and divided by the geometric mean of the second-smallest sums of the two
-    fragments. The score is minus the logarithm of the result.
+    distances in both directions are added. This sum is divided by the geometric mean of two others: the second-smallest
+    sum of the first fragment over all partners, and that of the second fragment. The score is minus the logarithm.
 
     Args:
         fragments: fragments (B, F, C, h, w) in 0..1, at least 2x2 pixels.

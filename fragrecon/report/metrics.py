@@ -233,8 +233,8 @@ def caveat(record: Mapping[str, Any]) -> str:
     if not data.get("lossy") or record["protocol"]["fragments_per_image"] == 1:
         return ""
     return (
-        f"{data['lossy']} of {data['images']} test images are compressed at the size at which they are cut, so the "
-        "borders of fragments contain colours of their neighbours: seams are too easy."
+        f"{data['lossy']} of {data['images']} test images are lossy files (JPEG or WebP) that were not scaled down "
+        "before cutting, so the borders of fragments contain colours of their neighbours: seams are too easy to match."
     )
 
 

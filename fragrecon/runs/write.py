@@ -7,8 +7,9 @@ All files are written atomically, except ``run.log``, ``.lock`` and those of add
 * After each epoch: a row of ``metrics.csv``.
 * In ``checkpoints/``: ``last.ckpt`` every ``checkpoint.every_n_steps``, after each epoch and on SIGTERM;
   ``best-epoch=E-MONITOR=SCORE.ckpt`` when the monitored metric improves.
+* During scoring: the trained networks in ``probes/``.
 * After scoring: ``metrics.json``, ``scores.npz`` (scores per puzzle), ``examples.npz``, ``robustness.csv``,
-  ``probes/``, ``figures/`` and, except in jobs of a sweep, ``report.html``.
+  ``figures/`` and, except in jobs of a sweep, ``report.html``.
 
 Modes add their own: ``embeddings.npz`` or ``.parquet`` and ``images.csv`` (embed), ``placement.json`` and ``images/``
 (reassemble), ``bench.json`` (bench). A sweep folder contains one such folder per job, ``sweep.json``
@@ -131,13 +132,15 @@ class Record(RunFolder):
             )
 
     def must_run(self, config: Config) -> bool:
-        """Return whether a job of a sweep has to run, after deleting the files of an unfinished job of another config.
+        """Return whether a job of a sweep has to run.
+
+        If the folder holds an unfinished run of a different config, its files are deleted first.
 
         Args:
             config: job config.
 
         Returns:
-            False if the job is finished and, where it should be, scored.
+            False if the job is finished and, if its config asks for scores, has them.
 
         Raises:
             RunError: the folder holds a finished run of another config.
@@ -218,7 +221,7 @@ class Record(RunFolder):
         """Write ``metrics.json``, and the scores per puzzle to ``scores.npz``.
 
         Args:
-            scores: scores (puzzles,) by method and metric, with the puzzles in the same order.
+            scores: scores (puzzles,) by method and metric, all with the puzzles in the same order.
             protocol: settings of the evaluation.
             data: facts about the test data.
             model: facts about the model.

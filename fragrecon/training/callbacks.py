@@ -60,7 +60,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def _is_safe_point(trainer: pl.Trainer, learner: pl.LightningModule) -> bool:
-    """Whether this is a safe point to write a checkpoint: a run resumed from it repeats or skips no batch.
+    """Whether this is a safe point to write a checkpoint: a run resumed from it neither repeats nor skips a batch.
 
     Not safe while gradients accumulate, while training batches are scored, or when a validation or epoch end is due.
     """
