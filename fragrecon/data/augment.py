@@ -186,11 +186,11 @@ def crop(images: Tensor, kept: Tensor, down: Tensor, across: Tensor) -> Tensor:
 
 
 def compress(images: Tensor, draws: Draws) -> Tensor:
-    """Compress the images that were drawn for it as JPEG, and decompress them.
+    """Compress the images with ``draws.compressed`` as JPEG, and decompress them.
 
     Args:
         images: (M, 1 or 3, H, W) uint8.
-        draws: of M images.
+        draws: random draws for M images.
 
     Returns:
         (M, 1 or 3, H, W) uint8.

@@ -167,7 +167,7 @@ def is_lossy(file: Image.Image) -> bool:
     stream = cast(BinaryIO, file.fp)  # type: ignore[attr-defined]
     before = stream.tell()
     stream.seek(12)
-    while (head := stream.read(8)) and len(head) == 8 and head[:4] not in (b"VP8 ", b"VP8L"):
+    while len(head := stream.read(8)) == 8 and head[:4] not in (b"VP8 ", b"VP8L"):
         length = int.from_bytes(head[4:], "little")
         stream.seek(length + length % 2, io.SEEK_CUR)
     stream.seek(before)
