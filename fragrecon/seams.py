@@ -1,120 +1,149 @@
-"""Seam features, which measure how well two fragments fit together: differences of the pixels that would touch.
+"""Seam features, which measure how well the sides of two fragments fit together.
 
-Shapes: B puzzles of F fragments (C, h, w). `SIDES` lists the four ways in which the second fragment of a pair can lie
-next to the first.
+Shapes: B puzzles of F fragments (C, h, w). A table of ways is (..., W, R, R) and holds one number per way in which two
+sides can meet. For upright fragments W = 4 and R = F: ``table[s, a, b]`` is for side s of fragment a next to the
+opposite side of fragment b. For fragments that may be rotated, W = 1 and R = 4 F, and any two sides can meet:
+``table[0, s * F + a, t * F + b]`` is for side s of fragment a and side t of fragment b.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
-SIDES = ("right", "left", "below", "above")
-"""Where the second fragment of a pair lies next to the first."""
-FEATURES = 2 * len(SIDES)
+SIDES = ("right", "below", "left", "above")
+"""Sides of a fragment, clockwise, so that side ``(s + 2) % 4`` is opposite to side s."""
+FEATURES = 2
+"""Number of tables that `seam_features` returns."""
 
 
-def touching_differences(fragments: Tensor) -> Tensor:
-    """Mean absolute difference of the touching pixels, for each ordered pair of fragments and each side.
-
-    Args:
-        fragments: (B, F, C, h, w).
-
-    Returns:
-        (B, F, F, 4), sides in the order of `SIDES`.
-
-    Example:
-        >>> left, right = torch.tensor([[0.0, 0.5]]), torch.tensor([[0.5, 1.0]])
-        >>> fragments = torch.stack([left, right]).view(1, 2, 1, 1, 2)
-        >>> touching_differences(fragments)[0, 0, 1]  # the second right of, left of, below, above the first
-        tensor([0.0000, 1.0000, 0.5000, 0.5000])
-    """
-    right, left, below, above = _edges(fragments, 0)
-    across, down = _distance(right, left), _distance(below, above)
-    return torch.stack([across, across.mT, down, down.mT], -1)
-
-
-def continued_differences(fragments: Tensor) -> Tensor:
-    """Like `touching_differences`, between the pixels extrapolated from one fragment and those of the other.
-
-    The line through the last two pixels is continued by one pixel, from either side of the seam, and the two errors are
-    averaged. Fragments that are one pixel wide are extrapolated as constant.
-
-    Source: the gradients of Gallagher, CVPR 2012.
-
-    Args:
-        fragments: (B, F, C, h, w).
-
-    Returns:
-        (B, F, F, 4), sides in the order of `SIDES`.
-
-    Example:
-        >>> ramp = torch.arange(4.0).view(1, 1, 1, 1, 4)
-        >>> continued_differences(torch.cat([ramp[..., :2], ramp[..., 2:]], 1))[0, 0, 1, 0]
-        tensor(0.)
-    """
-    first = _edges(fragments, 0)
-    predicted = [2 * edge - inner for edge, inner in zip(first, _edges(fragments, 1), strict=True)]
-    across = (_distance(predicted[0], first[1]) + _distance(first[0], predicted[1])) / 2
-    down = (_distance(predicted[2], first[3]) + _distance(first[2], predicted[3])) / 2
-    return torch.stack([across, across.mT, down, down.mT], -1)
-
-
-def seam_features(fragments: Tensor) -> Tensor:
-    """Logarithms of `touching_differences` and `continued_differences`, minus their mean over the puzzle's pairs.
-
-    Extrapolated pixels can differ by up to three times the range of a pixel, hence the logarithm.
-
-    Args:
-        fragments: (B, F, C, h, w) in [0, 1].
-
-    Returns:
-        (B, F, F, 8), low where fragments fit together.
-
-    Example:
-        >>> seam_features(torch.rand(1, 3, 3, 4, 4)).shape
-        torch.Size([1, 3, 3, 8])
-    """
-    both = torch.cat([touching_differences(fragments), continued_differences(fragments)], -1)
-    logs = torch.log(both + 1 / 255)
-    return logs - logs.mean((1, 2), keepdim=True)
-
-
-def strips(fragments: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Return the ``depth`` rows of pixels next to each side, oriented so that the seam comes first.
+def strips(fragments: Tensor, depth: int) -> list[Tensor]:
+    """Return the rows of pixels next to each side, read clockwise around the fragment.
 
     Args:
         fragments: (B, F, C, h, w).
         depth: number of rows.
 
     Returns:
-        Strips of the right and left sides, (B, F, 2, h, C, depth), and of the lower and upper sides, (B, F, 2, w, C,
-        depth): the axes are along the seam, channels, and from the seam inwards.
+        A strip (B, F, length, C, depth) per side: the axes are along the seam, channels, and from the seam inwards.
 
     Example:
-        >>> across, down = strips(torch.zeros(1, 4, 3, 8, 6), 2)
-        >>> across.shape, down.shape
-        (torch.Size([1, 4, 2, 8, 3, 2]), torch.Size([1, 4, 2, 6, 3, 2]))
+        >>> right, below, left, above = strips(torch.arange(6).view(1, 1, 1, 2, 3), 1)
+        >>> [side.flatten().tolist() for side in (right, below, left, above)]
+        [[2, 5], [5, 4, 3], [3, 0], [0, 1, 2]]
     """
-    left, above = fragments[..., :depth], fragments[..., :depth, :]
     right, below = fragments[..., -depth:].flip(-1), fragments[..., -depth:, :].flip(-2)
-    across = torch.stack([right, left], 2).movedim(-2, 3)
-    down = torch.stack([below, above], 2).movedim(-1, 3)
-    return across, down
+    left, above = fragments[..., :depth], fragments[..., :depth, :]
+    rows = right.movedim(-2, 2), below.movedim(-1, 2).flip(2), left.movedim(-2, 2).flip(2), above.movedim(-1, 2)
+    return list(rows)
 
 
-def _edges(fragments: Tensor, depth: int) -> list[Tensor]:
-    """Pixels (B, F, values) of each side, ``depth`` pixels in, in the order of `SIDES`."""
-    columns, rows = min(depth, fragments.shape[-1] - 1), min(depth, fragments.shape[-2] - 1)
-    sides = (
-        fragments[..., :, -1 - columns],
-        fragments[..., :, columns],
-        fragments[..., -1 - rows, :],
-        fragments[..., rows, :],
-    )
-    return [side.flatten(2).contiguous() for side in sides]
+def for_all_ways(
+    compare: Callable[[Tensor, Tensor], Tensor], sides: Sequence[Tensor], others: Sequence[Tensor], rotations: bool
+) -> Tensor:
+    """Compare the sides of all pairs of fragments, in all ways in which they can meet.
+
+    Args:
+        compare: function that maps two tensors (..., R, V) to their comparisons (..., R, R).
+        sides: features (..., F, V) of each side of the first fragment.
+        others: features (..., F, V) of each side of the second fragment.
+        rotations: whether any two sides can meet; otherwise only opposite ones.
+
+    Returns:
+        A table of ways, (..., W, R, R).
+
+    Example:
+        >>> sides = [torch.full((2, 1), float(side)) for side in range(4)]
+        >>> for_all_ways(lambda one, other: one @ other.mT, sides, sides, rotations=False)[:, 0, 1]
+        tensor([0., 3., 0., 3.])
+        >>> for_all_ways(lambda one, other: one @ other.mT, sides, sides, rotations=True).shape
+        torch.Size([1, 8, 8])
+    """
+    if rotations:
+        return compare(torch.cat(list(sides), -2), torch.cat(list(others), -2)).unsqueeze(-3)
+    return torch.stack([compare(sides[side], others[(side + 2) % 4]) for side in range(4)], -3)
 
 
-def _distance(first: Tensor, second: Tensor) -> Tensor:
-    """Mean absolute differences (B, F, F) of values (B, F, values)."""
-    return torch.cdist(first, second, p=1) / first.shape[-1]
+def swapped(ways: Tensor) -> Tensor:
+    """Exchange the two fragments of each pair in a table of ways (..., W, R, R)."""
+    return ways.roll(2, -3).mT
+
+
+def log_mean_squared(one: Tensor, other: Tensor, least: float) -> Tensor:
+    """Logarithms of the mean squared differences of all pairs of rows.
+
+    Args:
+        one: (..., R, V).
+        other: (..., R, V).
+        least: added to the mean squares, so that equal rows have a finite logarithm.
+
+    Returns:
+        (..., R, R).
+
+    Example:
+        >>> log_mean_squared(torch.zeros(1, 4), torch.ones(1, 4), 0.0)
+        tensor([[0.]])
+    """
+    with torch.autocast(one.device.type, enabled=False):  # bfloat16 would round small differences to zero
+        one, other = one.float() * one.shape[-1] ** -0.5, other.float() * one.shape[-1] ** -0.5
+        # |a - b|^2 as one matrix product: (a, |a|^2, 1) (-2 b, 1, |b|^2).
+        left = torch.cat([one, one.square().sum(-1, keepdim=True) + least, torch.ones_like(one[..., :1])], -1)
+        right = torch.cat([-2 * other, torch.ones_like(one[..., :1]), other.square().sum(-1, keepdim=True)], -1)
+        return (left @ right.mT).clamp(min=least).log()
+
+
+def seam_features(fragments: Tensor, rotations: bool = False) -> Tensor:
+    """Compare the pixels on both sides of each possible seam.
+
+    The first feature is the logarithm of the mean squared difference of the pixels that touch. For the second, the line
+    through the last two pixels of a fragment is continued by one pixel and compared with the first pixel of the other
+    fragment; the logarithms from either side are averaged. It is the prediction-based compatibility of Pomeranz et al.,
+    CVPR 2011, with squared differences.
+
+    Args:
+        fragments: (B, F, C, h, w) in [0, 1].
+        rotations: whether any two sides can meet; fragments must then be square.
+
+    Returns:
+        Tables of ways (B, 2, W, R, R), low where fragments fit.
+
+    Example:
+        >>> seam_features(torch.rand(1, 3, 3, 4, 4)).shape
+        torch.Size([1, 2, 4, 3, 3])
+        >>> seam_features(torch.rand(1, 3, 3, 4, 4), rotations=True).shape
+        torch.Size([1, 2, 1, 12, 12])
+    """
+    found = strips(fragments, 2)
+    edges = [strip[..., 0] for strip in found]
+    continued = [2 * strip[..., 0] - strip[..., -1] for strip in found]
+    others = [edge.flip(2).flatten(2) for edge in edges]
+    compare = partial(log_mean_squared, least=255.0**-2)
+    touching = for_all_ways(compare, [edge.flatten(2) for edge in edges], others, rotations)
+    predicted = for_all_ways(compare, [edge.flatten(2) for edge in continued], others, rotations)
+    return torch.stack([touching, (predicted + swapped(predicted)) / 2], 1)
+
+
+def best_partners(scores: Tensor, fragments: int) -> Tensor:
+    """Subtract from the score of a seam what the two sides reach with any partner.
+
+    Args:
+        scores: tables of ways (..., W, R, R), logits.
+        fragments: number of fragments, F.
+
+    Returns:
+        Tables of the same shape: the mean of the log-probabilities of the second side among all partners of the first,
+        and of the first among all partners of the second, by a softmax; 0 where no other partner fits.
+
+    Example:
+        >>> scores = torch.tensor([[[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]).expand(4, 3, 3)
+        >>> best_partners(scores, 3)[0, 0].tolist()
+        []
+    """
+    number = torch.arange(scores.shape[-1], device=scores.device) % fragments
+    itself = number.unsqueeze(-1) == number
+    others = scores.masked_fill(itself, -torch.inf)
+    found = others - (others.logsumexp(-1, keepdim=True) + others.logsumexp(-2, keepdim=True)) / 2
+    return found.masked_fill(itself, 0.0)

@@ -53,6 +53,7 @@ class CorruptionConfig(TypedDict, total=False):
     jitter: Fraction
     rotation: Fraction
     compression: Fraction
+    missing: Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)

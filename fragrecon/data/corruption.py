@@ -1,6 +1,6 @@
-"""Corruptions of fragments: noise, rotation, colour jitter, eroded borders, compression.
+"""Corruptions of fragments: noise, rotation, colour jitter, eroded borders, compression; missing fragments.
 
-Each corruption is a pure function of the fragments of B puzzles, (B, F, C, h, w) floats in [0, 1], of one random
+Each corruption of pixels is a pure function of the fragments of B puzzles, (B, F, C, h, w) floats in [0, 1], of one random
 key per puzzle, (B,) int64, and of a strength, which is one number or one number per puzzle, (B,).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fragrecon.data import augment
 from fragrecon.data.compression import BLOCK, jpeg
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.seeds import keys_of, uniforms
 
@@ -33,6 +34,7 @@ class Corruption:
         jitter: maximum strength of the colour jitter, in [0, 1].
         rotation: maximum share of the fragments that are rotated, in [0, 1].
         compression: maximum loss of quality by JPEG compression of each fragment, in [0, 1].
+        missing: maximum share of the fragments that are missing, in [0, 1); the same number in all puzzles of a batch.
     """
 
     share: float = 0.0
@@ -41,6 +43,7 @@ class Corruption:
     jitter: float = 0.0
     rotation: float = 0.0
     compression: float = 0.0
+    missing: float = 0.0
 
     def check(self, fragment_shape: tuple[int, int, int]) -> None:
         """Check that the corruptions can be applied to fragments of one shape.
@@ -59,23 +62,27 @@ class Corruption:
                 except ConfigError as error:
                     raise ConfigError(f"data.corruption.{kind}={most:g}: {error}") from None
 
-    def apply(self, fragments: Tensor, seed: int, first: int) -> Tensor:
+    def apply(self, batch: FragmentBatch, seed: int, first: int) -> FragmentBatch:
         """Corrupt training puzzles.
 
         Args:
-            fragments: (B, F, C, h, w) uint8.
+            batch: puzzles with uint8 fragments; its ``step`` seeds the number of missing fragments.
             seed: seed of the run.
             first: index of the first puzzle, counted from the start of training.
 
         Returns:
-            The corrupted fragments, (B, F, C, h, w) uint8.
+            The corrupted puzzles, with uint8 fragments.
         """
-        corrupted = fragments
+        if self.share and self.missing:
+            drawn, lost = uniforms(keys_of(seed, "wear/missing", batch.step, 1), 2)[0].tolist()
+            if drawn < self.share:
+                batch = lose(batch, lost * self.missing)
+        corrupted, rotations = batch.fragments, batch.rotations.clone()
         for kind, change in CHANGES.items():
             most = math.floor(self.gap) if kind == "gap" else getattr(self, kind)
             if not self.share or not most:
                 continue
-            keys = keys_of(seed, f"wear/{kind}", first, len(fragments))
+            keys = keys_of(seed, f"wear/{kind}", first, len(batch))
             drawn, strength = uniforms(keys, 2).unbind(1)
             chosen = torch.nonzero(drawn < self.share).flatten()
             strength = 1 + (strength * most).floor() if kind == "gap" else strength * most
@@ -83,7 +90,35 @@ class Corruption:
                 # Another key, because the same key would give the two numbers above again.
                 changed = change(corrupted[chosen].float() / 255, keys[chosen] + 1, strength[chosen])
                 corrupted = corrupted.index_copy(0, chosen, (changed * 255).round().to(torch.uint8))
-        return corrupted
+                if kind == "rotation":
+                    rotations[chosen] = quarter_turns(keys[chosen] + 1, rotations.shape[1], strength[chosen])
+        return replace(batch, fragments=corrupted, rotations=rotations)
+
+
+def corrupt(kind: str, batch: FragmentBatch, keys: Tensor, strength: float) -> FragmentBatch:
+    """Apply one kind of corruption to puzzles with float fragments, for evaluation.
+
+    Args:
+        kind: a key of `CHANGES`, or ``missing``.
+        batch: puzzles.
+        keys: random keys of the puzzles, (B,).
+        strength: strength of the corruption.
+
+    Returns:
+        The corrupted puzzles.
+    """
+    if kind == "missing":
+        return lose(batch, strength)
+    changed = replace(batch, fragments=CHANGES[kind](batch.fragments, keys, strength))
+    if kind == "rotation":
+        changed.rotations = quarter_turns(keys, batch.rotations.shape[1], strength)
+    return changed
+
+
+def lose(batch: FragmentBatch, share: float) -> FragmentBatch:
+    """Remove a share of the fragments of each puzzle, rounded; the first in the shuffled order are kept, at least 2."""
+    count = batch.fragments.shape[1]
+    return batch.first(max(min(2, count), count - round(share * count)))
 
 
 def add_noise(fragments: Tensor, keys: Tensor, deviation: Strength) -> Tensor:
@@ -116,14 +151,24 @@ def rotate(fragments: Tensor, keys: Tensor, share: Strength) -> Tensor:
     Raises:
         ConfigError: the fragments are not square.
     """
-    count, height, width = fragments.shape[1], *fragments.shape[-2:]
+    height, width = fragments.shape[-2:]
     if height != width:
         raise ConfigError(f"fragments of {height}x{width} pixels cannot be rotated by 90 degrees; only square ones can")
-    chosen, angle = (numbers.view(-1, count, 1, 1, 1) for numbers in torch.split(uniforms(keys, 2 * count), count, 1))
-    quarters = torch.where(chosen < _each(share, chosen), 1 + (angle * 3).long(), 0)
+    return turn(fragments, quarter_turns(keys, fragments.shape[1], share))
+
+
+def quarter_turns(keys: Tensor, count: int, share: Strength) -> Tensor:
+    """Draw by how many counterclockwise quarter turns `rotate` rotates each of F = ``count`` fragments, (B, F)."""
+    chosen, angle = uniforms(keys, 2 * count).split(count, 1)
+    return torch.where(chosen < _each(share, chosen), 1 + (angle * 3).long(), 0)
+
+
+def turn(fragments: Tensor, quarters: Tensor) -> Tensor:
+    """Rotate square fragments (..., C, h, h) counterclockwise by quarter turns (...), integers of any sign."""
     result = fragments
     for quarter in (1, 2, 3):
-        result = torch.where(quarters == quarter, torch.rot90(fragments, quarter, (-2, -1)), result)
+        chosen = (quarters % 4 == quarter)[..., None, None, None]
+        result = torch.where(chosen, torch.rot90(fragments, quarter, (-2, -1)), result)
     return result
 
 

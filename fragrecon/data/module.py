@@ -200,8 +200,7 @@ class FragmentData(pl.LightningDataModule):
         varied = augment.apply(pixels.flatten(0, 1), drawn, self.strength).view_as(pixels)
         size = puzzles.fragment_size(varied, self.grid)
         batch = puzzles.make_batch(varied, labels, torch.from_numpy(ids), torch.from_numpy(orders[own]), size, number)
-        batch.fragments = self.corruption.apply(batch.fragments, self.seed, number * most + own.start)
-        return batch
+        return self.corruption.apply(batch, self.seed, number * most + own.start)
 
     def _drawn(self, number: int, world_size: int) -> Indices:
         """Return the image indices (M,) of a global training batch.

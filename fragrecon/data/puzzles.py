@@ -29,6 +29,7 @@ class FragmentBatch:
         fragments: (B, F, C, h, w), uint8 as cut, float in [0, 1] once on the device.
         source_ids: (B, F), index 0..N-1, within its puzzle, of the image a fragment comes from.
         positions: (B, F), the fragment's cell in the grid of its image, row by row.
+        rotations: (B, F), counterclockwise quarter turns by which a fragment was rotated, 0..3.
         labels: (B, F), class of the source image of each fragment, -1 if unknown.
         image_ids: (B, N), index in the split of each image of a puzzle.
         step: number of the training batch, or of the first puzzle of an evaluation; it seeds random draws.
@@ -37,6 +38,7 @@ class FragmentBatch:
     fragments: Tensor
     source_ids: Tensor
     positions: Tensor
+    rotations: Tensor
     labels: Tensor
     image_ids: Tensor
     step: int = 0
@@ -53,6 +55,10 @@ class FragmentBatch:
     def fragment_size(self) -> tuple[int, int]:
         """Fragment size (h, w); with variable width, w differs between batches."""
         return self.fragments.shape[-2], self.fragments.shape[-1]
+
+    def first(self, count: int) -> FragmentBatch:
+        """Return the puzzles with only their first ``count`` fragments; the others are missing."""
+        return self._each(lambda tensor: tensor if tensor is self.image_ids else tensor[:, :count])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FragmentBatch:
         """Copy the batch to a device."""
@@ -265,6 +271,7 @@ def make_batch(
         fragments=fragments.flatten(1, 2)[rows, orders],
         source_ids=sources,
         positions=orders % cells,
+        rotations=torch.zeros_like(sources),
         labels=labels.gather(1, sources),
         image_ids=image_ids,
         step=step,
@@ -332,31 +339,55 @@ def batches(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
-def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
+def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int], images: int) -> Tensor:
     """Find the fragment next to each side of each fragment.
 
     Args:
-        source_ids: images 0..N-1, each with one fragment per cell, (B, F).
+        source_ids: images 0..N-1, each with at most one fragment per cell, (B, F).
         positions: cells, (B, F).
         grid: rows and columns.
+        images: number of images, N.
 
     Returns:
         Indices of the neighbours (B, F, 4), in the order of `fragrecon.seams.SIDES`; F where there is none.
 
     Example:
-        >>> neighbours(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[0, 1]]), (1, 2)).tolist()
-        [[[1, 2, 2, 2], [2, 0, 2, 2]]]
+        >>> neighbours(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[0, 1]]), (1, 2), 1).tolist()
+        [[[1, 2, 2, 2], [2, 2, 0, 2]]]
     """
     count, (rows, columns) = source_ids.shape[1], grid
     row, column = positions // columns, positions % columns
     places = source_ids * rows * columns + positions
-    holders = places.argsort(1)  # index of the fragment at each place
+    holders = places.new_full((len(places), images * rows * columns), count)  # the fragment at each place
+    holders.scatter_(1, places, torch.arange(count, device=places.device).expand_as(places))
     found = []
-    for down, across in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+    for down, across in ((0, 1), (1, 0), (0, -1), (-1, 0)):
         inside = (row + down >= 0) & (row + down < rows) & (column + across >= 0) & (column + across < columns)
         beside = torch.where(inside, places + down * columns + across, 0)
         found.append(torch.where(inside, holders.gather(1, beside), count))
     return torch.stack(found, -1)
+
+
+def meeting_sides(beside: Tensor, rotations: Tensor) -> Tensor:
+    """Find the side of another fragment that meets each side of each fragment, as the fragments are given.
+
+    Args:
+        beside: `neighbours` (B, F, 4) of the upright fragments.
+        rotations: counterclockwise quarter turns of the fragments, (B, F).
+
+    Returns:
+        ``t * F + b`` for side t of fragment b, and ``4 F`` where there is none, (B, F, 4).
+
+    Example:
+        >>> beside = torch.tensor([[[1, 2, 2, 2], [2, 2, 0, 2]]])
+        >>> meeting_sides(beside, torch.tensor([[0, 1]])).tolist()  # the second fragment's left side is now below
+        [[[3, 8, 8, 8], [8, 0, 8, 8]]]
+    """
+    count = beside.shape[1]
+    upright = (torch.arange(4, device=beside.device) + rotations.unsqueeze(-1)) % 4
+    other = beside.gather(2, upright)
+    turned = torch.nn.functional.pad(rotations, (0, 1)).gather(1, other.flatten(1)).view_as(other)
+    return torch.where(other < count, (upright + 2 - turned) % 4 * count + other, 4 * count)
 
 
 def same_source(source_ids: Tensor) -> Tensor:

@@ -139,17 +139,35 @@ class Solution:
         embeddings: unit-norm embeddings, (B, F, D).
         cells: logits of the cell of each fragment in its image, (B, F, cells).
         sides: logits of the neighbour on each side of a fragment, (B, F, 4, F + 1); sides are in the order of
-            `fragrecon.seams.SIDES`; the last logit means no neighbour.
+            `fragrecon.seams.SIDES`; the last logit means no neighbour. If rotations are predicted, (B, F, 4, 4 F + 1):
+            logit ``t * F + b`` is for side t of fragment b, and sides are those of the fragments as they are given.
+        rotations: logits of the number of counterclockwise quarter turns by which a fragment was rotated, (B, F, 4);
+            None if the model takes fragments to be upright.
     """
 
     embeddings: Tensor
     cells: Tensor
     sides: Tensor
+    rotations: Tensor | None = None
+
+    def upright(self) -> Solution:
+        """Return the predictions for the fragments after undoing their predicted rotations."""
+        if self.rotations is None:
+            return self
+        count, side = self.cells.shape[1], torch.arange(4, device=self.sides.device)
+        rotations = self.rotations.argmax(-1)  # (B, F)
+        own = (side - rotations.unsqueeze(-1)) % 4  # the side, as given, of each side of the upright fragment
+        other = own.roll(2, -1).mT.unsqueeze(1)  # (B, 1, 4, F): the side of each fragment that meets it
+        candidates = torch.arange(count, device=side.device) + other * count
+        rows = self.sides.gather(2, own.unsqueeze(-1).expand(-1, -1, -1, self.sides.shape[-1]))
+        met = rows.gather(3, candidates.expand(-1, count, -1, -1))
+        return Solution(self.embeddings, self.cells, torch.cat([met, rows[..., -1:]], -1))
 
     def pair_scores(self) -> PairScores:
         """Score pairs by the similarity of their embeddings, and by the probability that they are adjacent."""
         same = torch.exp((self.embeddings @ self.embeddings.mT - 1) / TEMPERATURE)
-        beside = self.sides.softmax(-1)[..., :-1].sum(2).clamp(max=1)
+        count = self.cells.shape[1]
+        beside = self.sides.softmax(-1)[..., :-1].unflatten(-1, (-1, count)).sum((2, 3)).clamp(max=1)
         return PairScores(same, (beside + beside.mT) / 2)
 
 

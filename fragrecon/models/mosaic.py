@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,19 +12,29 @@ from torch import Tensor, nn
 
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, PairScores, Shape, Solution
-from fragrecon.seams import FEATURES, SIDES, seam_features, strips
+from fragrecon.seams import (
+    FEATURES,
+    SIDES,
+    best_partners,
+    for_all_ways,
+    log_mean_squared,
+    seam_features,
+    strips,
+    swapped,
+)
 
 SIDE_WIDTH = 32
-"""Dimension of the vectors that match sides."""
+"""Dimension of the embeddings of sides, which are compared by their dot product."""
 
 
 class Mosaic(FragmentModel):
     """Embeds each fragment in the context of all other fragments of its puzzle, for any order and number of fragments.
 
     The initial token of a fragment is an embedding of its pixels and of small windows of them. Pre-norm transformer
-    blocks follow, without positional embeddings, because a puzzle is a set. A learned function, per block and head,
-    adds a bias to the attention logits. Its inputs are `seam_features` and the distances computed by `Edges`. Heads
-    then predict the fragment's unit-norm embedding, its cell, and its neighbours.
+    blocks follow, without positional embeddings, because a puzzle is a set. `Fit` measures how well any two sides fit
+    together, from `seam_features` and from the distances computed by `Edges`; a learned function of it, per block and
+    head, is added to the attention logits. Output heads then predict the fragment's unit-norm embedding, its cell, its
+    rotation, and its neighbours.
 
     Args:
         fragment_shape: (C, h, w).
@@ -33,12 +44,15 @@ class Mosaic(FragmentModel):
         depth: number of blocks.
         heads: number of attention heads.
         window: side of the windows, in pixels; they overlap by half.
-        seams: whether attention is biased by `seam_features`.
-        edges: whether attention is biased by `Edges`.
+        seams: whether `seam_features` enter the attention logits and the predicted neighbours.
+        edges: whether the distances of `Edges` enter them.
         context: whether fragments attend to each other.
+        rotations: whether fragments may be rotated by multiples of 90 degrees: any two sides can meet, and the rotation
+            of each fragment is predicted.
 
     Raises:
-        ConfigError: the number of heads does not divide the width, or a window is larger than the fragment.
+        ConfigError: the number of heads does not divide the width, a window is larger than the fragment, or fragments
+            that may be rotated are not square.
     """
 
     def __init__(
@@ -53,6 +67,7 @@ class Mosaic(FragmentModel):
         seams: bool = True,
         edges: bool = True,
         context: bool = True,
+        rotations: bool = False,
     ) -> None:
         super().__init__(fragment_shape, latent_dim)
         channels, height, columns = fragment_shape
@@ -60,7 +75,9 @@ class Mosaic(FragmentModel):
             raise ConfigError(f"model.heads={heads} should divide model.width={width}")
         if not 2 <= window <= min(height, columns):
             raise ConfigError(f"model.window={window} should be from 2 to the fragment's side, {min(height, columns)}")
-        self.grid, self.window, self.seams, self.context = grid, window, seams, context
+        if rotations and height != columns:
+            raise ConfigError(f"model.rotations=true needs square fragments, not {height}x{columns} pixels")
+        self.grid, self.window, self.seams, self.context, self.rotations = grid, window, seams, context, rotations
         self.depth, self.heads = depth, heads
         pixels = channels * height * columns
         self.pixels = nn.Sequential(nn.Linear(pixels, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
@@ -68,14 +85,14 @@ class Mosaic(FragmentModel):
         self.windows = nn.Linear(channels * window**2, 64)
         self.gather = nn.Sequential(nn.GELU(), nn.Linear(64 * places, width))
         self.edges = Edges(channels, min(height, columns)) if edges else None
+        known = FEATURES * seams + Edges.GROUPS * edges
+        self.fit = Fit(known, 16 if rotations else 4, depth * heads) if known else None
         self.blocks = nn.ModuleList(MosaicBlock(width, heads) for _ in range(depth))
-        known = FEATURES * seams + Edges.FEATURES * edges
-        self.seam_bias = nn.Sequential(nn.Linear(known, 32), nn.GELU(), nn.Linear(32, depth * heads)) if known else None
-        self.seam_sides = nn.Linear(known, 2, bias=False) if known else None
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, latent_dim)
         self.cells = nn.Linear(width, grid[0] * grid[1])
-        self.neighbours = nn.Linear(width, len(SIDES) * SIDE_WIDTH)
+        self.upright = nn.Linear(width, len(SIDES)) if rotations else None
+        self.neighbours = nn.Linear(width, 2 * len(SIDES) * SIDE_WIDTH)
         self.none = nn.Linear(width, len(SIDES))
 
     def encode(self, fragments: Tensor) -> Tensor:
@@ -83,7 +100,7 @@ class Mosaic(FragmentModel):
         return self.solve(fragments).embeddings
 
     def solve(self, fragments: Tensor) -> Solution:
-        """Predict embeddings, cells and neighbours of the fragments of puzzles.
+        """Predict embeddings, cells, rotations and neighbours of the fragments of puzzles.
 
         Args:
             fragments: (B, F, C, h, w) in [0, 1].
@@ -93,16 +110,17 @@ class Mosaic(FragmentModel):
         """
         centred = fragments * 4 - 2
         hidden = self.pixels(centred.flatten(2)) + self.gather(self._windows(centred))
-        seams = self._seams(fragments, centred)
-        biases: list[Tensor | None] = [None] * self.depth
-        if self.seam_bias is not None and seams is not None and self.context:
-            bias = self.seam_bias(seams)  # (B, F, F, depth * heads)
-            biases = list(bias.unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2).unbind(0))
-        for block, block_bias in zip(self.blocks, biases, strict=True):
-            hidden = block(hidden, block_bias, self.context)
+        fits, biases = None, [None] * self.depth
+        if self.fit is not None:
+            fits = self.fit(self._seams(fragments, centred), fragments.shape[1])
+            if self.context:
+                biases = self.fit.biases(fits, fragments.shape[1]).chunk(self.depth, 1)
+        for block, bias in zip(self.blocks, biases, strict=True):
+            hidden = block(hidden, bias, self.context)
         tokens = self.norm(hidden)
         embeddings = F.normalize(self.head(tokens).float(), dim=-1)
-        return Solution(embeddings, self.cells(tokens).float(), self._sides(tokens, seams).float())
+        rotations = None if self.upright is None else self.upright(tokens).float()
+        return Solution(embeddings, self.cells(tokens).float(), self._sides(tokens, fits), rotations)
 
     def _windows(self, fragments: Tensor) -> Tensor:
         """Embed all windows of fragments (B, F, C, h, w), as one vector per fragment, (B, F, 64 * windows)."""
@@ -111,25 +129,27 @@ class Mosaic(FragmentModel):
         windows: Tensor = self.windows(tiles.movedim(2, 4).flatten(4).flatten(2, 3))
         return windows.flatten(2)
 
-    def _seams(self, fragments: Tensor, centred: Tensor) -> Tensor | None:
-        """Compute the features (B, F, F, features) of all seams, before fragments attend to each other."""
+    def _seams(self, fragments: Tensor, centred: Tensor) -> Tensor:
+        """Compute the tables (B, K, W, R, R) of all seams, before fragments attend to each other."""
         known = []
         if self.seams:
             with torch.no_grad():
-                known.append(seam_features(fragments.float()))
+                known.append(seam_features(fragments.float(), self.rotations))
         if self.edges is not None:
-            known.append(self.edges(centred))
-        return torch.cat(known, -1) if known else None
+            known.append(self.edges(centred, self.rotations))
+        return torch.cat(known, 1)
 
-    def _sides(self, tokens: Tensor, seams: Tensor | None) -> Tensor:
-        """Predict the logits `Solution.sides`; 'a right of b' and 'b left of a' share a logit."""
-        right, left, below, above = self.neighbours(tokens).unflatten(-1, (len(SIDES), SIDE_WIDTH)).unbind(2)
-        logits = torch.stack([right @ left.mT, below @ above.mT], 1) / math.sqrt(SIDE_WIDTH)
-        if self.seam_sides is not None and seams is not None:
-            logits = logits + self.seam_sides(seams).movedim(-1, 1)
-        itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
-        logits = logits.float().masked_fill(itself, -torch.inf)
-        sides = torch.stack([logits[:, 0], logits[:, 0].mT, logits[:, 1], logits[:, 1].mT], 2)  # (B, F, 4, F)
+    def _sides(self, tokens: Tensor, fits: Tensor | None) -> Tensor:
+        """Predict the logits `Solution.sides`; the two sides of a seam share a logit."""
+        count = tokens.shape[1]
+        one, other = self.neighbours(tokens).unflatten(-1, (2, len(SIDES), SIDE_WIDTH)).permute(2, 3, 0, 1, 4)
+        logits = for_all_ways(lambda left, right: left @ right.mT, list(one), list(other), self.rotations)
+        logits = (logits + swapped(logits)).float() / math.sqrt(4 * SIDE_WIDTH)
+        if self.fit is not None and fits is not None:
+            logits = logits + self.fit.side_logits(fits)
+        number = torch.arange(logits.shape[-1], device=tokens.device) % count
+        logits = logits.masked_fill(number.unsqueeze(-1) == number, -torch.inf)
+        sides = logits.reshape(len(tokens), len(SIDES), count, -1).transpose(1, 2)
         return torch.cat([sides, self.none(tokens).float().unsqueeze(-1)], -1)
 
     def pair_scores(self, fragments: Tensor) -> PairScores:
@@ -151,47 +171,90 @@ class Edges(nn.Module):
     """
 
     GROUPS = 4
-    FEATURES = GROUPS * len(SIDES)
-    """Number of distances per ordered pair: one per group and side."""
+    """Number of tables of distances."""
 
-    def __init__(self, channels: int, side: int, hidden: int = 64, size: int = 4) -> None:
+    def __init__(self, channels: int, side: int, hidden: int = 96, size: int = 4) -> None:
         super().__init__()
-        self.rows, self.reach, self.size = min(6, side), 2, size
+        self.rows, self.reach, self.size = min(8, side), 3, size
         inputs = channels * self.rows * (2 * self.reach + 1)
         self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, self.GROUPS * size))
 
-    def forward(self, fragments: Tensor) -> Tensor:
+    def forward(self, fragments: Tensor, rotations: bool) -> Tensor:
         """Compare the predictions for all pairs of fragments.
 
         Args:
             fragments: (B, F, C, h, w).
+            rotations: whether any two sides can meet.
 
         Returns:
-            Logarithms of mean squared differences, minus their mean over the puzzle, (B, F, F, features).
+            Logarithms of mean squared differences, as tables of ways (B, groups, W, R, R).
         """
-        found = []
-        for one, other in (self._predict(strip).unbind(2) for strip in strips(fragments, self.rows)):
-            distance = _mean_squared(one, other)
-            found += [distance, distance.mT]
-        logs = torch.log(torch.cat(found, 1) + 1e-3)
-        return (logs - logs.mean((2, 3), keepdim=True)).movedim(1, -1)
+        sides = [self._predict(strip) for strip in strips(fragments, self.rows)]
+        one = [side.flatten(3) for side in sides]
+        other = [side.flip(3).flatten(3) for side in sides]
+        return for_all_ways(partial(log_mean_squared, least=1e-3), one, other, rotations)
 
     def _predict(self, strip: Tensor) -> Tensor:
-        """Predict features (B, F, 2, groups, length * size) from strips (B, F, 2, length, C, rows)."""
-        flat = strip.flatten(-2).movedim(3, -1).flatten(0, 2)  # (B * F * 2, C * rows, length)
+        """Predict features (B, groups, F, length, size) from a strip (B, F, length, C, rows)."""
+        flat = strip.flatten(-2).mT.flatten(0, 1)  # (B * F, C * rows, length)
         padded = F.pad(flat, (self.reach, self.reach), mode="replicate")
-        along = padded.unfold(-1, 2 * self.reach + 1, 1).movedim(2, 1).flatten(2)  # (B * F * 2, length, inputs)
+        along = padded.unfold(-1, 2 * self.reach + 1, 1).movedim(2, 1).flatten(2)  # (B * F, length, inputs)
         predicted: Tensor = self.layers(along)
-        return predicted.view(*strip.shape[:4], self.GROUPS, self.size).movedim(4, 3).flatten(4).float()
+        return predicted.view(*strip.shape[:3], self.GROUPS, self.size).movedim(3, 1).float()
 
 
-def _mean_squared(one: Tensor, other: Tensor) -> Tensor:
-    """Mean squared differences (B, groups, F, F) of (B, F, groups, values); bfloat16 would round small ones to zero."""
-    with torch.autocast(one.device.type, enabled=False):
-        one, other = one.movedim(2, 1), other.movedim(2, 1)
-        squares = one.square().sum(-1).unsqueeze(-1) + other.square().sum(-1).unsqueeze(-2)
-        means: Tensor = (squares - 2 * one @ other.mT).clamp(min=0) / one.shape[-1]
-        return means
+class Channels(nn.Linear):
+    """A linear layer over the second axis, (B, inputs, N) to (B, outputs, N)."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Apply the layer."""
+        product = self.weight @ values
+        return product + self.bias.unsqueeze(-1).to(product.dtype)
+
+
+class Fit(nn.Module):
+    """Mixes what is known of seams into scores, and compares each score with those of all other partners.
+
+    Args:
+        known: number of tables of ways, K.
+        ways: number of ways in which two fragments can meet.
+        biases: number of attention biases per pair of fragments.
+        hidden: width of the hidden layer of the MLP that computes the biases.
+    """
+
+    SCORES = 2
+
+    def __init__(self, known: int, ways: int, biases: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.mix = Channels(known, self.SCORES)
+        self.ways = ways
+        self.layers = nn.Sequential(
+            Channels(2 * self.SCORES * ways, hidden), nn.GELU(), Channels(hidden, biases)
+        )
+        self.sides = Channels(2 * self.SCORES, 1)
+
+    def forward(self, seams: Tensor, fragments: int) -> Tensor:
+        """Return scores, and scores relative to other partners (`best_partners`), as tables (B, 2 * scores, W, R, R).
+
+        Args:
+            seams: tables of ways (B, K, W, R, R).
+            fragments: number of fragments, F.
+        """
+        mixed = self.mix(seams.flatten(2))
+        scores = mixed.float()
+        scores = (scores - scores.mean(2, keepdim=True)).unflatten(2, seams.shape[2:])
+        return torch.cat([scores.to(mixed.dtype), best_partners(scores, fragments).to(mixed.dtype)], 1)
+
+    def biases(self, fits: Tensor, fragments: int) -> Tensor:
+        """Compute the attention biases (B, biases, F, F) from the result of `forward`."""
+        if self.ways == 16:
+            fits = fits.reshape(*fits.shape[:2], 4, fragments, 4, fragments).transpose(3, 4)
+        pairs = fits.reshape(len(fits), -1, fragments**2)
+        return self.layers(pairs).unflatten(2, (fragments, fragments))
+
+    def side_logits(self, fits: Tensor) -> Tensor:
+        """Compute logits that two sides meet, (B, W, R, R), from the result of `forward`."""
+        return self.sides(fits.flatten(2)).view(len(fits), *fits.shape[2:]).float()
 
 
 class MosaicBlock(nn.Module):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from fragrecon.data.puzzles import FragmentBatch, neighbours
+from fragrecon.data.puzzles import FragmentBatch, meeting_sides, neighbours
 from fragrecon.models.base import FragmentModel, Solver
 from fragrecon.objectives.base import Losses, Objective, Weight
 
@@ -46,6 +46,8 @@ def supervised_contrastive(embeddings: Tensor, source_ids: Tensor, temperature: 
 class Contrastive(Objective):
     """Supervised contrastive loss on the source images and, for a `Solver`, cross-entropy on cells and neighbours.
 
+    If the model predicts rotations, the cross-entropy on the rotation of a fragment has the weight of that on its cell.
+
     Args:
         grid: rows and columns of fragments in an image.
         temperature: temperature of the contrastive loss.
@@ -53,7 +55,7 @@ class Contrastive(Objective):
         sides: weight of the cross-entropy on the neighbour, or its absence, on each side.
     """
 
-    parts = ("loss", "contrast", "cells", "cell_accuracy", "sides", "side_accuracy")
+    parts = ("loss", "contrast", "cells", "cell_accuracy", "sides", "side_accuracy", "rotations", "rotation_accuracy")
 
     def __init__(
         self, grid: tuple[int, int], temperature: PositiveFloat = 0.1, cells: Weight = 1.0, sides: Weight = 1.0
@@ -66,24 +68,30 @@ class Contrastive(Objective):
         if isinstance(model, Solver):
             solution = model.solve(batch.fragments)
             embeddings = solution.embeddings
+            beside = neighbours(batch.source_ids, batch.positions, self.grid, batch.images_per_puzzle)
             found = {
                 "cells": (solution.cells.flatten(0, 1), batch.positions.flatten()),
-                "sides": (
-                    solution.sides.flatten(0, 2),
-                    neighbours(batch.source_ids, batch.positions, self.grid).flatten(),
-                ),
+                "sides": (solution.sides.flatten(0, 2), beside.flatten()),
             }
+            if solution.rotations is not None:
+                met = meeting_sides(beside, batch.rotations)
+                found["sides"] = (solution.sides.flatten(0, 2), met.flatten())
+                found["rotations"] = (solution.rotations.flatten(0, 1), batch.rotations.flatten())
             heads = {name: F.cross_entropy(logits, target) for name, (logits, target) in found.items()}
             right = {name: (logits.argmax(1) == target).float().mean() for name, (logits, target) in found.items()}
         else:
             embeddings = F.normalize(model.encode(batch.fragments).float(), dim=-1)
-            heads = right = dict.fromkeys(("cells", "sides"), embeddings.new_zeros(()))
+            heads, right = {}, {}
         contrast = supervised_contrastive(embeddings, batch.source_ids, self.temperature)
+        zero = embeddings.new_zeros(())
+        cells, sides, rotations = (heads.get(name, zero) for name in ("cells", "sides", "rotations"))
         return {
-            "loss": contrast + self.cells * heads["cells"] + self.sides * heads["sides"],
+            "loss": contrast + self.cells * (cells + rotations) + self.sides * sides,
             "contrast": contrast.detach(),
-            "cells": heads["cells"].detach(),
-            "cell_accuracy": right["cells"],
-            "sides": heads["sides"].detach(),
-            "side_accuracy": right["sides"],
+            "cells": cells.detach(),
+            "cell_accuracy": right.get("cells", zero),
+            "sides": sides.detach(),
+            "side_accuracy": right.get("sides", zero),
+            "rotations": rotations.detach(),
+            "rotation_accuracy": right.get("rotations", zero),
         }
