@@ -1,7 +1,7 @@
 """Corruptions of fragments: noise, rotation, colour jitter, eroded borders, compression; missing fragments.
 
-Each corruption of pixels is a pure function of the fragments of B puzzles, (B, F, C, h, w) floats in [0, 1], of one random
-key per puzzle, (B,) int64, and of a strength, which is one number or one number per puzzle, (B,).
+Each corruption of pixels is a pure function of the fragments of B puzzles, (B, F, C, h, w) floats in [0, 1], of one
+random key per puzzle, (B,) int64, and of a strength, which is one number or one number per puzzle, (B,).
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def rotate(fragments: Tensor, keys: Tensor, share: Strength) -> Tensor:
 
 def quarter_turns(keys: Tensor, count: int, share: Strength) -> Tensor:
     """Draw by how many counterclockwise quarter turns `rotate` rotates each of F = ``count`` fragments, (B, F)."""
-    chosen, angle = uniforms(keys, 2 * count).split(count, 1)
+    chosen, angle = torch.split(uniforms(keys, 2 * count), count, 1)
     return torch.where(chosen < _each(share, chosen), 1 + (angle * 3).long(), 0)
 
 

@@ -166,8 +166,8 @@ class Solution:
     def pair_scores(self) -> PairScores:
         """Score pairs by the similarity of their embeddings, and by the probability that they are adjacent."""
         same = torch.exp((self.embeddings @ self.embeddings.mT - 1) / TEMPERATURE)
-        count = self.cells.shape[1]
-        beside = self.sides.softmax(-1)[..., :-1].unflatten(-1, (-1, count)).sum((2, 3)).clamp(max=1)
+        puzzles, count = self.cells.shape[:2]
+        beside = self.sides.softmax(-1)[..., :-1].reshape(puzzles, count, -1, count).sum(2).clamp(max=1)
         return PairScores(same, (beside + beside.mT) / 2)
 
 

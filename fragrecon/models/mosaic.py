@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -110,7 +111,8 @@ class Mosaic(FragmentModel):
         """
         centred = fragments * 4 - 2
         hidden = self.pixels(centred.flatten(2)) + self.gather(self._windows(centred))
-        fits, biases = None, [None] * self.depth
+        fits: Tensor | None = None
+        biases: Sequence[Tensor | None] = [None] * self.depth
         if self.fit is not None:
             fits = self.fit(self._seams(fragments, centred), fragments.shape[1])
             if self.context:
@@ -228,9 +230,7 @@ class Fit(nn.Module):
         super().__init__()
         self.mix = Channels(known, self.SCORES)
         self.ways = ways
-        self.layers = nn.Sequential(
-            Channels(2 * self.SCORES * ways, hidden), nn.GELU(), Channels(hidden, biases)
-        )
+        self.layers = nn.Sequential(Channels(2 * self.SCORES * ways, hidden), nn.GELU(), Channels(hidden, biases))
         self.sides = Channels(2 * self.SCORES, 1)
 
     def forward(self, seams: Tensor, fragments: int) -> Tensor:
@@ -250,11 +250,13 @@ class Fit(nn.Module):
         if self.ways == 16:
             fits = fits.reshape(*fits.shape[:2], 4, fragments, 4, fragments).transpose(3, 4)
         pairs = fits.reshape(len(fits), -1, fragments**2)
-        return self.layers(pairs).unflatten(2, (fragments, fragments))
+        biases: Tensor = self.layers(pairs)
+        return biases.view(*biases.shape[:2], fragments, fragments)
 
     def side_logits(self, fits: Tensor) -> Tensor:
         """Compute logits that two sides meet, (B, W, R, R), from the result of `forward`."""
-        return self.sides(fits.flatten(2)).view(len(fits), *fits.shape[2:]).float()
+        logits: Tensor = self.sides(fits.flatten(2))
+        return logits.view(len(fits), *fits.shape[2:]).float()
 
 
 class MosaicBlock(nn.Module):

@@ -96,8 +96,8 @@ def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int])
     fragments = sources.shape[1]
     counts = _right(placement, batch)
     matched = counts.gather(2, assign(counts).unsqueeze(2)).squeeze(2)
-    true = neighbours(sources, positions, grid)
-    same = neighbours(placement.images, placement.cells, grid) == true
+    true = neighbours(sources, positions, grid, batch.images_per_puzzle)
+    same = neighbours(placement.images, placement.cells, grid, batch.images_per_puzzle) == true
     inner = true < fragments
     return {
         "direct": matched.sum(1) / fragments,
