@@ -11,14 +11,14 @@ from fragrecon.config.types import Count, NonNegative, Positive, Section, Share,
 from fragrecon.errors import ConfigError
 
 Perceptual = Literal["features", "lpips", "fid"]
-Probe = Literal["mlp", "linear", "knn", "logistic", "svm"]
+ProbeName = Literal["mlp", "linear", "knn", "logistic", "svm"]
 Projection = Literal["pca", "tsne", "umap"]
-PERCEPTUAL, PROBES, PROJECTIONS = get_args(Perceptual), get_args(Probe), get_args(Projection)
+PERCEPTUAL, PROBES, PROJECTIONS = get_args(Perceptual), get_args(ProbeName), get_args(Projection)
 
 
 @dataclass(frozen=True)
 class RobustnessConfig(Section):
-    """Additional, harder conditions to score under: a list of values per axis."""
+    """Other conditions to score under: a list of values per axis."""
 
     puzzles: Count
     images: list[Count]
@@ -54,7 +54,7 @@ class ProbeConfig(Section):
     support vector machine uses the first ``svm_images`` of them.
     """
 
-    classifiers: Annotated[list[Probe], Field(min_length=1)]
+    classifiers: Annotated[list[ProbeName], Field(min_length=1)]
     hidden: list[Count]
     epochs: Count
     batch_size: Count

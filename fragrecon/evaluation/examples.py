@@ -53,7 +53,7 @@ class Example:
         return self.in_place(self.batch.fragments)
 
     def in_place(self, fragments: Tensor) -> Tensor:
-        """Assemble fragments (1, F, C, h, w) to images (N, C, H, W) at the positions of the puzzle's fragments."""
+        """Assemble fragments (1, F, C, h, w) into images (N, C, H, W) at the positions of the puzzle's fragments."""
         return in_place(fragments, self.batch, self.grid)
 
     @property

@@ -151,7 +151,7 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
 
 
 def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> Inpainted:
-    """Inpaint the fragments of ``config.input`` independently and assemble them to images."""
+    """Inpaint the fragments of ``config.input`` independently and assemble them into images."""
     photographs, grid = cut_input(config)
     seen = photographs.seen
     fragments = cut(in_place(seen.fragments, seen, grid), config.data.fragment_shape[1:]).flatten(0, 1)

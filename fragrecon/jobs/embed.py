@@ -70,7 +70,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """One row per fragment, ordered by image and by cell of the grid, computed while writing.
+    """One row per fragment, in the order of ``puzzles`` and of the cells of the grid, computed while writing.
 
     Attributes:
         puzzles: store indices (P, N) of the images that are embedded together, the narrowest first.
@@ -133,8 +133,8 @@ def open_table(config: Config, data: FragmentData, model: FragmentModel, device:
     """Return the table of embeddings to compute.
 
     A model that embeds fragments independently gets single images in the order of the split, sorted by width if widths
-    are variable. A model that sees puzzles gets the first of the puzzles that are scored; images that do not fill a
-    puzzle are dropped.
+    are variable. A model that sees puzzles gets the first puzzles of the split, which for validation and test are those
+    that are scored; images that do not fill a puzzle are dropped.
 
     Raises:
         ConfigError: there are fewer images than requested, or too few for a puzzle.

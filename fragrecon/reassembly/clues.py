@@ -1,4 +1,4 @@
-"""Placement scores: unary (fragment at a cell) and pairwise (fragment next to fragment), in log-likelihood units.
+"""Placement scores: unary (fragment at a cell) and pairwise (fragment next to fragment).
 
 Shapes: B puzzles of F fragments (C, h, w), cells = rows * columns of the grid.
 """

@@ -63,7 +63,7 @@ def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: Clust
 def score_clues(
     clues: Clues, images: Tensor, batch: FragmentBatch, grid: tuple[int, int], memory: int
 ) -> dict[str, Tensor]:
-    """Score puzzles reassembled by placement scores.
+    """Reassemble puzzles from placement scores and score the result.
 
     Args:
         clues: placement scores of the puzzles.

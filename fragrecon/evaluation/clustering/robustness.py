@@ -1,4 +1,4 @@
-"""Robustness: scores on puzzles that are harder than in training."""
+"""Robustness: scores under conditions other than those of training."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def outcomes(
 
 
 def score_robustness(scoring: Scoring, scores: Mapping[str, Mapping[str, Scores]]) -> list[Outcome]:
-    """Score the model and the baselines under conditions harder than those of training.
+    """Score the model and the baselines under conditions other than those of training.
 
     Args:
         scoring: model and data; its config sets ``evaluation.robustness``.

@@ -1,4 +1,4 @@
-"""Draw distributions of scores over the puzzles, and scores under harder conditions."""
+"""Draw distributions of scores over the puzzles, and scores under other conditions."""
 
 from __future__ import annotations
 
