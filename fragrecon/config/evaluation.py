@@ -27,6 +27,7 @@ class RobustnessConfig(Section):
     rotation: list[Share]
     jitter: list[Share]
     gap: list[Count]
+    missing: list[Annotated[float, Field(gt=0, lt=1)]]
 
     @model_validator(mode="after")
     def _check(self) -> RobustnessConfig:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fragrecon.data.corruption import CHANGES
+from fragrecon.data.corruption import KINDS, corrupt
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, DataError
@@ -44,14 +44,14 @@ class Condition:
         """Whether these are the usual puzzles."""
         same = data.config.fragment_shape == usual.config.fragment_shape
         same &= data.config.images_per_puzzle == usual.config.images_per_puzzle
-        return same and self.axis not in CHANGES
+        return same and self.axis not in KINDS
 
     def change(self, batch: FragmentBatch, seed: int) -> FragmentBatch:
         """Change the fragments of a batch, floats in [0, 1], with independent random numbers per puzzle."""
-        if self.axis not in CHANGES:
+        if self.axis not in KINDS:
             return batch
         keys = keys_of(seed, f"robustness/{self}", batch.step, len(batch)).to(batch.fragments.device)
-        return replace(batch, fragments=CHANGES[self.axis](batch.fragments, keys, self.value))
+        return corrupt(self.axis, batch, keys, self.value)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fragrecon.data.corruption import CHANGES
+from fragrecon.data.corruption import KINDS
 from fragrecon.evaluation.clustering.robustness import Outcome
 from fragrecon.evaluation.statistics import Scores, Summary, summary
 from fragrecon.report.figures.plotting import blank, tidy
@@ -98,13 +98,13 @@ def robustness_figure(
         found = [outcome for outcome in outcomes if outcome.condition.axis == name]
         for number, method in enumerate(methods):
             points = [(o.condition.value, summary(o.scores[method][metric])) for o in found if method in o.scores]
-            if name in CHANGES and points:
+            if name in KINDS and points:
                 points.insert(0, (0.0, summary(usual[method][metric][: points[0][1]["n"]])))
             if points:
                 _curve(axes, points, method, number)
         for value in (o.condition.value for o in found if "model" not in o.scores):
             axes.annotate("model: n/a", (value, 0), (0, 4), textcoords="offset points", fontsize=6, ha="center")
-        if name not in CHANGES:
+        if name not in KINDS:
             values = [outcome.condition.value for outcome in found]
             axes.set_xscale("log")
             axes.set_xticks(values, [f"{value:g}" for value in values])
