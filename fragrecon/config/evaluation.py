@@ -27,6 +27,7 @@ class RobustnessConfig(Section):
     rotation: list[Share]
     jitter: list[Share]
     gap: list[Count]
+    jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]]
 
     @model_validator(mode="after")
     def _check(self) -> RobustnessConfig:
