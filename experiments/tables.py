@@ -10,7 +10,8 @@ the results in the order of its rows:
 
 A result NAME is ``results/NAME.json``, a copy of a run's ``metrics.json``; some kinds read further files of that name:
 ``.csv`` (epochs), ``.npz`` (scores by puzzle), ``.robustness.csv``, ``-SEED.json``, or ``.cpu.json`` and ``.cuda.json``
-(of ``mode=bench``). ``bench``, ``training`` and ``steps`` read ``benchmarks/results/NAME.json``.
+(of ``mode=bench``). ``leak`` reads all results in the folder NAME; ``bench``, ``training`` and ``steps`` read
+``benchmarks/results/NAME.json``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ MASKED = ("masked_psnr", "masked_ssim", "masked_mse", "composite_psnr", "composi
 PROBES = ("reconstruction_psnr", *metrics.PROBES.shown)
 DOWNSAMPLED = "downsampled"
 ABLATED = ("kmeans_ari", "mean_clustering_score", "reassembly_perfect")
+LEAKING = ("kmeans_ari", "reassembly_perfect", "placing_direct")
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 
 Rows = list[list[str]]
@@ -344,6 +346,27 @@ def harder(names: list[str]) -> Rows:
     return rows
 
 
+def leak(names: list[str]) -> Rows:
+    """Scores of all results in a folder on images as they are and after JPEG compression, and paired differences."""
+    (folder,) = names
+    results = {path.stem: read(path) for path in sorted((RESULTS / folder).glob("*.json"))}
+    if len({json.dumps([result["protocol"], result["data"]]) for result in results.values()}) > 1:
+        raise ValueError(f"{list(results)} were not scored on the same puzzles")
+    reassembled = [result for result in results.values() if "seam_gradients" in result["scores"]["as_they_are"]]
+    shown = [(label("seam_gradients"), "seam_gradients", result) for result in reassembled[:1]]
+    shown += [(f"`{name}`", "model", result) for name, result in results.items()]
+    rows = [["", "images", *(part for metric in LEAKING for part in (metrics.title(metric), "minus as they are"))]]
+    for name, method, result in shown:
+        for condition, scores in result["scores"].items():
+            minus = result["minus_as_they_are"].get(condition, {}).get(method, {})
+            cells = [name, label(condition).replace("=", " ")]
+            for metric in LEAKING:
+                cells.append(cell(metric, scores[method][metric]) if metric in scores[method] else "")
+                cells.append(cell(metric, minus[metric], "+") if metric in minus else "")
+            rows.append(cells)
+    return rows
+
+
 def ablations(names: list[str]) -> Rows:
     """Means of each run in NAME.npz, and their paired differences to the first run."""
     (name,) = names
@@ -385,14 +408,15 @@ def cell(metric: str, found: Any, sign: str = "") -> str:
 def markdown(rows: Iterable[Sequence[str]]) -> str:
     """A table whose first row is its header; columns are aligned to the right, but for a first column of names."""
     heads, *others = rows
-    rules = ["---:" if place or others[0][0].isdigit() else "---" for place in range(len(heads))]
+    numbered = bool(others) and others[0][0].isdigit()
+    rules = ["---:" if place or numbered else "---" for place in range(len(heads))]
     return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rules, *others))
 
 
 KINDS: dict[str, Callable[[list[str]], Rows]] = {
     kind.__name__: kind
     for kind in (
-        *(scores, beyond, backends, reassembly, pairs, masked, elsewhere, harder, ablations, epochs),
+        *(scores, beyond, backends, reassembly, pairs, masked, elsewhere, harder, leak, ablations, epochs),
         *(probes, seeds, published, crops, timings, estimates, speeds, bench, training, steps),
     )
 }

@@ -28,6 +28,7 @@ class RobustnessConfig(Section):
     jitter: list[Share]
     gap: list[Count]
     missing: list[Annotated[float, Field(gt=0, lt=1)]]
+    jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]]
 
     @model_validator(mode="after")
     def _check(self) -> RobustnessConfig:

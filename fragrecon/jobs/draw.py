@@ -166,6 +166,7 @@ def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> I
 def first_test_puzzle(config: Config, model: FragmentModel) -> Example:
     """Return the puzzle shown in the run's figures."""
     data, device = test_data(config), hardware.device_of(config.trainer)
+    data.warn_if_lossy()
     return first_examples(model, data.test_set(1), data.grid, protocol_of(config), device)[0]
 
 

@@ -56,6 +56,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     with user_data(config, paths) if paths else nullcontext(open_data(config)) as data:
         model = open_model(config, run, run.best_checkpoint).to(device)
         table = open_table(config, data, model, device)
+        data.warn_if_lossy()
         path = record.folder / f"embeddings.{settings.format}"
         with progress("embedding images", table.puzzles.size) as advance, files.atomic_file(path) as file:
             writers[settings.format](file, table, advance)

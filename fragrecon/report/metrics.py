@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 WORDS = {
     "pca": "PCA",
+    "jpeg": "JPEG",
     "ari": "ARI",
     "nmi": "NMI",
     "ami": "AMI",
