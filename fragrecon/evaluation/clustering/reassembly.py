@@ -14,7 +14,7 @@ from fragrecon.clustering.balanced import assign, balanced_kmeans
 from fragrecon.clustering.spectral import spectral_embedding
 from fragrecon.data.puzzles import FragmentBatch, neighbours
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
-from fragrecon.models.base import Solution
+from fragrecon.models.base import FragmentModel, Solution, Solver
 from fragrecon.reassembly.clues import Clues, gradient_clues
 from fragrecon.reassembly.rebuild import Placement, rebuild
 from fragrecon.reassembly.solve import clues_and_groups
@@ -39,6 +39,19 @@ def score_solution(
         solution, batch.fragments, grid, batch.images_per_puzzle, keys, protocol.restarts, memory
     )
     return score_clues(clues, groups, batch, grid, memory, solution.quarter_turns().cpu())
+
+
+def solved(model: FragmentModel, fragments: Tensor) -> tuple[Solution | None, Tensor]:
+    """Apply a model to puzzles (B, F, C, h, w): its predictions, if it is a `Solver`, and the embeddings (B, F, D)."""
+    solution = model.solve(fragments) if isinstance(model, Solver) else None
+    return solution, model.encode(fragments) if solution is None else solution.embeddings
+
+
+def score_rotations(solution: Solution, batch: FragmentBatch) -> dict[str, Tensor]:
+    """Return ``rotation_accuracy`` (B,), the share of fragments whose rotation is predicted correctly, if it is."""
+    if solution.rotations is None:
+        return {}
+    return {"rotation_accuracy": (solution.quarter_turns() == batch.rotations).double().mean(1)}
 
 
 def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol) -> dict[str, Tensor]:

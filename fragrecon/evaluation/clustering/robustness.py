@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from fragrecon.data.compression import jpeg
 from fragrecon.data.corruption import KINDS, corrupt
@@ -16,6 +17,7 @@ from fragrecon.data.puzzles import FragmentBatch, cut, join
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.baselines import Baselines
 from fragrecon.evaluation.clustering.protocol import METRICS, Score, check_puzzle, evaluate
+from fragrecon.evaluation.clustering.reassembly import score_rotations, solved
 from fragrecon.evaluation.setup import Scoring, protocol_of
 from fragrecon.evaluation.statistics import Scores, Summary, paired_summaries, summary
 from fragrecon.progress import progress
@@ -90,7 +92,8 @@ def compress_images(batch: FragmentBatch, grid: tuple[int, int], quality: int) -
     """
     cells, rows = grid[0] * grid[1], torch.arange(len(batch)).unsqueeze(1)
     places = batch.source_ids * cells + batch.positions
-    images = join(batch.fragments[rows, places.argsort(1)].unflatten(1, (-1, cells)), grid)  # (B, N, C, H, W)
+    ordered = batch.fragments[rows, places.argsort(1)]
+    images = join(ordered.view(len(batch), -1, cells, *ordered.shape[2:]), grid)  # (B, N, C, H, W)
     pixels = (images.flatten(0, 1) * 255).round()
     offset = torch.zeros(len(pixels), 2, dtype=torch.int64, device=pixels.device)
     compressed = jpeg(pixels, torch.full_like(offset[:, 0], quality), offset).view_as(images) / 255
@@ -159,9 +162,13 @@ def outcomes(
             sizes = ["x".join(map(str, shape[1:])) for shape in (model.fragment_shape, data.config.fragment_shape)]
             yield Outcome(condition, scores, {"model": f"it takes fragments of {sizes[0]} pixels, not {sizes[1]}"})
             continue
-        own: dict[str, Score] = {
-            "model": lambda batch: protocol.score_fully(model.encode(batch.fragments), batch),
-        }
+
+        def score(batch: FragmentBatch) -> dict[str, Tensor]:
+            solution, embeddings = solved(model, batch.fragments)
+            scores = protocol.score_fully(embeddings, batch)
+            return scores | (score_rotations(solution, batch) if solution else {})
+
+        own: dict[str, Score] = {"model": score}
         yield Outcome(condition, scores | evaluate(puzzles, own, **settings), {})
 
 
