@@ -372,9 +372,9 @@ def grounds(names: list[str]) -> Rows:
     for ground in GROUNDS:
         for method, scores in baselines_of({name: results[name][ground] for name in names}, shown[:1]).items():
             methods.setdefault(label(method), {"count": ""})[ground] = scores
-    for name, found in results.items():
-        count = f"{found['clean']['model']['parameters']:,}"
-        methods[f"`{name}`"] = {"count": count} | {ground: found[ground]["scores"]["model"] for ground in GROUNDS}
+    for name, by_ground in results.items():
+        count = f"{by_ground['clean']['model']['parameters']:,}"
+        methods[f"`{name}`"] = {"count": count} | {ground: by_ground[ground]["scores"]["model"] for ground in GROUNDS}
     for method, found in methods.items():
         pairs = [(metric, found[ground]) for metric in shown for ground in GROUNDS]
         cells = [cell(metric, scores[metric]) if metric in scores else "" for metric, scores in pairs]
