@@ -90,8 +90,9 @@ def compress_images(batch: FragmentBatch, grid: tuple[int, int], quality: int) -
     Returns:
         The batch with compressed fragments, in the same order.
     """
-    cells, rows = grid[0] * grid[1], torch.arange(len(batch)).unsqueeze(1)
+    cells = grid[0] * grid[1]
     places = batch.source_ids * cells + batch.positions
+    rows = torch.arange(len(batch), device=places.device).unsqueeze(1)
     ordered = batch.fragments[rows, places.argsort(1)]
     images = join(ordered.view(len(batch), -1, cells, *ordered.shape[2:]), grid)  # (B, N, C, H, W)
     pixels = (images.flatten(0, 1) * 255).round()

@@ -141,7 +141,7 @@ def test_whole_images_are_compressed_like_the_files_of_pillow_and_stay_shuffled(
     numbers = torch.arange(4).view(2, 2)
 
     def puzzles_of(pixels: list[Tensor]) -> FragmentBatch:
-        return make_batch(torch.stack(pixels).unflatten(0, (2, 2)), numbers, numbers, orders, size)
+        return make_batch(torch.stack(pixels).view(2, 2, -1, 64, 64), numbers, numbers, orders, size)
 
     batch = puzzles_of([tensor(image) for image in images])
     found = Condition("jpeg_quality", quality).change(batch.as_float(), 0, grid).fragments * 255
@@ -205,7 +205,8 @@ def test_model_and_baselines_are_scored_on_the_changed_puzzles(
     protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path, axis: str, value: float
 ) -> None:
     embed = Halves()
-    (found,) = run(harder(**{axis: [value]}), data, embed, tmp_path)
+    axes: dict[str, Any] = {axis: [value]}
+    (found,) = run(harder(**axes), data, embed, tmp_path)
     condition = Condition(axis, value)
     assert (found.condition, found.not_applicable) == (condition, {})
     assert list(found.scores) == [*METHODS, "model"]

@@ -164,7 +164,8 @@ def test_images_without_compression_are_drawn_beside_the_best_quality() -> None:
     assert axes.get_xlabel() == AXES["jpeg_quality"]
     means = [USUAL["model"]["kmeans_ari"][:6].mean(), *(o.scores["model"]["kmeans_ari"].mean() for o in outcomes)]
     (place, *qualities), found = zip(*curves(axes)["model"], strict=True)
-    assert (qualities, found) == ([95, 75], pytest.approx(means))
+    assert qualities == [95, 75]
+    assert found == pytest.approx(means)
     assert place > 100
     ticks = dict(zip(axes.get_xticks().tolist(), (text.get_text() for text in axes.get_xticklabels()), strict=True))
     assert ticks == {95: "95", 75: "75", place: "none"}
