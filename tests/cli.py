@@ -266,6 +266,7 @@ def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.
 def assert_same_run(first: Path, second: Path) -> None:
     """Bit-identical weights, figures and scores, and the same checkpoint selected."""
     assert_same_weights(weights(first), weights(second))
+    assert_same_weights(*(checkpoint(folder).get("trained_weights", {}) for folder in (first, second)))
     assert rows(first) == rows(second)
     scored = [(folder / "metrics.json").exists() for folder in (first, second)]
     assert scored[0] == scored[1]

@@ -139,7 +139,9 @@ class DataConfig(Section):
 
 @dataclass(frozen=True)
 class TrainerConfig(Section):
-    """Arguments of ``lightning.Trainer``; ``max_epochs`` is by default ``data.epochs``."""
+    """Arguments of ``lightning.Trainer``; ``max_epochs`` is by default ``data.epochs``. ``ema`` is the decay of the
+    exponential moving average of the weights; see `fragrecon.training.averaging.WeightAverage`.
+    """
 
     accelerator: str
     strategy: str
@@ -167,6 +169,7 @@ class TrainerConfig(Section):
     profiler: str | None
     detect_anomaly: bool
     sync_batchnorm: bool
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, TrainingError
 from fragrecon.report.figures.monitoring import COLUMNS, PictureLogger, pictures_of
 from fragrecon.runs.write import CHECKPOINTS, LAST, Record
+from fragrecon.training.averaging import WeightAverage
 from fragrecon.training.learner import Learner
 
 log = logging.getLogger(__name__)
@@ -217,7 +218,9 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
         record: record of the run.
     """
     folder, selection = record.folder / CHECKPOINTS, config.selection
+    average = [WeightAverage(config.trainer.ema)] if config.trainer.ema else []
     callbacks: list[Callback] = [
+        *average,
         OptimizerSettings(config.optimizer),
         FiniteGuard(),
         EpochRows(record, selection.monitor),

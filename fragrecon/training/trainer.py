@@ -68,7 +68,7 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
         interactive = sys.stdout.isatty()
     if interactive:
         callbacks += [RichProgressBar(), RichModelSummary()]
-    settings = asdict(config.trainer) | {
+    settings = {key: value for key, value in asdict(config.trainer).items() if key != "ema"} | {
         "max_epochs": config.max_epochs,
         "precision": hardware.precision_of(config.trainer),
         "enable_progress_bar": interactive,

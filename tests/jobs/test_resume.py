@@ -113,7 +113,7 @@ SHORT = (
 )
 PLATEAU = (*SHORT, "scheduler=plateau", "scheduler.patience=0")
 UNSCORED = "evaluation.puzzles=0"  # nothing comes after training
-ACCUMULATING = (
+AVERAGING = (
     *SHORT,
     UNSCORED,
     "data.batches_per_epoch=5",
@@ -121,6 +121,7 @@ ACCUMULATING = (
     "scheduler=cosine",
     "trainer.accumulate_grad_batches=2",
     "trainer.val_check_interval=0.5",
+    "trainer.ema=0.9",
 )
 
 
@@ -184,7 +185,7 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> Moments:
     return moments
 
 
-@pytest.mark.parametrize("line", [PLATEAU, ACCUMULATING], ids=["plateau", "accumulating"])
+@pytest.mark.parametrize("line", [PLATEAU, AVERAGING], ids=["plateau", "averaging"])
 def test_a_kill_before_any_file_is_written_changes_nothing(
     tmp_path: Path, cache: Path, kills: Moments, line: tuple[str, ...]
 ) -> None:
@@ -211,7 +212,7 @@ def test_a_kill_before_any_file_is_written_changes_nothing(
     assert unreadable == [1, 2, 3], "only a run without its config and status cannot be resumed"
 
 
-@pytest.mark.parametrize("line", [(*PLATEAU, UNSCORED), ACCUMULATING], ids=["plateau", "accumulating"])
+@pytest.mark.parametrize("line", [(*PLATEAU, UNSCORED), AVERAGING], ids=["plateau", "averaging"])
 def test_a_sigterm_at_any_moment_of_training_changes_nothing(
     tmp_path: Path, cache: Path, terms: Moments, line: tuple[str, ...]
 ) -> None:
