@@ -566,7 +566,7 @@ def test_ranks_get_their_shares_from_the_loaders(opener: Opener) -> None:
 
 def small(number: int) -> FragmentBatch:
     nothing = torch.zeros(1, 0)
-    return FragmentBatch(nothing, nothing, nothing, nothing, nothing, step=number)
+    return FragmentBatch(nothing, nothing, nothing, nothing, nothing, nothing, step=number)
 
 
 def workers() -> list[str]:

@@ -167,6 +167,7 @@ def test_each_puzzle_is_judged_alone_and_in_any_order_of_fragments() -> None:
         batch.fragments[:, order],
         batch.source_ids[:, order],
         batch.positions[:, order],
+        batch.rotations[:, order],
         batch.labels[:, order],
         batch.image_ids,
     )
