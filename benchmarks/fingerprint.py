@@ -57,7 +57,8 @@ RECIPES = {
         scheduler=plateau scheduler.patience=0 scheduler.threshold=1""",
     "pca-robustness": f"""{FEW} model=pca model.latent_dim=8 evaluation=robustness evaluation.robustness.puzzles=2
         evaluation.robustness.images=[2] evaluation.robustness.fragment_size=[16,32] evaluation.robustness.noise=[0.1]
-        evaluation.robustness.rotation=[0.5] evaluation.robustness.jitter=[0.4] evaluation.robustness.gap=[3]""",
+        evaluation.robustness.rotation=[0.5] evaluation.robustness.jitter=[0.4] evaluation.robustness.gap=[3]
+        evaluation.robustness.jpeg_quality=[75]""",
     "supervised": f"{FEW} model=supervised model.hidden=[16] model.latent_dim=8",
     "simclr-cosine": f"""{FEW} model=simclr model.encoder_channels=[4,8] model.hidden=16 model.latent_dim=8
         scheduler=cosine scheduler.warmup=0.2 optimizer=adamw""",

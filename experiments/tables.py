@@ -10,7 +10,8 @@ the results in the order of its rows:
 
 A result NAME is ``results/NAME.json``, a copy of a run's ``metrics.json``; some kinds read further files of that name:
 ``.csv`` (epochs), ``.npz`` (scores by puzzle), ``.robustness.csv``, ``-SEED.json``, or ``.cpu.json`` and ``.cuda.json``
-(of ``mode=bench``). ``bench``, ``training`` and ``steps`` read ``benchmarks/results/NAME.json``.
+(of ``mode=bench``). ``leak`` reads all results in the folder NAME; ``bench``, ``training`` and ``steps`` read
+``benchmarks/results/NAME.json``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,25 @@ MASKED = ("masked_psnr", "masked_ssim", "masked_mse", "composite_psnr", "composi
 PROBES = ("reconstruction_psnr", *metrics.PROBES.shown)
 DOWNSAMPLED = "downsampled"
 ABLATED = ("kmeans_ari", "mean_clustering_score", "reassembly_perfect")
+GROUNDS = {"clean": "clean", "compressed": "JPEG"}
+"""Folders of results on images that were never compressed at their size, and on images that were; column heads."""
+AIMS = {
+    "images 10": 0.99,
+    "images 50": 0.97,
+    "images 100": 0.95,
+    "gap 1": 0.95,
+    "gap 2": 0.87,
+    "gap 3": 0.78,
+    "noise 0.05": 0.98,
+    "noise 0.1": 0.93,
+    "rotation 0.75": 0.95,
+    "jitter 0.2": 0.95,
+    "jitter 0.4": 0.80,
+    "missing 0.1": 0.98,
+    "missing 0.33": 0.95,
+}
+"""KMeans ARI that `mosaic_any` should reach under each condition."""
+LEAKING = ("kmeans_ari", "reassembly_perfect", "placing_direct")
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 
 Rows = list[list[str]]
@@ -333,14 +353,70 @@ def harder(names: list[str]) -> Rows:
         for row in files.read_csv(RESULTS / f"{name}.robustness.csv"):
             if row.get("metric") == "kmeans_ari" and row["method"] in ("model", "colour_histogram"):
                 method = code(name) if row["method"] == "model" else label(row["method"])
-                half = (float(row["high"]) - float(row["low"])) / 2
                 key = row["axis"], f"{float(row['value']):g}"
-                found.setdefault(key, {})[method] = metrics.around("kmeans_ari", float(row["mean"]), half)
+                found.setdefault(key, {})[method] = spread("kmeans_ari", row)
     methods = [*map(code, names), label("colour_histogram")]
     rows = [["condition", *methods]]
     for (axis, value), cells in found.items():
         if len(cells) == len(methods):
             rows.append([f"{label(axis)} {value}", *(cells[method] for method in methods)])
+    return rows
+
+
+def grounds(names: list[str]) -> Rows:
+    """Scores of the same models on clean images and on images compressed at their size; NAMEs without the folder."""
+    shown = ("kmeans_ari", "mean_clustering_score", "reassembly_perfect")
+    rows = [["", "parameters", *(f"{metrics.title(metric)}, {head}" for metric in shown for head in GROUNDS.values())]]
+    results = {name: {ground: result_of(f"{ground}/{name}") for ground in GROUNDS} for name in names}
+    methods: dict[str, dict[str, Any]] = {}
+    for ground in GROUNDS:
+        for method, scores in baselines_of({name: results[name][ground] for name in names}, shown[:1]).items():
+            methods.setdefault(label(method), {"count": ""})[ground] = scores
+    for name, by_ground in results.items():
+        count = f"{by_ground['clean']['model']['parameters']:,}"
+        methods[f"`{name}`"] = {"count": count} | {ground: by_ground[ground]["scores"]["model"] for ground in GROUNDS}
+    for method, found in methods.items():
+        pairs = [(metric, found[ground]) for metric in shown for ground in GROUNDS]
+        cells = [cell(metric, scores[metric]) if metric in scores else "" for metric, scores in pairs]
+        rows.append([method, found["count"], *cells])
+    return rows
+
+
+def aims(names: list[str]) -> Rows:
+    """KMeans ARI, and rotations predicted correctly, under each condition of `AIMS`, beside what is aimed at."""
+    (name,) = names
+    rows = [["condition", "puzzles", "aim", "reached", "rotation accuracy"]]
+    found = {
+        (f"{label(row['axis'])} {float(row['value']):g}", row["metric"]): row
+        for row in files.read_csv(RESULTS / f"{name}.robustness.csv")
+        if row["method"] == "model" and row.get("metric")
+    }
+    for condition, aim in AIMS.items():
+        ari, accuracy = (found[condition, metric] for metric in ("kmeans_ari", "rotation_accuracy"))
+        rows.append(
+            [condition, ari["n"], f"{aim:.2f}", spread("kmeans_ari", ari), spread("rotation_accuracy", accuracy)]
+        )
+    return rows
+
+
+def leak(names: list[str]) -> Rows:
+    """Scores of all results in a folder on images as they are and after JPEG compression, and paired differences."""
+    (folder,) = names
+    results = {path.stem: read(path) for path in sorted((RESULTS / folder).glob("*.json"))}
+    if len({json.dumps([result["protocol"], result["data"]]) for result in results.values()}) > 1:
+        raise ValueError(f"{list(results)} were not scored on the same puzzles")
+    reassembled = [result for result in results.values() if "seam_gradients" in result["scores"]["as_they_are"]]
+    shown = [(label("seam_gradients"), "seam_gradients", result) for result in reassembled[:1]]
+    shown += [(f"`{name}`", "model", result) for name, result in results.items()]
+    rows = [["", "images", *(part for metric in LEAKING for part in (metrics.title(metric), "minus as they are"))]]
+    for name, method, result in shown:
+        for condition, scores in result["scores"].items():
+            minus = result["minus_as_they_are"].get(condition, {}).get(method, {})
+            cells = [name, label(condition).replace("=", " ")]
+            for metric in LEAKING:
+                cells.append(cell(metric, scores[method][metric]) if metric in scores[method] else "")
+                cells.append(cell(metric, minus[metric], "+") if metric in minus else "")
+            rows.append(cells)
     return rows
 
 
@@ -382,17 +458,37 @@ def cell(metric: str, found: Any, sign: str = "") -> str:
     return metrics.around(metric, found["mean"], metrics.half(found), sign)
 
 
+def spread(metric: str, row: Mapping[str, str]) -> str:
+    """The mean of a row of ``robustness.csv`` with half its interval."""
+    return metrics.around(metric, float(row["mean"]), (float(row["high"]) - float(row["low"])) / 2)
+
+
 def markdown(rows: Iterable[Sequence[str]]) -> str:
     """A table whose first row is its header; columns are aligned to the right, but for a first column of names."""
     heads, *others = rows
-    rules = ["---:" if place or others[0][0].isdigit() else "---" for place in range(len(heads))]
+    numbered = bool(others) and others[0][0].isdigit()
+    rules = ["---:" if place or numbered else "---" for place in range(len(heads))]
     return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rules, *others))
 
 
 KINDS: dict[str, Callable[[list[str]], Rows]] = {
     kind.__name__: kind
     for kind in (
-        *(scores, beyond, backends, reassembly, pairs, masked, elsewhere, harder, ablations, epochs),
+        *(
+            scores,
+            beyond,
+            backends,
+            reassembly,
+            pairs,
+            masked,
+            elsewhere,
+            harder,
+            grounds,
+            aims,
+            leak,
+            ablations,
+            epochs,
+        ),
         *(probes, seeds, published, crops, timings, estimates, speeds, bench, training, steps),
     )
 }

@@ -94,7 +94,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
     multirun = settings.mode == RunMode.MULTIRUN
     # Hydra has already created run.log; ignore it if empty.
     before = {path.name for path in folder.iterdir() if path.name != "run.log" or path.stat().st_size}
-    # Otherwise Lightning would launch its other processes with Hydra's command line, which has all jobs of a sweep.
+    # Clear Hydra's config; otherwise, Lightning would launch processes with Hydra's command line, which has all jobs.
     HydraConfig.instance().cfg = None
     try:
         outcome = jobs.run_job(composed, folder, overrides, multirun=multirun)

@@ -13,10 +13,12 @@ import colours
 import count
 import crops
 import decoded
+import leak
 import pytest
 import tables
 from PIL import Image
 
+from fragrecon import files
 from fragrecon.report import metrics
 from fragrecon.report.metrics import CLUSTERING
 from tests import cli, layouts
@@ -29,6 +31,7 @@ MASKED = [path for path in RESULTS if path.parent.name == "masked"]
 EMBEDDED = [path for path in RESULTS if path.parent.name.startswith("embed")]
 LARGER = [path for path in RESULTS if path.parent.name == "cnn_v3"]
 TIMED = [path for path in RESULTS if path.parent.name == "bench"]
+LEAKING = [path for path in RESULTS if path.parent.name == "leak"]
 FEW = ["data.reader.train_images=300", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
 COLUMNS = CLUSTERING.shown
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
@@ -65,7 +68,7 @@ def test_the_readme_shows_every_model_of_the_baselines() -> None:
 def test_results_were_scored_by_the_whole_protocol() -> None:
     filling = ["mean_colour", "bilinear", "linear_prediction"]
     special = {"Mosaic": ["seam_gradients"], "MaskedAutoencoder": filling, "EnergyTransformer": filling}
-    found = [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *LARGER, *TIMED]]
+    found = [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *LARGER, *TIMED, *LEAKING]]
     assert found
     for path in found:
         result = json.loads(path.read_text())
@@ -340,6 +343,71 @@ def test_the_count_script_finds_the_number_of_far_blobs(
     for images, _, eigengap, found, _, _ in rows:
         assert float(eigengap.split("±")[0]) == 0
         assert found == images
+
+
+def test_a_folder_without_results_makes_a_table_without_rows(results: Path) -> None:
+    empty = tables.filled("<!-- leak: leak -->\n<!-- end of table -->\n")
+    assert len(empty.splitlines()) == 4
+    assert tables.filled(empty) == empty
+
+
+@pytest.mark.slow
+def test_the_leak_script_scores_models_before_and_after_compression(
+    tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    puzzles = ["data.reader.train_images=300", "data.reader.test_images=60", "evaluation.restarts=2"]
+    few = ["data.batches_per_epoch=2", "data.epochs=1", "evaluation.robustness.puzzles=4"]
+    others = ("images", "fragment_size", "noise", "rotation", "jitter", "gap")
+    axes = ["evaluation=robustness", *(f"evaluation.robustness.{axis}=[]" for axis in others)]
+    mosaic = ["model=mosaic", "model.width=32", "model.depth=1", "model.heads=2"]
+    given: list[str] = []
+    for name, model in (("mosaic", mosaic), ("pca", ["model=pca"])):
+        line = [*cli.SMALL, *model, *axes, *few, *puzzles, "evaluation.puzzles=4"]
+        cli.job(tmp_path / name, tmp_path, *line)
+        given += ["--run", name, str(tmp_path / name)]
+    capsys.readouterr()
+    leak.main([*given, *puzzles, "evaluation.puzzles=4", f"data.cache_dir={tmp_path}"])
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in table] == [name for name in ("seam gradients", "`mosaic`", "`pca`") for _ in range(3)]
+    assert [bool(cell) for cell in table[3]] == [True, True, True, False, True, False, True, False]
+    assert [bool(cell) for cell in table[-1]] == [True] * 4 + [False] * 4
+    usual, *compressed = ("as_they_are", "jpeg_quality=95", "jpeg_quality=75")
+    for name in ("mosaic", "pca"):
+        found = json.loads((results / "leak" / f"{name}.json").read_text())
+        scores, minus = found["scores"], found["minus_as_they_are"]
+        assert (list(scores), list(minus)) == ([usual, *compressed], compressed)
+        own = json.loads((tmp_path / name / "metrics.json").read_text())["scores"]
+        assert scores[usual] == {method: own[method] for method in scores[usual]}
+        for row in files.read_csv(tmp_path / name / "robustness.csv"):
+            if row["method"] == "model":
+                again = scores[f"{row['axis']}={row['value']}"]["model"][row["metric"]]
+                assert [again["mean"], *again["ci95"]] == [float(row[key]) for key in ("mean", "low", "high")]
+        for condition in compressed:
+            for method, differences in minus[condition].items():
+                for metric, difference in differences.items():
+                    one, other = (scores[at][method][metric]["mean"] for at in (condition, usual))
+                    assert difference["mean"] == pytest.approx(one - other, abs=1e-12)
+
+
+def test_results_of_different_puzzles_are_not_compared(results: Path) -> None:
+    (results / "leak").mkdir()
+    for seed in (0, 1):
+        result = {
+            "protocol": {"seed": seed},
+            "data": {},
+            "scores": {"as_they_are": {"model": {}}},
+            "minus_as_they_are": {},
+        }
+        (results / "leak" / f"{seed}.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="'0', '1'"):
+        tables.leak(["leak"])
+
+
+def test_quality_is_named_among_the_harder_conditions(results: Path) -> None:
+    row = {"axis": "jpeg_quality", "value": 75, "metric": "kmeans_ari", "mean": 0.5, "low": 0.4, "high": 0.6}
+    rows = [row | {"method": method} for method in ("model", "colour_histogram")]
+    files.write_csv(results / "one.robustness.csv", rows)
+    assert tables.harder(["one"])[1] == ["JPEG quality 75", "0.5000 ± 0.1000", "0.5000 ± 0.1000"]
 
 
 @pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cuda"]])

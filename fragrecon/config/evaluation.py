@@ -11,14 +11,14 @@ from fragrecon.config.types import Count, NonNegative, Positive, Section, Share,
 from fragrecon.errors import ConfigError
 
 Perceptual = Literal["features", "lpips", "fid"]
-Probe = Literal["mlp", "linear", "knn", "logistic", "svm"]
+ProbeName = Literal["mlp", "linear", "knn", "logistic", "svm"]
 Projection = Literal["pca", "tsne", "umap"]
-PERCEPTUAL, PROBES, PROJECTIONS = get_args(Perceptual), get_args(Probe), get_args(Projection)
+PERCEPTUAL, PROBES, PROJECTIONS = get_args(Perceptual), get_args(ProbeName), get_args(Projection)
 
 
 @dataclass(frozen=True)
 class RobustnessConfig(Section):
-    """Additional, harder conditions to score under: a list of values per axis."""
+    """Other conditions to score under: a list of values per axis."""
 
     puzzles: Count
     images: list[Count]
@@ -27,6 +27,8 @@ class RobustnessConfig(Section):
     rotation: list[Share]
     jitter: list[Share]
     gap: list[Count]
+    missing: list[Annotated[float, Field(gt=0, lt=1)]]
+    jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]]
 
     @model_validator(mode="after")
     def _check(self) -> RobustnessConfig:
@@ -54,7 +56,7 @@ class ProbeConfig(Section):
     support vector machine uses the first ``svm_images`` of them.
     """
 
-    classifiers: Annotated[list[Probe], Field(min_length=1)]
+    classifiers: Annotated[list[ProbeName], Field(min_length=1)]
     hidden: list[Count]
     epochs: Count
     batch_size: Count

@@ -256,6 +256,8 @@ class Config(Section):
     run: str | None = None
     input: str | list[str] | None = None
     loose: bool | None = None
+    rotate: bool | None = None
+    missing: Annotated[float, Field(ge=0, lt=1)] | None = None
     embed: EmbedConfig | None = None
     demo: DemoConfig | None = None
     bench: BenchConfig | None = None

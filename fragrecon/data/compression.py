@@ -2,7 +2,8 @@
 
 Images that are stored as JPEG at the size at which they are cut show where fragments were neighbours: 2x2 pixels share
 a chroma value, and decoders interpolate between them, so that the colours at the border of a fragment contain those of
-its neighbour. Compressing training images again, on a grid that differs from the fragments', hides this.
+its neighbour. Compressing training images again, on a grid that differs from the fragments', keeps models
+from relying on this.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def _shifted(length: int, shift: Tensor) -> Tensor:
 
 
 def _quantise(planes: Tensor, table: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor:
-    """Round the cosine transform of each 8x8 block of planes (M, C, H, W) to multiples of a table."""
+    """Quantise and dequantise the DCT coefficients of 8x8 blocks of planes (M, C, H, W); return the decoded planes."""
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).float().view(-1, 1, 1)
     steps = (
         ((torch.tensor(table, device=planes.device) * scale + 50) / 100).floor().clamp(1, 255).view(-1, 1, 1, 1, 8, 8)

@@ -99,7 +99,7 @@ def corrupt(kind: str, batch: FragmentBatch, keys: Tensor, strength: float) -> F
     """Apply one kind of corruption to puzzles with float fragments, for evaluation.
 
     Args:
-        kind: a key of `CHANGES`, or ``missing``.
+        kind: one of `KINDS`.
         batch: puzzles.
         keys: random keys of the puzzles, (B,).
         strength: strength of the corruption.
@@ -165,10 +165,11 @@ def quarter_turns(keys: Tensor, count: int, share: Strength) -> Tensor:
 
 def turn(fragments: Tensor, quarters: Tensor) -> Tensor:
     """Rotate square fragments (..., C, h, h) counterclockwise by quarter turns (...), integers of any sign."""
-    result = fragments
+    result = fragments.clone()
     for quarter in (1, 2, 3):
-        chosen = (quarters % 4 == quarter)[..., None, None, None]
-        result = torch.where(chosen, torch.rot90(fragments, quarter, (-2, -1)), result)
+        chosen = quarters % 4 == quarter
+        if chosen.any():
+            result[chosen] = torch.rot90(fragments[chosen], quarter, (-2, -1))
     return result
 
 
@@ -242,7 +243,10 @@ CHANGES: dict[str, Callable[[Tensor, Tensor, Strength], Tensor]] = {
     "noise": add_noise,
     "compression": compress,
 }
-"""Corruption functions by kind, in the order in which `Corruption.apply` applies them."""
+"""Corruptions of pixels by kind, in the order in which `Corruption.apply` applies them."""
+
+KINDS = (*CHANGES, "missing")
+"""What `corrupt` can do."""
 
 
 def _each(strength: Strength, like: Tensor) -> Tensor:

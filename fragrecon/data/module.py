@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 import platformdirs
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from fragrecon.data import augment, puzzles
 from fragrecon.data.batches import Batches, Start
@@ -88,15 +89,19 @@ class FragmentData(pl.LightningDataModule):
         """Return the store of a split; it is opened (and built, if necessary) on first use."""
         if split not in self._stores:
             self._stores[split] = open_or_build(self.reader, self.config.name, split, self.cache)
-            found = self._stores[split].manifest
-            if found.lossy and self.cells > 1:
-                log.warning(
-                    "%d of %d %s images of %s are JPEG or lossy WebP files of the size at which they are cut, so "
-                    "colours at a border contain those of the neighbouring fragment: the scores of models that compare "
-                    "borders are too high; use larger or lossless files, or see data.augment.compression",
-                    *(found.lossy, found.count, split, self.config.name),
-                )
         return self._stores[split]
+
+    @rank_zero_only
+    def warn_if_lossy(self) -> None:
+        """Warn if images of the opened splits are lossy files of the size at which they are cut; to be called once."""
+        found = [store.manifest for store in self._stores.values() if store.manifest.lossy]
+        if found and self.cells > 1:
+            log.warning(
+                "%s images of %s are JPEG or lossy WebP files of the size at which they are cut, so colours at a "
+                "border contain those of the neighbouring fragment: the scores of models that compare borders are too "
+                "high; use larger or lossless files, or see data.augment.compression",
+                *(" and ".join(f"{one.lossy} of {one.count} {one.split}" for one in found), self.config.name),
+            )
 
     def training_images(self) -> Indices:
         """Return the indices of the training images, without those held out for validation."""

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fragrecon.data.corruption import corrupt, lose
 from fragrecon.data.puzzles import FragmentBatch, make_batch
 from fragrecon.data.readers.images import SUFFIXES, Shape, decode, size_of
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.seeds import torch_generator
+from fragrecon.seeds import keys_of, torch_generator
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,12 @@ def check_count(fragments: int) -> None:
 
 
 def cut_photographs(
-    paths: Sequence[Path], image_shape: Shape, fragment_size: tuple[int, int], seed: int
+    paths: Sequence[Path],
+    image_shape: Shape,
+    fragment_size: tuple[int, int],
+    seed: int,
+    rotate: bool = False,
+    missing: float = 0.0,
 ) -> Photographs:
     """Scale and crop photographs to one size and cut them into a puzzle of fragments in random order.
 
@@ -93,12 +99,15 @@ def cut_photographs(
         paths: paths of the files.
         image_shape: (C, H, W) of a photograph for the model.
         fragment_size: (h, w) of a fragment for the model.
-        seed: seed of the random order.
+        seed: seed of the random order, of rotations and of what is missing.
+        rotate: whether each fragment is rotated by 0, 90, 180 or 270 degrees at random.
+        missing: share of the fragments that are missing, in [0, 1).
 
     Returns:
         The puzzle.
 
     Raises:
+        ConfigError: fragments that are not square cannot be rotated.
         DataError: a file is not an image.
     """
     (channels, height, width), (h, w) = image_shape, fragment_size
@@ -115,5 +124,8 @@ def cut_photographs(
     order = torch.randperm(count, generator=torch_generator(seed, "reassemble")).unsqueeze(0)
     unknown, ids = torch.full((1, len(paths)), -1), torch.arange(len(paths)).unsqueeze(0)
     shown = make_batch(images, unknown, ids, order, (h * scale, w * scale))
+    shown = lose(shown, missing)
+    if rotate:
+        shown = corrupt("rotation", shown, keys_of(seed, "reassemble/rotation", 0, 1), 0.75)
     smaller = F.avg_pool2d(shown.fragments[0].float() / 255, scale).unsqueeze(0)
     return Photographs(shown, replace(shown, fragments=smaller))

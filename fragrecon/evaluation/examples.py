@@ -37,7 +37,7 @@ class Example:
         embeddings: embeddings (1, F, D).
         groups: clusters (1, F) of the embeddings by KMeans.
         decoded: decoded embeddings (1, F, C, h, w) in [0, 1], if the model decodes.
-        placement: image and cell of each fragment, if the model reassembles such puzzles.
+        placement: image, cell and rotation of each fragment, if the model reassembles such puzzles.
     """
 
     batch: FragmentBatch
@@ -53,7 +53,7 @@ class Example:
         return self.in_place(self.batch.fragments)
 
     def in_place(self, fragments: Tensor) -> Tensor:
-        """Assemble fragments (1, F, C, h, w) to images (N, C, H, W) at the positions of the puzzle's fragments."""
+        """Assemble fragments (1, F, C, h, w) into images (N, C, H, W) at the positions of the puzzle's fragments."""
         return in_place(fragments, self.batch, self.grid)
 
     @property
@@ -94,7 +94,8 @@ def example_of(
     if solution is not None:
         keys, k, memory = protocol.keys(batch), batch.images_per_puzzle, protocol.memory
         clues, groups = clues_and_groups(solution, batch.fragments, grid, k, keys, protocol.restarts, memory)
-        placement = rebuild(clues, groups, grid, regroup=True, memory=memory)
+        rotations = solution.quarter_turns().cpu()
+        placement = rebuild(clues, groups, grid, rotations=rotations, regroup=True, memory=memory)
     batch, embeddings = batch.to("cpu"), embeddings.float().cpu()
     return Example(batch, grid, embeddings, protocol.cluster(embeddings, batch)["kmeans"], decoded, placement)
 
@@ -130,4 +131,5 @@ def arrays_of(examples: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
     if placements:
         arrays["rebuilt_images"] = stacked([placement.images for placement in placements])
         arrays["rebuilt_cells"] = stacked([placement.cells for placement in placements])
+        arrays["rebuilt_rotations"] = stacked([placement.rotations for placement in placements])
     return arrays

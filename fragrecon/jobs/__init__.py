@@ -26,16 +26,17 @@ from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS, Record
 
 log = logging.getLogger(__name__)
 
-# Environment variables in which multi-process launchers set the number of a process.
+# Environment variables in which multi-process launchers set the rank of a process.
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 
 
 def run_job(
     composed: DictConfig, folder: Path, overrides: list[str], *, multirun: bool = False
 ) -> dict[str, Any] | None:
-    """Run one job in its folder and record the outcome there, even if its config is refused.
+    """Run one job in its folder and record the outcome there, even if its config is rejected.
 
-    In a sweep, finished jobs are skipped; failed and stopped ones run again.
+    In a sweep, finished jobs are skipped; failed and stopped ones run again. Outside sweeps, `fragrecon.run` deletes
+    the record of a rejected config.
 
     Raises:
         FolderTakenError: the folder holds another run.

@@ -151,7 +151,7 @@ def draw_decoded(config: Config, model: FragmentModel, folder: Path) -> dict[str
 
 
 def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> Inpainted:
-    """Inpaint the fragments of ``config.input`` independently and assemble them to images."""
+    """Inpaint the fragments of ``config.input`` independently and assemble them into images."""
     photographs, grid = cut_input(config)
     seen = photographs.seen
     fragments = cut(in_place(seen.fragments, seen, grid), config.data.fragment_shape[1:]).flatten(0, 1)
@@ -166,6 +166,7 @@ def inpaint_photographs(config: Config, model: Inpainter, masking: Masking) -> I
 def first_test_puzzle(config: Config, model: FragmentModel) -> Example:
     """Return the puzzle shown in the run's figures."""
     data, device = test_data(config), hardware.device_of(config.trainer)
+    data.warn_if_lossy()
     return first_examples(model, data.test_set(1), data.grid, protocol_of(config), device)[0]
 
 

@@ -56,6 +56,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     with user_data(config, paths) if paths else nullcontext(open_data(config)) as data:
         model = open_model(config, run, run.best_checkpoint).to(device)
         table = open_table(config, data, model, device)
+        data.warn_if_lossy()
         path = record.folder / f"embeddings.{settings.format}"
         with progress("embedding images", table.puzzles.size) as advance, files.atomic_file(path) as file:
             writers[settings.format](file, table, advance)
@@ -70,7 +71,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """One row per fragment, ordered by image and by cell of the grid, computed while writing.
+    """One row per fragment, in the order of ``puzzles`` and of the cells of the grid, computed while writing.
 
     Attributes:
         puzzles: store indices (P, N) of the images that are embedded together, the narrowest first.
@@ -133,8 +134,8 @@ def open_table(config: Config, data: FragmentData, model: FragmentModel, device:
     """Return the table of embeddings to compute.
 
     A model that embeds fragments independently gets single images in the order of the split, sorted by width if widths
-    are variable. A model that sees puzzles gets the first of the puzzles that are scored; images that do not fill a
-    puzzle are dropped.
+    are variable. A model that sees puzzles gets the first puzzles of the split, which for validation and test are those
+    that are scored; images that do not fill a puzzle are dropped.
 
     Raises:
         ConfigError: there are fewer images than requested, or too few for a puzzle.

@@ -36,6 +36,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     checkpoint = run.best_checkpoint
     model = open_model(config, run, checkpoint)
     check_data(config, data)
+    data.warn_if_lossy()
     record.enter("evaluation")
     log.info("scoring %s", checkpoint)
     return score(config, model, run, data, record, {})

@@ -110,7 +110,9 @@ def are_loose(sizes: Sequence[tuple[int, int]], config: Config) -> bool:
 def cut_puzzle(paths: Sequence[Path], config: Config) -> Puzzle:
     """Crop photographs to one size and cut them into a puzzle."""
     data = config.data
-    photographs = cut_photographs(paths, data.image_shape, data.fragment_shape[1:], config.seed)
+    photographs = cut_photographs(
+        paths, data.image_shape, data.fragment_shape[1:], config.seed, bool(config.rotate), config.missing or 0.0
+    )
     shown = photographs.shown
     return Puzzle([str(path) for path in paths], shown.fragments[0], photographs.seen.fragments, shown)
 
@@ -137,7 +139,7 @@ def loose_puzzle(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], shape:
 
 
 def describe(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int]) -> dict[str, Any]:
-    """Return the image and cell of each fragment, and scores if the truth is known."""
+    """Return the image, cell and counterclockwise rotation in degrees of each fragment, and scores if known."""
     truth, rows = puzzle.truth, []
     for number in range(puzzle.seen.shape[1]):
         row: dict[str, Any] = {"fragment": number}
@@ -146,8 +148,10 @@ def describe(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int]
         else:
             source, cell = int(truth.source_ids[0, number]), int(truth.positions[0, number])
             row |= {"file": puzzle.names[source], "cut_from": [cell // grid[1], cell % grid[1]]}
+            row["rotated"] = 90 * int(truth.rotations[0, number])
         cell = int(placement.cells[0, number])
-        rows.append(row | {"image": int(placement.images[0, number]), "cell": [cell // grid[1], cell % grid[1]]})
+        row |= {"image": int(placement.images[0, number]), "cell": [cell // grid[1], cell % grid[1]]}
+        rows.append(row | {"rotation": 90 * int(placement.rotations[0, number])})
     result: dict[str, Any] = {"grid": list(grid), "images": k, "fragments": rows}
     if truth is not None:
         result["scores"] = {name: float(score) for name, score in agreement(placement, truth, grid).items()}

@@ -61,6 +61,7 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
         log.info("training%s on %s", together, hardware.describe(config.trainer))
         data.check(config.evaluation.puzzles)
         check_data(config, data)
+        data.warn_if_lossy()
         seconds = {"data": time.monotonic() - started}
         if record.status.get("stage") != "evaluation":
             record.enter("training")

@@ -150,13 +150,18 @@ class Solution:
     sides: Tensor
     rotations: Tensor | None = None
 
+    def quarter_turns(self) -> Tensor:
+        """Return the predicted rotations (B, F), 0..3; all 0 if the model takes fragments to be upright."""
+        if self.rotations is None:
+            return torch.zeros(self.cells.shape[:2], dtype=torch.int64, device=self.cells.device)
+        return self.rotations.argmax(-1)
+
     def upright(self) -> Solution:
         """Return the predictions for the fragments after undoing their predicted rotations."""
         if self.rotations is None:
             return self
         count, side = self.cells.shape[1], torch.arange(4, device=self.sides.device)
-        rotations = self.rotations.argmax(-1)  # (B, F)
-        own = (side - rotations.unsqueeze(-1)) % 4  # the side, as given, of each side of the upright fragment
+        own = (side - self.quarter_turns().unsqueeze(-1)) % 4  # the given side of each side of the upright fragment
         other = own.roll(2, -1).mT.unsqueeze(1)  # (B, 1, 4, F): the side of each fragment that meets it
         candidates = torch.arange(count, device=side.device) + other * count
         rows = self.sides.gather(2, own.unsqueeze(-1).expand(-1, -1, -1, self.sides.shape[-1]))

@@ -1,4 +1,4 @@
-"""Placement scores: unary (fragment at a cell) and pairwise (fragment next to fragment), in log-likelihood units.
+"""Placement scores: unary (fragment at a cell) and pairwise (fragment next to fragment).
 
 Shapes: B puzzles of F fragments (C, h, w), cells = rows * columns of the grid.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fragrecon.data.corruption import turn
 from fragrecon.models.base import Solution
 from fragrecon.seams import SIDES
 
@@ -38,7 +39,15 @@ class Clues:
 
 
 def all_clues(solution: Solution, fragments: Tensor, grid: tuple[int, int]) -> Clues:
-    """Return the sum of `learned_clues` and `gradient_clues`; pixels may contain what the model misses."""
+    """Return the sum of `learned_clues` and `gradient_clues`, after undoing the rotations that the model predicts.
+
+    Args:
+        solution: the model's predictions.
+        fragments: (B, F, C, h, w) in [0, 1], as given to the model.
+        grid: rows and columns of an image.
+    """
+    if solution.rotations is not None:
+        fragments, solution = turn(fragments, -solution.quarter_turns()), solution.upright()
     learned, pixels = learned_clues(solution, grid), gradient_clues(fragments, grid[0] * grid[1])
     return Clues(learned.cells, learned.across + pixels.across, learned.down + pixels.down)
 
@@ -51,7 +60,7 @@ def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
     neighbour on that side is added.
 
     Args:
-        solution: the model's predictions.
+        solution: the model's predictions for upright fragments.
         grid: rows and columns of an image.
 
     Returns:
@@ -62,10 +71,10 @@ def learned_clues(solution: Solution, grid: tuple[int, int]) -> Clues:
     beside, alone = (sides[..., :-1] + math.log(sides.shape[-1])).unbind(2), sides[..., -1]
     cell = torch.arange(rows * columns, device=alone.device)
     row, column = cell // columns, cell % columns
-    borders = torch.stack([column == columns - 1, column == 0, row == rows - 1, row == 0])  # in the order of SIDES
+    borders = torch.stack([column == columns - 1, row == rows - 1, column == 0, row == 0])  # in the order of SIDES
     assert len(borders) == len(SIDES)
     cells = solution.cells.float().log_softmax(-1).clamp(min=IMPOSSIBLE) + math.log(rows * columns)
-    return Clues(cells + alone @ borders.to(alone.dtype), beside[0] + beside[1].mT, beside[2] + beside[3].mT)
+    return Clues(cells + alone @ borders.to(alone.dtype), beside[0] + beside[2].mT, beside[1] + beside[3].mT)
 
 
 def gradient_clues(fragments: Tensor, cells: int) -> Clues:

@@ -17,7 +17,7 @@ from fragrecon.clustering.problems import MEMORY, parts
 from fragrecon.reassembly.clues import Clues
 
 LEAST = 1e-4
-"""Minimum score increase of a move; smaller ones may be rounding errors, with which the search would not end."""
+"""Minimum score increase of a move; smaller ones may be rounding errors, which could keep the search from ending."""
 
 WIDTH = 64
 """Width of the beam search: number of partial placements that are kept."""
@@ -96,7 +96,7 @@ def beam(clues: Clues, grid: tuple[int, int], width: int = WIDTH) -> Tensor:
         if cell >= columns:
             step = step + _rows(clues.down, placed[..., -columns])
         reached = (scores.unsqueeze(-1) + step).masked_fill(used, -torch.inf).flatten(1)
-        possible = (n - cell) * placed.shape[1]  # as many extensions repeat no fragment
+        possible = (n - cell) * placed.shape[1]  # number of extensions without repeated fragments
         scores, best = reached.topk(min(width, possible), 1)
         parent, fragment = best // n, best % n
         placed = torch.cat([_rows(placed, parent), fragment.unsqueeze(-1)], -1)

@@ -24,10 +24,12 @@ class Placement:
     Attributes:
         images: images (B, F) in 0..k-1.
         cells: cells (B, F), row by row.
+        rotations: counterclockwise quarter turns (B, F) by which the fragments were rotated, to be undone.
     """
 
     images: Tensor
     cells: Tensor
+    rotations: Tensor
 
 
 def count_images(embeddings: Tensor, cells: int, memory: int = MEMORY) -> int:
@@ -59,6 +61,7 @@ def rebuild(
     images: Tensor,
     grid: tuple[int, int],
     *,
+    rotations: Tensor | None = None,
     regroup: bool = False,
     width: int = WIDTH,
     memory: int = MEMORY,
@@ -69,12 +72,13 @@ def rebuild(
         clues: placement scores of whole puzzles.
         images: image (B, F) of each fragment.
         grid: rows and columns of an image.
+        rotations: rotations (B, F) that the scores assume to be undone; by default none.
         regroup: whether fragments may be exchanged between images afterwards.
         width: width of the beam search.
         memory: working memory in bytes.
 
     Returns:
-        Image and cell of each fragment.
+        Image, cell and rotation of each fragment.
 
     Raises:
         ValueError: an image has more fragments than cells.
@@ -87,7 +91,8 @@ def rebuild(
         placed = _regroup(clues, placed, grid)
     at = torch.empty(puzzles, fragments + 1, dtype=torch.int64, device=images.device)
     at.scatter_(1, placed.flatten(1), torch.arange(k * n, device=images.device).expand(puzzles, -1))
-    return Placement(at[:, :fragments] // n, at[:, :fragments] % n)
+    rotations = torch.zeros_like(images) if rotations is None else rotations
+    return Placement(at[:, :fragments] // n, at[:, :fragments] % n, rotations)
 
 
 def _regroup(clues: Clues, placed: Tensor, grid: tuple[int, int]) -> Tensor:

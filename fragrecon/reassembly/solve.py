@@ -51,10 +51,11 @@ def solve(
         memory: working memory in bytes.
 
     Returns:
-        The image and the cell of each fragment, and the number of images.
+        The image, cell and rotation of each fragment, and the number of images.
     """
     solution = model.solve(fragments)
     k = count_images(solution.embeddings, grid[0] * grid[1], memory)
     keys = keys_of(seed, "reassemble", 0, 1)
     clues, groups = clues_and_groups(solution, fragments, grid, k, keys, restarts, memory)
-    return rebuild(clues, groups, grid, regroup=True, memory=memory), k
+    rotations = solution.quarter_turns().cpu()
+    return rebuild(clues, groups, grid, rotations=rotations, regroup=True, memory=memory), k

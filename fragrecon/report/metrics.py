@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 WORDS = {
     "pca": "PCA",
+    "jpeg": "JPEG",
     "ari": "ARI",
     "nmi": "NMI",
     "ami": "AMI",
@@ -147,7 +148,7 @@ FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION)
 """Runs are ranked by the first family in this list that they have scores for."""
 SHOWN = tuple(metric for family in FAMILIES for metric in family.shown)
 
-# Columns of single tables, in the terminal and in experiments/tables.py; `PERCEPTUAL` has suffixes.
+# Columns of individual tables, in the terminal and in experiments/tables.py; `PERCEPTUAL` has suffixes.
 BEYOND = ("kmeans_accuracy", "balanced_ari", "balanced_accuracy", "unknown_ari", "unknown_k_error")
 """Clustering scores beyond the protocol, which has ARI, NMI and purity with the number of images known."""
 ROBUST = ("mean_clustering_score", "balanced_ari", "unknown_ari", "unknown_k_error")

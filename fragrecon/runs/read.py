@@ -247,6 +247,7 @@ class Run(RunFolder):
             except DataError as error:
                 hint = f" (set in the config of {self.folder}; to score other images: run.evaluate(FOLDER))"
                 raise DataError(f"{error}{hint if data is None else ''}") from None
+            source.warn_if_lossy()
             model = self._model_on(device)
             methods: dict[str, Score | None] = {}
             if evaluation.clustering:

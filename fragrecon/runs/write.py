@@ -7,9 +7,9 @@ All files are written atomically, except ``run.log``, ``.lock`` and those of add
 * After each epoch: a row of ``metrics.csv``.
 * In ``checkpoints/``: ``last.ckpt`` every ``checkpoint.every_n_steps``, after each epoch and on SIGTERM;
   ``best-epoch=E-MONITOR=SCORE.ckpt`` when the monitored metric improves.
-* During scoring: the trained networks in ``probes/``.
-* After scoring: ``metrics.json``, ``scores.npz`` (scores per puzzle), ``examples.npz``, ``robustness.csv``,
-  ``figures/`` and, except in jobs of a sweep, ``report.html``.
+* During scoring: ``probes/`` with the trained networks, and tables (CSV) of the settings tried and the scores by class.
+* After scoring: ``metrics.json``, ``scores.npz`` (scores per puzzle), ``examples.npz`` if puzzles are clustered,
+  ``robustness.csv`` with ``evaluation=robustness``, ``figures/`` and, except in jobs of a sweep, ``report.html``.
 
 Modes add their own: ``embeddings.npz`` or ``.parquet`` and ``images.csv`` (embed), ``placement.json`` and ``images/``
 (reassemble), ``bench.json`` (bench). A sweep folder contains one such folder per job, ``sweep.json``

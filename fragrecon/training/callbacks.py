@@ -122,7 +122,7 @@ class OptimizerSettings(Callback):
 class FiniteGuard(Callback):
     """Stops before an update that would put a NaN or an infinity into the weights.
 
-    Gradients are checked after they are summed over ranks, so all ranks stop together.
+    Gradients are checked after they are averaged over ranks, so all ranks stop together.
 
     Raises:
         TrainingError: the norm of the gradient is not finite.

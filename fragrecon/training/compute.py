@@ -35,7 +35,7 @@ def prepare(model: FragmentModel, compute: ComputeConfig) -> None:
 
     * Channels last: convolutions convert their inputs to the memory format of their weights, so images need no change.
     * Gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): only the inputs of
-      each of `blocks` are kept for the backward pass, or the inputs of each ``step`` of a block that repeats one.
+      each of `blocks` are kept for the backward pass; blocks with a ``step`` method are checkpointed per step.
     * Compilation happens at the first call of a method, and again for new kinds of input, such as in evaluation.
 
     Args:

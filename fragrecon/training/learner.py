@@ -79,7 +79,7 @@ class Learner(pl.LightningModule):
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
         # MeanMetric ignores NaN by default, which hides a diverged loss; `nan_strategy="disable"` ignores the weights
-        # (torchmetrics 1.9). Imputing NaN keeps both.
+        # (torchmetrics 1.9). Replacing NaN by NaN keeps the NaN and the weights.
         names = logged_names(objective, clustering=config.evaluation.clustering)
         self.means = nn.ModuleDict({name: MeanMetric(math.nan) for name in names})
         for mean in self.means.values():

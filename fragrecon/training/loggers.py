@@ -141,7 +141,7 @@ class Wandb(WandbLogger):
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[None]:
-    """Set the folder of the client's files to upload, unless the user has set one; its default is in the home."""
+    """Set W&B's staging folder, unless the user has set one; its default is in the home directory."""
     given = "WANDB_DATA_DIR" in os.environ
     os.environ.setdefault("WANDB_DATA_DIR", str(folder.absolute()))
     try:

@@ -26,7 +26,7 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> 
     if config.scheduler["_target_"] is None:
         return None
     trainer = config.trainer
-    # Lightning makes an optimizer step after the last batch of an epoch, even if fewer gradients are accumulated.
+    # Lightning takes an optimizer step after the last batch of an epoch, even if fewer gradients are accumulated.
     batches, epochs = data.epoch_length(trainer.limit_train_batches), config.max_epochs - data.start.epoch
     steps = data.start.step + -(-batches // trainer.accumulate_grad_batches) * epochs
     if trainer.max_steps >= 0:

@@ -71,7 +71,7 @@ class Workload:
             forward(self.model, self.batch.fragments)
 
     def step(self) -> None:
-        """Make an optimizer step, including all batches whose gradients it accumulates."""
+        """Take an optimizer step, including all batches whose gradients it accumulates."""
         for _ in range(self.batches):
             with self.fabric.autocast():
                 loss = self.objective(self.model, self.batch, self.generator)["loss"]

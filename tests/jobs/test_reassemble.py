@@ -649,7 +649,9 @@ def test_the_size_of_what_is_no_image_is_refused(tmp_path: Path) -> None:
 
 def test_a_mosaic_is_scored_under_harder_conditions_too(tmp_path: Path, cache: Path, mosaic: Path) -> None:
     """Also under the usual one, where what pixels alone put together has no scores of clustering to be drawn."""
-    none = [f"evaluation.robustness.{axis}=[]" for axis in ("fragment_size", "rotation", "jitter", "noise")]
+    none = [
+        f"evaluation.robustness.{axis}=[]" for axis in ("fragment_size", "rotation", "jitter", "noise", "jpeg_quality")
+    ]
     given = ["evaluation=robustness", *none, "evaluation.robustness.images=[5,10]", "evaluation.robustness.gap=[1]"]
     count = ["evaluation.puzzles=2", "evaluation.robustness.puzzles=2"]
     job(tmp_path / "harder", cache, "mode=evaluate", f"run={mosaic}", *given, *count, figures=True)

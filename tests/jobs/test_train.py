@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from fragrecon.errors import ConfigError, DataError, RunError, TrainingError
 from fragrecon.models.base import Solver
@@ -50,6 +51,31 @@ def test_every_model_trains_and_is_scored(tmp_path: Path, cache: Path, model: st
     trained = load_run(folder).load_model()
     size = {"siamese": 256}.get(model, 128)
     assert trained.encode(torch.rand(1, 3, 3, 16, 16)).shape == (1, 3, size)
+
+
+def test_a_job_on_images_compressed_as_they_are_cut_warns_once(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training of both splits, and each later job of the one that it opens."""
+    pictures = layouts.pictures(110).transpose(0, 2, 3, 1)
+    for number, picture in enumerate(pictures):
+        path = tmp_path / "images" / ("val" if number < 10 else "train") / "a" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    data = ["data=folder", f"data.root={tmp_path / 'images'}", "data.images_per_puzzle=2", "data.image_size=[64,64]"]
+    read = [f"run={tmp_path / 'run'}"]
+    for mode, line, counts in (
+        ("run", [*SMALL[2:], *data, "model=pca", "data.epochs=1"], "10 of 10 test and 100 of 100 train"),
+        ("evaluate", ["mode=evaluate", *read], "10 of 10 test"),
+        ("draw", ["mode=draw", *read], "10 of 10 test"),
+        ("embed", ["mode=embed", *read], "10 of 10 test"),
+    ):
+        caplog.clear()
+        job(tmp_path / mode, cache, *line)
+        assert [record.args for record in caplog.records if record.module == "module"] == [(counts, "folder")], mode
+    caplog.clear()
+    load_run(tmp_path / "run").evaluate()
+    assert [record.args for record in caplog.records] == [("10 of 10 test", "folder")]
 
 
 TINY = ("model=mosaic", "model.width=32", "model.depth=2", "model.heads=2", "model.latent_dim=16")

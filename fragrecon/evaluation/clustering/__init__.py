@@ -1,5 +1,5 @@
 """Scores of clustering fragments: the protocol, its baselines, and scores beyond the protocol.
 
 `scoring` is the part that the suite runs; `pairs` and `reassembly` score models that predict more than embeddings;
-`robustness` scores harder puzzles.
+`robustness` scores under other conditions.
 """

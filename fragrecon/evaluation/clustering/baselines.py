@@ -26,7 +26,7 @@ from fragrecon.evaluation.statistics import Scores
 log = logging.getLogger(__name__)
 
 LEVELS = {1: 64, 3: 8}
-"""Levels per channel of the colour histogram, by the number of channels."""
+"""Bins per channel of the colour histogram, by the number of channels."""
 COMPONENTS, WHITENED = 128, 3
 """Number of principal components of the baselines ``exact_pca`` and ``whitened_pca``."""
 FITTED_IMAGES = 2000
@@ -46,7 +46,7 @@ def colour_histogram(batch: FragmentBatch, levels: int | None = None) -> Tensor:
 
     Args:
         batch: batch with float fragments.
-        levels: levels per channel; by default 8 for colour and 64 for grey.
+        levels: bins per channel; by default 8 for colour and 64 for grey.
 
     Returns:
         Embeddings (B, F, levels**C).

@@ -120,7 +120,7 @@ class ClusteringProtocol:
         return scores
 
     def score_random(self, batch: FragmentBatch) -> dict[str, Tensor]:
-        """Score random assignments (B,) of fragments to images, drawn independently per algorithm."""
+        """Return scores (B,) of random assignments of fragments to images, drawn independently per algorithm."""
         puzzles, fragments = batch.source_ids.shape
         keys = keys_of(self.seed, "random assignment", batch.step, puzzles)
         drawn = (uniforms(keys, len(ALGORITHMS) * fragments) * batch.images_per_puzzle).long()

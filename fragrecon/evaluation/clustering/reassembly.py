@@ -5,6 +5,8 @@ Shapes: B puzzles of F fragments, N images of a grid of cells.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from fragrecon.clustering.balanced import assign, balanced_kmeans
 from fragrecon.clustering.spectral import spectral_embedding
 from fragrecon.data.puzzles import FragmentBatch, neighbours
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
-from fragrecon.models.base import Solution
+from fragrecon.models.base import FragmentModel, Solution, Solver
 from fragrecon.reassembly.clues import Clues, gradient_clues
 from fragrecon.reassembly.rebuild import Placement, rebuild
 from fragrecon.reassembly.solve import clues_and_groups
@@ -36,7 +38,20 @@ def score_solution(
     clues, groups = clues_and_groups(
         solution, batch.fragments, grid, batch.images_per_puzzle, keys, protocol.restarts, memory
     )
-    return score_clues(clues, groups, batch, grid, memory)
+    return score_clues(clues, groups, batch, grid, memory, solution.quarter_turns().cpu())
+
+
+def solved(model: FragmentModel, fragments: Tensor) -> tuple[Solution | None, Tensor]:
+    """Apply a model to puzzles (B, F, C, h, w): its predictions, if it is a `Solver`, and the embeddings (B, F, D)."""
+    solution = model.solve(fragments) if isinstance(model, Solver) else None
+    return solution, model.encode(fragments) if solution is None else solution.embeddings
+
+
+def score_rotations(solution: Solution, batch: FragmentBatch) -> dict[str, Tensor]:
+    """Return ``rotation_accuracy`` (B,), the share of fragments whose rotation is predicted correctly, if it is."""
+    if solution.rotations is None:
+        return {}
+    return {"rotation_accuracy": (solution.quarter_turns() == batch.rotations).double().mean(1)}
 
 
 def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: ClusteringProtocol) -> dict[str, Tensor]:
@@ -61,9 +76,14 @@ def score_gradients(batch: FragmentBatch, grid: tuple[int, int], protocol: Clust
 
 
 def score_clues(
-    clues: Clues, images: Tensor, batch: FragmentBatch, grid: tuple[int, int], memory: int
+    clues: Clues,
+    images: Tensor,
+    batch: FragmentBatch,
+    grid: tuple[int, int],
+    memory: int,
+    rotations: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Score puzzles reassembled by placement scores.
+    """Reassemble puzzles from placement scores and score the result.
 
     Args:
         clues: placement scores of the puzzles.
@@ -71,15 +91,18 @@ def score_clues(
         batch: puzzles.
         grid: rows and columns of fragments in an image.
         memory: bytes that the placement may use at once.
+        rotations: predicted rotations (B, F), which the scores assume to be undone; by default none.
 
     Returns:
         Scores (B,): ``placing_...`` given the true images, ``reassembly_...`` given the predicted images. ``direct`` is
-        the share of fragments at the correct cell of the correct image; ``neighbours`` the share of adjacent pairs that
-        are adjacent again; ``perfect`` the share of images without an error.
+        the share of fragments at the correct cell of the correct image, and upright; ``neighbours`` the share of
+        adjacent pairs that are adjacent again, whatever their rotation; ``perfect`` the share of images without an
+        error.
     """
     clues = clues.cpu()
-    placing = agreement(rebuild(clues, batch.source_ids.cpu(), grid, regroup=False, memory=memory), batch, grid)
-    reassembly = agreement(rebuild(clues, images.cpu(), grid, regroup=True, memory=memory), batch, grid)
+    settings: dict[str, Any] = {"rotations": rotations, "memory": memory}
+    placing = agreement(rebuild(clues, batch.source_ids.cpu(), grid, regroup=False, **settings), batch, grid)
+    reassembly = agreement(rebuild(clues, images.cpu(), grid, regroup=True, **settings), batch, grid)
     return {
         "placing_direct": placing["direct"],
         "placing_neighbours": placing["neighbours"],
@@ -95,14 +118,16 @@ def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int])
     sources, positions = batch.source_ids.cpu(), batch.positions.cpu()
     fragments = sources.shape[1]
     counts = _right(placement, batch)
-    matched = counts.gather(2, assign(counts).unsqueeze(2)).squeeze(2)
+    source_of = assign(counts)
+    matched = counts.gather(2, source_of.unsqueeze(2)).squeeze(2)
+    present = torch.zeros(counts.shape[:2]).scatter_add_(1, sources, torch.ones(sources.shape)).gather(1, source_of)
     true = neighbours(sources, positions, grid, batch.images_per_puzzle)
     same = neighbours(placement.images, placement.cells, grid, batch.images_per_puzzle) == true
     inner = true < fragments
     return {
         "direct": matched.sum(1) / fragments,
         "neighbours": (same & inner).sum((1, 2)).double() / inner.sum((1, 2)).clamp(min=1),
-        "perfect": (matched == grid[0] * grid[1]).double().mean(1),
+        "perfect": (matched == present).double().mean(1),
     }
 
 
@@ -112,9 +137,9 @@ def matches(placement: Placement, batch: FragmentBatch) -> Tensor:
 
 
 def _right(placement: Placement, batch: FragmentBatch) -> Tensor:
-    """Count the fragments (B, N, N) at the correct cell by rebuilt image and true image."""
+    """Count the upright fragments (B, N, N) at the correct cell by rebuilt image and true image."""
     sources, n = batch.source_ids.cpu(), batch.images_per_puzzle
     counts = torch.zeros(len(sources), n * n, dtype=torch.float64)
-    right_cell = (placement.cells == batch.positions.cpu()).double()
-    counts.scatter_add_(1, placement.images * n + sources, right_cell)
+    right = (placement.cells == batch.positions.cpu()) & (placement.rotations == batch.rotations.cpu())
+    counts.scatter_add_(1, placement.images * n + sources, right.double())
     return counts.view(-1, n, n)

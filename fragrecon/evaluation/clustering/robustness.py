@@ -1,4 +1,4 @@
-"""Robustness: scores on puzzles that are harder than in training."""
+"""Robustness: scores under conditions other than those of training."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fragrecon.data.corruption import CHANGES
+import torch
+from torch import Tensor
+
+from fragrecon.data.compression import jpeg
+from fragrecon.data.corruption import KINDS, corrupt
 from fragrecon.data.module import FragmentData
-from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.puzzles import FragmentBatch, cut, join
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.baselines import Baselines
 from fragrecon.evaluation.clustering.protocol import METRICS, Score, check_puzzle, evaluate
+from fragrecon.evaluation.clustering.reassembly import score_rotations, solved
 from fragrecon.evaluation.setup import Scoring, protocol_of
 from fragrecon.evaluation.statistics import Scores, Summary, paired_summaries, summary
 from fragrecon.progress import progress
@@ -20,6 +25,10 @@ from fragrecon.seeds import keys_of
 
 if TYPE_CHECKING:
     from fragrecon.config.evaluation import RobustnessConfig
+
+
+JPEG_QUALITY = "jpeg_quality"
+"""The axis of `compress_images`, unlike the corruption ``compression``, which compresses each fragment separately."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +53,51 @@ class Condition:
         """Whether these are the usual puzzles."""
         same = data.config.fragment_shape == usual.config.fragment_shape
         same &= data.config.images_per_puzzle == usual.config.images_per_puzzle
-        return same and self.axis not in CHANGES
+        return same and self.axis in ("images", "fragment_size")
 
-    def change(self, batch: FragmentBatch, seed: int) -> FragmentBatch:
-        """Change the fragments of a batch, floats in [0, 1], with independent random numbers per puzzle."""
-        if self.axis not in CHANGES:
+    def change(self, batch: FragmentBatch, seed: int, grid: tuple[int, int]) -> FragmentBatch:
+        """Change the fragments of a batch, floats in [0, 1], with independent random numbers per puzzle.
+
+        Args:
+            batch: puzzles with float fragments.
+            seed: seed of the evaluation.
+            grid: rows and columns of fragments in an image.
+
+        Returns:
+            The batch with other fragments; the same batch if the axis changes the cut only.
+
+        Raises:
+            ConfigError: the change cannot be applied to fragments of this shape.
+        """
+        if self.axis == JPEG_QUALITY:
+            return compress_images(batch, grid, int(self.value))
+        if self.axis not in KINDS:
             return batch
         keys = keys_of(seed, f"robustness/{self}", batch.step, len(batch)).to(batch.fragments.device)
-        return replace(batch, fragments=CHANGES[self.axis](batch.fragments, keys, self.value))
+        return corrupt(self.axis, batch, keys, self.value)
+
+
+def compress_images(batch: FragmentBatch, grid: tuple[int, int], quality: int) -> FragmentBatch:
+    """Compress the whole images of puzzles as JPEG files of the size at which they are cut, then cut them again.
+
+    The grid of compressed squares begins at the corner of an image, and chroma is stored at half resolution.
+
+    Args:
+        batch: puzzles with float fragments in [0, 1].
+        grid: rows and columns of fragments in an image.
+        quality: 1 to 100, on the scale of libjpeg.
+
+    Returns:
+        The batch with compressed fragments, in the same order.
+    """
+    cells, rows = grid[0] * grid[1], torch.arange(len(batch)).unsqueeze(1)
+    places = batch.source_ids * cells + batch.positions
+    ordered = batch.fragments[rows, places.argsort(1)]
+    images = join(ordered.view(len(batch), -1, cells, *ordered.shape[2:]), grid)  # (B, N, C, H, W)
+    pixels = (images.flatten(0, 1) * 255).round()
+    offset = torch.zeros(len(pixels), 2, dtype=torch.int64, device=pixels.device)
+    compressed = jpeg(pixels, torch.full_like(offset[:, 0], quality), offset).view_as(images) / 255
+    return replace(batch, fragments=cut(compressed, batch.fragment_size).flatten(1, 2)[rows, places])
 
 
 @dataclass(frozen=True)
@@ -91,7 +137,7 @@ def outcomes(
             data = condition.data(usual)
             check_puzzle(data.config.images_per_puzzle, data.cells)
             puzzles = data.test_set(asked.puzzles)
-            condition.change(puzzles.read(slice(0, 1)).as_float(), protocol.seed)
+            condition.change(puzzles.read(slice(0, 1)).as_float(), protocol.seed, data.grid)
         except (ConfigError, DataError) as error:
             advance(2 * asked.puzzles)
             yield Outcome(condition, {}, {"all": str(error)})
@@ -104,7 +150,8 @@ def outcomes(
             advance(2 * asked.puzzles)
             yield Outcome(condition, first, {})
             continue
-        settings = scoring.settings | {"change": partial(condition.change, seed=protocol.seed), "advance": advance}
+        change = partial(condition.change, seed=protocol.seed, grid=data.grid)
+        settings = scoring.settings | {"change": change, "advance": advance}
         # Batches of larger puzzles have fewer puzzles, so that they need no more memory than usual.
         fragments = data.config.images_per_puzzle * data.cells, usual.config.images_per_puzzle * usual.cells
         settings["batch_size"] = max(1, settings["batch_size"] * fragments[1] // max(fragments))
@@ -115,14 +162,18 @@ def outcomes(
             sizes = ["x".join(map(str, shape[1:])) for shape in (model.fragment_shape, data.config.fragment_shape)]
             yield Outcome(condition, scores, {"model": f"it takes fragments of {sizes[0]} pixels, not {sizes[1]}"})
             continue
-        own: dict[str, Score] = {
-            "model": lambda batch: protocol.score_fully(model.encode(batch.fragments), batch),
-        }
+
+        def score(batch: FragmentBatch) -> dict[str, Tensor]:
+            solution, embeddings = solved(model, batch.fragments)
+            scores = protocol.score_fully(embeddings, batch)
+            return scores | (score_rotations(solution, batch) if solution else {})
+
+        own: dict[str, Score] = {"model": score}
         yield Outcome(condition, scores | evaluate(puzzles, own, **settings), {})
 
 
 def score_robustness(scoring: Scoring, scores: Mapping[str, Mapping[str, Scores]]) -> list[Outcome]:
-    """Score the model and the baselines under conditions harder than those of training.
+    """Score the model and the baselines under conditions other than those of training.
 
     Args:
         scoring: model and data; its config sets ``evaluation.robustness``.

@@ -8,7 +8,7 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.clustering.baselines import Baselines
 from fragrecon.evaluation.clustering.pairs import score_pairs
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, Score, evaluate
-from fragrecon.evaluation.clustering.reassembly import score_gradients, score_solution
+from fragrecon.evaluation.clustering.reassembly import score_gradients, score_rotations, score_solution, solved
 from fragrecon.evaluation.examples import first_examples
 from fragrecon.evaluation.setup import PartResult, Scoring, protocol_of
 from fragrecon.models.base import FragmentModel, PairScorer, Solver
@@ -50,11 +50,10 @@ def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[i
     reassembles = isinstance(model, Solver) and model.grid == grid
 
     def score(batch: FragmentBatch) -> dict[str, Tensor]:
-        solution = model.solve(batch.fragments) if isinstance(model, Solver) else None
-        embeddings = model.encode(batch.fragments) if solution is None else solution.embeddings
+        solution, embeddings = solved(model, batch.fragments)
         scores = protocol.score_fully(embeddings, batch)
         if solution is not None:
-            scores |= score_pairs(solution.pair_scores(), batch, grid, protocol)
+            scores |= score_rotations(solution, batch) | score_pairs(solution.pair_scores(), batch, grid, protocol)
             scores |= score_solution(solution, batch, grid, protocol) if reassembles else {}
         elif isinstance(model, PairScorer):
             scores |= score_pairs(model.pair_scores(batch.fragments), batch, grid, protocol)

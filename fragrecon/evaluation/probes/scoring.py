@@ -75,7 +75,7 @@ def score_probes(scoring: Scoring) -> PartResult:
 
 
 def probing_of(config: Config, data: FragmentData, device: torch.device) -> Probing:
-    """Return the probing of a config; raises the errors of `Probing`."""
+    """Build the `Probing` of a config; raises its errors."""
     assert config.evaluation.probe
     at_once = config.evaluation.batch_size * config.data.images_per_puzzle
     return Probing(config.evaluation.probe, data, at_once=at_once, device=device)

@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from fragrecon.data.puzzles import FragmentBatch, in_place, join
+from fragrecon.data.corruption import turn
+from fragrecon.data.puzzles import FragmentBatch, join
 from fragrecon.evaluation.clustering.reassembly import matches
 from fragrecon.reassembly.rebuild import Placement
 from fragrecon.report.figures.plotting import colours
@@ -30,10 +31,10 @@ def groups_sheet(fragments: Tensor, placement: Placement, k: int) -> Tensor:
 
 
 def rebuilt_images(fragments: Tensor, placement: Placement, k: int, grid: tuple[int, int]) -> Tensor:
-    """Return the rebuilt images (k, C, H, W): the fragments (F, C, h, w) at their predicted cells."""
+    """Return the rebuilt images (k, C, H, W): the fragments (F, C, h, w) upright at their predicted cells."""
     cells = grid[0] * grid[1]
     images = torch.full((k * cells, *fragments.shape[1:]), PAPER, dtype=torch.uint8)
-    images[placement.images[0] * cells + placement.cells[0]] = fragments
+    images[placement.images[0] * cells + placement.cells[0]] = turn(fragments, -placement.rotations[0])
     return join(images.view(k, cells, *fragments.shape[1:]), grid)
 
 
@@ -49,11 +50,14 @@ def _beside_originals(
     truth: FragmentBatch, placement: Placement, images: Tensor, grid: tuple[int, int]
 ) -> list[Tensor]:
     """Return each original, followed by its rebuilt image with frames around misplaced fragments."""
-    originals = in_place(truth.fragments, truth, grid)
+    known = Placement(truth.source_ids, truth.positions, truth.rotations)
+    originals = rebuilt_images(truth.fragments[0], known, truth.images_per_puzzle, grid)
     source_of = matches(placement, truth)[0]
     image, cell = placement.images[0], placement.cells[0]
-    wrong = torch.ones(truth.images_per_puzzle, grid[0] * grid[1], dtype=torch.bool)
+    wrong = torch.zeros(truth.images_per_puzzle, grid[0] * grid[1], dtype=torch.bool)
+    wrong[image, cell] = True
     right = (source_of[image] == truth.source_ids[0]) & (cell == truth.positions[0])
+    right &= placement.rotations[0] == truth.rotations[0]
     wrong[image[right], cell[right]] = False
     thickness = max(1, min(truth.fragment_size) // 16)
     shown = []

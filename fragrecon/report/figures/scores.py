@@ -1,4 +1,4 @@
-"""Draw distributions of scores over the puzzles, and scores under harder conditions."""
+"""Draw distributions of scores over the puzzles, and scores under other conditions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fragrecon.data.corruption import CHANGES
-from fragrecon.evaluation.clustering.robustness import Outcome
+from fragrecon.data.corruption import KINDS
+from fragrecon.evaluation.clustering.robustness import JPEG_QUALITY, Outcome
 from fragrecon.evaluation.statistics import Scores, Summary, summary
 from fragrecon.report.figures.plotting import blank, tidy
 from fragrecon.report.metrics import label, measure, title
@@ -25,7 +25,11 @@ AXES = {
     "rotation": "share of fragments rotated",
     "jitter": "strength of the colour jitter",
     "gap": "pixels eroded from every side",
+    "missing": "share of fragments missing",
+    JPEG_QUALITY: "JPEG quality of the whole images",
 }
+USUAL = {**dict.fromkeys(KINDS, 0.0), JPEG_QUALITY: 105.0}
+"""Where the usual condition is drawn on an axis; images without JPEG compression are drawn beside quality 100."""
 BINS = 10, 50
 """Minimum and maximum number of bins; in between, twice the square root of the number of scores."""
 _BESIDE: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "ha": "right", "va": "center"}
@@ -82,7 +86,7 @@ def robustness_figure(
 
     Args:
         outcomes: scores under each condition.
-        usual: scores under the usual condition, drawn at 0 for corruptions of the fragments.
+        usual: scores under the usual condition, drawn at `USUAL` for changes of the fragments.
         metric: metric to draw.
 
     Returns:
@@ -98,16 +102,17 @@ def robustness_figure(
         found = [outcome for outcome in outcomes if outcome.condition.axis == name]
         for number, method in enumerate(methods):
             points = [(o.condition.value, summary(o.scores[method][metric])) for o in found if method in o.scores]
-            if name in CHANGES and points:
-                points.insert(0, (0.0, summary(usual[method][metric][: points[0][1]["n"]])))
+            if name in USUAL and points:
+                points.insert(0, (USUAL[name], summary(usual[method][metric][: points[0][1]["n"]])))
             if points:
                 _curve(axes, points, method, number)
         for value in (o.condition.value for o in found if "model" not in o.scores):
             axes.annotate("model: n/a", (value, 0), (0, 4), textcoords="offset points", fontsize=6, ha="center")
-        if name not in CHANGES:
-            values = [outcome.condition.value for outcome in found]
+        if name not in KINDS:
+            ticks = {outcome.condition.value: f"{outcome.condition.value:g}" for outcome in found}
+            ticks |= {USUAL[name]: "none"} if name in USUAL else {}
             axes.set_xscale("log")
-            axes.set_xticks(values, [f"{value:g}" for value in values])
+            axes.set_xticks(list(ticks), list(ticks.values()))
             axes.minorticks_off()
         axes.set_xlabel(AXES.get(name, name), fontsize=8)
         tidy(axes)

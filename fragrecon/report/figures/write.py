@@ -19,7 +19,7 @@ from fragrecon.report.figures.plotting import save
 from fragrecon.report.figures.reconstructions import reconstructions_figure
 
 RECONSTRUCTIONS = "reconstructions.png"
-METRICS = ("kmeans_ari", "masked_psnr")
+SCORES_METRICS = ("kmeans_ari", "masked_psnr")
 """Metrics of ``scores.png``: the first one that the model has scores for is drawn."""
 
 
@@ -92,8 +92,8 @@ def write_inpainted(inpainted: Inpainted, folder: Path) -> None:
 
 
 def write_scores(found: Mapping[str, Mapping[str, Scores]], model: str, folder: Path) -> None:
-    """Write ``scores.png`` from scores (puzzles,) by method and metric, if the model has one of `METRICS`."""
-    for metric in METRICS:
+    """Write ``scores.png`` from scores (puzzles,) by method and metric, if the model has one of `SCORES_METRICS`."""
+    for metric in SCORES_METRICS:
         if metric in found["model"]:
             methods = {method: rows[metric] for method, rows in found.items() if metric in rows}
             save(scores.scores_figure(methods, metric, model), folder / "scores.png")

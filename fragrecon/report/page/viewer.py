@@ -91,10 +91,16 @@ def _solution(examples: Mapping[str, Array], number: int) -> dict[str, Any]:
     }
     if "rebuilt_images" in examples:
         rebuilt, cells = examples["rebuilt_images"][number], examples["rebuilt_cells"][number]
-        right = cells == examples["positions"][number]
+        rotations = examples["rebuilt_rotations"][number]
+        right = (cells == examples["positions"][number]) & (rotations == 0)  # the fragments of examples are upright
         # As in the scores, maximise the fragments at their cell; ties are broken by the fragments of the image.
         counts = _counts(rebuilt, sources, images, right) * (len(sources) + 1) + _counts(rebuilt, sources, images)
-        solution["rebuilt"] = {"images": rebuilt.tolist(), "cells": cells.tolist(), "names": _matches(counts)}
+        solution["rebuilt"] = {
+            "images": rebuilt.tolist(),
+            "cells": cells.tolist(),
+            "rotations": rotations.tolist(),
+            "names": _matches(counts),
+        }
     return solution
 
 

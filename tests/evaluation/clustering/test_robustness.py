@@ -17,15 +17,17 @@ from fragrecon.clustering.backends import BACKENDS
 from fragrecon.config.evaluation import RobustnessConfig
 from fragrecon.data.corruption import CHANGES
 from fragrecon.data.module import FragmentData
-from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.puzzles import FragmentBatch, draw_orders, grid_of, make_batch
 from fragrecon.errors import TrainingError
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.evaluation.clustering.robustness import Condition, Outcome, conditions, outcomes, table
 from fragrecon.evaluation.statistics import Scores
 from fragrecon.run import compose
+from tests.data.test_compression import by_pillow, photograph, tensor
 from tests.data.test_corruption import fragments, values_of
 from tests.evaluation.samples import CPU, Pictures, batch_of, data_of
 
+AXES = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "jpeg_quality")
 METHODS = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
 
@@ -33,7 +35,7 @@ METHODS = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pc
 
 
 def harder(puzzles: int = 5, **axes: list[Any]) -> RobustnessConfig:
-    none: dict[str, list[Any]] = {a: [] for a in ("images", "fragment_size", "noise", "rotation", "jitter", "gap")}
+    none: dict[str, list[Any]] = {axis: [] for axis in AXES}
     return RobustnessConfig(puzzles=puzzles, **none | axes)
 
 
@@ -57,8 +59,8 @@ def test_the_conditions_of_the_file_are_those_of_all_axes() -> None:
     config = compose(["evaluation=robustness"]).evaluation.robustness
     assert config is not None
     found = list(conditions(config))
-    assert {condition.axis for condition in found} == {"images", "fragment_size", *CHANGES} - {"compression"}
-    assert len({str(condition) for condition in found}) == len(found) == 20
+    assert {condition.axis for condition in found} == set(AXES)
+    assert len({str(condition) for condition in found}) == len(found) == 22
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,7 @@ def test_the_usual_puzzles_are_known_as_such(data: FragmentData) -> None:
         (Condition("fragment_size", 16), False),
         (Condition("noise", 0.1), False),
         (Condition("gap", 1), False),
+        (Condition("jpeg_quality", 95), False),
     ):
         assert condition.is_usual(condition.data(data), data) == usual, condition
 
@@ -92,11 +95,11 @@ def test_other_puzzles_are_of_the_same_images(data: FragmentData) -> None:
     assert Condition("noise", 0.1).data(data) is data
 
 
-@pytest.mark.parametrize("axis", CHANGES)
+@pytest.mark.parametrize("axis", [*CHANGES, "jpeg_quality"])
 def test_a_condition_changes_the_fragments_and_nothing_else(axis: str) -> None:
     batch = batch_of(fragments(3, 6), step=7)
     before = batch.fragments.clone()
-    changed = Condition(axis, values_of(axis)).change(batch, seed=0)
+    changed = Condition(axis, 75 if axis == "jpeg_quality" else values_of(axis)).change(batch, seed=0, grid=(1, 3))
     assert torch.equal(batch.fragments, before)
     assert not torch.equal(changed.fragments, before)
     for name, value in vars(batch).items():
@@ -106,7 +109,7 @@ def test_a_condition_changes_the_fragments_and_nothing_else(axis: str) -> None:
 @pytest.mark.parametrize("axis", ["images", "fragment_size"])
 def test_a_condition_of_the_cut_leaves_the_fragments(axis: str) -> None:
     batch = batch_of(fragments())
-    assert Condition(axis, 8).change(batch, seed=0) is batch
+    assert Condition(axis, 8).change(batch, seed=0, grid=(1, 3)) is batch
 
 
 @pytest.mark.parametrize("axis", ["noise", "rotation", "jitter"])
@@ -114,7 +117,7 @@ def test_a_condition_draws_by_seed_axis_value_and_number_of_the_puzzle(axis: str
     whole = batch_of(fragments(1, 30).expand(6, -1, -1, -1, -1))
 
     def change(batch: FragmentBatch, value: float = 0.3, seed: int = 0) -> Tensor:
-        return Condition(axis, value).change(batch, seed).fragments
+        return Condition(axis, value).change(batch, seed, (3, 5)).fragments
 
     found = change(whole)
     assert len({tuple(puzzle.flatten().tolist()) for puzzle in found}) == 6
@@ -124,6 +127,30 @@ def test_a_condition_draws_by_seed_axis_value_and_number_of_the_puzzle(axis: str
     assert not torch.equal(change(whole, seed=1), found)
     # With the random numbers of 0.3, the fragments rotated at 0.3 would all be rotated at 0.300001 as well.
     assert not torch.allclose(change(whole, 0.300001), found, atol=0.01)
+
+
+@pytest.mark.parametrize("quality", [75, 95])
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (16, 16)), ("RGB", (32, 8)), ("L", (16, 16))])
+def test_whole_images_are_compressed_like_the_files_of_pillow_and_stay_shuffled(
+    quality: int, mode: str, size: tuple[int, int]
+) -> None:
+    boxes = [(100, 0, 420, 320), (0, 192, 320, 512), (192, 192, 512, 512), (20, 60, 276, 316)]
+    images = [photograph(64, box).convert(mode) for box in boxes]
+    grid = grid_of((64, 64), size)
+    orders = torch.from_numpy(draw_orders(2, 2 * grid[0] * grid[1], np.random.default_rng(0)))
+    numbers = torch.arange(4).view(2, 2)
+
+    def puzzles_of(pixels: list[Tensor]) -> FragmentBatch:
+        return make_batch(torch.stack(pixels).unflatten(0, (2, 2)), numbers, numbers, orders, size)
+
+    batch = puzzles_of([tensor(image) for image in images])
+    found = Condition("jpeg_quality", quality).change(batch.as_float(), 0, grid).fragments * 255
+    expected = puzzles_of([by_pillow(image, quality, 2 if mode == "RGB" else 0) for image in images]).fragments
+    apart, lost = (found - expected).abs().mean(), (batch.fragments - expected).abs().mean()
+    assert apart < 1  # of 255 levels
+    assert apart < 0.4 * lost
+    nearest = torch.cdist(found.flatten(2), expected.flatten(2)).argmin(2)
+    assert torch.equal(nearest, torch.arange(nearest.shape[1]).expand_as(nearest))
 
 
 # Outcomes -------------------------------------------------------------------------------------------------------------
@@ -173,15 +200,16 @@ def run(
     return list(outcomes(scoring, usual_scores(), advance))
 
 
+@pytest.mark.parametrize(("axis", "value"), [("noise", 0.1), ("jpeg_quality", 75)])
 def test_model_and_baselines_are_scored_on_the_changed_puzzles(
-    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path
+    protocol: ClusteringProtocol, data: FragmentData, tmp_path: Path, axis: str, value: float
 ) -> None:
     embed = Halves()
-    (found,) = run(harder(noise=[0.1]), data, embed, tmp_path)
-    condition = Condition("noise", 0.1)
+    (found,) = run(harder(**{axis: [value]}), data, embed, tmp_path)
+    condition = Condition(axis, value)
     assert (found.condition, found.not_applicable) == (condition, {})
     assert list(found.scores) == [*METHODS, "model"]
-    batch = condition.change(data.test_set(5).read(slice(0, 5)).as_float(), protocol.seed)
+    batch = condition.change(data.test_set(5).read(slice(0, 5)).as_float(), protocol.seed, data.grid)
     assert torch.equal(torch.cat(embed.seen), batch.fragments)
     assert not torch.equal(batch.fragments, data.test_set(5).read(slice(0, 5)).as_float().fragments)
     for method, embeddings in (("model", embed.encode(batch.fragments)), ("raw_pixels", batch.fragments.flatten(2))):
@@ -299,7 +327,7 @@ def test_a_model_whose_embeddings_are_no_numbers_is_an_error(data: FragmentData,
 
 def test_grey_images_are_scored_under_every_condition(tmp_path: Path) -> None:
     grey = data_of(tmp_path, Pictures((1, 8, 8)), fragment_size=4, images_per_puzzle=3)
-    config = harder(puzzles=1, images=[2], noise=[0.1], rotation=[1.0], jitter=[0.2], gap=[1])
+    config = harder(puzzles=1, images=[2], noise=[0.1], rotation=[1.0], jitter=[0.2], gap=[1], jpeg_quality=[75])
     for outcome in run(config, grey, Halves((1, 4, 4)), tmp_path):
         assert list(outcome.scores) == [*METHODS, "model"]
 

@@ -158,6 +158,18 @@ def test_each_axis_has_a_panel_with_the_means_of_every_method(metric: str) -> No
     assert curves(panels[AXES["gap"]]) == {}
 
 
+def test_images_without_compression_are_drawn_beside_the_best_quality() -> None:
+    outcomes = [Outcome(Condition("jpeg_quality", quality), scored(quality), {}) for quality in (95, 75)]
+    (axes,) = panels_of(robustness_figure(outcomes, USUAL)).values()
+    assert axes.get_xlabel() == AXES["jpeg_quality"]
+    means = [USUAL["model"]["kmeans_ari"][:6].mean(), *(o.scores["model"]["kmeans_ari"].mean() for o in outcomes)]
+    (place, *qualities), found = zip(*curves(axes)["model"], strict=True)
+    assert (qualities, found) == ([95, 75], pytest.approx(means))
+    assert place > 100
+    ticks = dict(zip(axes.get_xticks().tolist(), (text.get_text() for text in axes.get_xticklabels()), strict=True))
+    assert ticks == {95: "95", 75: "75", place: "none"}
+
+
 def test_intervals_are_drawn_around_the_means() -> None:
     (axes,) = panels_of(robustness_figure(OUTCOMES[4:6], USUAL)).values()
     assert len(axes.collections) == len(METHODS)

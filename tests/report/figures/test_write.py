@@ -61,7 +61,7 @@ def test_a_model_that_does_not_decode_has_no_reconstructions(tmp_path: Path) -> 
     assert names(tmp_path) == ["confusion.png", "embedding.png", "puzzle.png"]
 
 
-@pytest.mark.parametrize("metric", write.METRICS)
+@pytest.mark.parametrize("metric", write.SCORES_METRICS)
 def test_methods_without_the_score_have_no_place_among_the_scores(tmp_path: Path, metric: str) -> None:
     clustered = {method: {metric: np.linspace(0, 1, 5)} for method in ("model", "random")}
     write.write_scores(clustered | {"seam_gradients": {"placing_direct": np.ones(5)}}, "mosaic", tmp_path / "more")

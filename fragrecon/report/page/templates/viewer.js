@@ -24,7 +24,10 @@
   const isWrong = {
     shuffled: () => false,
     grouped: (i) => solution.names[solution.groups[i]] !== puzzle.sources[i],
-    rebuilt: (i) => nameRebuilt(i) !== puzzle.sources[i] || solution.rebuilt.cells[i] !== puzzle.positions[i],
+    rebuilt: (i) =>
+      nameRebuilt(i) !== puzzle.sources[i] ||
+      solution.rebuilt.cells[i] !== puzzle.positions[i] ||
+      solution.rebuilt.rotations[i] !== 0,
   };
   const nameRebuilt = (i) => solution.rebuilt.names[solution.rebuilt.images[i]];
 
