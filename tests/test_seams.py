@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from fragrecon.data.puzzles import cut
-from fragrecon.seams import FEATURES, SIDES, best_partners, for_all_ways, log_mean_squared, seam_features, strips, swapped
+from fragrecon.seams import (
+    FEATURES,
+    SIDES,
+    best_partners,
+    for_all_ways,
+    log_mean_squared,
+    seam_features,
+    strips,
+    swapped,
+)
 
 OPPOSITE = {"right": "left", "below": "above", "left": "right", "above": "below"}
 TO_THE_RIGHT = {"right": 0, "below": 1, "left": 2, "above": 3}
