@@ -335,7 +335,6 @@ def test_neighbours_of_what_is_left_are_those_of_the_whole_that_are_left(share: 
 
 # Training fragments ---------------------------------------------------------------------------------------------------
 
-# Corruption of pixels.
 ALL: dict[str, float] = {"gap": 3.0, "noise": 0.2, "jitter": 0.5, "rotation": 0.8, "compression": 0.6}
 
 

@@ -347,7 +347,7 @@ def border(pixels: npt.NDArray[np.int64], side: int) -> list[int]:
 def test_the_sides_that_meet_have_pixels_that_touched_in_the_image(
     images: int, rows: int, columns: int, seed: int, drawn: st.DataObject
 ) -> None:
-    """Images of numbered pixels are cut, and fragments rotated; sides meet where all their pixels were beside another."""
+    """Images of numbered pixels are cut, and fragments rotated; sides meet where all pixels were beside another."""
     grid, random = (rows, columns), np.random.default_rng(seed)
     size, width = drawn.draw(st.integers(1, images * rows * columns)), 3 * columns
     whole = np.arange(images * 9 * rows * columns).reshape(images, 1, 3 * rows, width)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fragrecon.data.puzzles import draw_orders, meeting_sides, neighbours
 from fragrecon.models.base import Solution
 from fragrecon.seams import SIDES
+from tests.test_seams import OPPOSITE
 
 GRID = (2, 3)
 COUNT = 12
@@ -39,11 +40,8 @@ def solution(rotations: Tensor, seed: int = 0) -> Solution:
     for fragment, side in itertools.product(range(count), range(4)):
         sides[:, fragment, :, side * count + fragment] = -torch.inf
     turns = torch.rand(puzzles, count, 4, generator=random) + 2 * torch.nn.functional.one_hot(rotations, 4)
-    embeddings, cells = (
-        torch.randn(puzzles, count, 5, generator=random),
-        torch.randn(puzzles, count, 6, generator=random),
-    )
-    return Solution(embeddings, cells, sides, turns)
+    embeddings = torch.randn(puzzles, count, 5, generator=random)
+    return Solution(embeddings, torch.randn(puzzles, count, 6, generator=random), sides, turns)
 
 
 def test_upright_logits_are_those_of_a_slow_loop() -> None:
@@ -58,7 +56,7 @@ def test_upright_logits_are_those_of_a_slow_loop() -> None:
         given = [given_sides(int(quarters)) for quarters in rotations[puzzle]]
         for a, side in itertools.product(range(COUNT), range(4)):
             row = made.sides[puzzle, a, given[a][side]]
-            opposite = SIDES.index({"right": "left", "below": "above", "left": "right", "above": "below"}[SIDES[side]])
+            opposite = SIDES.index(OPPOSITE[SIDES[side]])
             expected = [row[given[b][opposite] * COUNT + b].item() for b in range(COUNT)]
             assert found.sides[puzzle, a, side].tolist() == [*expected, row[-1].item()]
 

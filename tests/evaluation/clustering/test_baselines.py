@@ -256,7 +256,7 @@ def scores_of(
     protocol = ClusteringProtocol((backend or Counting()).backend, restarts, seed, memory)
     change: dict[str, Any] = {}
     if condition:
-        change = {"condition": str(condition), "change": lambda batch: condition.change(batch, seed)}
+        change = {"condition": str(condition), "change": lambda batch: condition.change(batch, seed, data.grid)}
     own = Baselines(data, protocol, cache)
     return own.score(data.test_set(puzzles), advance=advance, batch_size=batch_size, device=CPU, **change)
 

@@ -267,7 +267,7 @@ def test_gradients_are_scored_alike_in_any_batch() -> None:
 def solved(batch: FragmentBatch, grid: Grid, sure: float = 20.0) -> Solution:
     """What a model that knows the truth would say."""
     truth = true_clues(batch.source_ids, batch.positions, grid, cells=sure, seams=sure)
-    beside = torch.stack([truth.across, truth.across.mT, truth.down, truth.down.mT], 2)  # (B, F, 4, F)
+    beside = torch.stack([truth.across, truth.down, truth.across.mT, truth.down.mT], 2)  # (B, F, 4, F)
     alone = sure * (beside.amax(-1, keepdim=True) == 0)
     return Solution(F.one_hot(batch.source_ids).float(), truth.cells, torch.cat([beside, alone], -1))
 
