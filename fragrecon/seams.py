@@ -138,9 +138,11 @@ def best_partners(scores: Tensor, fragments: int) -> Tensor:
         and of the first among all partners of the second, by a softmax; 0 where no other partner fits.
 
     Example:
-        >>> scores = torch.tensor([[[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]).expand(4, 3, 3)
-        >>> best_partners(scores, 3)[0, 0].tolist()
-        []
+        >>> scores = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).expand(4, 3, 3)
+        >>> best_partners(scores, 3)[0].round(decimals=2)
+        tensor([[ 0.0000, -0.1300, -1.4100],
+                [-0.1300,  0.0000, -1.4100],
+                [-1.4100, -1.4100,  0.0000]])
     """
     number = torch.arange(scores.shape[-1], device=scores.device) % fragments
     itself = number.unsqueeze(-1) == number

@@ -32,8 +32,8 @@ from fragrecon.objectives.base import Objective
 from fragrecon.run import CONF, GROUPS, compose
 from fragrecon.runs.modules import Facts, build_objective
 
-CORRUPTION = ("share", "gap", "noise", "jitter", "rotation", "compression")
-AXES = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "jpeg_quality")
+CORRUPTION = ("share", "gap", "noise", "jitter", "rotation", "compression", "missing")
+AXES = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "missing", "jpeg_quality")
 NO_RANGES: list[Any] = [[], [4], [4, 8, 16], [8, 4], [1, 4], [0, 0], [-3, 4], [4, 81], 4, [2.0, 4]]
 FACTS: dict[str, Any] = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
 CONV = "fragrecon.models.conv.ConvAutoencoder"
@@ -109,6 +109,7 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     *((f"data.corruption.{key}", -0.1, ()) for key in CORRUPTION),
     *((f"data.corruption.{key}", 1.5, ()) for key in ("share", "rotation", "jitter", "blur")),
     *(("data.corruption.noise", value, ()) for value in (math.nan, math.inf, "half")),
+    ("data.corruption.missing", 1.0, ()),
     *(("data.images_range", value, ()) for value in NO_RANGES),
     *(("data.batches_per_epoch", value, ()) for value in (2.5, 0)),
     *((f"data.{key}", 0, ()) for key in ("images_per_puzzle", "puzzles_per_batch", "image_height", "width_step")),
@@ -140,6 +141,7 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     *((f"evaluation.{key}", 0, ()) for key in ("validation_puzzles", "batch_size", "restarts", "memory_mb")),
     *((f"evaluation.robustness.{key}", [0], ROBUSTNESS) for key in ("images", "noise", "rotation", "jitter", "gap")),
     *((f"evaluation.robustness.{key}", [1.5], ROBUSTNESS) for key in ("rotation", "jitter", "images")),
+    *(("evaluation.robustness.missing", [value], ROBUSTNESS) for value in (0, 1)),
     *(("evaluation.robustness.jpeg_quality", [value], ROBUSTNESS) for value in (0, 101, 0.75)),
     *(("evaluation.robustness.noise", [value], ROBUSTNESS) for value in (math.nan, math.inf, -0.1)),
     ("evaluation.robustness.puzzles", 10**6, ROBUSTNESS),

@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from fragrecon.data.corruption import CHANGES, Corruption, add_noise, erode, jitter, rotate
+from fragrecon.data.corruption import (
+    CHANGES,
+    KINDS,
+    Corruption,
+    add_noise,
+    corrupt,
+    erode,
+    jitter,
+    lose,
+    quarter_turns,
+    rotate,
+    turn,
+)
+from fragrecon.data.puzzles import FragmentBatch, neighbours
 from fragrecon.errors import ConfigError
 from fragrecon.seeds import keys_of, uniforms
 
@@ -22,6 +35,26 @@ def keys(count: int, seed: int = 0) -> Tensor:
 
 def fragments(count: int = 3, each: int = 6, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0) -> Tensor:
     return torch.rand(count, each, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def puzzles_of(pixels: Tensor, step: int = 0, seed: int = 0) -> FragmentBatch:
+    """A batch of fragments (B, F, C, h, w) of images of 2 x 2 cells, in random order."""
+    puzzles, count = pixels.shape[:2]
+    orders = torch.from_numpy(np.random.default_rng(seed).permuted(np.tile(np.arange(count), (puzzles, 1)), axis=1))
+    images = -(-count // 4)
+    ids = torch.arange(puzzles * images).view(puzzles, images)
+    return FragmentBatch(pixels, orders // 4, orders % 4, torch.zeros_like(orders), orders // 4 + 100, ids, step)
+
+
+def corrupted_bytes(corruption: Corruption, pixels: Tensor, seed: int, first: int) -> Tensor:
+    return corruption.apply(puzzles_of(pixels), seed, first).fragments
+
+
+def same(one: FragmentBatch, other: FragmentBatch) -> bool:
+    return all(
+        torch.equal(value, getattr(other, name)) if isinstance(value, Tensor) else value == getattr(other, name)
+        for name, value in vars(one).items()
+    )
 
 
 def values_of(axis: str) -> float:
@@ -127,6 +160,49 @@ def test_what_is_rotated_at_a_share_is_rotated_at_any_greater_one() -> None:
 def test_fragments_that_are_not_square_cannot_be_rotated() -> None:
     with pytest.raises(ConfigError, match="8x16"):
         rotate(fragments(shape=(3, 8, 16)), keys(3), 0.5)
+    with pytest.raises(ConfigError, match="8x16"):
+        corrupt("rotation", puzzles_of(fragments(shape=(3, 8, 16))), keys(3), 0.5)
+
+
+def test_a_turn_is_numpys_by_any_number_of_quarters() -> None:
+    given = fragments(3, 5, (2, 4, 4))
+    quarters_of = torch.arange(-7, 8).view(3, 5)
+    before = given.clone()
+    turned = turn(given, quarters_of)
+    for puzzle in range(3):
+        for place in range(5):
+            expected = np.rot90(given[puzzle, place].numpy(), int(quarters_of[puzzle, place]), (1, 2))
+            assert np.array_equal(turned[puzzle, place].numpy(), expected)
+    assert torch.equal(given, before)
+    assert torch.equal(turn(turned, -quarters_of), given)
+    assert torch.equal(turn(given, torch.zeros(3, 5, dtype=torch.long)), given)
+    assert torch.equal(turn(given.mul(255).to(torch.uint8), quarters_of), turned.mul(255).to(torch.uint8))
+    for place, number in enumerate((1, -2, 6)):  # single fragments, and a puzzle, of one number
+        assert torch.equal(turn(given[0, place], torch.tensor(number)), torch.rot90(given[0, place], number, (1, 2)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0, [0.0, 1.0, 0.3, 0.7]])
+def test_the_quarter_turns_are_those_by_which_fragments_are_rotated(share: float | list[float]) -> None:
+    given, strength = fragments(4, 30, (2, 4, 4)), torch.tensor(share) if isinstance(share, list) else share
+    drawn, turned = quarter_turns(keys(4), 30, strength), rotate(given, keys(4), strength)
+    assert drawn.shape == (4, 30)
+    assert drawn.dtype == torch.int64
+    assert drawn.flatten().tolist() == quarters(given, turned)
+    assert torch.equal(turn(given, drawn), turned)
+    assert torch.equal(turn(turned, -drawn), given)
+    assert (set(drawn.flatten().tolist()) == {0}) == (share == 0.0)
+
+
+def test_rotated_puzzles_know_their_rotations_and_others_have_none() -> None:
+    batch = puzzles_of(fragments(4, 8))
+    for kind in CHANGES:
+        changed = corrupt(kind, batch, keys(4), values_of(kind))
+        expected = quarters(batch.fragments, changed.fragments) if kind == "rotation" else [0] * 32
+        assert changed.rotations.flatten().tolist() == expected
+        assert torch.equal(changed.fragments, CHANGES[kind](batch.fragments, keys(4), values_of(kind)))
+        for name in ("source_ids", "positions", "labels", "image_ids", "step"):
+            assert getattr(changed, name) is getattr(batch, name)
+        assert not batch.rotations.any()
 
 
 # Jitter ---------------------------------------------------------------------------------------------------------------
@@ -226,6 +302,37 @@ def test_nothing_of_a_kind_leaves_the_very_numbers(kind: str) -> None:
     assert torch.equal(CHANGES[kind](given, keys(2), 0.0), given)
 
 
+# Missing fragments ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "left"),
+    [(12, 0.0, 12), (12, 0.25, 9), (12, 0.3, 8), (12, 0.99, 2), (16, 0.5, 8), (2, 0.9, 2), (1, 0.9, 1)],
+)
+def test_a_share_of_the_fragments_is_missing_and_the_first_are_left(count: int, share: float, left: int) -> None:
+    batch = puzzles_of(fragments(3, count), step=5)
+    batch.rotations = torch.arange(3 * count).view(3, count) % 4
+    for found in (lose(batch, share), corrupt("missing", batch, keys(3), share)):
+        assert found.step == 5
+        assert torch.equal(found.image_ids, batch.image_ids)
+        for name in ("fragments", "source_ids", "positions", "rotations", "labels"):
+            assert torch.equal(getattr(found, name), getattr(batch, name)[:, :left]), name
+    assert batch.fragments.shape[1] == count
+    assert (*CHANGES, "missing") == KINDS
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_neighbours_of_what_is_left_are_those_of_the_whole_that_are_left(share: float) -> None:
+    whole = puzzles_of(fragments(3, 12))
+    batch = lose(whole, share)
+    left = batch.fragments.shape[1]
+    images = batch.images_per_puzzle
+    before, after = (neighbours(own.source_ids, own.positions, (2, 2), images) for own in (whole, batch))
+    for puzzle in range(3):
+        expected = [[b if b < left else left for b in row] for row in before[puzzle, :left].tolist()]
+        assert after[puzzle].tolist() == expected
+
+
 # Training fragments ---------------------------------------------------------------------------------------------------
 
 ALL: dict[str, float] = {"gap": 3.0, "noise": 0.2, "jitter": 0.5, "rotation": 0.8, "compression": 0.6}
@@ -237,44 +344,53 @@ def cut_bytes(count: int = 6, each: int = 4, shape: tuple[int, int, int] = (3, 8
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"share": 1.0}, {"share": 0.0, **ALL}, {"share": 1.0, **dict.fromkeys(ALL, 0.0)}]
+    "settings",
+    [
+        {},
+        {"share": 1.0},
+        {"share": 0.0, "missing": 0.9, **ALL},
+        {"share": 1.0, **dict.fromkeys((*ALL, "missing"), 0.0)},
+    ],
 )
 def test_no_share_or_no_kind_leaves_the_bytes(settings: dict[str, float]) -> None:
-    assert torch.equal(Corruption(**settings).apply(cut_bytes(), 0, 0), cut_bytes())
+    batch = puzzles_of(cut_bytes())
+    assert same(Corruption(**settings).apply(batch, 0, 0), puzzles_of(cut_bytes()))
     assert list(CHANGES) == ["gap", "rotation", "jitter", "noise", "compression"]  # noise is in the file
 
 
 @pytest.mark.parametrize("kinds", [*([kind] for kind in ALL), list(ALL)])
 def test_corruption_gives_bytes_anew_and_leaves_what_it_is_given(kinds: list[str]) -> None:
     given, before = cut_bytes(6, 40), torch.get_rng_state()
-    corruption = Corruption(share=1.0, **{kind: ALL[kind] for kind in kinds})
-    corrupted = corruption.apply(given, 0, 0)
+    corruption, batch = Corruption(share=1.0, **{kind: ALL[kind] for kind in kinds}), puzzles_of(given, step=3)
+    corrupted = corruption.apply(batch, 0, 0).fragments
     assert corrupted.dtype == torch.uint8
     assert corrupted.shape == given.shape
     assert torch.equal(given, cut_bytes(6, 40))
     assert (corrupted != given).flatten(1).any(1).all()
-    assert torch.equal(corruption.apply(given, 0, 0), corrupted)
+    assert torch.equal(corruption.apply(batch, 0, 0).fragments, corrupted)
     assert torch.equal(torch.get_rng_state(), before)
+    assert same(batch, puzzles_of(cut_bytes(6, 40), step=3))
 
 
 @settings(deadline=None, max_examples=30)
 @drawn_from(st.integers(0, 2**31), st.integers(0, 10**9), st.lists(st.integers(0, 6), min_size=1, max_size=5))
 def test_a_puzzles_corruption_does_not_depend_on_the_batch_it_is_in(seed: int, first: int, counts: list[int]) -> None:
     given, corruption = cut_bytes(sum(counts), 2, (3, 7, 7)), Corruption(share=0.6, **ALL)
-    whole = corruption.apply(given, seed, first)
+    whole = corruption.apply(puzzles_of(given), seed, first)
     starts = np.cumsum([0, *counts]).tolist()
     parts = [
-        corruption.apply(given[start : start + count], seed, first + start)
+        corruption.apply(puzzles_of(given[start : start + count]), seed, first + start)
         for start, count in zip(starts, counts, strict=False)
     ]
-    assert torch.equal(torch.cat(parts), whole)
+    for name in ("fragments", "rotations"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_corruption_is_the_change_of_its_puzzles_one_by_one(kind: str) -> None:
     """Puzzle by puzzle, in plain numbers; of which keys is told by hand."""
     given, corruption = cut_bytes(40, 3), Corruption(share=0.5, **{kind: ALL[kind]})
-    corrupted = corruption.apply(given, 7, 20)
+    corrupted = corrupted_bytes(corruption, given, 7, 20)
     for place in range(40):
         key = keys_of(7, f"wear/{kind}", 20 + place, 1)
         drawn, much = uniforms(key, 2)[0].tolist()
@@ -289,7 +405,7 @@ def test_corruption_is_the_change_of_its_puzzles_one_by_one(kind: str) -> None:
 @pytest.mark.parametrize("most", [0.5, 2.5])
 def test_no_more_than_the_most_is_eroded(most: float) -> None:
     given = cut_bytes(300, 1, (1, 8, 8))
-    corrupted = Corruption(share=1.0, gap=most).apply(given, 0, 0)
+    corrupted = corrupted_bytes(Corruption(share=1.0, gap=most), given, 0, 0)
     beyond = erode(given / 255, keys(300), math.floor(most) + 1.0).mul(255).round().to(torch.uint8)
     assert not (corrupted == beyond).flatten(1).all(1).any()
 
@@ -300,4 +416,48 @@ def test_corruption_that_cannot_be_applied_is_refused() -> None:
         (Corruption(share=1.0, rotation=0.5), (3, 8, 4), "8x4"),
     ):
         with pytest.raises(ConfigError, match=size):
-            corruption.apply(cut_bytes(20, 2, shape), 0, 0)
+            corruption.apply(puzzles_of(cut_bytes(20, 2, shape)), 0, 0)
+
+
+@pytest.mark.parametrize("gap", [0.0, 2.0])
+def test_undoing_the_rotations_gives_back_the_fragments(gap: float) -> None:
+    """Those of the same corruption without rotation; erosion is alike on all sides."""
+    batch = puzzles_of(cut_bytes(20, 30))
+    upright = Corruption(share=0.7, gap=gap).apply(batch, 3, 40)
+    found = Corruption(share=0.7, gap=gap, rotation=0.8).apply(batch, 3, 40)
+    assert not torch.equal(found.fragments, upright.fragments)
+    assert torch.equal(turn(found.fragments, -found.rotations), upright.fragments)
+    assert found.rotations.flatten().tolist() == quarters(upright.fragments, found.fragments)
+    rotated = found.rotations.any(1)
+    assert 5 < rotated.sum() < 20  # 14 of 20 puzzles in the mean
+    assert not upright.rotations.any()
+
+
+def test_other_corruptions_leave_the_rotations_stored() -> None:
+    batch = puzzles_of(cut_bytes(20, 30))
+    expected = Corruption(share=0.7, rotation=0.8).apply(batch, 3, 40).rotations
+    assert torch.equal(Corruption(share=0.7, **ALL).apply(batch, 3, 40).rotations, expected)
+
+
+def test_missing_fragments_are_drawn_for_a_batch_and_before_all_else() -> None:
+    """Of which key is told by hand: that a batch lacks any, and the share, which is uniform up to the most."""
+    given, corruption = puzzles_of(cut_bytes(2, 40)), Corruption(share=0.5, missing=0.6, rotation=1.0)
+    kept = []
+    for step in range(200):
+        batch = FragmentBatch(**vars(given) | {"step": step})
+        drawn, lost = uniforms(keys_of(7, "wear/missing", step, 1), 2)[0].tolist()
+        kept.append(40 - round(40 * 0.6 * lost) if drawn < 0.5 else 40)
+        found = corruption.apply(batch, 7, 2 * step)
+        expected = Corruption(share=0.5, rotation=1.0).apply(batch.first(kept[-1]), 7, 2 * step)
+        assert same(found, expected)
+        assert same(found, corruption.apply(batch, 7, 2 * step))
+    assert len(set(kept)) > 15
+    assert min(kept) >= 16
+    assert 70 <= kept.count(40) <= 135
+
+
+def test_at_least_two_fragments_are_left() -> None:
+    corruption = Corruption(share=1.0, missing=0.999)
+    left = [corruption.apply(puzzles_of(cut_bytes(1, 8), step), 0, 0).fragments.shape[1] for step in range(60)]
+    assert min(left) == 2
+    assert max(left) == 8

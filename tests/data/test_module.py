@@ -30,7 +30,7 @@ from fragrecon.evaluation.setup import open_data
 from fragrecon.run import compose
 
 Opener = Callable[..., FragmentData]
-TENSORS = ("fragments", "source_ids", "positions", "labels", "image_ids")
+TENSORS = ("fragments", "source_ids", "positions", "rotations", "labels", "image_ids")
 PLAIN = dict.fromkeys(("horizontal_flip", "rotation", "brightness", "contrast", "saturation", "hue"), 0.0)
 
 
@@ -293,9 +293,11 @@ def test_training_fragments_are_corrupted_and_nothing_else_of_them(opener: Opene
     plain, corrupted = opener(seed=3), opener(seed=3, corruption=CORRUPTED)
     for number in (0, 1, 7):
         before, after = plain.train_batch(number), corrupted.train_batch(number)
-        for name in TENSORS[1:]:
+        assert_equal(after, Corruption(**CORRUPTED).apply(before, 3, number * 80))
+        assert not before.rotations.any()
+        assert set(after.rotations.flatten().tolist()) == {0, 1, 2, 3}
+        for name in ("source_ids", "positions", "labels", "image_ids"):
             assert getattr(before, name).equal(getattr(after, name))
-        assert after.fragments.equal(Corruption(**CORRUPTED).apply(before.fragments, 3, number * 80))
         assert 0.5 < (before.fragments != after.fragments).flatten(1).any(1).float().mean() <= 1
         assert not corrupted.train_batch(number).fragments.equal(
             opener(seed=4, corruption=CORRUPTED).train_batch(number).fragments
@@ -319,10 +321,25 @@ def test_corruption_of_a_puzzle_does_not_hang_on_the_ranks(opener: Opener, world
     ranged, plain = (opener(images_range=[7, 7], corruption=corruption) for corruption in (CORRUPTED, None))
     rows = 80 // world_size // 7
     for rank in range(world_size):
-        expected = Corruption(**CORRUPTED).apply(
-            plain.train_batch(3, rank, world_size).fragments, 0, 3 * 80 + rank * rows
-        )
-        assert ranged.train_batch(3, rank, world_size).fragments.equal(expected)
+        expected = Corruption(**CORRUPTED).apply(plain.train_batch(3, rank, world_size), 0, 3 * 80 + rank * rows)
+        assert_equal(ranged.train_batch(3, rank, world_size), expected)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_all_ranks_miss_the_same_number_of_fragments(opener: Opener, world_size: int) -> None:
+    missing = {"share": 0.7, "missing": 0.6}
+    data, plain = opener(corruption=missing), opener(corruption=None)
+    ranged = opener(corruption=missing, images_range=[2, 9])
+    kept, whole = [], 16 * plain.config.images_per_puzzle
+    for number in range(8):
+        shares = [data.train_batch(number, rank, world_size) for rank in range(world_size)]
+        assert_equal(together(shares), data.train_batch(number))
+        kept.append(shares[0].fragments.shape[1])
+        assert_equal(data.train_batch(number), plain.train_batch(number).first(kept[-1]))
+        assert len({ranged.train_batch(number, rank, world_size).fragments.shape[1] for rank in range(world_size)}) == 1
+    assert min(kept) >= 0.4 * whole
+    assert len(set(kept)) > 3
+    assert whole in kept
 
 
 # The size of an epoch -------------------------------------------------------------------------------------------------
@@ -566,7 +583,7 @@ def test_ranks_get_their_shares_from_the_loaders(opener: Opener) -> None:
 
 def small(number: int) -> FragmentBatch:
     nothing = torch.zeros(1, 0)
-    return FragmentBatch(nothing, nothing, nothing, nothing, nothing, step=number)
+    return FragmentBatch(nothing, nothing, nothing, nothing, nothing, nothing, step=number)
 
 
 def workers() -> list[str]:

@@ -86,7 +86,8 @@ def batch_of(
     positions = places // 2 if positions is None else positions
     images, count = int(sources.max()) + 1, len(sources)
     ids = torch.arange(count * images).view(count, images)
-    return FragmentBatch(fragments, sources, positions, torch.zeros_like(sources), ids, step)
+    zeros = torch.zeros_like(sources)
+    return FragmentBatch(fragments, sources, positions, zeros, zeros, ids, step)
 
 
 def one_hot(batch: FragmentBatch) -> Tensor:
@@ -110,6 +111,7 @@ def alone_of(batch: FragmentBatch, puzzle: int) -> FragmentBatch:
         batch.fragments[own],
         batch.source_ids[own],
         batch.positions[own],
+        batch.rotations[own],
         batch.labels[own],
         batch.image_ids[own],
         batch.step + puzzle,

@@ -334,6 +334,7 @@ def test_numbers_out_of_range_are_refused(name: str) -> None:
         ("mosaic", COLOUR, {"width": 15}, r"model\.heads=2 .*model\.width=15"),
         ("mosaic", (3, 8, 16), {"window": 9}, r"model\.window=9 .* 8$"),
         ("mosaic", COLOUR, {"window": 1}, r"model\.window=1"),
+        ("mosaic", (3, 8, 16), {"rotations": True}, r"model\.rotations=true .* 8x16"),
         ("conv", COLOUR, {"depth": 3}, r"model\.depth is not known"),
     ],
 )

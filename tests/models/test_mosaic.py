@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from fragrecon.models.base import Shape
-from fragrecon.models.mosaic import Edges, Mosaic
-from fragrecon.seams import SIDES, seam_features
+from fragrecon.models.mosaic import Edges, Fit, Mosaic
+from fragrecon.seams import FEATURES, SIDES, best_partners, seam_features, swapped
 from tests.descent import descend
+from tests.test_seams import OPPOSITE, permuted, places_after, turned, turns
 
 SHAPE: Shape = (3, 8, 8)
-RIGHT, LEFT, BELOW, ABOVE = range(4)
+RIGHT, BELOW, LEFT, ABOVE = range(4)
 EVERY_KNOWLEDGE = [(True, True), (True, False), (False, True), (False, False)]
 knowing = pytest.mark.parametrize(("seams", "edges"), EVERY_KNOWLEDGE)
+turning = pytest.mark.parametrize("rotations", [False, True])
 
 
 def mosaic(shape: Shape = SHAPE, **changes: object) -> Mosaic:
@@ -25,6 +27,17 @@ def mosaic(shape: Shape = SHAPE, **changes: object) -> Mosaic:
 
 def fragments(puzzles: int = 3, count: int = 12, shape: Shape = SHAPE) -> Tensor:
     return torch.rand(puzzles, count, *shape, generator=torch.Generator().manual_seed(1))
+
+
+def known_of(model: Mosaic, some: Tensor) -> Tensor:
+    """Tables of ways of all seams, as `Mosaic` gives them to `Fit`."""
+    assert model.edges is not None
+    return torch.cat([seam_features(some, model.rotations), model.edges(some * 4 - 2, model.rotations)], 1)
+
+
+def fit_of(model: Mosaic) -> Fit:
+    assert model.fit is not None
+    return model.fit
 
 
 def edges_of(shape: Shape = SHAPE, **sizes: int) -> Edges:
@@ -41,44 +54,84 @@ def test_embeddings_have_length_one_for_any_number_of_fragments() -> None:
 
 
 @knowing
+@pytest.mark.parametrize(("shape", "rotations"), [((3, 6, 9), False), (SHAPE, True)])
 @torch.inference_mode()
-def test_a_solution_has_a_logit_for_every_cell_and_every_neighbour(seams: bool, edges: bool) -> None:
-    model = mosaic((3, 6, 9), seams=seams, edges=edges)
+def test_a_solution_has_a_logit_for_every_cell_and_every_neighbour(
+    seams: bool, edges: bool, shape: Shape, rotations: bool
+) -> None:
+    model = mosaic(shape, seams=seams, edges=edges, rotations=rotations)
     for count in (1, 2, 7):
-        some = fragments(2, count, (3, 6, 9))
+        some = fragments(2, count, shape)
         solution = model.solve(some)
         assert torch.equal(solution.embeddings, model.encode(some))
         assert solution.cells.shape == (2, count, 4)
-        assert solution.sides.shape == (2, count, 4, count + 1)
-        assert {part.dtype for part in vars(solution).values()} == {torch.float32}
+        assert solution.sides.shape == (2, count, 4, (4 if rotations else 1) * count + 1)
+        parts = [solution.embeddings, solution.cells, solution.sides]
+        if rotations:
+            assert solution.rotations is not None
+            assert solution.rotations.shape == (2, count, 4)
+            assert torch.isfinite(solution.rotations).all()
+            parts.append(solution.rotations)
+        else:
+            assert solution.rotations is None
+        assert {part.dtype for part in parts} == {torch.float32}
         # Nothing abuts itself; everything else might.
-        itself = torch.eye(count, count + 1, dtype=torch.bool).unsqueeze(1).expand_as(solution.sides)
-        assert torch.equal(solution.sides == -torch.inf, itself)
-        assert torch.isfinite(solution.sides[~itself]).all()
+        for fragment in range(count):
+            own = solution.sides[:, fragment]
+            itself = torch.tensor([b % count == fragment for b in range(own.shape[-1] - 1)] + [False])
+            assert (own[..., itself] == -torch.inf).all()
+            assert torch.isfinite(own[..., ~itself]).all()
 
 
+def reordered(order: Tensor, rotations: bool) -> Tensor:
+    """The columns of `Solution.sides` after fragments were put in another order; that there is none stays the last."""
+    ways = 4 if rotations else 1
+    return torch.cat([*(order + way * len(order) for way in range(ways)), torch.tensor([ways * len(order)])])
+
+
+@turning
 @knowing
 @torch.inference_mode()
-def test_another_order_of_fragments_gives_the_same_solution_in_that_order(seams: bool, edges: bool) -> None:
-    model, order = mosaic(seams=seams, edges=edges), torch.randperm(12, generator=torch.Generator().manual_seed(2))
+def test_another_order_of_fragments_gives_the_same_solution_in_that_order(
+    seams: bool, edges: bool, rotations: bool
+) -> None:
+    model, order = (
+        mosaic(seams=seams, edges=edges, rotations=rotations),
+        torch.randperm(12, generator=torch.Generator().manual_seed(2)),
+    )
     some = fragments()
     before, after = model.solve(some), model.solve(some[:, order])
     torch.testing.assert_close(after.embeddings, before.embeddings[:, order], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(after.cells, before.cells[:, order], rtol=1e-4, atol=1e-5)
-    ends = torch.cat([order, torch.tensor([12])])  # that there is none stays the last
-    torch.testing.assert_close(after.sides, before.sides[:, order][..., ends], rtol=1e-4, atol=1e-5)
+    ends = reordered(order, rotations)
+    torch.testing.assert_close(after.sides, before.sides[:, order][..., ends], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(after.sides, before.sides[:, order], atol=1e-2)
     assert not torch.allclose(after.sides, before.sides[..., ends], atol=1e-2)
+    if rotations:
+        assert before.rotations is not None
+        assert after.rotations is not None
+        torch.testing.assert_close(after.rotations, before.rotations[:, order], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(after.rotations, before.rotations, atol=1e-2)
 
 
 @knowing
 @torch.inference_mode()
 def test_that_one_is_right_of_another_is_that_the_other_is_left_of_it(seams: bool, edges: bool) -> None:
     sides = mosaic(seams=seams, edges=edges).solve(fragments()).sides[..., :-1].movedim(2, 0)
-    assert torch.equal(sides[RIGHT], sides[LEFT].mT)
-    assert torch.equal(sides[BELOW], sides[ABOVE].mT)
+    torch.testing.assert_close(sides[RIGHT], sides[LEFT].mT, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sides[BELOW], sides[ABOVE].mT, rtol=1e-4, atol=1e-4)
     for one, other in ((RIGHT, LEFT), (BELOW, ABOVE), (RIGHT, BELOW), (LEFT, BELOW)):
         assert not torch.allclose(sides[one], sides[other], atol=1e-2)
+
+
+@knowing
+@torch.inference_mode()
+def test_two_sides_that_meet_share_a_logit_in_all_sixteen_ways(seams: bool, edges: bool) -> None:
+    sides = mosaic(seams=seams, edges=edges, rotations=True).solve(fragments(2, 5)).sides
+    ways = {(s, t): sides[:, :, s, 5 * t : 5 * t + 5] for s in range(4) for t in range(4)}
+    for (s, t), one in ways.items():
+        torch.testing.assert_close(one, ways[t, s].mT, rtol=1e-4, atol=1e-4)
+        assert all(way == (s, t) or not torch.allclose(one, other, atol=1e-2) for way, other in ways.items())
 
 
 @torch.inference_mode()
@@ -88,40 +141,54 @@ def test_whether_there_is_none_is_told_for_each_side_apart() -> None:
     assert none.std(2).min() > 1e-3
 
 
+@turning
 @torch.inference_mode()
-def test_sides_add_what_seams_tell_to_how_ends_match() -> None:
-    """Weights set by hand: on one feature of the seams, one of the edges, and no ends."""
-    model, some = mosaic(), fragments()
-    assert model.seam_sides is not None
-    assert model.edges is not None
-    model.neighbours.weight.zero_()
-    model.neighbours.bias.zero_()
-    model.seam_sides.weight.zero_()
-    model.seam_sides.weight[0, 0] = -2.0  # right, from touching differences to the right
-    model.seam_sides.weight[1, 8 + 2 * Edges.GROUPS + 1] = -3.0  # below, from a group of the lower edges
-    seams, predicted = seam_features(some), model.edges(some * 4 - 2)
-    sides = model.solve(some).sides
-    apart = ~torch.eye(12, dtype=torch.bool).expand(3, 12, 12)
-    for side, expected in ((RIGHT, -2 * seams[..., RIGHT]), (BELOW, -3 * predicted[..., 2 * Edges.GROUPS + 1])):
-        torch.testing.assert_close(sides[:, :, side, :-1][apart], expected[apart], rtol=1e-4, atol=1e-5)
+def test_sides_add_what_seams_tell_to_how_ends_match(rotations: bool) -> None:
+    """Weights set by hand: a score of one feature of the pixels, one of a group of edges, and no ends."""
+    model, some = mosaic(rotations=rotations), fragments()
+    fit = fit_of(model)
+    for layer in (model.neighbours, fit.mix, fit.sides):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    fit.mix.weight[0, 1] = -2.0  # continued differences
+    fit.mix.weight[1, FEATURES + 2] = -3.0  # a group of the edges
+    fit.sides.weight[0] = torch.tensor([1.5, 0.0, 0.0, 0.5])
+    fit.sides.bias[0] = 0.25
+    known = known_of(model, some)
+    one, other = -2 * known[:, 1], -3 * known[:, FEATURES + 2]
+    one, other = (score - score.mean((1, 2, 3), keepdim=True) for score in (one, other))
+    expected = 1.5 * one + 0.5 * best_partners(other, 12) + 0.25
+    sides = model.solve(some).sides[..., :-1]
+    for side in range(4):
+        found = sides[:, :, side]
+        ways = expected[:, 0, 12 * side : 12 * side + 12] if rotations else expected[:, side]
+        apart = ~torch.eye(12, dtype=torch.bool).repeat(1, 4 if rotations else 1).expand_as(found)
+        torch.testing.assert_close(found[apart], ways[apart], rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
 def test_sides_of_ends_that_match_are_their_scalar_product() -> None:
-    """Every end is its bias: right (1, ..), left (2, ..), below (3, ..), above (5, ..), of 32 numbers."""
-    model = mosaic(seams=False, edges=False)
-    model.neighbours.weight.zero_()
-    model.neighbours.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 5.0]).repeat_interleave(32))
-    sides = model.solve(fragments(1, 3)).sides[0, 0, :, 1]
-    assert sides.tolist() == pytest.approx([2 * 32**0.5] * 2 + [15 * 32**0.5] * 2, rel=1e-5)
+    """Every end is its bias, 32 times the same number: two for each side, of which one meets the other's other."""
+    one, other = [1.0, 2.0, 3.0, 5.0], [7.0, 11.0, 13.0, 17.0]
+    for rotations in (False, True):
+        model = mosaic(seams=False, edges=False, rotations=rotations)
+        model.neighbours.weight.zero_()
+        model.neighbours.bias.copy_(torch.tensor([*one, *other]).repeat_interleave(32))
+        sides = model.solve(fragments(1, 3)).sides[0, 0]
+        for s in range(4):
+            for t in range(4) if rotations else [(s + 2) % 4]:
+                found = sides[s, 3 * t + 1 if rotations else 1].item()
+                assert found == pytest.approx((one[s] * other[t] + one[t] * other[s]) * 32 / 128**0.5, rel=1e-5)
 
 
+@turning
 @torch.inference_mode()
-def test_a_puzzle_is_solved_alike_in_any_batch() -> None:
-    model, some = mosaic(), fragments()
+def test_a_puzzle_is_solved_alike_in_any_batch(rotations: bool) -> None:
+    model, some = mosaic(rotations=rotations), fragments()
     alone, whole = model.solve(some[1:2]), model.solve(some)
     for name, found in vars(alone).items():
-        torch.testing.assert_close(found, getattr(whole, name)[1:2], rtol=1e-4, atol=1e-5)
+        if name != "rotations" or rotations:
+            torch.testing.assert_close(found, getattr(whole, name)[1:2], rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -134,33 +201,34 @@ def test_a_fragment_is_seen_in_the_light_of_the_others_only_with_context() -> No
         assert torch.allclose(one.cells[:, :5], two.cells[:, :5], atol=1e-5) == alike
 
 
+@turning
 @torch.inference_mode()
-def test_seams_and_edges_reach_the_embeddings_through_attention_alone() -> None:
-    model, some = mosaic(), fragments()
-    plain = mosaic(seams=False, edges=False)
+def test_seams_and_edges_reach_the_embeddings_through_attention_alone(rotations: bool) -> None:
+    model, some = mosaic(rotations=rotations), fragments()
+    plain = mosaic(seams=False, edges=False, rotations=rotations)
     left_out = plain.load_state_dict(model.state_dict(), strict=False)
     assert left_out.missing_keys == []
-    assert {name.split(".")[0] for name in left_out.unexpected_keys} == {"edges", "seam_bias", "seam_sides"}
-    assert model.seam_bias is not None
-    assert model.seam_sides is not None
+    assert {name.split(".")[0] for name in left_out.unexpected_keys} == {"edges", "fit"}
     before, without = model.solve(some), plain.solve(some)
     assert not torch.allclose(before.embeddings, without.embeddings, atol=1e-4)
-    for parameter in model.seam_bias.parameters():
+    for parameter in fit_of(model).layers.parameters():
         parameter.zero_()
     after = model.solve(some)
     torch.testing.assert_close(after.embeddings, without.embeddings, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(after.cells, without.cells, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(after.sides, without.sides, atol=1e-2)
-    model.seam_sides.weight.zero_()
+    for parameter in fit_of(model).sides.parameters():
+        parameter.zero_()
     torch.testing.assert_close(model.solve(some).sides, without.sides, rtol=1e-4, atol=1e-5)
 
 
+@turning
 @torch.inference_mode()
-def test_each_block_and_head_has_a_bias_of_its_own() -> None:
-    model, some = mosaic(), fragments()
-    assert model.seam_bias is not None
-    last, before = model.seam_bias[-1], model.encode(some)
+def test_each_block_and_head_has_a_bias_of_its_own(rotations: bool) -> None:
+    model, some = mosaic(rotations=rotations), fragments()
+    last, before = fit_of(model).layers[-1], model.encode(some)
     assert isinstance(last, torch.nn.Linear)
+    assert len(last.weight) == model.depth * model.heads
     for number in range(model.depth * model.heads):
         kept = last.weight[number].clone()
         last.weight[number] = 5.0
@@ -168,17 +236,24 @@ def test_each_block_and_head_has_a_bias_of_its_own() -> None:
         last.weight[number] = kept
 
 
-@pytest.mark.parametrize(("seams", "edges"), EVERY_KNOWLEDGE)
-def test_every_parameter_learns(seams: bool, edges: bool) -> None:
-    model = mosaic(seams=seams, edges=edges).train()
+@turning
+@knowing
+def test_every_parameter_learns(seams: bool, edges: bool, rotations: bool) -> None:
+    model = mosaic(seams=seams, edges=edges, rotations=rotations).train()
     solution = model.solve(fragments())
-    sides = solution.sides.log_softmax(-1)
-    target = torch.randint(13, (3, 12, 4), generator=torch.Generator().manual_seed(4)).unsqueeze(-1)
-    picked = sides.gather(-1, torch.where(target == torch.arange(12).view(1, 12, 1, 1), 12, target))
+    none = 48 if rotations else 12
+    random = torch.Generator().manual_seed(4)
+    target = torch.randint(none + 1, (3, 12, 4), generator=random).unsqueeze(-1)
+    itself = (target < none) & (target % 12 == torch.arange(12).view(1, 12, 1, 1))
+    picked = solution.sides.log_softmax(-1).gather(-1, torch.where(itself, none, target))
     loss = solution.embeddings.square().mul(torch.arange(6.0)).sum() + solution.cells[..., 0].sum() - picked.sum()
+    if solution.rotations is not None:
+        loss = loss + solution.rotations[..., 1].sum()
     torch.autograd.backward(loss)
-    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()]
-    assert still == []
+    still = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-4}
+    # By rounding alone: scores are centred, differences have no constant, nor has a softmax over all fragments.
+    constant = {"fit.mix.bias", "fit.layers.2.bias", "edges.layers.2.bias"}
+    assert still == {name for name, _ in model.named_parameters()} & constant
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
@@ -205,12 +280,98 @@ def test_sides_can_be_learned_from_what_edges_tell_alone() -> None:
     assert torch.equal(model.eval().solve(tiles.unsqueeze(0)).sides.argmax(-1)[0], target)
 
 
-# Pairs ---------------------------------------------------------------------------------------------------------------
+# Fit -----------------------------------------------------------------------------------------------------------------
+
+
+@turning
+@torch.inference_mode()
+def test_scores_have_no_mean_and_do_not_depend_on_a_constant(rotations: bool) -> None:
+    model, some = mosaic(rotations=rotations), fragments()
+    fit, known = fit_of(model), known_of(model, some)
+    tables = fit(known, 12)
+    assert tables.shape == (3, 2 * Fit.SCORES, *known.shape[2:])
+    torch.testing.assert_close(tables[:, : Fit.SCORES].mean((2, 3, 4)), torch.zeros(3, Fit.SCORES), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tables[:, Fit.SCORES :], best_partners(tables[:, : Fit.SCORES], 12))
+    torch.testing.assert_close(fit(known + 3, 12), tables, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tables, swapped(tables), rtol=1e-4, atol=1e-3)
 
 
 @torch.inference_mode()
-def test_pairs_are_scored_by_cosines_and_by_the_chance_to_abut() -> None:
-    model, some = mosaic(), fragments(2, 7)
+def test_rotating_fragments_permutes_the_scores_of_seams() -> None:
+    model, some, quarters = mosaic(rotations=True), fragments(), turns(3, 12)
+    fit, places = fit_of(model), places_after(quarters)
+    before, after = (fit(known_of(model, own), 12) for own in (some, turned(some, quarters)))
+    torch.testing.assert_close(permuted(after[:, :, 0], places), before[:, :, 0], rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(after, before, atol=0.1)
+    one, other = (fit.side_logits(tables) for tables in (before, after))
+    torch.testing.assert_close(permuted(other, places), one, rtol=1e-4, atol=1e-3)
+
+
+@turning
+@torch.inference_mode()
+def test_biases_are_those_of_a_slow_loop(rotations: bool) -> None:
+    model, some = mosaic(rotations=rotations), fragments(2, 4)
+    fit = fit_of(model)
+    tables = fit(known_of(model, some), 4)
+    found = fit.biases(tables, 4)
+    assert found.shape == (2, model.depth * model.heads, 4, 4)
+    first, last = fit.layers[0], fit.layers[-1]
+    assert isinstance(first, torch.nn.Linear)
+    assert isinstance(last, torch.nn.Linear)
+    for puzzle in range(2):
+        for i in range(4):
+            for j in range(4):
+                told = [
+                    tables[puzzle, score, 0, 4 * s + i, 4 * t + j] if rotations else tables[puzzle, score, s, i, j]
+                    for score in range(2 * Fit.SCORES)
+                    for s in range(4)
+                    for t in (range(4) if rotations else [(s + 2) % 4])
+                ]
+                hidden = torch.nn.functional.gelu(first.weight @ torch.stack(told) + first.bias)
+                expected = last.weight @ hidden + last.bias
+                torch.testing.assert_close(found[puzzle, :, i, j], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_rotating_fragments_permutes_the_sides_that_seams_predict() -> None:
+    model, some, quarters = mosaic(rotations=True, context=False), fragments(2, 6), turns(2, 6)
+    for layer in (model.neighbours, model.none):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    before, after = (model.solve(own).sides for own in (some, turned(some, quarters)))
+    places = places_after(quarters)
+    for puzzle in range(2):
+        for fragment in range(6):
+            for side in range(4):
+                now = int(places[puzzle, 6 * side + fragment]) // 6
+                found = after[puzzle, fragment, now, places[puzzle]]
+                torch.testing.assert_close(found, before[puzzle, fragment, side, :-1], rtol=1e-4, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_a_single_rotated_fragment_changes_what_is_known_of_its_own_sides_only() -> None:
+    model, some = mosaic(rotations=True), fragments(1, 5)
+    quarters = torch.tensor([[0, 0, 3, 0, 0]])
+    before, after = (known_of(model, own)[0, :, 0].view(-1, 4, 5, 4, 5) for own in (some, turned(some, quarters)))
+    still = torch.tensor([0, 1, 3, 4])
+    torch.testing.assert_close(after[:, :, still][..., still], before[:, :, still][..., still], rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(after[:, :, 2], before[:, :, 2], atol=0.1)
+    solution = model.solve(turned(some, quarters))
+    assert solution.rotations is not None
+    shapes = [solution.embeddings.shape, solution.cells.shape, solution.rotations.shape, solution.sides.shape]
+    assert shapes == [(1, 5, 6), (1, 5, 4), (1, 5, 4), (1, 5, 4, 21)]
+    assert all(torch.isfinite(part).all() for part in (solution.embeddings, solution.cells, solution.rotations))
+    assert (solution.sides == -torch.inf).sum() == 5 * 16
+    assert not solution.sides.isnan().any()
+
+
+# Pairs ---------------------------------------------------------------------------------------------------------------
+
+
+@turning
+@torch.inference_mode()
+def test_pairs_are_scored_by_cosines_and_by_the_chance_to_abut(rotations: bool) -> None:
+    model, some = mosaic(rotations=rotations), fragments(2, 7)
     scores, solution = model.pair_scores(some), model.solve(some)
     chance = solution.sides.double().exp()
     chance = chance / chance.sum(-1, keepdim=True)
@@ -220,18 +381,19 @@ def test_pairs_are_scored_by_cosines_and_by_the_chance_to_abut() -> None:
                 one, other = (solution.embeddings[puzzle, k].double().tolist() for k in (i, j))
                 cosine = math.fsum(a * b for a, b in zip(one, other, strict=True))
                 assert scores.same[puzzle, i, j].item() == pytest.approx(math.exp((cosine - 1) / 0.1), rel=1e-3)
-                both = [chance[puzzle, i, :, j].sum().item(), chance[puzzle, j, :, i].sum().item()]
+                both = [chance[puzzle, a, :, b:-1:7].sum().item() for a, b in ((i, j), (j, i))]
                 assert scores.adjacent[puzzle, i, j].item() == pytest.approx(sum(both) / 2, rel=1e-4, abs=1e-7)
     assert scores.adjacent.diagonal(dim1=1, dim2=2).abs().max() == 0
     torch.testing.assert_close(scores.same, scores.same.mT)
     assert torch.equal(scores.adjacent, scores.adjacent.mT)
 
 
+@turning
 @pytest.mark.parametrize("count", [2, 3, 12, 40])
 @torch.inference_mode()
-def test_the_chance_to_abut_is_at_most_one(count: int) -> None:
+def test_the_chance_to_abut_is_at_most_one(count: int, rotations: bool) -> None:
     """Also where a model sees its only candidate at all four sides."""
-    model = mosaic()
+    model = mosaic(rotations=rotations)
     model.none.bias.fill_(-20.0)
     adjacent = model.pair_scores(fragments(3, count)).adjacent
     assert adjacent.min() >= 0
@@ -241,61 +403,78 @@ def test_the_chance_to_abut_is_at_most_one(count: int) -> None:
 # Edges ---------------------------------------------------------------------------------------------------------------
 
 
-def slow_edges(edges: Edges, some: Tensor) -> Tensor:
-    """What `Edges` tells of one puzzle (F, C, h, w), side by side, pixel by pixel."""
-    count, channels = some.shape[:2]
+def slow_features(edges: Edges, some: Tensor) -> dict[str, list[Tensor]]:
+    """What `Edges` predicts along each side of each fragment (F, C, h, w), as (length, groups, size)."""
     predicted: dict[str, list[Tensor]] = {side: [] for side in SIDES}
     for fragment in some:
-        turned = {  # so that the seam is the first row of pixels, and what lies along it runs as before
-            "above": fragment,
-            "below": fragment.flip(1),
-            "left": fragment.transpose(1, 2),
-            "right": fragment.flip(2).transpose(1, 2),
-        }
-        for side, pixels in turned.items():
-            rows, length = min(6, *fragment.shape[1:]), pixels.shape[2]
+        for side, quarter in (("above", 0), ("right", 1), ("below", 2), ("left", 3)):
+            pixels = torch.rot90(fragment, quarter, (1, 2))  # the seam is the first row of pixels
+            channels, rows, length = pixels.shape[0], min(8, *fragment.shape[1:]), pixels.shape[2]
             places = []
             for x in range(length):
-                near = [min(max(x + step, 0), length - 1) for step in (-2, -1, 0, 1, 2)]
+                near = [min(max(x + step, 0), length - 1) for step in (-3, -2, -1, 0, 1, 2, 3)]
                 read = [[pixels[c, row, at] for at in near] for c in range(channels) for row in range(rows)]
                 places.append(edges.layers(torch.stack([value for line in read for value in line])))
             predicted[side].append(torch.stack(places).view(length, Edges.GROUPS, edges.size))
-    opposite = {"right": "left", "left": "right", "below": "above", "above": "below"}
-    logs = torch.zeros(count, count, len(SIDES), Edges.GROUPS, dtype=torch.float64)
-    for i in range(count):
-        for j in range(count):
-            for number, side in enumerate(SIDES):
-                difference = (predicted[side][i] - predicted[opposite[side]][j]).double()
-                logs[i, j, number] = torch.log(difference.square().mean((0, 2)) + 1e-3)
-    return (logs - logs.mean((0, 1), keepdim=True)).flatten(2)
+    return predicted
+
+
+def slow_distance(one: Tensor, other: Tensor) -> Tensor:
+    """The distance (groups,) of two sides, whose clockwise orders are opposite along a seam."""
+    difference = (one - other.flip(0)).double()
+    return torch.log(difference.square().mean((0, 2)) + 1e-3)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 5, 9), (2, 7, 3)])
 @torch.inference_mode()
 def test_edges_are_those_of_a_slow_loop(shape: Shape) -> None:
     edges, some = edges_of(shape, hidden=8, size=3), fragments(2, 4, shape) * 4 - 2
-    found = edges(some)
-    assert found.shape == (2, 4, 4, Edges.FEATURES)
-    assert Edges.FEATURES == 16
-    for puzzle, expected in zip(found, some, strict=True):
-        torch.testing.assert_close(puzzle.double(), slow_edges(edges, expected), rtol=1e-3, atol=1e-3)
+    found = edges(some, rotations=False)
+    assert found.shape == (2, Edges.GROUPS, 4, 4, 4)
+    for puzzle in range(2):
+        predicted = slow_features(edges, some[puzzle])
+        for number, side in enumerate(SIDES):
+            for i in range(4):
+                for j in range(4):
+                    expected = slow_distance(predicted[side][i], predicted[OPPOSITE[side]][j])
+                    told = found[puzzle, :, number, i, j].double()
+                    torch.testing.assert_close(told, expected, rtol=1e-3, atol=1e-3)
 
 
 @torch.inference_mode()
-def test_edges_of_flat_or_single_fragments_are_finite() -> None:
-    for some in (torch.zeros(1, 4, *SHAPE), fragments(2, 1)):
-        torch.testing.assert_close(edges_of()(some), torch.zeros(*some.shape[:2], some.shape[1], 16), rtol=0, atol=1e-5)
+def test_edges_of_any_two_sides_are_those_of_a_slow_loop() -> None:
+    edges, some = edges_of((2, 6, 6), hidden=8, size=3), fragments(1, 3, (2, 6, 6)) * 4 - 2
+    (found,), predicted = edges(some, rotations=True), slow_features(edges, some[0])
+    assert found.shape == (Edges.GROUPS, 1, 12, 12)
+    for s, side in enumerate(SIDES):
+        for t, other in enumerate(SIDES):
+            for i in range(3):
+                for j in range(3):
+                    expected = slow_distance(predicted[side][i], predicted[other][j])
+                    told = found[:, 0, 3 * s + i, 3 * t + j].double()
+                    torch.testing.assert_close(told, expected, rtol=1e-3, atol=1e-3)
 
 
+@turning
 @torch.inference_mode()
-def test_edges_stay_exact_in_half_precision() -> None:
+def test_edges_of_flat_or_single_fragments_are_finite(rotations: bool) -> None:
+    assert torch.isfinite(edges_of()(fragments(2, 1), rotations)).all()
+    flat = edges_of()(torch.zeros(1, 4, *SHAPE), rotations)
+    torch.testing.assert_close(flat, torch.full_like(flat, math.log(1e-3)), rtol=0, atol=1e-2)
+
+
+@turning
+@torch.inference_mode()
+def test_edges_stay_exact_in_half_precision(rotations: bool) -> None:
     """What is nearly alike would vanish among squares of eight bits."""
     edges, some = edges_of(), fragments(1, 6)
     with torch.autocast("cpu", torch.bfloat16):
-        half = edges(some)
+        half = edges(some, rotations)
     assert half.dtype == torch.float32
-    torch.testing.assert_close(half, edges(some), rtol=0, atol=0.15)
+    torch.testing.assert_close(half, edges(some, rotations), rtol=0, atol=0.15)
     with torch.autocast("cpu", torch.bfloat16):
-        solution = mosaic().solve(some)
-    assert {part.dtype for part in vars(solution).values()} == {torch.float32}
+        solution = mosaic(rotations=rotations).solve(some)
+    parts = [part for part in vars(solution).values() if part is not None]
+    assert len(parts) == 3 + rotations
+    assert {part.dtype for part in parts} == {torch.float32}
     torch.testing.assert_close(solution.embeddings.norm(dim=-1), torch.ones(1, 6))

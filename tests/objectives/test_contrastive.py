@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,23 +73,56 @@ def two_by_two() -> FragmentBatch:
     order = [["B3", "A0", "A2", "B1", "B0", "A3", "B2", "A1"], ["A1", "A0", "B0", "B1", "A3", "B2", "B3", "A2"]]
     sources = torch.tensor([["AB".index(name[0]) for name in puzzle] for puzzle in order])
     positions = torch.tensor([[int(name[1]) for name in puzzle] for puzzle in order])
-    nothing = torch.zeros(2, 8)
-    return FragmentBatch(torch.zeros(2, 8, 3, 4, 4), sources, positions, nothing, torch.zeros(2, 2))
+    nothing = torch.zeros(2, 8, dtype=torch.long)
+    return FragmentBatch(torch.zeros(2, 8, 3, 4, 4), sources, positions, nothing, nothing, torch.zeros(2, 2))
 
 
-# What abuts right, left, below and above each of the above; 8 where nothing does.
+# What abuts right, below, left and above each of the above; 8 where nothing does.
 ABUTTING = [
-    [[8, 6, 8, 3], [7, 8, 2, 8], [5, 8, 8, 1], [8, 4, 0, 8], [3, 8, 6, 8], [8, 2, 8, 7], [0, 8, 8, 4], [8, 1, 5, 8]],
-    [[8, 1, 4, 8], [0, 8, 7, 8], [3, 8, 5, 8], [8, 2, 6, 8], [8, 7, 8, 0], [6, 8, 8, 2], [8, 5, 8, 3], [4, 8, 8, 1]],
+    [[8, 8, 6, 3], [7, 2, 8, 8], [5, 8, 8, 1], [8, 0, 4, 8], [3, 6, 8, 8], [8, 8, 2, 7], [0, 8, 8, 4], [8, 5, 1, 8]],
+    [[8, 4, 1, 8], [0, 7, 8, 8], [3, 5, 8, 8], [8, 6, 2, 8], [8, 8, 7, 0], [6, 8, 8, 2], [8, 8, 5, 3], [4, 8, 8, 1]],
+]
+
+# The same two puzzles, some fragments of which are rotated: those, and the sides that meet, as (fragment, side).
+ROTATIONS = [[0, 1, 0, 0, 2, 0, 3, 0], [3, 3, 0, 0, 0, 1, 0, 2]]
+RIGHT, BELOW, LEFT, ABOVE = range(4)
+MEETING = [
+    [
+        *(((0, LEFT), (6, BELOW)), ((0, ABOVE), (3, BELOW)), ((1, ABOVE), (7, LEFT)), ((1, RIGHT), (2, ABOVE))),
+        *(((2, RIGHT), (5, LEFT)), ((3, LEFT), (4, LEFT)), ((4, ABOVE), (6, RIGHT)), ((5, ABOVE), (7, BELOW))),
+    ],
+    [
+        *(((0, ABOVE), (1, BELOW)), ((0, LEFT), (4, ABOVE)), ((1, LEFT), (7, BELOW)), ((2, RIGHT), (3, LEFT))),
+        *(((2, BELOW), (5, LEFT)), ((3, BELOW), (6, ABOVE)), ((4, LEFT), (7, LEFT)), ((5, ABOVE), (6, LEFT))),
+    ],
 ]
 
 
-def solution(puzzles: int = 2, count: int = 8, cells: int = 4) -> Solution:
+def rotated() -> FragmentBatch:
+    return replace(two_by_two(), rotations=torch.tensor(ROTATIONS))
+
+
+def meeting() -> list[list[list[int]]]:
+    """What meets each side of each fragment of `rotated`, as it is given: 8 t + b for side t of b, 32 for nothing."""
+    found = [[[32] * 4 for _ in range(8)] for _ in range(2)]
+    for own, pairs in zip(found, MEETING, strict=True):
+        for one, other in pairs:
+            for (a, s), (b, t) in ((one, other), (other, one)):
+                own[a][s] = 8 * t + b
+    return found
+
+
+def solution(puzzles: int = 2, count: int = 8, cells: int = 4, rotations: bool = False) -> Solution:
     random = torch.Generator().manual_seed(7)
-    sides = 2 * torch.randn(puzzles, count, 4, count + 1, generator=random)
-    itself = torch.eye(count, count + 1, dtype=torch.bool).unsqueeze(1)
+    ways = 4 if rotations else 1
+    sides = 2 * torch.randn(puzzles, count, 4, ways * count + 1, generator=random)
+    itself = torch.cat([torch.eye(count).repeat(1, ways), torch.zeros(count, 1)], 1).bool().unsqueeze(1)
     cell = 2 * torch.randn(puzzles, count, cells, generator=random)
-    return Solution(embeddings(puzzles, count), cell, sides.masked_fill(itself, -torch.inf))
+    turns = 2 * torch.randn(puzzles, count, 4, generator=random) if rotations else None
+    return Solution(embeddings(puzzles, count), cell, sides.masked_fill(itself, -torch.inf), turns)
+
+
+ACCURACIES = {"cells": "cell_accuracy", "sides": "side_accuracy", "rotations": "rotation_accuracy"}
 
 
 def surprise(logits: list[float], target: int) -> float:
@@ -99,8 +133,10 @@ def first_greatest(logits: list[float]) -> int:
     return max(range(len(logits)), key=logits.__getitem__)
 
 
-def test_cells_and_sides_are_those_of_a_slow_loop() -> None:
-    puzzles, made = two_by_two(), solution()
+@pytest.mark.parametrize("rotations", [False, True])
+def test_cells_sides_and_rotations_are_those_of_a_slow_loop(rotations: bool) -> None:
+    puzzles, made = rotated() if rotations else two_by_two(), solution(rotations=rotations)
+    targets = meeting() if rotations else ABUTTING
     rows: dict[str, list[tuple[list[float], int]]] = {"cells": [], "sides": []}
     for puzzle in range(2):
         for fragment in range(8):
@@ -108,42 +144,79 @@ def test_cells_and_sides_are_those_of_a_slow_loop() -> None:
             rows["cells"].append((made.cells[puzzle, fragment].double().tolist(), cell))
             for side in range(4):
                 logits = made.sides[puzzle, fragment, side].double().tolist()
-                rows["sides"].append((logits, ABUTTING[puzzle][fragment][side]))
+                rows["sides"].append((logits, targets[puzzle][fragment][side]))
+            if made.rotations is not None:
+                turns = made.rotations[puzzle, fragment].double().tolist()
+                rows.setdefault("rotations", []).append((turns, ROTATIONS[puzzle][fragment]))
     objective = Contrastive((2, 2), temperature=0.3, cells=0.5, sides=0.25)
     found = objective(Solved(made), puzzles, torch.Generator())
-    for name, accuracy in (("cells", "cell_accuracy"), ("sides", "side_accuracy")):
+    assert len(rows) == 2 + rotations
+    for name in rows:
         expected = math.fsum(surprise(*row) for row in rows[name]) / len(rows[name])
         assert found[name].item() == pytest.approx(expected, rel=1e-5)
         right = sum(first_greatest(logits) == target for logits, target in rows[name])
         assert 0 < right < len(rows[name])
-        assert found[accuracy].item() == pytest.approx(right / len(rows[name]))
+        assert found[ACCURACIES[name]].item() == pytest.approx(right / len(rows[name]))
+    if not rotations:
+        assert found["rotations"].item() == found["rotation_accuracy"].item() == 0
     contrast = slow(made.embeddings, puzzles.source_ids, 0.3)
     assert found["contrast"].item() == pytest.approx(contrast, rel=1e-5)
-    whole = found["contrast"].item() + 0.5 * found["cells"].item() + 0.25 * found["sides"].item()
+    places = found["cells"].item() + found["rotations"].item()
+    whole = found["contrast"].item() + 0.5 * places + 0.25 * found["sides"].item()
     assert found["loss"].item() == pytest.approx(whole, rel=1e-6)
     assert tuple(found) == Contrastive.parts
 
 
-def sure(strength: float) -> Solution:
-    """Every cell and every neighbour told, as loudly as is said."""
+def sure(strength: float, rotations: bool = False) -> Solution:
+    """Every cell, neighbour and rotation told, as loudly as is said."""
     puzzles = two_by_two()
-    sides = strength * F.one_hot(torch.tensor(ABUTTING), 9).float()
+    told = F.one_hot(torch.tensor(meeting()), 33) if rotations else F.one_hot(torch.tensor(ABUTTING), 9)
     cells = strength * F.one_hot(puzzles.positions, 4).float()
-    return Solution(F.one_hot(puzzles.source_ids, 2).float(), cells, sides)
+    turns = strength * F.one_hot(torch.tensor(ROTATIONS), 4).float() if rotations else None
+    return Solution(F.one_hot(puzzles.source_ids, 2).float(), cells, strength * told.float(), turns)
 
 
-def test_a_perfect_solution_costs_what_is_left_of_the_choice_and_chance_its_logarithm() -> None:
-    objective = Contrastive((2, 2), temperature=0.01)
-    perfect = objective(Solved(sure(100)), two_by_two(), torch.Generator())
-    for name, expected in (("cells", 0.0), ("sides", 0.0), ("contrast", math.log(3)), ("loss", math.log(3))):
+@pytest.mark.parametrize("rotations", [False, True])
+def test_a_perfect_solution_costs_what_is_left_of_the_choice_and_chance_its_logarithm(rotations: bool) -> None:
+    objective, puzzles = Contrastive((2, 2), temperature=0.01), rotated() if rotations else two_by_two()
+    names = list(ACCURACIES)[: 2 + rotations]
+    perfect = objective(Solved(sure(100, rotations)), puzzles, torch.Generator())
+    for name, expected in (*((name, 0.0) for name in ACCURACIES), ("contrast", math.log(3)), ("loss", math.log(3))):
         assert perfect[name].item() == pytest.approx(expected, abs=1e-6)
-    assert perfect["cell_accuracy"].item() == perfect["side_accuracy"].item() == 1
-    chance = objective(Solved(sure(0)), two_by_two(), torch.Generator())
-    assert chance["cells"].item() == pytest.approx(math.log(4), rel=1e-6)
-    assert chance["sides"].item() == pytest.approx(math.log(9), rel=1e-6)
-    wrong = objective(Solved(sure(-100)), two_by_two(), torch.Generator())
-    assert wrong["cells"].item() > 50
-    assert wrong["cell_accuracy"].item() == wrong["side_accuracy"].item() == 0
+    assert [perfect[ACCURACIES[name]].item() for name in names] == [1.0] * len(names)
+    chance = objective(Solved(sure(0, rotations)), puzzles, torch.Generator())
+    for name, choices in zip(names, (4, 33 if rotations else 9, 4), strict=False):
+        assert chance[name].item() == pytest.approx(math.log(choices), rel=1e-6)
+    wrong = objective(Solved(sure(-100, rotations)), puzzles, torch.Generator())
+    assert all(wrong[name].item() > 50 for name in names)
+    assert [wrong[ACCURACIES[name]].item() for name in names] == [0.0] * len(names)
+
+
+def test_the_sides_of_rotated_fragments_are_not_those_of_upright_ones() -> None:
+    found = Contrastive((2, 2))(Solved(sure(100, rotations=True)), two_by_two(), torch.Generator())
+    assert found["cell_accuracy"].item() == 1
+    assert found["rotation_accuracy"].item() == pytest.approx(sum(row.count(0) for row in ROTATIONS) / 16)
+    assert found["side_accuracy"].item() < 0.6
+
+
+@pytest.mark.parametrize("rotations", [False, True])
+def test_what_is_missing_is_no_neighbour(rotations: bool) -> None:
+    """Of the first puzzle only 1 A0, 2 A2, 4 B0 and 7 A1 are left; A0 and A2 meet, and A0 and A1."""
+    kept = torch.tensor([1, 2, 4, 7])
+    whole = rotated() if rotations else two_by_two()
+    tensors = {name: value[:1, kept] for name, value in vars(whole).items() if name not in ("image_ids", "step")}
+    puzzle = FragmentBatch(**tensors, image_ids=whole.image_ids[:1])
+    pairs = [(0, RIGHT, 1, ABOVE), (0, ABOVE, 3, LEFT)] if rotations else [(0, BELOW, 1, ABOVE), (0, RIGHT, 3, LEFT)]
+    sides = torch.zeros(1, 4, 4, 17 if rotations else 5)
+    sides[..., -1] = 50
+    for a, s, b, t in pairs:
+        sides[0, a, s, 4 * t + b if rotations else b] = 100
+        sides[0, b, t, 4 * s + a if rotations else a] = 100
+    turns = 100 * F.one_hot(puzzle.rotations, 4).float() if rotations else None
+    made = Solution(embeddings(1, 4), torch.zeros(1, 4, 4), sides, turns)
+    found = Contrastive((2, 2))(Solved(made), puzzle, torch.Generator())
+    assert found["side_accuracy"].item() == 1
+    assert found["sides"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_grid_decides_what_abuts() -> None:
@@ -157,15 +230,19 @@ def test_the_grid_decides_what_abuts() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "used"),
-    [({"cells": 0.0}, "sides"), ({"sides": 0.0}, "cells"), ({"cells": 0.0, "sides": 0.0}, "")],
+    [
+        ({"cells": 0.0}, {"sides"}),
+        ({"sides": 0.0}, {"cells", "rotations"}),
+        ({"cells": 0.0, "sides": 0.0}, set()),
+    ],
 )
-def test_a_part_of_no_weight_trains_nothing(weights: dict[str, float], used: str) -> None:
-    made = solution()
+def test_a_part_of_no_weight_trains_nothing(weights: dict[str, float], used: set[str]) -> None:
+    made = solution(rotations=True)
     free = {name: value.clone().requires_grad_() for name, value in vars(made).items()}
-    found = Contrastive((2, 2), **weights)(Solved(Solution(**free)), two_by_two(), torch.Generator())
+    found = Contrastive((2, 2), **weights)(Solved(Solution(**free)), rotated(), torch.Generator())
     torch.autograd.backward(found["loss"])
     trained = {name for name, value in free.items() if value.grad is not None and value.grad.nan_to_num(9).any()}
-    assert trained == {"embeddings", used} - {""}
+    assert trained == {"embeddings"} | used
 
 
 def test_a_solution_is_learned() -> None:
@@ -179,11 +256,25 @@ def test_a_solution_is_learned() -> None:
     assert found["sides"].item() < 0.1
 
 
+def test_the_solution_of_rotated_fragments_is_learned() -> None:
+    """Until every cell, side and rotation of two puzzles is known by heart."""
+    torch.manual_seed(0)
+    model = Mosaic((3, 4, 4), (2, 2), 8, width=16, depth=1, heads=2, window=2, rotations=True)
+    fragments = torch.rand(2, 8, 3, 4, 4, generator=torch.Generator().manual_seed(8))
+    objective, puzzles = Contrastive((2, 2)), replace(rotated(), fragments=fragments)
+    descend(model.parameters(), lambda: objective(model, puzzles, torch.Generator())["loss"], 100)
+    found = objective(model, puzzles, torch.Generator())
+    assert [found[name].item() for name in ACCURACIES.values()] == [1.0] * 3
+    assert found["sides"].item() < 0.1
+    upright = model.solve(fragments).upright()
+    assert torch.equal(upright.sides.argmax(-1), torch.tensor(ABUTTING))
+
+
 def test_a_model_that_solves_nothing_is_trained_by_the_contrast_alone() -> None:
     torch.manual_seed(0)
     model, puzzles = create_linear_autoencoder(latent_dim=7, input_size=4).eval(), batch()
     found = Contrastive(GRID, temperature=0.3)(model, puzzles, torch.Generator())
     embedded = F.normalize(model.encode(puzzles.fragments), dim=-1)
     assert found["loss"].item() == pytest.approx(slow(embedded.detach(), puzzles.source_ids, 0.3), rel=1e-5)
-    for name in ("cells", "cell_accuracy", "sides", "side_accuracy"):
+    for name in (*ACCURACIES, *ACCURACIES.values()):
         assert found[name].item() == 0

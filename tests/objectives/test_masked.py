@@ -29,7 +29,8 @@ class Copy(FragmentModel):
 def batch(images: int = 6) -> FragmentBatch:
     ids = torch.arange(images).view(1, -1)
     pixels = torch.rand(1, images, *SHAPE, generator=torch.Generator().manual_seed(0))
-    return FragmentBatch(pixels, ids, torch.zeros_like(ids), ids, ids)
+    zeros = torch.zeros_like(ids)
+    return FragmentBatch(pixels, ids, zeros, zeros, ids, ids)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -42,6 +42,7 @@ def batch(puzzles: int = 2, images: int = 3, cells: int = 2, size: int = 4) -> F
         fragments=torch.rand(puzzles, images * cells, 3, size, size, generator=random),
         source_ids=sources,
         positions=orders % cells,
+        rotations=torch.zeros_like(orders),
         labels=classes.gather(1, sources),
         image_ids=torch.arange(puzzles * images).view(puzzles, images),
     )
@@ -181,6 +182,7 @@ def test_the_order_of_fragments_and_puzzles_does_not_matter() -> None:
         puzzles.fragments[:, order].flip(0),
         puzzles.source_ids[:, order].flip(0),
         puzzles.positions[:, order].flip(0),
+        puzzles.rotations[:, order].flip(0),
         puzzles.labels[:, order].flip(0),
         puzzles.image_ids.flip(0),
     )

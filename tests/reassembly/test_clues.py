@@ -51,15 +51,15 @@ def test_learned_clues_are_those_of_a_slow_loop(grid: Grid) -> None:
         for i in range(5):
             expected = [logarithm + math.log(n) for logarithm in logs(some.cells[b, i].tolist())]
             for cell in range(n):
-                right, left, below, above = (side[-1] for side in sides[i])
+                right, below, left, above = (side[-1] for side in sides[i])
                 expected[cell] += right if cell % columns == columns - 1 else 0
                 expected[cell] += left if cell % columns == 0 else 0
                 expected[cell] += below if cell // columns == rows - 1 else 0
                 expected[cell] += above if cell // columns == 0 else 0
             assert found.cells[b, i].tolist() == pytest.approx(expected, abs=1e-4)
             # That j is to the right of i is told by the right of i, and by the left of j; by chance it is one of six.
-            across = [sides[i][0][j] + sides[j][1][i] + 2 * math.log(6) for j in range(5)]
-            down = [sides[i][2][j] + sides[j][3][i] + 2 * math.log(6) for j in range(5)]
+            across = [sides[i][0][j] + sides[j][2][i] + 2 * math.log(6) for j in range(5)]
+            down = [sides[i][1][j] + sides[j][3][i] + 2 * math.log(6) for j in range(5)]
             assert found.across[b, i].tolist() == pytest.approx(across, abs=1e-4)
             assert found.down[b, i].tolist() == pytest.approx(down, abs=1e-4)
 

@@ -55,6 +55,7 @@ def batch(dtype: torch.dtype = torch.float32, puzzles: int = 2, images: int = 4)
         fragments=torch.rand(puzzles, images * 4, 3, 16, 16, generator=random).to(dtype),
         source_ids=ids // 4,
         positions=ids % 4,
+        rotations=torch.zeros_like(ids),
         labels=ids // 4,
         image_ids=torch.arange(puzzles * images).view(puzzles, images),
     )

@@ -182,6 +182,7 @@ def test_scores_of_pairs_do_not_depend_on_the_other_puzzles_or_on_the_order_of_f
         batch.fragments[:, order],
         batch.source_ids[:, order],
         batch.positions[:, order],
+        batch.rotations[:, order],
         batch.labels[:, order],
         batch.image_ids,
         batch.step,

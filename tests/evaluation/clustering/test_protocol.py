@@ -82,6 +82,7 @@ def shuffled(batch: FragmentBatch, embeddings: Tensor) -> tuple[FragmentBatch, T
         batch.fragments[rows, order],
         batch.source_ids[rows, order],
         batch.positions[rows, order],
+        batch.rotations[rows, order],
         batch.labels[rows, order],
         batch.image_ids,
         batch.step,

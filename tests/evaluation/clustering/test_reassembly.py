@@ -167,6 +167,7 @@ def test_each_puzzle_is_judged_alone_and_in_any_order_of_fragments() -> None:
         batch.fragments[:, order],
         batch.source_ids[:, order],
         batch.positions[:, order],
+        batch.rotations[:, order],
         batch.labels[:, order],
         batch.image_ids,
     )
@@ -266,7 +267,7 @@ def test_gradients_are_scored_alike_in_any_batch() -> None:
 def solved(batch: FragmentBatch, grid: Grid, sure: float = 20.0) -> Solution:
     """What a model that knows the truth would say."""
     truth = true_clues(batch.source_ids, batch.positions, grid, cells=sure, seams=sure)
-    beside = torch.stack([truth.across, truth.across.mT, truth.down, truth.down.mT], 2)  # (B, F, 4, F)
+    beside = torch.stack([truth.across, truth.down, truth.across.mT, truth.down.mT], 2)  # (B, F, 4, F)
     alone = sure * (beside.amax(-1, keepdim=True) == 0)
     return Solution(F.one_hot(batch.source_ids).float(), truth.cells, torch.cat([beside, alone], -1))
 

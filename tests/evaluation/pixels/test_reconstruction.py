@@ -53,7 +53,8 @@ def score_filling(guess: Tensor, images: Tensor, mask: Tensor) -> dict[str, Tens
 def batch(fragments: Tensor, step: int = 0) -> FragmentBatch:
     puzzles, count = fragments.shape[:2]
     ids = torch.arange(count).expand(puzzles, -1)
-    return FragmentBatch(fragments, ids, torch.zeros_like(ids), ids, ids, step)
+    zeros = torch.zeros_like(ids)
+    return FragmentBatch(fragments, ids, zeros, zeros, ids, ids, step)
 
 
 def slow_similarity(image: Tensor, other: Tensor) -> Tensor:
@@ -242,7 +243,7 @@ def test_images_are_downsampled_to_no_more_values_than_latents(
 def test_downsampled_images_are_means_that_pillow_enlarges() -> None:
     whole = torch.rand(3, 1, 24, 36, generator=torch.Generator().manual_seed(0))
     ids = torch.zeros(3, 1, dtype=torch.long)
-    batch = FragmentBatch(whole.unsqueeze(1), ids, ids, ids, ids)
+    batch = FragmentBatch(whole.unsqueeze(1), ids, ids, ids, ids, ids)
     found = decoding_score(downsampled(24))(batch)
     for number, image in enumerate(whole[:, 0].numpy()):
         means = image.reshape(4, 6, 6, 6).mean((1, 3))

@@ -31,6 +31,7 @@ def puzzle(images: int = 3, channels: int = 3, seed: int = 0) -> FragmentBatch:
         fragments=values.expand(-1, -1, channels, 8, 8).clone(),
         source_ids=(order // 4).unsqueeze(0),
         positions=(order % 4).unsqueeze(0),
+        rotations=torch.zeros(1, 4 * images, dtype=torch.long),
         labels=torch.zeros(1, 4 * images, dtype=torch.long),
         image_ids=torch.arange(images).unsqueeze(0) + 100,
     )
