@@ -39,11 +39,13 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         The section ``export`` of the export's ``metrics.json``.
 
     Raises:
-        ConfigError: ``run`` or another setting is invalid, or ONNX is required and impossible.
+        ConfigError: ``run`` is an export, another setting is invalid, or ONNX is required and impossible.
         RunError: the run has no checkpoint or has not been scored.
     """
     assert config.export
     run = run_of(config)
+    if run.is_export:
+        raise ConfigError(f"{run.folder} is an export already; copy it, or export the run that it was made from")
     output = Path(config.output) if config.output else record.folder / "export"
     check_output(output)
     own, checkpoint = notes(config.export.notes, output / CARD), run.best_checkpoint

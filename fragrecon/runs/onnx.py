@@ -74,7 +74,7 @@ def _converted(encoder: PuzzleEncoder, puzzle: Tensor) -> bytes:
     # The fused kernels of attention return strides that the conversion cannot follow.
     with _quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         program = torch.export.export(encoder, (example,), dynamic_shapes=(sizes,))
-        program = program.run_decompositions({torch.ops.aten.cdist.default: _city_block})
+        program = program.run_decompositions({torch.ops.aten.cdist.default: _distances})
         converted = torch.onnx.export(
             program,
             dynamic_shapes=({0: "puzzles", 1: "fragments"},),
@@ -87,11 +87,9 @@ def _converted(encoder: PuzzleEncoder, puzzle: Tensor) -> bytes:
     return content
 
 
-def _city_block(one: Tensor, other: Tensor, p: float = 2.0, mode: int | None = None) -> Tensor:
-    """`torch.cdist` with p=1, which ONNX lacks."""
-    if p != 1:
-        return NotImplemented
-    distances: Tensor = (one.unsqueeze(-2) - other.unsqueeze(-3)).abs().sum(-1)
+def _distances(one: Tensor, other: Tensor, p: float = 2.0, mode: int | None = None) -> Tensor:
+    """`torch.cdist`, which ONNX lacks."""
+    distances: Tensor = torch.linalg.vector_norm(one.unsqueeze(-2) - other.unsqueeze(-3), p, -1)
     return distances
 
 
