@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 WORKERS ?= auto
 DATA ?=
+MOSAIC := $(wildcard packages/fragrecon-mosaic/src/fragrecon_mosaic/model.safetensors)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-fast lint type format check bench bench-training ablations baselines tables clean
@@ -19,11 +20,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+$(VENV)/.installed-dev: pyproject.toml $(MOSAIC) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' $(if $(MOSAIC),--editable packages/fragrecon-mosaic)
 	@touch $@ $(VENV)/.installed
 
-install: $(VENV)/.installed-dev  ## make .venv with everything the tests need
+install: $(VENV)/.installed-dev  ## make .venv with everything the tests need, and the trained weights that are here
 
 run: $(VENV)/.installed  ## train and evaluate a model on synthetic images; ARGS="model=pca" adds overrides
 	$(BIN)/python -m fragrecon.run $(ARGS)

@@ -45,12 +45,16 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
     A new folder is named after the mode and, if a model is trained, the model.
 
     Raises:
-        RunError: ``resume`` is not a run folder.
+        RunError: ``resume`` is not a run folder, or holds no more than weights.
     """
     if not resume:
         return f"{fresh}-{mode}-{model}" if mode == "train" else f"{fresh}-{mode}"
     if not (Path(resume) / "config.yaml").is_file():
         raise RunError(f"resume={resume} is not the folder of a run: it holds no config.yaml")
+    from fragrecon.runs.write import WEIGHTS
+
+    if (Path(resume) / WEIGHTS).is_file():
+        raise RunError(f"resume={resume} is an export, which cannot be resumed; init_from= starts from its weights")
     return resume
 
 

@@ -17,6 +17,7 @@ from fragrecon.config.types import (
     Node,
     NonNegative,
     Positive,
+    RunPath,
     SavedPath,
     Section,
     Share,
@@ -229,6 +230,14 @@ class BenchConfig(Section):
 
 
 @dataclass(frozen=True)
+class ExportConfig(Section):
+    """Whether ``mode=export`` writes ``model.onnx``, and the file with the user's sections of the model card."""
+
+    onnx: bool | Literal["auto"]
+    notes: SavedPath | None
+
+
+@dataclass(frozen=True)
 class SweepConfig(Section):
     """The name of a sweep and of its folder under ``multirun/``; ``dir`` is the folder that ``mode=report`` reads."""
 
@@ -243,7 +252,7 @@ class Config(Section):
     mode: str
     seed: Whole
     resume: str | None = field(metadata=INERT)
-    init_from: SavedPath | None
+    init_from: RunPath | None
     data: DataConfig
     model: Node
     objective: Node
@@ -264,6 +273,8 @@ class Config(Section):
     embed: EmbedConfig | None = None
     demo: DemoConfig | None = None
     bench: BenchConfig | None = None
+    output: SavedPath | None = None
+    export: ExportConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Config:

@@ -20,6 +20,16 @@ Unlimited = Literal[-1]
 SavedPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))]
 """A path made absolute, so that a saved config can be used from any working folder."""
 
+
+def _run_path(run: str) -> str:
+    """Make the path of a run absolute; a name that is no folder is left as it is."""
+    path = Path(run).expanduser()
+    return str(path.absolute()) if run and (path.is_dir() or path.name != run) else run
+
+
+RunPath = Annotated[str, AfterValidator(_run_path)]
+"""The folder of a run, made absolute, or the name of installed weights."""
+
 INERT = {"inert": True}
 """Marks keys that do not affect results: job name, output folder, printing, saving."""
 

@@ -116,14 +116,14 @@ def example_files(config: Config, size: tuple[int, int], folder: Path) -> list[P
         folder: folder to save to.
 
     Returns:
-        The files; empty if the data does not exist.
+        The files; empty if the data does not exist, or its folder is not known.
     """
     try:
         data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, download=False)))
         single = data.variant(fragment_size=list(size), images_per_puzzle=1)
         count = min(EXAMPLES, len(single.store("test")))
         shown = single.test_set(count).read(slice(0, count)).fragments[:, 0]
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         log.warning("no test images to choose from: %s", error)
         return []
     paths = [folder / f"{number:02d}.png" for number in range(len(shown))]

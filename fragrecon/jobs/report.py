@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fragrecon.config.schema import Config
-from fragrecon.errors import ConfigError
+from fragrecon.errors import ConfigError, typed
 from fragrecon.report import page
 from fragrecon.report.sweep_files import update_leaderboard
 from fragrecon.report.terminal import plain_console, print_leaderboard
@@ -19,8 +19,13 @@ def main(config: Config, record: Record) -> None:
         folder = Path(config.sweep.dir)
         print_leaderboard(update_leaderboard(folder, page=True), folder)
     elif config.run:
+        run = load_run(config.run)
+        if run.is_export:
+            raise ConfigError(
+                f"{run.folder} is an export, which holds no page; mode=evaluate {typed('run', config.run)} writes one"
+            )
         path = Path(config.run) / PAGE
-        page.write_run_page(path, load_run(config.run))
+        page.write_run_page(path, run)
         plain_console().print(f"page: {path}", soft_wrap=True)
     else:
         raise ConfigError("mode=report needs a sweep or a run: sweep.dir=FOLDER or run=FOLDER")

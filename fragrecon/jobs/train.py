@@ -58,13 +58,14 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
     check_share(config.data, processes)
     with ending(trainer.loggers):
         together = f" by {processes} processes" if processes > 1 else ""
-        log.info("training%s on %s", together, hardware.describe(config.trainer))
+        machine = hardware.describe(config.trainer)
+        log.info("training%s on %s", together, machine)
         data.check(config.evaluation.puzzles)
         check_data(config, data)
         data.warn_if_lossy()
         seconds = {"data": time.monotonic() - started}
         if record.status.get("stage") != "evaluation":
-            record.enter("training")
+            record.enter("training", machine=machine)
             with compiling(config.compute):
                 fit(trainer, make_learner(config, data, initial), record)
             if not trainer.is_global_zero:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from fragrecon import files
 from fragrecon.config import saved
 from fragrecon.config.schema import Config, model_name
-from fragrecon.errors import ConfigError, DataError, RunError, typed
+from fragrecon.errors import ConfigError, DataError, RunError, nearest, typed
+from fragrecon.runs.weights import installed, installed_folder
 from fragrecon.runs.write import (
     CHECKPOINTS,
     CONFIG,
@@ -25,6 +26,7 @@ from fragrecon.runs.write import (
     PROBE_FILES,
     SCORES,
     STATUS,
+    WEIGHTS,
     RunFolder,
     read_json,
 )
@@ -100,14 +102,21 @@ class Run(RunFolder):
             raise RunError(f"{path} is damaged: {error}") from None
 
     @property
+    def is_export(self) -> bool:
+        """Whether ``mode=export`` wrote the folder. It may be part of an installed package, so nothing writes to it."""
+        return (self.folder / WEIGHTS).is_file()
+
+    @property
     def best_checkpoint(self) -> Path:
-        """The selected checkpoint, or the last one if none was selected.
+        """The selected checkpoint, or the last one if none was selected; the weights of an export.
 
         If a run was killed while replacing the selected checkpoint, two exist and the newer one is used.
 
         Raises:
             RunError: neither exists.
         """
+        if self.is_export:
+            return self.folder / WEIGHTS
         found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         best = found[-1] if found else self.last_checkpoint
         if best is None:
@@ -288,19 +297,21 @@ def run_of(config: Config) -> Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Open a run folder, which may have been moved.
+    """Open a run folder, which may have been moved, or trained weights.
 
     Args:
-        folder: run folder; ``~`` is the home folder.
+        folder: run folder, or the folder of an export; ``~`` is the home folder. If there is no such folder, the name
+            of installed weights; see `fragrecon.runs.weights`.
 
     Returns:
         The run. Its config and status are read now, all other files on first access.
 
     Raises:
-        RunError: the folder is not a run folder, or its status is damaged.
+        RunError: the folder is not a run folder, or its status is damaged; no installed weights have this name.
         ConfigError: its config is damaged or does not belong to a run.
     """
-    folder = Path(folder).expanduser().absolute()
+    path = Path(folder).expanduser().absolute()
+    folder = path if path.is_dir() else installed_folder(str(folder)) or path
     _check_folder(folder)
     try:
         config = saved.load(folder / CONFIG)
@@ -330,6 +341,9 @@ def _check_folder(folder: Path) -> None:
         hint = f"it holds runs; use one of them: {', '.join(map(repr, jobs[:SHOWN]))}{more}"
     else:
         hint = "the folder of a run is under outputs/ or multirun/ and holds config.yaml and status.json"
+        if not folder.is_dir():
+            known = nearest(folder.name, names) if (names := installed()) else "; none are installed"
+            hint += f"; '{folder.name}' is not the name of installed weights either{known}"
     raise RunError(f"{message}; {hint}")
 
 

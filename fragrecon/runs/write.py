@@ -12,8 +12,11 @@ All files are written atomically, except ``run.log``, ``.lock`` and those of add
   ``robustness.csv`` with ``evaluation=robustness``, ``figures/`` and, except in jobs of a sweep, ``report.html``.
 
 Modes add their own: ``embeddings.npz`` or ``.parquet`` and ``images.csv`` (embed), ``placement.json`` and ``images/``
-(reassemble), ``bench.json`` (bench). A sweep folder contains one such folder per job, ``sweep.json``
-from the start, ``leaderboard.csv`` and ``.md`` after each job, and ``report.html`` at the end.
+(reassemble), ``bench.json`` (bench). A sweep folder contains one such folder per job, ``sweep.json`` from the start,
+``leaderboard.csv`` and ``.md`` after each job, and ``report.html`` at the end.
+
+An export (``mode=export``) is a run to be read only: ``config.yaml`` and ``metrics.json`` of the run,
+``model.safetensors`` in place of checkpoints, ``MODEL_CARD.md``, perhaps ``model.onnx``, and ``status.json``.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import subprocess
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +52,7 @@ CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
 ROBUSTNESS, LOCK = "robustness.csv", ".lock"
 METRICS_FILE, EPOCHS, SCORES = "metrics.json", "metrics.csv", "scores.npz"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
+WEIGHTS, CARD, ONNX = "model.safetensors", "MODEL_CARD.md", "model.onnx"
 EXAMPLES, PAGE, PROBE_FILES, LAST = "examples.npz", "report.html", "probes", "last.ckpt"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "scikit-learn", "kmedoids", "numpy", "hydra-core", "omegaconf")
 
@@ -171,7 +177,8 @@ class Record(RunFolder):
         started, key = self.status.get("started", now()), config_hash(config)
         # Keep the stage only if the config is unchanged; otherwise (e.g. more epochs) training runs again.
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
-        self._note(status="running", stage=stage, error=None, config_hash=key, started=started, finished=None)
+        times = {"started": started, "finished": None}
+        self._note(status="running", stage=stage, error=None, config_hash=key, commit=commit(), **times)
 
     def refuse(self, overrides: Sequence[str], error: Exception) -> None:
         """Record a refused config as a failed run; a run that is running or done is left unchanged."""
@@ -183,9 +190,9 @@ class Record(RunFolder):
     def _write_overrides(self, overrides: Sequence[str]) -> None:
         files.write_text(self.folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
-    def enter(self, stage: Stage) -> None:
-        """Write the stage to the status."""
-        self._note(stage=stage)
+    def enter(self, stage: Stage, **facts: str) -> None:
+        """Write the stage to the status, and facts about it, such as the machine."""
+        self._note(stage=stage, **facts)
 
     def finish(self) -> None:
         """Write the status ``done``."""
@@ -305,6 +312,17 @@ def versions() -> dict[str, str]:
     return {"fragrecon": __version__, "python": platform.python_version()} | {
         name: metadata.version(name) for name in _PACKAGES
     }
+
+
+@cache
+def commit() -> str | None:
+    """Return the git commit of this checkout, with ``-dirty`` if files have changed; None if it is not a checkout."""
+    root = Path(__file__).parents[2]
+    if (root / ".git").exists():
+        line = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(line, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    return None
 
 
 def now() -> str:

@@ -509,5 +509,7 @@ def test_nothing_is_downloaded_for_test_images(
     assert example_files(config, (32, 32), tmp_path) == []
     assert "no test images to choose from: " in caplog.text
     assert str(tmp_path / "absent") in caplog.text
+    unknown = replace(config, data=replace(config.data, root=None))  # as in an export
+    assert example_files(unknown, (32, 32), tmp_path) == []
     assert not asked
     assert names(tmp_path) == []
