@@ -78,7 +78,7 @@ def test_upright_logits_of_known_puzzles_name_the_true_neighbours() -> None:
 
 def test_fragments_that_are_not_rotated_keep_the_logits_of_opposite_sides() -> None:
     made = solution(torch.zeros(2, 4, dtype=torch.long))
-    ways = made.sides[..., :-1].unflatten(-1, (4, 4))
+    ways = made.sides[..., :-1].reshape(2, 4, 4, 4, 4)
     for side, found in enumerate(made.upright().sides.unbind(2)):
         assert torch.equal(found, torch.cat([ways[:, :, side, (side + 2) % 4], made.sides[:, :, side, -1:]], -1))
 
