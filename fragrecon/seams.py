@@ -144,8 +144,13 @@ def best_partners(scores: Tensor, fragments: int) -> Tensor:
                 [-0.1300,  0.0000, -1.4100],
                 [-1.4100, -1.4100,  0.0000]])
     """
-    number = torch.arange(scores.shape[-1], device=scores.device) % fragments
-    itself = number.unsqueeze(-1) == number
+    itself = of_one_fragment(scores, fragments)
     others = scores.masked_fill(itself, -torch.inf)
     found = others - (others.logsumexp(-1, keepdim=True) + others.logsumexp(-2, keepdim=True)) / 2
     return found.masked_fill(itself, 0.0)
+
+
+def of_one_fragment(ways: Tensor, fragments: int) -> Tensor:
+    """Return which entries of a table of ways (..., W, R, R) are for two sides of the same fragment, (R, R) bool."""
+    repeats = 4 // ways.shape[-3]
+    return torch.eye(fragments, dtype=torch.bool, device=ways.device).repeat(repeats, repeats)

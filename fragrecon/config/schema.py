@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
@@ -154,7 +155,7 @@ class TrainerConfig(Section):
     min_epochs: Count | None
     max_steps: Count | Unlimited
     min_steps: Count | None
-    max_time: str | dict[str, Whole] | None
+    max_time: str | None
     limit_train_batches: Count | Share
     limit_val_batches: Whole | Fraction
     val_check_interval: Count | Share | str | None
@@ -171,6 +172,13 @@ class TrainerConfig(Section):
     detect_anomaly: bool
     sync_batchnorm: bool
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @field_validator("max_time")
+    @classmethod
+    def _is_duration(cls, time: str | None) -> str | None:
+        if time is not None and not re.fullmatch(r"(?=.*[1-9])\d+:\d\d:\d\d:\d\d", time):
+            raise ConfigError(f"trainer.max_time={time!r} should be DD:HH:MM:SS, longer than 0, such as 00:00:30:00")
+        return time
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from fragrecon.seams import (
     best_partners,
     for_all_ways,
     log_mean_squared,
+    of_one_fragment,
     seam_features,
     strips,
     swapped,
@@ -149,9 +150,8 @@ class Mosaic(FragmentModel):
         logits = (logits + swapped(logits)).float() / math.sqrt(4 * SIDE_WIDTH)
         if self.fit is not None and fits is not None:
             logits = logits + self.fit.side_logits(fits)
-        number = torch.arange(logits.shape[-1], device=tokens.device) % count
-        logits = logits.masked_fill(number.unsqueeze(-1) == number, -torch.inf)
-        sides = logits.reshape(len(tokens), len(SIDES), count, -1).transpose(1, 2)
+        logits = logits.masked_fill(of_one_fragment(logits, count), -torch.inf)
+        sides = logits.reshape(tokens.shape[0], len(SIDES), count, -1).transpose(1, 2)
         return torch.cat([sides, self.none(tokens).float().unsqueeze(-1)], -1)
 
     def pair_scores(self, fragments: Tensor) -> PairScores:
@@ -249,14 +249,14 @@ class Fit(nn.Module):
         """Compute the attention biases (B, biases, F, F) from the result of `forward`."""
         if self.ways == 16:
             fits = fits.reshape(*fits.shape[:2], 4, fragments, 4, fragments).transpose(3, 4)
-        pairs = fits.reshape(len(fits), -1, fragments**2)
+        pairs = fits.reshape(fits.shape[0], -1, fragments**2)
         biases: Tensor = self.layers(pairs)
         return biases.view(*biases.shape[:2], fragments, fragments)
 
     def side_logits(self, fits: Tensor) -> Tensor:
         """Compute logits that two sides meet, (B, W, R, R), from the result of `forward`."""
         logits: Tensor = self.sides(fits.flatten(2))
-        return logits.view(len(fits), *fits.shape[2:]).float()
+        return logits.view(fits.shape[0], *fits.shape[2:]).float()
 
 
 class MosaicBlock(nn.Module):

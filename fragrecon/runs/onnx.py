@@ -74,7 +74,6 @@ def _converted(encoder: PuzzleEncoder, puzzle: Tensor) -> bytes:
     # The fused kernels of attention return strides that the conversion cannot follow.
     with _quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         program = torch.export.export(encoder, (example,), dynamic_shapes=(sizes,))
-        program = program.run_decompositions({torch.ops.aten.cdist.default: _distances})
         converted = torch.onnx.export(
             program,
             dynamic_shapes=({0: "puzzles", 1: "fragments"},),
@@ -85,12 +84,6 @@ def _converted(encoder: PuzzleEncoder, puzzle: Tensor) -> bytes:
     assert converted is not None
     content: bytes = converted.model_proto.SerializeToString()
     return content
-
-
-def _distances(one: Tensor, other: Tensor, p: float = 2.0, mode: int | None = None) -> Tensor:
-    """`torch.cdist`, which ONNX lacks."""
-    distances: Tensor = torch.linalg.vector_norm(one.unsqueeze(-2) - other.unsqueeze(-3), p, -1)
-    return distances
 
 
 def _difference(encoder: PuzzleEncoder, content: bytes, puzzle: Tensor) -> float | None:

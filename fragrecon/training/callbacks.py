@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.optim import Optimizer
@@ -63,7 +63,8 @@ class LastCheckpoint(Checkpoint):
 def _is_safe_point(trainer: pl.Trainer, learner: pl.LightningModule) -> bool:
     """Whether this is a safe point to write a checkpoint: a run resumed from it neither repeats nor skips a batch.
 
-    Not safe while gradients accumulate, while training batches are scored, or when a validation or epoch end is due.
+    Not safe while gradients accumulate, while training batches are scored, or when a validation or epoch end is due,
+    as it is when training stops.
     """
     assert isinstance(learner, Learner)
     progress = trainer.fit_loop.epoch_loop.batch_progress
@@ -71,7 +72,8 @@ def _is_safe_point(trainer: pl.Trainer, learner: pl.LightningModule) -> bool:
     seen = batches if trainer.check_val_every_n_epoch is not None else progress.total.ready
     interval = trainer.val_check_batch
     return (
-        batches % trainer.accumulate_grad_batches == 0
+        not trainer.should_stop
+        and batches % trainer.accumulate_grad_batches == 0
         and batches > learner.scored_batches
         and batches < trainer.num_training_batches
         and not (interval and seen % interval == 0)
@@ -84,6 +86,29 @@ class EarlyStop(EarlyStopping):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.wait_count >= max(self.patience, 1):
             trainer.should_stop = True
+
+
+class TimeLimit(Timer):
+    """Stops training after a time, with a validation of the last weights in any epoch.
+
+    The time is that of training and its validations, summed over the parts of a resumed run. The last validation and
+    the final scores come after it.
+
+    Args:
+        max_time: time as DD:HH:MM:SS.
+    """
+
+    def __init__(self, max_time: str) -> None:
+        super().__init__(max_time, verbose=False)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        super().on_train_batch_end(trainer)
+        if trainer.should_stop and trainer.check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch = 1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        super().on_train_batch_end(trainer)  # otherwise another step would be made, and validated
 
 
 class OptimizerSettings(Callback):
@@ -219,8 +244,10 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
     """
     folder, selection = record.folder / CHECKPOINTS, config.selection
     average = [WeightAverage(config.trainer.ema)] if config.trainer.ema else []
+    limit = [TimeLimit(config.trainer.max_time)] if config.trainer.max_time else []
     callbacks: list[Callback] = [
         *average,
+        *limit,
         OptimizerSettings(config.optimizer),
         FiniteGuard(),
         EpochRows(record, selection.monitor),

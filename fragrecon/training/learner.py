@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from fragrecon.objectives.base import Losses, Objective
 from fragrecon.runs.modules import Facts, build_model, load_weights
 from fragrecon.seeds import seed_of, torch_generator
 from fragrecon.training.compute import prepare
-from fragrecon.training.schedules import make_scheduler
+from fragrecon.training.schedules import make_scheduler, time_passed
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Learner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build(self.config.optimizer, "optimizer", [p for p in self.parameters() if p.requires_grad])
-        scheduler = make_scheduler(self.config, self.data, optimizer)
+        scheduler = make_scheduler(self.config, self.data, optimizer, partial(time_passed, self.trainer))
         if scheduler is None:
             return optimizer
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -119,18 +120,22 @@ class Learner(pl.LightningModule):
     def _begin_whole_epochs(self, checkpoint: dict[str, Any]) -> None:
         """Start a new epoch if the checkpoint has a different number of batches or optimizer steps per epoch.
 
-        An interrupted epoch is repeated.
+        An interrupted epoch is repeated. An epoch that was ended in its middle, such as by a time limit, counts as a
+        whole one and the next one is started, because Lightning would not validate the rest of it.
         """
         before, shape = dict(checkpoint["epochs"]), self._epoch_shape()
         self.data.start = Start(before.pop("step"), before.pop("epoch"))
-        if before == shape:
-            return
-        step = int(checkpoint["global_step"])
+        step, loop = int(checkpoint["global_step"]), checkpoint["loops"]["fit_loop"]
         epoch, within = self.data.start.place(step, **before)
-        self.data.start = Start(step, epoch)
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        done = 0 if within else shape["per_epoch"]
-        progress.update(dict.fromkeys(progress, done))
+        epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+        # With `max_steps`, Lightning does not count epochs, and continues within this one.
+        ended = within > 0 and epochs["processed"] == epochs["ready"] and self.trainer.max_steps == -1
+        if before == shape and not ended:
+            return
+        self.data.start = Start(step, epoch + ended)
+        done = 0 if within and not ended else shape["per_epoch"]
+        batches["current"] = dict.fromkeys(batches["current"], done)
+        batches["is_last_batch"] |= ended
         weights = checkpoint["state_dict"]
         for name in [name for name in weights if name.startswith("means.train/")]:
             del weights[name]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, cast
 
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Timer
 from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -13,15 +16,31 @@ from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.config.types import Fraction
 from fragrecon.data.module import FragmentData
+from fragrecon.errors import ConfigError
 
 
-def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> Any:
+def time_passed(trainer: pl.Trainer) -> float:
+    """Return the share of the trainer's time limit that has passed, the same in all processes; 0 without a limit."""
+    callbacks = cast(Any, trainer).callbacks  # missing from its annotations
+    timer = next((callback for callback in callbacks if isinstance(callback, Timer)), None)
+    if timer is None:
+        return 0.0
+    elapsed, remaining = timer.time_elapsed(), timer.time_remaining()
+    assert remaining is not None
+    return trainer.strategy.broadcast(elapsed / (elapsed + remaining))
+
+
+def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer, passed: Callable[[], float]) -> Any:
     """Build the learning-rate schedule of the whole training run; None if the config has none.
 
     Args:
         config: config of the run.
         data: data of the run; its ``start`` is set if the run is resumed.
         optimizer: optimizer whose learning rate is scheduled.
+        passed: returns the share of the time limit that has passed.
+
+    Raises:
+        ConfigError: a setting is invalid, or the schedule is one of steps only although there is a time limit.
     """
     if config.scheduler["_target_"] is None:
         return None
@@ -31,7 +50,14 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer) -> 
     steps = data.start.step + -(-batches // trainer.accumulate_grad_batches) * epochs
     if trainer.max_steps >= 0:
         steps = min(steps, trainer.max_steps) if steps > 0 else trainer.max_steps
-    return build(config.scheduler, "scheduler", optimizer, total_steps=steps, mode=config.selection.mode)
+    mode = config.selection.mode
+    schedule = build(config.scheduler, "scheduler", optimizer, total_steps=steps, passed=passed, mode=mode)
+    if trainer.max_time and hasattr(schedule, "total_steps"):  # OneCycleLR
+        raise ConfigError(
+            f"scheduler._target_={config.scheduler['_target_']} depends on the number of steps, and trainer.max_time="
+            f"{trainer.max_time} may end training earlier; use scheduler=cosine, plateau or none"
+        )
+    return schedule
 
 
 def warmup_cosine(
@@ -39,14 +65,19 @@ def warmup_cosine(
     total_steps: int,
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05,
     floor: Fraction = 0.0,
+    passed: Callable[[], float] = lambda: 0.0,
 ) -> LambdaLR:
     """Linear warm-up to the full rate, then half a cosine down to a floor (Loshchilov and Hutter, ICLR 2017, eq. 5).
+
+    Progress is the share of the steps made or, if larger, the share of the time passed, so that the rate reaches the
+    floor at the end of training, whichever limit ends it.
 
     Args:
         optimizer: optimizer whose learning rate is scheduled.
         total_steps: optimizer steps of the whole training run.
-        warmup: fraction of the steps for the warm-up, in [0, 1).
+        warmup: fraction of training for the warm-up, in [0, 1).
         floor: fraction of the full rate at the end, in [0, 1].
+        passed: returns the share of the time limit that has passed; called after each step.
 
     Returns:
         The schedule, stepped after each optimizer step.
@@ -54,9 +85,10 @@ def warmup_cosine(
     rise = round(total_steps * warmup)
 
     def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise
-        progress = min(1.0, (step - rise) / max(1, total_steps - rise))
+        done = max(step, passed() * total_steps)  # in steps
+        if done < rise:
+            return min(1.0, (done + 1) / rise)
+        progress = min(1.0, (done - rise) / max(1, total_steps - rise))
         return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
     return LambdaLR(optimizer, factor)

@@ -28,6 +28,9 @@ from fragrecon.training.processes import started_from
 
 log = logging.getLogger(__name__)
 
+OF_CALLBACKS = ("ema", "max_time")
+"""Keys of ``trainer`` that are settings of callbacks."""
+
 EXPECTED_WARNINGS = (
     # A resumed run has a checkpoint folder, continues within an epoch, and keeps its means.
     "Checkpoint directory",
@@ -68,7 +71,7 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
         interactive = sys.stdout.isatty()
     if interactive:
         callbacks += [RichProgressBar(), RichModelSummary()]
-    settings = {key: value for key, value in asdict(config.trainer).items() if key != "ema"} | {
+    settings = {key: value for key, value in asdict(config.trainer).items() if key not in OF_CALLBACKS} | {
         "max_epochs": config.max_epochs,
         "precision": hardware.precision_of(config.trainer),
         "enable_progress_bar": interactive,

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from PIL import Image
 
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, DataError, RunError, TrainingError
 from fragrecon.models.base import Solver
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.run import compose
 from fragrecon.runs.read import load_run
+from fragrecon.training.learner import Learner
 from tests import layouts
 from tests.cli import (
     SMALL,
@@ -269,11 +272,55 @@ def test_training_can_be_selected_and_stopped_on_a_loss(tmp_path: Path, cache: P
     assert best(tmp_path / "run").name == f"best-epoch={losses.index(min(losses))}-val_loss={min(losses):.4f}.ckpt"
 
 
-def test_max_time_ends_training_and_scores_what_there_is(tmp_path: Path, cache: Path) -> None:
-    job(tmp_path / "run", cache, *QUICK, "trainer.max_epochs=1000", "trainer.max_time=00:00:00:01")
-    assert status(tmp_path / "run")["status"] == "done"
-    assert 1 <= len(rows(tmp_path / "run")) < 1000
-    assert metrics(tmp_path / "run")["seconds"]["training"] < 20
+def test_the_time_ends_training_at_the_lowest_rate_with_a_validation(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "run"
+    timed = ["trainer.max_time=00:00:00:02", "scheduler=cosine", "scheduler.floor=0.1", "data.batches_per_epoch=100000"]
+    job(folder, cache, *QUICK, *timed, "data.epochs=1000", "trainer.check_val_every_n_epoch=3")
+    assert status(folder)["status"] == "done"
+    (row,), last = rows(folder), checkpoint(folder)
+    assert float(row["lr"]) == pytest.approx(1e-4, abs=5e-5)
+    assert math.isfinite(float(row["val_mean_clustering_score"]))
+    assert last["callbacks"]["TimeLimit"]["time_elapsed"]["train"] >= 2
+    assert 0 < int(row["step"]) == last["global_step"] == checkpoint(folder, best(folder).name)["global_step"] < 100000
+
+
+def test_a_run_whose_time_ended_goes_on_with_more_time(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes a tenth of a second on the clock of this test, and an epoch has four."""
+    seen: list[int] = []
+    step_of = Learner.training_step
+
+    def noted(self: Learner, batch: FragmentBatch, batch_idx: int) -> Any:
+        seen.append(batch.step)
+        return step_of(self, batch, batch_idx)
+
+    monkeypatch.setattr(Learner, "training_step", noted)
+    monkeypatch.setattr(Timer, "time_elapsed", lambda *_: len(seen) / 10)
+    folder, limits = tmp_path / "run", ["evaluation.puzzles=0", "data.epochs=1000", "scheduler=cosine"]
+    job(folder, cache, *QUICK, *limits, "trainer.max_time=00:00:00:01")
+    assert seen == list(range(10))
+    job(folder, cache, f"resume={folder}", "trainer.max_time=00:00:00:02")
+    assert seen[10:] == list(range(12, 22))  # the third epoch, which the time ended, counts as one
+    found = rows(folder)
+    assert [row["epoch"] for row in found] == list("012345")
+    assert [row["step"] for row in found] == ["4", "8", "10", "14", "18", "20"]
+    assert all(math.isfinite(float(row["val_mean_clustering_score"])) for row in found)
+    falling = [0.5e-3 * (1 + math.cos(math.pi * (share - 0.05) / 0.95)) for share in (0.4, 0.8, 1, 0.7, 0.9, 1)]
+    assert [float(row["lr"]) for row in found] == pytest.approx(falling, rel=1e-3, abs=1e-9)
+
+
+def test_the_epochs_end_training_before_the_time(tmp_path: Path, cache: Path) -> None:
+    limits = [*QUICK, "scheduler=cosine", "evaluation.puzzles=0"]
+    job(tmp_path / "plain", cache, *limits)
+    job(tmp_path / "timed", cache, *limits, "trainer.max_time=30:00:00:00")
+    assert_same_run(tmp_path / "plain", tmp_path / "timed")
+
+
+def test_a_schedule_of_steps_is_refused_with_a_time(tmp_path: Path, cache: Path) -> None:
+    line = ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "+scheduler.max_lr=0.01"]
+    with pytest.raises(ConfigError, match=r"scheduler\._target_.*trainer\.max_time"):
+        job(tmp_path / "run", cache, *QUICK, *line, "trainer.max_time=00:00:30:00")
 
 
 def test_without_validation_the_last_weights_are_scored_and_nothing_else_is_kept(tmp_path: Path, cache: Path) -> None:
