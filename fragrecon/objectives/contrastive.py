@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from fragrecon.data.puzzles import FragmentBatch, meeting_sides, neighbours
+from fragrecon.data.adjacency import meeting_sides, neighbours
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.models.base import FragmentModel, Solver
 from fragrecon.objectives.base import Losses, Objective, Weight
 

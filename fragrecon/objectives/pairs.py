@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fragrecon.data.puzzles import FragmentBatch, adjacent, same_source
+from fragrecon.data.adjacency import adjacent, same_source
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel, PairPredictor
 from fragrecon.objectives.base import Losses, Objective, Weight

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from fragrecon.data.adjacency import neighbours
 from fragrecon.data.corruption import (
     CHANGES,
     KINDS,
@@ -24,7 +25,7 @@ from fragrecon.data.corruption import (
     rotate,
     turn,
 )
-from fragrecon.data.puzzles import FragmentBatch, neighbours
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError
 from fragrecon.seeds import keys_of, uniforms
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fragrecon.data.puzzles import draw_orders, meeting_sides, neighbours
+from fragrecon.data.adjacency import meeting_sides, neighbours
+from fragrecon.data.puzzles import draw_orders
 from fragrecon.models.base import Solution
 from fragrecon.seams import SIDES
 from tests.test_seams import OPPOSITE

@@ -12,7 +12,8 @@ from torch import Tensor
 from fragrecon.clustering import agreement
 from fragrecon.clustering.balanced import balanced_kmeans
 from fragrecon.clustering.spectral import spectral_embedding
-from fragrecon.data.puzzles import FragmentBatch, adjacent, same_source
+from fragrecon.data.adjacency import adjacent, same_source
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.base import PairScores
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fragrecon.clustering.balanced import assign, balanced_kmeans
 from fragrecon.clustering.spectral import spectral_embedding
-from fragrecon.data.puzzles import FragmentBatch, neighbours
+from fragrecon.data.adjacency import neighbours
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
 from fragrecon.models.base import FragmentModel, Solution, Solver
 from fragrecon.reassembly.clues import Clues, gradient_clues
