@@ -169,7 +169,15 @@ def test_the_store_knows_no_reader() -> None:
 
 
 def test_what_computes_does_no_more_than_that() -> None:
-    pure = ("clustering", "models", "objectives", "data.adjacency", "data.puzzles", "data.augment", "evaluation.statistics")
+    pure = (
+        "clustering",
+        "models",
+        "objectives",
+        "data.adjacency",
+        "data.puzzles",
+        "data.augment",
+        "evaluation.statistics",
+    )
     for name in MODULES:
         if name.startswith(pure):
             assert not {target for target in own_imports(name) if target.startswith(("config", "files", "runs"))}, name
