@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,7 +87,7 @@ class Learner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build(self.config.optimizer, "optimizer", [p for p in self.parameters() if p.requires_grad])
-        scheduler = make_scheduler(self.config, self.data, optimizer, partial(time_passed, self.trainer))
+        scheduler = make_scheduler(self.config, self.data, optimizer, lambda: time_passed(self.trainer))
         if scheduler is None:
             return optimizer
         if isinstance(scheduler, ReduceLROnPlateau):
