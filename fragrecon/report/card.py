@@ -121,7 +121,7 @@ def _overrides(run: Run) -> list[str]:
     found = []
     for override in run.overrides:
         key, _, value = override.partition("=")
-        is_path = key == "data.root" or value.strip("'\"").startswith(("/", "~", "."))
+        is_path = key == "data.root" or value.strip("'\"").startswith(("/", "~/", "./", "../"))
         if not is_inert(key.lstrip("+~")):
             found.append(f"{key}=FOLDER" if is_path else override)
     return found
