@@ -427,7 +427,7 @@ def test_loose_fragments_are_put_together_as_those_of_cut_photographs(
     assert "scores" not in found
     assert (found["grid"], found["images"]) == ([4, 4], 2)
     assert [Path(row["file"]).name for row in found["fragments"]] == [f"{n:02d}.png" for n in range(32)]
-    assert all(set(row) == {"fragment", "file", "image", "cell"} for row in found["fragments"])
+    assert all(set(row) == {"fragment", "file", "image", "cell", "rotation"} for row in found["fragments"])
     for one, other in zip(cut["fragments"], found["fragments"], strict=True):
         assert (one["image"], one["cell"]) == (other["image"], other["cell"])
     assert fingerprint(tmp_path / "cut" / "images") == fingerprint(tmp_path / "found" / "images")
@@ -664,3 +664,17 @@ def test_a_mosaic_is_scored_under_harder_conditions_too(tmp_path: Path, cache: P
         assert "model" in methods
         assert "seam_gradients" not in methods
     assert (tmp_path / "harder" / "figures" / "robustness.png").is_file()
+
+
+def test_rotated_and_missing_fragments_are_told_and_drawn_as_they_were(
+    tmp_path: Path, cache: Path, mosaic: Path, photographs: Path
+) -> None:
+    whole = reassemble(tmp_path / "whole", cache, mosaic, photographs)
+    found = reassemble(tmp_path / "run", cache, mosaic, photographs, "rotate=true", "missing=0.25")
+    assert len(found["fragments"]) == round(0.75 * len(whole["fragments"]))
+    assert {row["rotated"] for row in found["fragments"]} == {0, 90, 180, 270}
+    assert {row["rotated"] for row in whole["fragments"]} == {0}
+    assert {row["rotation"] for row in found["fragments"]} == {0}  # this model takes fragments to be upright
+    upright = [row["rotated"] == 0 for row in found["fragments"]]
+    assert found["scores"]["direct"] <= sum(upright) / len(upright)
+    assert_placed(found, len(upright))

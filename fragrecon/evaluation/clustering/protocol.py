@@ -89,8 +89,8 @@ class ClusteringProtocol:
             batch: puzzles.
 
         Returns:
-            Scores (B,) by `METRICS` and `FURTHER_AGREEMENTS`; ``balanced_...`` for clusters of equal size;
-            ``unknown_...`` for an estimated number of images; and ``unknown_k_error``, its absolute error.
+            Scores (B,) by `METRICS` and `FURTHER_AGREEMENTS`; ``balanced_...`` for clusters of equal size,
+            if the fragments fill such; ``unknown_...`` for an estimated number of images; and ``unknown_k_error``, its absolute error.
 
         Raises:
             TrainingError: an embedding is not finite.
@@ -100,16 +100,16 @@ class ClusteringProtocol:
         scores = self.agree(labels, batch) | self.agree_further(labels, batch)
         keys, k = self.keys(batch), batch.images_per_puzzle
 
-        balanced = balanced_kmeans(points, k, keys, self.restarts, self.memory)
-        scores |= {
-            f"balanced_{name}": score for name, score in _agreement(balanced, batch, ("ari", "accuracy")).items()
-        }
+        if points.shape[1] % k == 0:  # otherwise some fragments are missing
+            balanced = balanced_kmeans(points, k, keys, self.restarts, self.memory)
+            agreements = _agreement(balanced, batch, ("ari", "accuracy"))
+            scores |= {f"balanced_{name}": score for name, score in agreements.items()}
 
         # With fewer than twelve fragments, the range would contain a single number.
         largest = max(3, points.shape[1] // FEWEST_MEMBERS)
         if largest < points.shape[1]:
             counts = estimate_count(points, largest, self.memory)
-            unknown = torch.empty_like(balanced)
+            unknown = torch.empty(points.shape[:2], dtype=torch.int64, device=points.device)
             for count in torch.unique(counts).tolist():
                 those = counts == count
                 unknown[those] = self.backend.kmeans(

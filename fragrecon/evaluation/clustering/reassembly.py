@@ -122,24 +122,27 @@ def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int])
     source_of = assign(counts)
     matched = counts.gather(2, source_of.unsqueeze(2)).squeeze(2)
     present = torch.zeros(counts.shape[:2]).scatter_add_(1, sources, torch.ones(sources.shape)).gather(1, source_of)
-    true = neighbours(sources, positions, grid, batch.images_per_puzzle)
-    same = neighbours(placement.images, placement.cells, grid, batch.images_per_puzzle) == true
+    true = neighbours(sources, positions, grid, counts.shape[1])
+    same = neighbours(placement.images, placement.cells, grid, counts.shape[1]) == true
     inner = true < fragments
     return {
         "direct": matched.sum(1) / fragments,
         "neighbours": (same & inner).sum((1, 2)).double() / inner.sum((1, 2)).clamp(min=1),
-        "perfect": (matched == present).double().mean(1),
+        "perfect": ((matched == present) & (present > 0)).sum(1).double() / (present > 0).sum(1),
     }
 
 
 def matches(placement: Placement, batch: FragmentBatch) -> Tensor:
-    """Match rebuilt images to true images (B, N) one to one, maximising the fragments at the correct cell."""
+    """Match rebuilt images to true images (B, k) one to one, maximising the fragments at the correct cell.
+
+    If there are more rebuilt than true images, some are matched to numbers from N on; k is the greater number.
+    """
     return assign(_right(placement, batch))
 
 
 def _right(placement: Placement, batch: FragmentBatch) -> Tensor:
-    """Count the upright fragments (B, N, N) at the correct cell by rebuilt image and true image."""
-    sources, n = batch.source_ids.cpu(), batch.images_per_puzzle
+    """Count the upright fragments (B, k, k) at the correct cell by rebuilt image and true image; see `matches`."""
+    sources, n = batch.source_ids.cpu(), max(batch.images_per_puzzle, int(placement.images.max()) + 1)
     counts = torch.zeros(len(sources), n * n, dtype=torch.float64)
     right = (placement.cells == batch.positions.cpu()) & (placement.rotations == batch.rotations.cpu())
     counts.scatter_add_(1, placement.images * n + sources, right.double())

@@ -54,16 +54,15 @@ def _beside_originals(
     originals = rebuilt_images(truth.fragments[0], known, truth.images_per_puzzle, grid)
     source_of = matches(placement, truth)[0]
     image, cell = placement.images[0], placement.cells[0]
-    wrong = torch.zeros(truth.images_per_puzzle, grid[0] * grid[1], dtype=torch.bool)
-    wrong[image, cell] = True
     right = (source_of[image] == truth.source_ids[0]) & (cell == truth.positions[0])
     right &= placement.rotations[0] == truth.rotations[0]
-    wrong[image[right], cell[right]] = False
+    wrong = [cell[(image == number) & ~right].tolist() for number in range(len(source_of))]
     thickness = max(1, min(truth.fragment_size) // 16)
     shown = []
-    for original, number in zip(originals, source_of.argsort().tolist(), strict=True):
-        marked = images[number].expand(3, -1, -1)
-        for at in torch.nonzero(wrong[number]).flatten().tolist():
+    for original, number in zip(originals, source_of.argsort().tolist(), strict=False):
+        marked = images[number] if number < len(images) else torch.full_like(original, PAPER)
+        marked = marked.expand(3, -1, -1)
+        for at in wrong[number]:
             marked = frame_cell(marked, at, grid, WRONG, thickness)
         shown += [original.expand(3, -1, -1), marked]
     return shown

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -26,8 +27,12 @@ NAMES = [f"{way}_{metric}" for way in ("placing", "reassembly") for metric in ME
 unhurried = settings(deadline=None, max_examples=15)
 
 
+def placed(images: Tensor, cells: Tensor) -> Placement:
+    return Placement(images, cells, torch.zeros_like(images))
+
+
 def truth_of(batch: FragmentBatch) -> Placement:
-    return Placement(batch.source_ids.clone(), batch.positions.clone())
+    return placed(batch.source_ids.clone(), batch.positions.clone())
 
 
 def places(placement: Placement, puzzle: int) -> list[tuple[int, int]]:
@@ -74,7 +79,7 @@ def moved(batch: FragmentBatch, swaps: int, seed: int = 0, within: bool = False)
             if not within or images[b, one] == images[b, other]:
                 images[b, [one, other]] = images[b, [other, one]]
                 cells[b, [one, other]] = cells[b, [other, one]]
-    return Placement(images, cells)
+    return placed(images, cells)
 
 
 # Agreement ------------------------------------------------------------------------------------------------------------
@@ -101,13 +106,36 @@ def test_agreement_is_that_of_a_slow_loop(seed: int, sizes: tuple[int, Grid]) ->
 def test_the_truth_is_perfect_whatever_its_images_are_called(images: int, grid: Grid) -> None:
     batch = puzzles(3, images, grid[0] * grid[1])
     names = torch.randperm(images, generator=seeded(1))
-    for placement in (truth_of(batch), Placement(names[batch.source_ids], batch.positions)):
+    for placement in (truth_of(batch), placed(names[batch.source_ids], batch.positions)):
         found = agreement(placement, batch, grid)
         assert found["direct"].tolist() == found["perfect"].tolist() == [1.0] * 3
         assert found["neighbours"].tolist() == [float(grid != (1, 1))] * 3
-    assert torch.equal(
-        matches(Placement(names[batch.source_ids], batch.positions), batch)[0, names], torch.arange(images)
-    )
+    assert torch.equal(matches(placed(names[batch.source_ids], batch.positions), batch)[0, names], torch.arange(images))
+
+
+def test_a_fragment_in_its_cell_is_right_only_if_its_rotation_is_undone() -> None:
+    batch = dataclasses.replace(puzzles(2, 3, 6), rotations=torch.randint(4, (2, 18), generator=seeded(1)))
+    truth = Placement(batch.source_ids, batch.positions, batch.rotations)
+    assert all(float(score.min()) == 1 for score in agreement(truth, batch, (2, 3)).values())
+    wrong = batch.rotations.clone()
+    wrong[0, 5] = (wrong[0, 5] + 1) % 4
+    found = agreement(Placement(batch.source_ids, batch.positions, wrong), batch, (2, 3))
+    assert found["direct"].tolist() == pytest.approx([17 / 18, 1])
+    assert found["perfect"].tolist() == pytest.approx([2 / 3, 1])
+
+
+def test_images_with_missing_fragments_are_perfect_without_them() -> None:
+    batch = puzzles(2, 3, 6).first(13)
+    found = agreement(truth_of(batch), batch, (2, 3))
+    assert all(score.tolist() == [1, 1] for score in found.values())
+
+
+def test_one_image_too_many_costs_only_its_fragments() -> None:
+    batch = puzzles(2, 3, 6)
+    images = torch.where((batch.source_ids == 2) & (batch.positions < 2), 3, batch.source_ids)
+    found = agreement(placed(images, batch.positions), batch, (2, 3))
+    assert found["direct"].tolist() == pytest.approx([16 / 18] * 2)
+    assert found["perfect"].tolist() == pytest.approx([2 / 3] * 2)
 
 
 def test_a_shifted_image_has_its_neighbours_but_no_fragment_in_place() -> None:
@@ -115,7 +143,7 @@ def test_a_shifted_image_has_its_neighbours_but_no_fragment_in_place() -> None:
     row, column = batch.positions // 4, batch.positions % 4
     shifted = row * 4 + (column + 1) % 4
     of_first = batch.source_ids == 0
-    found = agreement(Placement(batch.source_ids, torch.where(of_first, shifted, batch.positions)), batch, grid)
+    found = agreement(placed(batch.source_ids, torch.where(of_first, shifted, batch.positions)), batch, grid)
     assert found["direct"].tolist() == [0.5] * 2
     assert found["perfect"].tolist() == [0.5] * 2
     # Of 24 seams of the image, the four between the last two columns are open.
@@ -125,7 +153,7 @@ def test_a_shifted_image_has_its_neighbours_but_no_fragment_in_place() -> None:
 def test_a_mirrored_image_has_no_neighbour_across_though_all_abut() -> None:
     batch, grid = puzzles(1, 1, 6), (2, 3)
     mirrored = batch.positions // 3 * 3 + 2 - batch.positions % 3
-    found = agreement(Placement(batch.source_ids, mirrored), batch, grid)
+    found = agreement(placed(batch.source_ids, mirrored), batch, grid)
     assert found["neighbours"].tolist() == pytest.approx([3 / 7])  # the three seams that lie flat
     assert found["direct"].tolist() == pytest.approx([2 / 6])
 
@@ -136,7 +164,7 @@ def test_two_fragments_that_changed_places_spoil_both_images() -> None:
     for b in range(4):
         pair = [int(torch.nonzero((images[b] == image) & (cells[b] == 5))[0]) for image in (0, 1)]
         images[b, pair] = images[b, pair[::-1]]
-    found = agreement(Placement(images, cells), batch, (4, 4))
+    found = agreement(placed(images, cells), batch, (4, 4))
     assert found["direct"].tolist() == [62 / 64] * 4
     assert found["perfect"].tolist() == [0.5] * 4
     assert found["neighbours"].tolist() == pytest.approx([(96 - 8) / 96] * 4)
@@ -145,7 +173,7 @@ def test_two_fragments_that_changed_places_spoil_both_images() -> None:
 def test_random_placements_are_chance() -> None:
     batch, grid = puzzles(400, 2, 16), (4, 4)
     order = torch.stack([torch.randperm(32, generator=seeded(i + 5000)) for i in range(400)])
-    found = agreement(Placement(order // 16, order % 16), batch, grid)
+    found = agreement(placed(order // 16, order % 16), batch, grid)
     # The second of a pair that abuts lies on that side of the first: 24 of 32 * 31 ordered pairs of places.
     error = found["neighbours"].std().item() / 20
     assert found["neighbours"].mean().item() == pytest.approx(24 / (32 * 31), abs=4 * error)
@@ -159,7 +187,7 @@ def test_each_puzzle_is_judged_alone_and_in_any_order_of_fragments() -> None:
     whole = agreement(placement, batch, grid)
     for b in range(5):
         own = alone_of(batch, b)
-        alone = agreement(Placement(placement.images[b : b + 1], placement.cells[b : b + 1]), own, grid)
+        alone = agreement(placed(placement.images[b : b + 1], placement.cells[b : b + 1]), own, grid)
         assert {name: values.item() for name, values in alone.items()} == {
             name: values[b].item() for name, values in whole.items()
         }
@@ -171,7 +199,7 @@ def test_each_puzzle_is_judged_alone_and_in_any_order_of_fragments() -> None:
         batch.labels[:, order],
         batch.image_ids,
     )
-    again = agreement(Placement(placement.images[:, order], placement.cells[:, order]), turned, grid)
+    again = agreement(placed(placement.images[:, order], placement.cells[:, order]), turned, grid)
     for name, values in whole.items():
         assert torch.equal(values, again[name]), name
     assert len(set(whole["direct"].tolist())) > 1

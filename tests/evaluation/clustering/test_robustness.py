@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fragrecon.clustering.backends import BACKENDS
 from fragrecon.config.evaluation import RobustnessConfig
-from fragrecon.data.corruption import CHANGES
+from fragrecon.data.corruption import CHANGES, turn
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch, draw_orders, grid_of, make_batch
 from fragrecon.errors import TrainingError
@@ -27,7 +27,7 @@ from tests.data.test_compression import by_pillow, photograph, tensor
 from tests.data.test_corruption import fragments, values_of
 from tests.evaluation.samples import CPU, Pictures, batch_of, data_of
 
-AXES = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "jpeg_quality")
+AXES = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "missing", "jpeg_quality")
 METHODS = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
 
 
@@ -60,7 +60,7 @@ def test_the_conditions_of_the_file_are_those_of_all_axes() -> None:
     assert config is not None
     found = list(conditions(config))
     assert {condition.axis for condition in found} == set(AXES)
-    assert len({str(condition) for condition in found}) == len(found) == 22
+    assert len({str(condition) for condition in found}) == len(found) == 24
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,24 @@ def test_a_condition_changes_the_fragments_and_nothing_else(axis: str) -> None:
     changed = Condition(axis, 75 if axis == "jpeg_quality" else values_of(axis)).change(batch, seed=0, grid=(1, 3))
     assert torch.equal(batch.fragments, before)
     assert not torch.equal(changed.fragments, before)
-    for name, value in vars(batch).items():
-        assert name == "fragments" or vars(changed)[name] is value
+    same = {name for name, value in vars(batch).items() if vars(changed)[name] is value}
+    assert vars(batch).keys() - same == {"fragments", *(["rotations"] if axis == "rotation" else [])}
+
+
+@torch.inference_mode()
+def test_fragments_that_were_rotated_and_put_back_are_those_from_before() -> None:
+    batch = batch_of(fragments(3, 6))
+    changed = Condition("rotation", 0.75).change(batch, seed=0, grid=(1, 3))
+    assert 0 < int((changed.rotations == 0).sum()) < changed.rotations.numel()
+    assert torch.equal(turn(changed.fragments, -changed.rotations), batch.fragments)
+
+
+def test_missing_fragments_are_gone_with_all_that_was_known_of_them() -> None:
+    batch = batch_of(fragments(3, 6))
+    changed = Condition("missing", 0.33).change(batch, seed=0, grid=(1, 3))
+    for name in ("fragments", "source_ids", "positions", "rotations", "labels"):
+        assert torch.equal(getattr(changed, name), getattr(batch, name)[:, :4]), name
+    assert torch.equal(changed.image_ids, batch.image_ids)
 
 
 @pytest.mark.parametrize("axis", ["images", "fragment_size"])
