@@ -90,7 +90,8 @@ class ClusteringProtocol:
 
         Returns:
             Scores (B,) by `METRICS` and `FURTHER_AGREEMENTS`; ``balanced_...`` for clusters of equal size,
-            if the fragments fill such; ``unknown_...`` for an estimated number of images; and ``unknown_k_error``, its absolute error.
+            if the fragments fill such; ``unknown_...`` for an estimated number of images; and ``unknown_k_error``, its
+            absolute error.
 
         Raises:
             TrainingError: an embedding is not finite.

@@ -135,7 +135,12 @@ def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int])
 def matches(placement: Placement, batch: FragmentBatch) -> Tensor:
     """Match rebuilt images to true images (B, k) one to one, maximising the fragments at the correct cell.
 
-    If there are more rebuilt than true images, some are matched to numbers from N on; k is the greater number.
+    Args:
+        placement: rebuilt images.
+        batch: the true ones.
+
+    Returns:
+        The true image of each rebuilt one; k is the greater of both numbers, and others are matched to the surplus.
     """
     return assign(_right(placement, batch))
 
