@@ -357,7 +357,7 @@ def test_the_leak_script_scores_models_before_and_after_compression(
 ) -> None:
     puzzles = ["data.reader.train_images=300", "data.reader.test_images=60", "evaluation.restarts=2"]
     few = ["data.batches_per_epoch=2", "data.epochs=1", "evaluation.robustness.puzzles=4"]
-    others = ("images", "fragment_size", "noise", "rotation", "jitter", "gap")
+    others = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "missing")
     axes = ["evaluation=robustness", *(f"evaluation.robustness.{axis}=[]" for axis in others)]
     mosaic = ["model=mosaic", "model.width=32", "model.depth=1", "model.heads=2"]
     given: list[str] = []

@@ -151,7 +151,7 @@ class Mosaic(FragmentModel):
         if self.fit is not None and fits is not None:
             logits = logits + self.fit.side_logits(fits)
         logits = logits.masked_fill(of_one_fragment(logits, count), -torch.inf)
-        sides = logits.reshape(tokens.shape[0], len(SIDES), count, -1).transpose(1, 2)
+        sides = logits.reshape(tokens.shape[0], len(SIDES), count, logits.shape[-1]).transpose(1, 2)
         return torch.cat([sides, self.none(tokens).float().unsqueeze(-1)], -1)
 
     def pair_scores(self, fragments: Tensor) -> PairScores:
@@ -249,7 +249,7 @@ class Fit(nn.Module):
         """Compute the attention biases (B, biases, F, F) from the result of `forward`."""
         if self.ways == 16:
             fits = fits.reshape(*fits.shape[:2], 4, fragments, 4, fragments).transpose(3, 4)
-        pairs = fits.reshape(fits.shape[0], -1, fragments**2)
+        pairs = fits.reshape(fits.shape[0], fits.shape[1] * self.ways, fragments**2)
         biases: Tensor = self.layers(pairs)
         return biases.view(*biases.shape[:2], fragments, fragments)
 

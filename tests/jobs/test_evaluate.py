@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(180)
 METHODS = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model"]
 PLAIN = ["evaluation.puzzles=6", "evaluation.restarts=2"]
 """ for a plain evaluation of six puzzles."""
-AXES = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "jpeg_quality")
+AXES = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "missing", "jpeg_quality")
 NOTHING = [f"evaluation.robustness.{axis}=[]" for axis in AXES]
 HARDER = ["evaluation=robustness", *PLAIN, "evaluation.robustness.puzzles=4"]
 """One of the whole section takes the run's own place, so all that differs from its defaults is said anew."""
@@ -33,9 +33,13 @@ FEW = [
     "evaluation.robustness.rotation=[1]",
     "evaluation.robustness.jitter=[0.4]",
     "evaluation.robustness.gap=[3]",
+    "evaluation.robustness.missing=[0.2]",
     "evaluation.robustness.jpeg_quality=[75]",
 ]
-HARD = (("images", 2), ("noise", 0.2), ("rotation", 1), ("jitter", 0.4), ("gap", 3), ("jpeg_quality", 75))
+HARD = (
+    *(("images", 2), ("noise", 0.2), ("rotation", 1), ("jitter", 0.4), ("gap", 3)),
+    *(("missing", 0.2), ("jpeg_quality", 75)),
+)
 
 
 def test_a_run_is_scored_again_exactly_and_left_as_it_was(cli: Cli, finished: Path) -> None:

@@ -649,17 +649,17 @@ def test_the_size_of_what_is_no_image_is_refused(tmp_path: Path) -> None:
 
 def test_a_mosaic_is_scored_under_harder_conditions_too(tmp_path: Path, cache: Path, mosaic: Path) -> None:
     """Also under the usual one, where what pixels alone put together has no scores of clustering to be drawn."""
-    none = [
-        f"evaluation.robustness.{axis}=[]" for axis in ("fragment_size", "rotation", "jitter", "noise", "jpeg_quality")
-    ]
+    axes = ("fragment_size", "rotation", "jitter", "noise", "jpeg_quality")
+    none = [f"evaluation.robustness.{axis}=[]" for axis in axes]
     given = ["evaluation=robustness", *none, "evaluation.robustness.images=[5,10]", "evaluation.robustness.gap=[1]"]
+    given.append("evaluation.robustness.missing=[0.2]")
     count = ["evaluation.puzzles=2", "evaluation.robustness.puzzles=2"]
     job(tmp_path / "harder", cache, "mode=evaluate", f"run={mosaic}", *given, *count, figures=True)
     rows = files.read_csv(tmp_path / "harder" / "robustness.csv")
     known: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         known.setdefault((row["axis"], row["value"]), set()).add(row["method"])
-    assert set(known) == {("images", "5"), ("images", "10"), ("gap", "1")}
+    assert set(known) == {("images", "5"), ("images", "10"), ("gap", "1"), ("missing", "0.2")}
     for methods in known.values():
         assert "model" in methods
         assert "seam_gradients" not in methods

@@ -106,7 +106,7 @@ def test_a_model_of_corrupted_puzzles_of_any_size_trains_from_the_command_line(t
     config = load_run(folder).config
     assert config.data.images_range == [2, 20]
     assert config.data.corruption is not None
-    assert list(config.data.corruption.values()) == [0.5, 3.0, 0.1, 0.3, 0.5, 0.0]
+    assert list(config.data.corruption.values()) == [0.5, 3.0, 0.1, 0.3, 0.5, 0.0, 0.0]
     found = metrics(folder)
     assert found["protocol"]["images_per_puzzle"] == 10, "what is scored is as usual"
     model = load_run(folder).load_model()

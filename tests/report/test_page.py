@@ -76,6 +76,7 @@ def examples(seed: int = 0, *, wrong: int = 0, solver: bool = False, channels: i
         one, other = (int(torch.nonzero((batch.source_ids[1] == 0) & (cells[1] == cell))) for cell in (0, 1))
         cells[1, one], cells[1, other] = 1, 0  # the second puzzle has two fragments in each other's place
         found |= {"rebuilt_images": turned[batch.source_ids].numpy(), "rebuilt_cells": cells.numpy()}
+        found["rebuilt_rotations"] = np.zeros_like(found["rebuilt_cells"])
     return found
 
 
