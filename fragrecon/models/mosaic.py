@@ -35,8 +35,8 @@ class Mosaic(FragmentModel):
     The initial token of a fragment is an embedding of its pixels and of small windows of them. Pre-norm transformer
     blocks follow, without positional embeddings, because a puzzle is a set. `Fit` measures how well any two sides fit
     together, from `seam_features` and from the distances computed by `Edges`; a learned function of it, per block and
-    head, is added to the attention logits. Output heads then predict the fragment's unit-norm embedding, its cell, its
-    rotation, and its neighbours.
+    head, is added to the attention logits. If fragments may be rotated, `Turns` predicts their rotations, halfway and
+    at the end. Output heads then predict the fragment's unit-norm embedding, its cell, and its neighbours.
 
     Args:
         fragment_shape: (C, h, w).
@@ -93,7 +93,7 @@ class Mosaic(FragmentModel):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, latent_dim)
         self.cells = nn.Linear(width, grid[0] * grid[1])
-        self.upright = nn.Linear(width, len(SIDES)) if rotations else None
+        self.halfway, self.turns = (Turns(width) if rotations else None for _ in range(2))
         self.neighbours = nn.Linear(width, 2 * len(SIDES) * SIDE_WIDTH)
         self.none = nn.Linear(width, len(SIDES))
 
@@ -112,17 +112,25 @@ class Mosaic(FragmentModel):
         """
         centred = fragments * 4 - 2
         hidden = self.pixels(centred.flatten(2)) + self.gather(self._windows(centred))
+        count = fragments.shape[1]
         fits: Tensor | None = None
         biases: Sequence[Tensor | None] = [None] * self.depth
+        ties = hidden.new_zeros(hidden.shape[0], len(SIDES), count, count)
         if self.fit is not None:
-            fits = self.fit(self._seams(fragments, centred), fragments.shape[1])
+            fits = self.fit(self._seams(fragments, centred), count)
             if self.context:
-                biases = self.fit.biases(fits, fragments.shape[1]).chunk(self.depth, 1)
-        for block, bias in zip(self.blocks, biases, strict=True):
+                biases = self.fit.biases(fits, count).chunk(self.depth, 1)
+                ties = self.fit.ties(fits, count) if self.rotations else ties
+        rotations: Tensor | None = None
+        for number, (block, bias) in enumerate(zip(self.blocks, biases, strict=True)):
+            if self.halfway is not None and number == self.depth // 2:
+                hidden = hidden + self.halfway.inform(self.halfway(hidden, ties))
             hidden = block(hidden, bias, self.context)
         tokens = self.norm(hidden)
+        if self.turns is not None:
+            rotations = self.turns(hidden, ties)
+            tokens = tokens + self.turns.inform(rotations)
         embeddings = F.normalize(self.head(tokens).float(), dim=-1)
-        rotations = None if self.upright is None else self.upright(tokens).float()
         return Solution(embeddings, self.cells(tokens).float(), self._sides(tokens, fits), rotations)
 
     def _windows(self, fragments: Tensor) -> Tensor:
@@ -179,7 +187,9 @@ class Edges(nn.Module):
         super().__init__()
         self.rows, self.reach, self.size = min(8, side), 3, size
         inputs = channels * self.rows * (2 * self.reach + 1)
-        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, self.GROUPS * size))
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, self.GROUPS * size, bias=False)
+        )
 
     def forward(self, fragments: Tensor, rotations: bool) -> Tensor:
         """Compare the predictions for all pairs of fragments.
@@ -205,13 +215,51 @@ class Edges(nn.Module):
         return predicted.view(*strip.shape[:3], self.GROUPS, self.size).movedim(3, 1).float()
 
 
+class Turns(nn.Module):
+    """Predicts rotations that agree along the seams: mean-field inference on the fragments of a puzzle.
+
+    The evidence for the rotation of a fragment comes from its token. Where two fragments meet, their relative rotation
+    is known, so that each belief is also evidence for the other.
+
+    Source of the update: Wainwright and Jordan, "Graphical Models, Exponential Families, and Variational Inference",
+    2008, section 5.3.
+
+    Args:
+        width: width of the tokens.
+        steps: number of updates of all beliefs.
+    """
+
+    def __init__(self, width: int, steps: int = 8) -> None:
+        super().__init__()
+        self.steps = steps
+        self.evidence = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4))
+        self.strength = nn.Parameter(torch.tensor(1.0))
+        self.told = nn.Linear(4, width)
+
+    def forward(self, hidden: Tensor, ties: Tensor) -> Tensor:
+        """Compute logits of the rotations (B, F, 4) from tokens (B, F, width) and `Fit.ties` (B, 4, F, F)."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            evidence: Tensor = self.evidence(hidden.float())
+            logits = evidence
+            for _ in range(self.steps):
+                told = ties @ logits.softmax(-1).unsqueeze(1)  # (B, 4, F, 4)
+                shifted = [part.roll(more, -1) for more, part in enumerate(told.unbind(1))]
+                logits = evidence + self.strength.exp() * torch.stack(shifted).sum(0)
+        return logits
+
+    def inform(self, logits: Tensor) -> Tensor:
+        """Embed the beliefs of logits (B, F, 4), to be added to the tokens (B, F, width)."""
+        told: Tensor = self.told(logits.softmax(-1))
+        return told
+
+
 class Channels(nn.Linear):
     """A linear layer over the second axis, (B, inputs, N) to (B, outputs, N)."""
 
     def forward(self, values: Tensor) -> Tensor:
         """Apply the layer."""
-        product = self.weight @ values
-        return product + self.bias.unsqueeze(-1).to(product.dtype)
+        product: Tensor = self.weight @ values
+        return product if self.bias is None else product + self.bias.unsqueeze(-1).to(product.dtype)
 
 
 class Fit(nn.Module):
@@ -228,9 +276,11 @@ class Fit(nn.Module):
 
     def __init__(self, known: int, ways: int, biases: int, hidden: int = 64) -> None:
         super().__init__()
-        self.mix = Channels(known, self.SCORES)
+        self.mix = Channels(known, self.SCORES, bias=False)  # scores have no mean
         self.ways = ways
-        self.layers = nn.Sequential(Channels(2 * self.SCORES * ways, hidden), nn.GELU(), Channels(hidden, biases))
+        self.layers = nn.Sequential(
+            Channels(2 * self.SCORES * ways, hidden), nn.GELU(), Channels(hidden, biases, bias=False)
+        )
         self.sides = Channels(2 * self.SCORES, 1)
 
     def forward(self, seams: Tensor, fragments: int) -> Tensor:
@@ -252,6 +302,19 @@ class Fit(nn.Module):
         pairs = fits.reshape(fits.shape[0], fits.shape[1] * self.ways, fragments**2)
         biases: Tensor = self.layers(pairs)
         return biases.view(*biases.shape[:2], fragments, fragments)
+
+    def ties(self, fits: Tensor, fragments: int) -> Tensor:
+        """Compute how surely two fragments meet with a relative rotation, from the result of `forward`.
+
+        Returns:
+            (B, 4, F, F) in [0, 4]: entry r of a pair is the sum over its sides of the probabilities that the first
+            fragment is rotated by r quarter turns more than the second.
+        """
+        sure = best_partners(self.side_logits(fits), fragments).exp()
+        sure = sure.masked_fill(of_one_fragment(sure, fragments), 0.0)
+        ways = sure.reshape(sure.shape[0], 4, fragments, 4, fragments).transpose(2, 3)  # (B, side, other, F, F)
+        sides = torch.arange(4, device=fits.device)
+        return torch.stack([ways[:, sides, (sides + more - 2) % 4].sum(1) for more in range(4)], 1)
 
     def side_logits(self, fits: Tensor) -> Tensor:
         """Compute logits that two sides meet, (B, W, R, R), from the result of `forward`."""

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fragrecon.data.adjacency import meeting_sides, neighbours
 from fragrecon.models.base import Shape
-from fragrecon.models.mosaic import Edges, Fit, Mosaic
+from fragrecon.models.mosaic import Edges, Fit, Mosaic, Turns
 from fragrecon.seams import FEATURES, SIDES, best_partners, seam_features, swapped
 from tests.descent import descend
 from tests.test_seams import OPPOSITE, permuted, places_after, turned, turns
@@ -148,8 +149,8 @@ def test_sides_add_what_seams_tell_to_how_ends_match(rotations: bool) -> None:
     model, some = mosaic(rotations=rotations), fragments()
     fit = fit_of(model)
     for layer in (model.neighbours, fit.mix, fit.sides):
-        layer.weight.zero_()
-        layer.bias.zero_()
+        for parameter in layer.parameters():
+            parameter.zero_()
     fit.mix.weight[0, 1] = -2.0  # continued differences
     fit.mix.weight[1, FEATURES + 2] = -3.0  # a group of the edges
     fit.sides.weight[0] = torch.tensor([1.5, 0.0, 0.0, 0.5])
@@ -213,6 +214,9 @@ def test_seams_and_edges_reach_the_embeddings_through_attention_alone(rotations:
     assert not torch.allclose(before.embeddings, without.embeddings, atol=1e-4)
     for parameter in fit_of(model).layers.parameters():
         parameter.zero_()
+    for name, parameter in model.named_parameters():
+        if name.endswith("strength"):
+            parameter.fill_(-torch.inf)  # rotations by what tokens tell alone
     after = model.solve(some)
     torch.testing.assert_close(after.embeddings, without.embeddings, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(after.cells, without.cells, rtol=1e-4, atol=1e-5)
@@ -251,9 +255,7 @@ def test_every_parameter_learns(seams: bool, edges: bool, rotations: bool) -> No
         loss = loss + solution.rotations[..., 1].sum()
     torch.autograd.backward(loss)
     still = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-4}
-    # By rounding alone: scores are centred, differences have no constant, nor has a softmax over all fragments.
-    constant = {"fit.mix.bias", "fit.layers.2.bias", "edges.layers.2.bias"}
-    assert still == {name for name, _ in model.named_parameters()} & constant
+    assert still == ({"halfway.strength", "turns.strength"} if rotations and not (seams or edges) else set())
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
@@ -274,7 +276,7 @@ def test_sides_can_be_learned_from_what_edges_tell_alone() -> None:
         sides = model.solve(tiles.unsqueeze(0)).sides
         return torch.nn.functional.cross_entropy(sides.flatten(0, 2), target.flatten())
 
-    losses = descend(model.parameters(), loss, 60, 3e-3)
+    losses = descend(model.parameters(), loss, 90, 3e-3)
     assert losses[0] > 1.5
     assert losses[-1] < 0.1
     assert torch.equal(model.eval().solve(tiles.unsqueeze(0)).sides.argmax(-1)[0], target)
@@ -328,7 +330,7 @@ def test_biases_are_those_of_a_slow_loop(rotations: bool) -> None:
                     for t in (range(4) if rotations else [(s + 2) % 4])
                 ]
                 hidden = torch.nn.functional.gelu(first.weight @ torch.stack(told) + first.bias)
-                expected = last.weight @ hidden + last.bias
+                expected = last.weight @ hidden
                 torch.testing.assert_close(found[puzzle, :, i, j], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -478,3 +480,60 @@ def test_edges_stay_exact_in_half_precision(rotations: bool) -> None:
     assert len(parts) == 3 + rotations
     assert {part.dtype for part in parts} == {torch.float32}
     torch.testing.assert_close(solution.embeddings.norm(dim=-1), torch.ones(1, 6))
+
+
+# Turns ---------------------------------------------------------------------------------------------------------------
+
+QUARTERS = torch.tensor([[1, 3, 0, 2, 2, 1, 0, 0]])
+"""Rotations of the fragments of two images of four fragments each."""
+
+
+def known_ties() -> Tensor:
+    """Ties of two images whose true seams are certain."""
+    sources, cells = torch.arange(8).unsqueeze(0) // 4, torch.arange(8).unsqueeze(0) % 4
+    met = meeting_sides(neighbours(sources, cells, (2, 2), 2), QUARTERS)[0].T.flatten()  # (4 sides * 8 fragments,)
+    certain = torch.full((1, 1, 32, 32), -40.0)
+    certain[0, 0, torch.arange(32)[met < 32], met[met < 32]] = 40.0
+    fit = Fit(2, 16, 1)
+    fit.side_logits = lambda _: certain  # type: ignore[assignment, method-assign]
+    return fit.ties(torch.zeros(1, 4, 1, 32, 32), 8)
+
+
+def test_ties_are_the_relative_rotations_of_fragments_that_touch() -> None:
+    ties = known_ties()
+    assert ties.shape == (1, 4, 8, 8)
+    for i in range(8):
+        for j in range(8):
+            touch = i // 4 == j // 4 and (i % 4) ^ (j % 4) in (1, 2)
+            more = int((QUARTERS[0, i] - QUARTERS[0, j]) % 4)
+            assert ties[0, more, i, j] >= (1 if touch else 0)
+            assert ties[0, :, i, j].sum() - ties[0, more, i, j] < 0.3
+
+
+@torch.inference_mode()
+def test_one_fragment_whose_rotation_is_known_tells_those_of_its_image_alone() -> None:
+    turns = Turns(4)
+    turns.evidence = torch.nn.Sequential()
+    hidden = torch.zeros(1, 8, 4)
+    hidden[0, 0, 1] = 3.0
+    found = turns(hidden, known_ties()).softmax(-1)[0]
+    assert torch.equal(found[:4].argmax(-1), QUARTERS[0, :4])
+    assert found[:4].max(-1).values.min() > 0.5
+    torch.testing.assert_close(found[4:], torch.full((4, 4), 0.25), rtol=0, atol=0.02)
+
+
+@torch.inference_mode()
+def test_turns_are_those_of_a_slow_loop() -> None:
+    turns, random = Turns(6, steps=3), torch.Generator().manual_seed(0)
+    hidden, ties = torch.randn(2, 5, 6, generator=random), torch.rand(2, 4, 5, 5, generator=random)
+    evidence = turns.evidence(hidden)
+    logits = evidence.clone()
+    for _ in range(3):
+        belief, logits = logits.softmax(-1), evidence.clone()
+        for b in range(2):
+            for i in range(5):
+                for quarter in range(4):
+                    logits[b, i, quarter] += turns.strength.exp() * sum(
+                        ties[b, more, i, j] * belief[b, j, (quarter - more) % 4] for more in range(4) for j in range(5)
+                    )
+    torch.testing.assert_close(turns(hidden, ties), logits)
