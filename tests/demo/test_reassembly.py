@@ -86,16 +86,16 @@ def test_the_model_is_given_what_is_shown_and_puts_each_fragment_somewhere(
 def perfect(reassembler: Reassembler, images: list[Path]) -> Rebuilt:
     puzzle = reassembler.cut(images, 0)
     order = torch.tensor([2, 0, 1])  # images are found in no order
-    return Rebuilt(
-        puzzle, Placement(order[puzzle.shown.source_ids], puzzle.shown.positions.clone()), 3, reassembler.grid
-    )
+    shown = puzzle.shown
+    placement = Placement(order[shown.source_ids], shown.positions.clone(), shown.rotations)
+    return Rebuilt(puzzle, placement, 3, reassembler.grid)
 
 
 def swapped(rebuilt: Rebuilt, one: int, other: int) -> Rebuilt:
-    places = [each.clone() for each in (rebuilt.placement.images, rebuilt.placement.cells)]
-    for place in places:
+    images, cells = (each.clone() for each in (rebuilt.placement.images, rebuilt.placement.cells))
+    for place in (images, cells):
         place[0, [one, other]] = place[0, [other, one]]
-    return replace(rebuilt, placement=Placement(*places))
+    return replace(rebuilt, placement=replace(rebuilt.placement, images=images, cells=cells))
 
 
 def test_what_is_put_together_without_a_fault_is_shown_beside_the_truth(
