@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,13 +102,12 @@ def _difference(encoder: PuzzleEncoder, content: bytes, puzzle: Tensor) -> float
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter, which warns of packages that are not needed."""
-    log: Any = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Silence the exporters, which log each step and warn of packages that are not needed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        logging.disable(before)
