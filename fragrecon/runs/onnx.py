@@ -20,23 +20,31 @@ TOLERANCE = 1e-3
 
 
 class PuzzleEncoder(nn.Module):
-    """A model as a function of puzzles (B, F, C, h, w): embeddings, and of a `Solver` also ``cells`` and ``sides``.
+    """A model as a function of puzzles (B, F, C, h, w): embeddings and, of a `Solver`, the rest of its `Solution`.
 
     Args:
         model: model in eval mode.
+        puzzle: a puzzle (1, F, C, h, w), to find the names of the outputs.
+
+    Attributes:
+        names: names of the outputs.
     """
 
-    def __init__(self, model: FragmentModel) -> None:
+    def __init__(self, model: FragmentModel, puzzle: Tensor) -> None:
         super().__init__()
         self.model = model
-        self.names = ["embeddings", "cells", "sides"] if isinstance(model, Solver) else ["embeddings"]
+        with torch.no_grad():
+            self.names = list(self.outputs(puzzle))
+
+    def outputs(self, fragments: Tensor) -> dict[str, Tensor]:
+        """Return the outputs by name, the embeddings first."""
+        if isinstance(self.model, Solver):
+            return {name: found for name, found in vars(self.model.solve(fragments)).items() if found is not None}
+        return {"embeddings": self.model.encode(fragments)}
 
     def forward(self, fragments: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs, in the order of ``names``."""
-        if isinstance(self.model, Solver):
-            found = self.model.solve(fragments)
-            return found.embeddings, found.cells, found.sides
-        return (self.model.encode(fragments),)
+        return tuple(self.outputs(fragments).values())
 
 
 def to_onnx(model: FragmentModel, puzzle: Tensor) -> tuple[bytes, float | None]:
@@ -54,7 +62,7 @@ def to_onnx(model: FragmentModel, puzzle: Tensor) -> tuple[bytes, float | None]:
     """
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise ConfigError(f'{" and ".join(missing)} not installed: pip install "fragrecon[onnx]"')
-    name, encoder = type(model).__name__, PuzzleEncoder(model).eval()
+    name, encoder = type(model).__name__, PuzzleEncoder(model, puzzle).eval()
     try:
         content = _converted(encoder, puzzle)
         return content, _difference(encoder, content, puzzle)

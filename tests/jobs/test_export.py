@@ -21,8 +21,10 @@ from fragrecon.data.readers.synthetic import Synthetic
 from fragrecon.errors import ConfigError, RunError
 from fragrecon.jobs.export import generated_puzzle, portable
 from fragrecon.models.base import Solver
+from fragrecon.models.mosaic import Mosaic
 from fragrecon.report.metrics import caveat
 from fragrecon.run import compose, run_folder
+from fragrecon.runs.onnx import to_onnx
 from tests import layouts
 from tests.cli import best, fingerprint, job, metrics, names, shared_run, status
 from tests.jobs.test_reassemble import TINY, photographs
@@ -340,6 +342,23 @@ def test_a_model_of_puzzles_as_onnx_computes_what_the_export_does(tmp_path: Path
         for name in ("embeddings", "cells", "sides"):
             (output,) = session.run([name], {"fragments": fragments.numpy()})
             np.testing.assert_allclose(output, getattr(expected, name).numpy(), atol=1e-3)
+
+
+def test_onnx_tells_rotations_too_if_the_model_does() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    model = Mosaic((3, 8, 8), (2, 2), 4, width=16, depth=1, heads=2, window=4, rotations=True).eval()
+    content, difference = to_onnx(model, torch.rand(1, 8, 3, 8, 8))
+    assert difference is not None
+    assert difference < 1e-4
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    fragments = torch.rand(2, 5, 3, 8, 8)
+    with torch.inference_mode():
+        expected = vars(model.solve(fragments))
+    assert [output.name for output in session.get_outputs()] == list(expected)
+    for found, tensor in zip(session.run(None, {"fragments": fragments.numpy()}), expected.values(), strict=True):
+        np.testing.assert_allclose(found, tensor.numpy(), atol=1e-4)
 
 
 def test_onnx_that_cannot_be_written_is_left_out_or_if_required_refused(
