@@ -45,7 +45,7 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
     A new folder is named after the mode and, if a model is trained, the model.
 
     Raises:
-        RunError: ``resume`` is not a run folder, or holds no more than weights.
+        RunError: ``resume`` is not a run folder, or is an export or holds no more than weights.
     """
     if not resume:
         return f"{fresh}-{mode}-{model}" if mode == "train" else f"{fresh}-{mode}"

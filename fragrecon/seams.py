@@ -127,7 +127,7 @@ def seam_features(fragments: Tensor, rotations: bool = False) -> Tensor:
 
 
 def best_partners(scores: Tensor, fragments: int) -> Tensor:
-    """Subtract from the score of a seam what the two sides reach with any partner.
+    """Subtract from the score of a seam the mean log-sum-exp of its two sides over all their partners.
 
     Args:
         scores: tables of ways (..., W, R, R), logits.
@@ -135,7 +135,7 @@ def best_partners(scores: Tensor, fragments: int) -> Tensor:
 
     Returns:
         Tables of the same shape: the mean of the log-probabilities of the second side among all partners of the first,
-        and of the first among all partners of the second, by a softmax; 0 where no other partner fits.
+        and of the first among all partners of the second, by a softmax; 0 for two sides of one fragment.
 
     Example:
         >>> scores = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).expand(4, 3, 3)

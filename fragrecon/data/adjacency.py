@@ -39,7 +39,7 @@ def neighbours(source_ids: Tensor, positions: Tensor, grid: tuple[int, int], ima
 
 
 def meeting_sides(beside: Tensor, rotations: Tensor) -> Tensor:
-    """Find the side of another fragment that meets each side of each fragment, as the fragments are given.
+    """Find the side of another fragment that meets each side of each fragment, with sides named as rotated.
 
     Args:
         beside: `neighbours` (B, F, 4) of the upright fragments.

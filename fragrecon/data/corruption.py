@@ -199,8 +199,8 @@ def compress(fragments: Tensor, keys: Tensor, loss: Strength) -> Tensor:
     Args:
         fragments: (B, F, C, h, w) in [0, 1].
         keys: random keys of the puzzles, (B,).
-        loss: of quality, in [0, 1): the quality is ``100 * (1 - loss)`` on the scale of libjpeg, chroma is stored at
-            half resolution.
+        loss: loss of quality, in [0, 1]: the quality is ``100 * (1 - loss)`` on the scale of libjpeg, chroma is stored
+            at half resolution.
 
     Returns:
         Fragments, (B, F, C, h, w), in steps of 1/255.

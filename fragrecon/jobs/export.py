@@ -97,7 +97,7 @@ def check_output(output: Path) -> None:
 
 
 def generated_puzzle(data: DataConfig) -> Tensor:
-    """Return a puzzle (1, F, C, h, w) of synthetic images, of at least two, cut like those of the run."""
+    """Return a puzzle (1, F, C, h, w) of at least two synthetic images, cut like those of the run."""
     channels, height, width = data.image_shape
     size = max(height, SMALLEST_SIDE), max(width, SMALLEST_SIDE)
     reader = Synthetic(size, channels, test_images=max(2, data.images_per_puzzle))

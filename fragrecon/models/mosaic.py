@@ -46,7 +46,7 @@ class Mosaic(FragmentModel):
         depth: number of blocks.
         heads: number of attention heads.
         window: side of the windows, in pixels; they overlap by half.
-        seams: whether `seam_features` enter the attention logits and the predicted neighbours.
+        seams: whether `seam_features` enter attention, neighbours and, if predicted, rotations.
         edges: whether the distances of `Edges` enter them.
         context: whether fragments attend to each other.
         rotations: whether fragments may be rotated by multiples of 90 degrees: any two sides can meet, and the rotation
@@ -218,8 +218,8 @@ class Edges(nn.Module):
 class Turns(nn.Module):
     """Predicts rotations that agree along the seams: mean-field inference on the fragments of a puzzle.
 
-    The evidence for the rotation of a fragment comes from its token. Where two fragments meet, their relative rotation
-    is known, so that each belief is also evidence for the other.
+    The evidence for the rotation of a fragment comes from its token. Two sides that
+    meet fix the relative rotation of their fragments, so that the belief about one is evidence for the other.
 
     Source of the update: Wainwright and Jordan, "Graphical Models, Exponential Families, and Variational Inference",
     2008, section 5.3.

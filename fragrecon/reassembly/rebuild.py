@@ -35,7 +35,8 @@ class Placement:
 def count_images(embeddings: Tensor, cells: int, memory: int = MEMORY) -> int:
     """Estimate the number of images of one puzzle.
 
-    If the fragments fill a whole number of images, that number is returned; otherwise it is estimated by the eigengap.
+    If the fragments fill a whole number of images, or are fewer than four, the smallest possible number is returned;
+    otherwise it is estimated by the eigengap.
 
     Args:
         embeddings: embeddings (1, F, D).

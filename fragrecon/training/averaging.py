@@ -24,7 +24,7 @@ class WeightAverage(Callback):
 
     The model has the averaged weights from the start of a validation or the end of an epoch until the next training
     batch, and after training. `ModelCheckpoint` saves within that time. In ``last.ckpt``, ``state_dict`` has the
-    averaged weights too, and ``trained_weights`` has the others. If a run is resumed without this callback, training
+    averaged weights too, and ``trained_weights`` the trained ones. If a run is resumed without this callback, training
     continues from the averaged weights.
 
     Lightning's ``WeightAveraging`` does not suit these checkpoints: it restores the trained weights before

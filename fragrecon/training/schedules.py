@@ -40,7 +40,7 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer, pas
         passed: returns the share of the time limit that has passed.
 
     Raises:
-        ConfigError: a setting is invalid, or the schedule is one of steps only although there is a time limit.
+        ConfigError: a setting is invalid, or the schedule depends on steps only, but a time limit is set.
     """
     if config.scheduler["_target_"] is None:
         return None

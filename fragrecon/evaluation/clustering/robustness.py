@@ -64,7 +64,7 @@ class Condition:
             grid: rows and columns of fragments in an image.
 
         Returns:
-            The batch with other fragments; the same batch if the axis changes the cut only.
+            The batch with other fragments; the same batch for the axes that `data` applies.
 
         Raises:
             ConfigError: the change cannot be applied to fragments of this shape.
@@ -125,7 +125,7 @@ def outcomes(
 
     Args:
         scoring: model and data of the usual condition; its config sets ``evaluation.robustness``.
-        usual_scores: scores under the usual condition, by method and metric, on at least as many puzzles.
+        usual_scores: scores under the usual condition, by method and metric, on at least the puzzles of a condition.
         advance: called with the number of puzzles done, twice per condition, for a progress bar.
 
     Yields:
