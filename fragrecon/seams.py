@@ -37,8 +37,7 @@ def strips(fragments: Tensor, depth: int) -> list[Tensor]:
     """
     right, below = fragments[..., -depth:].flip(-1), fragments[..., -depth:, :].flip(-2)
     left, above = fragments[..., :depth], fragments[..., :depth, :]
-    rows = right.movedim(-2, 2), below.movedim(-1, 2).flip(2), left.movedim(-2, 2).flip(2), above.movedim(-1, 2)
-    return list(rows)
+    return [right.movedim(-2, 2), below.movedim(-1, 2).flip(2), left.movedim(-2, 2).flip(2), above.movedim(-1, 2)]
 
 
 def for_all_ways(

@@ -16,7 +16,7 @@ import torch
 from fragrecon import load_run
 from tests.cli import ROOT, Cli, fingerprint, job, metrics, read_json, shared_cache, shared_run, status
 from tests.jobs.test_reassemble import CHINA, TINY
-from tests.test_wheel import call
+from tests.test_wheel import build, call, install
 
 PACKAGE = ROOT / "packages" / "fragrecon-mosaic"
 
@@ -47,20 +47,13 @@ def source(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("build")
-    pytest.importorskip("hatchling")
-    folder = tmp_path_factory.mktemp("wheel")
-    call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source, cwd=folder)
-    (file,) = folder.glob("*.whl")
-    return file
+    return build(source, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the installed package."""
-    folder = tmp_path_factory.mktemp("site")
-    call(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, wheel, cwd=folder)
-    return folder
+    return install(wheel, tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture

