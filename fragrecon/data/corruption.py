@@ -32,7 +32,7 @@ class Corruption:
         gap: maximum number of pixels eroded from every side.
         noise: maximum standard deviation of the noise, for pixels in [0, 1].
         jitter: maximum strength of the colour jitter, in [0, 1].
-        rotation: maximum share of the fragments that are rotated, in [0, 1].
+        rotation: share of the fragments that are rotated, in [0, 1]; 0.75 makes all four rotations equally likely.
         compression: maximum loss of quality by JPEG compression of each fragment, in [0, 1].
         missing: maximum share of the fragments that are missing, in [0, 1); the same number in all puzzles of a batch.
     """
@@ -85,7 +85,10 @@ class Corruption:
             keys = keys_of(seed, f"corruption/{kind}", first, len(batch))
             drawn, strength = uniforms(keys, 2).unbind(1)
             chosen = torch.nonzero(drawn < self.share).flatten()
-            strength = 1 + (strength * most).floor() if kind == "gap" else strength * most
+            if kind == "gap":
+                strength = 1 + (strength * most).floor()
+            else:
+                strength = torch.full_like(strength, most) if kind == "rotation" else strength * most
             if len(chosen):
                 # Another key, because the same key would give the two numbers above again.
                 changed = change(corrupted[chosen].float() / 255, keys[chosen] + 1, strength[chosen])

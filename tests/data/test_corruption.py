@@ -398,7 +398,7 @@ def test_corruption_is_the_change_of_its_puzzles_one_by_one(kind: str) -> None:
         drawn, much = uniforms(key, 2)[0].tolist()
         expected = given[place]
         if drawn < 0.5:
-            measure = 1 + math.floor(3 * much) if kind == "gap" else much * ALL[kind]
+            measure = {"gap": 1 + math.floor(3 * much), "rotation": ALL["rotation"]}.get(kind, much * ALL[kind])
             one = CHANGES[kind](given[place : place + 1] / 255, key + 1, float(measure))
             expected = torch.from_numpy(np.rint(one[0].numpy() * np.float32(255)).astype(np.uint8))
         assert torch.equal(corrupted[place], expected), place
