@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,6 +86,29 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return the named arrays of a file written by `write_arrays`."""
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def read_tensors(path: Path, map_location: Any = "cpu") -> Any:
+    """Read a file written by `torch.save`, after comparing all its checksums, which `torch.load` does not.
+
+    Args:
+        path: path of the file; it may hold only tensors and plain containers.
+        map_location: device to load tensors to, as in `torch.load`.
+
+    Returns:
+        The contents.
+
+    Raises:
+        ValueError: a checksum differs. A file that is damaged otherwise may raise anything.
+    """
+    import torch
+
+    with path.open("rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} differs; some bytes have changed since it was written")
+        file.seek(0)
+        return torch.load(file, map_location=map_location, weights_only=True)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fragrecon import files
-from fragrecon.errors import RunError
-from fragrecon.runs.write import METRICS_FILE, WEIGHTS, read_json
+from fragrecon.errors import RunError, typed
+from fragrecon.runs.write import LAST, METRICS_FILE, WEIGHTS, read_json
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,13 +53,14 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if path.name == WEIGHTS:
         return _load_weights(path)
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint: dict[str, Any] = files.read_tensors(path, map_location)
     except FileNotFoundError:
         raise RunError(f"the checkpoint {path} does not exist") from None
     except Exception as error:  # a damaged file may raise anything
+        again = f"; {typed('init_from', path.parent.parent)} starts a new run from the best weights"
         raise RunError(
             f"the checkpoint {path} is damaged, or holds more than weights and plain containers: "
-            f"{str(error).partition(chr(10))[0]}"
+            f"{str(error).partition(chr(10))[0]}{again if path.name == LAST else ''}"
         ) from None
     return checkpoint
 

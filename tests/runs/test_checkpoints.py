@@ -135,6 +135,22 @@ def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_no_flipped_bit_changes_what_is_loaded(io: AtomicCheckpointIO, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    io.save_checkpoint(CONTENTS, path)
+    whole, refused = path.read_bytes(), 0
+    weights = CONTENTS["state_dict"]["weight"].numpy().tobytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            assert_holds(load_checkpoint(path))  # a byte between the entries of the archive
+        except RunError:
+            refused += 1
+    assert refused >= len(weights)
+    path.write_bytes(whole)
+    assert_holds(load_checkpoint(path))
+
+
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_a_checkpoint_with_code_is_refused_and_the_code_not_run(
     how: str, io: AtomicCheckpointIO, tmp_path: Path
