@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class FragreconError(Exception):
@@ -30,6 +31,37 @@ class FolderTakenError(RunError):
 
 class TrainingError(FragreconError):
     """Training that cannot continue, for example because the loss is not finite."""
+
+
+class MachineError(FragreconError):
+    """A full disk, a folder that cannot be written, a name that is too long, or too many open files."""
+
+
+_OF_MACHINE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENAMETOOLONG", "EMFILE", "ENFILE")
+    if hasattr(errno, name)
+}
+
+
+def explained(error: Exception) -> Exception:
+    """Return a `MachineError` if a full disk or the like caused an error; otherwise the error itself."""
+    if isinstance(error, FragreconError):
+        return error
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in _OF_MACHINE:
+            place = f"{str(cause.filename)[:200]}: " if cause.filename else ""
+            found = MachineError(f"{place}{cause.strerror}")
+            found.__cause__ = error
+            return found
+    return error
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and the errors that caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def typed(key: str, value: object) -> str:

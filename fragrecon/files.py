@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from fragrecon.errors import causes
+
 # Temporary files are private; final files get the permissions of any new file.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -32,6 +34,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     Yields:
         A temporary file in the same folder. If the block succeeds, it is synced to disk and renamed to ``path``.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -43,14 +48,19 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(path)
         sync_folder(path.parent)
+    except Exception as error:
+        for cause in causes(error):
+            if isinstance(cause, OSError):  # of a write, which knows no name
+                cause.filename = cause.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8."""
+    """Write text as UTF-8; bytes of file names that are no UTF-8 are written as escapes."""
     with atomic_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,6 +5,7 @@ Heavy imports are deferred until a job starts, so that an invalid command fails 
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -24,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fragrecon.errors import FolderTakenError, FragreconError, RunError, TrainingError, nearest
+from fragrecon.errors import FolderTakenError, FragreconError, MachineError, RunError, TrainingError, explained, nearest
 
 if TYPE_CHECKING:
     from fragrecon.config.schema import Config
@@ -102,16 +103,17 @@ def _hydra_main(composed: DictConfig) -> float | None:
     HydraConfig.instance().cfg = None
     try:
         outcome = jobs.run_job(composed, folder, overrides, multirun=multirun)
-    except Exception as error:
+    except Exception as problem:
+        error = explained(problem)
         expected = isinstance(error, FragreconError)
-        refused = expected and not isinstance(error, (TrainingError, FolderTakenError))
+        refused = expected and not isinstance(error, (TrainingError, FolderTakenError, MachineError))
         if refused and not multirun and jobs.is_first_process():
             jobs.discard(folder, before)
         if multirun:  # Hydra reports only the first job that failed
             log.error("%s failed: %s", folder.name, error, exc_info=not expected or _wants_traceback())
-            raise
+            raise error from error.__cause__
         if _wants_traceback() or not expected:
-            raise
+            raise error from error.__cause__
         sys.exit(f"error: {error}")  # otherwise Hydra would print another line first
     if multirun:
         return best_validation(load_run(folder))  # the objective of a search
@@ -200,11 +202,13 @@ def explain(error: Exception) -> str:
             f"'{error.override}' is not valid: it should be KEY=VALUE. A value with spaces, = or other special "
             "characters needs quotes within quotes, as in \"run='my runs/a=b'\""
         )
-    if isinstance(error, PermissionError):
+    if isinstance(error, MachineError):
         return (
-            f"{error.filename}: {error.strerror}; run in a folder that is writable, or name another one with "
-            "hydra.run.dir=FOLDER (for a sweep, hydra.sweep.dir=FOLDER)"
+            f"{error}; use a folder that is writable and has space, by hydra.run.dir=FOLDER (for a sweep, "
+            "hydra.sweep.dir=FOLDER)"
         )
+    if listed := re.match(r"Ambiguous value for argument '(.+)'", str(error)):
+        return f"{listed[1]} lists several values; to run one job for each, add -m"
     text = re.split(r"\n\s*full_key", str(cause if isinstance(cause, FragreconError) else error).strip())[0]
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
 
@@ -213,6 +217,12 @@ def main() -> None:
     """Run the command line; an error that the user can correct is printed as one message."""
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal lacks must not fail a finished job
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    for argument in sys.argv:
+        if argument != argument.encode(errors="replace").decode():
+            sys.exit(f"error: {argument} is not valid UTF-8")
     for flag in {"-m", "--multirun"}.intersection(sys.argv[2:]):  # Hydra accepts it before or after all overrides only
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
@@ -229,8 +239,9 @@ def main() -> None:
                 "interrupted; jobs in other processes may still run. Repeat the command to run the remaining jobs"
             )
         sys.exit(130)
-    except Exception as error:
-        expected = isinstance(error, (FragreconError, HydraException, OmegaConfBaseException, PermissionError))
+    except Exception as cause:
+        error = explained(cause)
+        expected = isinstance(error, (FragreconError, HydraException, OmegaConfBaseException))
         if (not expected and not _sweep) or _wants_traceback():
             raise
         problem, begun = explain(error), not isinstance(error, HydraException)

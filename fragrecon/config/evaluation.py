@@ -117,6 +117,6 @@ class EvaluationConfig(Section):
         if self.robustness and self.robustness.puzzles > self.puzzles:
             raise ConfigError(
                 f"evaluation.robustness.puzzles={self.robustness.puzzles} should be at most "
-                f"evaluation.puzzles={self.puzzles}, because they are the first of these"
+                f"evaluation.puzzles={self.puzzles}, because they are the first of these; lower it or raise that"
             )
         return self

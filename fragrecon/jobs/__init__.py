@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from fragrecon.config.parse import parse
 from fragrecon.config.saved import changed
 from fragrecon.config.schema import Config
-from fragrecon.errors import ConfigError, typed
+from fragrecon.errors import ConfigError, explained, typed
 from fragrecon.report.sweep_files import update_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import sweep_of
@@ -82,9 +82,10 @@ def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] 
     record.start(config, overrides)
     try:
         metrics: dict[str, Any] | None = importlib.import_module(f"{__name__}.{config.mode}").main(config, record)
-    except Exception as error:
+    except Exception as problem:
+        error = explained(problem)
         record.fail(error)
-        raise
+        raise error from error.__cause__
     record.finish()
     return metrics
 

@@ -30,7 +30,7 @@ from fragrecon.runs.write import Record
 from fragrecon.training.compute import compiling
 from fragrecon.training.learner import check_monitor, make_learner
 from fragrecon.training.loggers import ending, exit_on_sigterm
-from fragrecon.training.processes import check_share
+from fragrecon.training.processes import check_share, end_with_parent
 from fragrecon.training.trainer import fit, make_trainer
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ def score_best(
 
 
 if __name__ == "__main__":
+    end_with_parent()
     logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process logs for all
     try:
         main(load_run(sys.argv[1]).config, Record(Path(sys.argv[1]), writes=False))

@@ -202,7 +202,12 @@ class Record(RunFolder):
         """Write the status ``failed`` with the message of an expected error, or the traceback of any other."""
         expected = isinstance(error, FragreconError)
         text = str(error) if expected else "".join(traceback.format_exception(error))
-        self._note(status="failed", error=text, finished=now())
+        try:
+            self._note(status="failed", error=text, finished=now())
+        except OSError:  # a full disk has no room for another file
+            with suppress(OSError), (self.folder / STATUS).open("r+b") as file:
+                file.write(json.dumps(self.status).encode())
+                file.truncate()
 
     def _note(self, **values: Any) -> None:
         self.status.update(values)

@@ -21,6 +21,7 @@ from fragrecon.report.figures.monitoring import COLUMNS, PictureLogger, pictures
 from fragrecon.runs.write import CHECKPOINTS, LAST, Record
 from fragrecon.training.averaging import WeightAverage
 from fragrecon.training.learner import Learner
+from fragrecon.training.processes import StopTogether
 
 log = logging.getLogger(__name__)
 
@@ -246,6 +247,7 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
     average = [WeightAverage(config.trainer.ema)] if config.trainer.ema else []
     limit = [TimeLimit(config.trainer.max_time)] if config.trainer.max_time else []
     callbacks: list[Callback] = [
+        StopTogether(),
         *average,
         *limit,
         OptimizerSettings(config.optimizer),

@@ -103,13 +103,25 @@ class Learner(pl.LightningModule):
         checkpoint["epochs"] = {**asdict(self.data.start), **self._epoch_shape()}
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
+        sums = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("means.")}
+        if self.trainer.world_size > 1:
+            by_rank = cast(Tensor, self.all_gather(torch.stack(list(sums.values()))))  # (ranks, sums)
+            checkpoint["means"] = dict(zip(sums, by_rank.cpu().unbind(1), strict=True))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.plateau_state = checkpoint.get("plateau")
         self._begin_whole_epochs(checkpoint)
-        # Means that the checkpoint lacks start at zero.
-        weights, means = checkpoint["state_dict"], self.means.state_dict(prefix="means.")
-        weights.update({name: value for name, value in means.items() if name not in weights})
+        # Means that the checkpoint lacks start at zero; the others continue from the sums of each rank.
+        weights, rank, ranks = checkpoint["state_dict"], self.global_rank, self.trainer.world_size
+        for name, zero in self.means.state_dict(prefix="means.").items():
+            if name not in weights:
+                weights[name] = zero
+                continue
+            by_rank = checkpoint.get("means", {}).get(name, weights[name].unsqueeze(0))
+            if len(by_rank) == ranks:
+                weights[name] = by_rank[rank]
+            else:
+                weights[name] = zero if rank else by_rank.sum()
 
     def _epoch_shape(self) -> dict[str, int]:
         """Batches per epoch, and batches per optimizer step."""

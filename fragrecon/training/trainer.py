@@ -24,7 +24,7 @@ from fragrecon.runs.sweeps import note, sweep_of
 from fragrecon.runs.write import Record
 from fragrecon.training.callbacks import Pictures, training_callbacks
 from fragrecon.training.learner import Learner
-from fragrecon.training.processes import started_from
+from fragrecon.training.processes import report_ready, started_from
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ def fit(trainer: pl.Trainer, learner: Learner, record: Record) -> None:
     last = record.last_checkpoint
     if last:
         log.info("resuming from %s", last)
+    report_ready()
     try:
         with started_from(record.folder):
             trainer.fit(learner, learner.data, ckpt_path=last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -135,6 +136,58 @@ def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: 
     cli.run(f"resume={folder}").ok()
     assert_same_run(together, folder)
     assert mentioning(str(folder)) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_sigterm_to_one_process_stops_both_after_the_same_batch(cli: Cli, together: Path, rank: int) -> None:
+    folder = cli.home / f"terminated-{rank}"
+    line = [*LINE, EXACT, "trainer=ddp_cpu", "checkpoint.every_n_steps=1", f"hydra.run.dir={folder}"]
+    process = cli.start(*line)
+    try:
+        wait_until(lambda: (folder / "checkpoints" / "last.ckpt").exists() or process.poll() is not None)
+        (other,) = set(mentioning(str(folder))) - {process.pid}
+        os.kill(other if rank else process.pid, signal.SIGTERM)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        result = finish(process)
+    assert result.code == 128 + signal.SIGTERM, result.stderr
+    assert f"resume={folder}" in result.stdout + result.stderr
+    wait_until(lambda: not mentioning(str(folder)), timeout=60)
+    cli.run(f"resume={folder}").ok()
+    assert_same_run(together, folder)
+
+
+def test_a_process_that_dies_before_training_is_named(cli: Cli) -> None:
+    folder = cli.home / "stillborn"
+    process = cli.start(*LINE, "trainer=ddp_cpu", f"hydra.run.dir={folder}")
+    try:
+        wait_until(lambda: len(mentioning(str(folder))) > 1 or process.poll() is not None)
+        (other,) = set(mentioning(str(folder))) - {process.pid}
+        os.kill(other, signal.SIGKILL)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        result = finish(process)
+    assert result.code == 1
+    assert status(folder)["status"] == "failed"
+    for text in ("process 1 of 2", str(-signal.SIGKILL)):
+        assert text in status(folder)["error"]
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    child = "from fragrecon.training.processes import end_with_parent as end; end(); import time; time.sleep(600)"
+    parent = (
+        "import os, subprocess, sys; os.environ['FRAGRECON_PARENT'] = str(os.getpid()); "
+        f"print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        stat = Path("/proc", process.stdout.readline().decode().strip(), "stat")
+        process.kill()
+    wait_until(lambda: not stat.exists() or stat.read_text().split()[2] == "Z", 120)
 
 
 def test_a_sweep_of_runs_of_two_processes_gives_each_its_own_record(cli: Cli, together: Path) -> None:
