@@ -537,3 +537,16 @@ def test_turns_are_those_of_a_slow_loop() -> None:
                         ties[b, more, i, j] * belief[b, j, (quarter - more) % 4] for more in range(4) for j in range(5)
                     )
     torch.testing.assert_close(turns(hidden, ties), logits)
+
+
+def test_gradients_of_rotations_do_not_grow_where_seams_are_sure() -> None:
+    turns, ties = Turns(4, steps=8), (10 * known_ties()).requires_grad_()
+    hidden = torch.randn(1, 8, 4, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(8) % 4
+    logits = turns(hidden, ties)[0]
+    torch.nn.functional.cross_entropy(logits, target).backward()
+    expected = (logits.detach().softmax(-1) - torch.nn.functional.one_hot(target, 4)).mean(0)
+    linear = turns.evidence[1]
+    assert isinstance(linear, torch.nn.Linear)
+    torch.testing.assert_close(linear.bias.grad, expected)
+    assert ties.grad is None
