@@ -198,6 +198,9 @@ def explain(error: Exception) -> str:
             hint += f" (to set a key that only the saved run has, use +{cause.full_key}=VALUE)"
         return f"unknown key {cause.full_key}{hint}"
     if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if value.startswith("~"):
+            return f"'{error.override}' is not valid: the shell does not expand its ~; use {key}=$HOME{value[1:]}"
         return (
             f"'{error.override}' is not valid: it should be KEY=VALUE. A value with spaces, = or other special "
             "characters needs quotes within quotes, as in \"run='my runs/a=b'\""

@@ -18,6 +18,9 @@ from fragrecon.data.store import Block, Reader, Split
 Written = dict[Split, Block]  # what a reader should find
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+
+
 def pictures(count: int, shape: tuple[int, int, int] = (3, 64, 64), seed: int = 0) -> npt.NDArray[np.uint8]:
     """Images uint8 (count, C, H, W) that are smooth and all different: a random gradient under two waves."""
     channels, height, width = shape

@@ -64,6 +64,11 @@ COMPOSED: tuple[tuple[list[str], list[str]], ...] = (
 )
 
 
+@pytest.mark.fault("data.root=~/images")
+def test_a_home_folder_that_the_shell_does_not_expand(cli: Cli) -> None:
+    assert "data.root=$HOME/images" in cli.here("data=folder", "data.root=~/images").refusal()
+
+
 def test_a_command_that_cannot_be_composed_is_refused_and_leaves_nothing(cli: Cli) -> None:
     for arguments, words in COMPOSED:
         message = cli.here(*arguments).refusal()

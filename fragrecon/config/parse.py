@@ -21,6 +21,8 @@ from fragrecon.errors import ConfigError, nearest
 
 _CONFIG = TypeAdapter(Config)
 
+_FOLDERS = ("data.root", "run", "output", "sweep.dir")
+
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Config:
     """Parse a config.
@@ -41,7 +43,7 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
             raise ConfigError(str(error).splitlines()[0]) from None
     for path, value in _leaves(config):
         if value == "???":
-            raise ConfigError(f"{path} must be set: {path}=VALUE")
+            raise ConfigError(f"{path} must be set: {path}={'FOLDER' if path in _FOLDERS else 'VALUE'}")
     try:
         text = json.dumps(config)
     except TypeError as error:

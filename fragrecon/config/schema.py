@@ -84,6 +84,8 @@ class DataConfig(Section):
     images_range: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
     image_height: Count | None = None
     width_step: Count = 16
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    max_pixels: Count = 178_956_970
 
     @field_validator("fragment_size", mode="before")
     @classmethod

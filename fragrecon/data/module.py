@@ -86,9 +86,20 @@ class FragmentData(pl.LightningDataModule):
         return self.grid[0] * self.grid[1]
 
     def store(self, split: Split) -> Store:
-        """Return the store of a split; it is opened (and built, if necessary) on first use."""
+        """Return the store of a split; it is opened (and built, if necessary) on first use.
+
+        Raises:
+            DataError: the splits have different classes, so their labels do not mean the same.
+        """
         if split not in self._stores:
-            self._stores[split] = open_or_build(self.reader, self.config.name, split, self.cache)
+            store = open_or_build(self.reader, self.config.name, split, self.cache)
+            for other in self._stores.values():
+                if None not in (names := {store.manifest.classes, other.manifest.classes}) and len(names) > 1:
+                    raise DataError(
+                        f"the train and test images of data={self.config.name} have different classes or another order "
+                        "of them, so the same label means two things; get both splits from the same source"
+                    )
+            self._stores[split] = store
         return self._stores[split]
 
     @rank_zero_only

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from fragrecon.data.corruption import corrupt, lose
 from fragrecon.data.puzzles import FragmentBatch, make_batch
-from fragrecon.data.readers.images import SUFFIXES, Shape, decode, size_of
+from fragrecon.data.readers.images import MAX_PIXELS, Shape, decode, size_of
+from fragrecon.data.readers.listing import image_paths
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.seeds import keys_of, torch_generator
 
@@ -44,7 +45,7 @@ class Photographs:
 
 
 def image_files(given: Any) -> list[Path]:
-    """Return the image files given by ``input``: those of a folder, sorted, or a list of files.
+    """Return the image files given by ``input``: those of a folder and its subfolders, or a list of files.
 
     Args:
         given: value of ``input``.
@@ -57,11 +58,7 @@ def image_files(given: Any) -> list[Path]:
         DataError: the folder or file does not exist, or the folder contains no image.
     """
     if given and isinstance(given, str) and Path(given).expanduser().is_dir():
-        folder = Path(given).expanduser()
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-        if not found:
-            raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)}); its subfolders are not searched")
-        return found
+        return image_paths(Path(given).expanduser())
     names = [given] if given and isinstance(given, str) else given
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError("this mode needs images: input=FOLDER, or 'input=[FILE,FILE,...]'")
@@ -92,6 +89,7 @@ def cut_photographs(
     seed: int,
     rotate: bool = False,
     missing: float = 0.0,
+    max_pixels: int = MAX_PIXELS,
 ) -> Photographs:
     """Scale and crop photographs to one size and cut them into a puzzle of fragments in random order.
 
@@ -102,6 +100,7 @@ def cut_photographs(
         seed: seed of the random order, of rotations and of what is missing.
         rotate: whether each fragment is rotated by 0, 90, 180 or 270 degrees at random.
         missing: share of the fragments that are missing, in [0, 1).
+        max_pixels: maximum number of pixels of a file.
 
     Returns:
         The puzzle.
@@ -111,14 +110,15 @@ def cut_photographs(
         DataError: a file is not an image.
     """
     (channels, height, width), (h, w) = image_shape, fragment_size
-    sizes = [size_of(path) for path in paths]
+    sizes = [size_of(path, max_pixels) for path in paths]
     smallest = min(min(size[0] / height, size[1] / width) for size in sizes)
     scale = max(1, min(math.floor(smallest), LARGEST // max(height, width)))
     if smallest < 1:
         log.warning(
             "some images are smaller than %dx%d pixels and are enlarged; their seams are too smooth", height, width
         )
-    pixels = [decode(path, (channels, height * scale, width * scale)) for path in paths]
+    shape = channels, height * scale, width * scale
+    pixels = [decode(path, shape, max_pixels=max_pixels) for path in paths]
     images = torch.stack([torch.from_numpy(image) for image in pixels]).unsqueeze(0)
     count = len(paths) * (height // h) * (width // w)
     order = torch.randperm(count, generator=torch_generator(seed, "reassemble")).unsqueeze(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fragrecon import files
+from fragrecon.data.digests import first_damage, write_digests
 from fragrecon.errors import DataError
 from fragrecon.progress import progress
 
@@ -28,8 +30,11 @@ Split = Literal["train", "test"]
 AnyWidthShape = tuple[int, int, int | None]
 """(C, H, W); a W of None means a variable width."""
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, IMAGES, LABELS, WIDTHS = "manifest.json", "images.u8", "labels.npy", "widths.npy"
+DIGESTS, SKIPPED = "digests.txt", "skipped.txt"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,13 @@ class Block:
         images: uint8 (n, C, H, W).
         labels: classes, (n,) integers, -1 if unknown.
         lossy: number of the images that are stored with lossy compression at the size they are read.
+        skipped: images of the source that are left out because they cannot be decoded: name and reason.
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     lossy: int = 0
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,8 @@ class Manifest:
         lossy: number of images stored with lossy compression at the size they are read.
         source: hash of the source and the shape.
         labels_sha256: hash of the file of labels.
+        digests_sha256: hash of the file of the digests of the pixels.
+        skipped: number of images that were left out because they cannot be decoded; they are listed in `SKIPPED`.
         widths_sha256: hash of the file of widths, if the width is variable.
     """
 
@@ -123,6 +132,8 @@ class Manifest:
     lossy: int
     source: str
     labels_sha256: str
+    digests_sha256: str
+    skipped: int
     widths_sha256: str | None = None
 
 
@@ -262,15 +273,22 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path) -> Store
             ) from None
         finally:
             lock.release()
-    return open_store(folder, _fingerprint(source, reader.shape))
+    store = open_store(folder, _fingerprint(source, reader.shape))
+    log.info("%s: the converted images in %s are used", name, folder)
+    if store.manifest.skipped:
+        log.warning(
+            "%d %s images cannot be read and are skipped; see %s", store.manifest.skipped, split, folder / SKIPPED
+        )
+    return store
 
 
-def open_store(folder: Path, fingerprint: str) -> Store:
+def open_store(folder: Path, fingerprint: str | None = None, *, thorough: bool = False) -> Store:
     """Open a store and check that it is complete.
 
     Args:
         folder: folder of the store.
-        fingerprint: expected hash of its source.
+        fingerprint: expected hash of its source; by default any.
+        thorough: whether all pixels are compared with their digests, instead of a few pieces.
 
     Returns:
         The store.
@@ -288,9 +306,10 @@ def open_store(folder: Path, fingerprint: str) -> Store:
         manifest = Manifest(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{folder} is not a store of images; its {MANIFEST} cannot be read ({error}){hint}") from None
-    if manifest.source != fingerprint:
+    if fingerprint not in (None, manifest.source):
         raise DataError(f"{folder} was built from another source than the one asked for{hint}")
-    for name, digest in ((LABELS, manifest.labels_sha256), (WIDTHS, manifest.widths_sha256)):
+    digests = {LABELS: manifest.labels_sha256, WIDTHS: manifest.widths_sha256, DIGESTS: manifest.digests_sha256}
+    for name, digest in digests.items():
         if digest and not ((folder / name).is_file() and files.file_digest(folder / name) == digest):
             raise DataError(f"{folder / name} is missing or damaged{hint}")
     store = Store(folder, manifest)
@@ -298,6 +317,8 @@ def open_store(folder: Path, fingerprint: str) -> Store:
     found = (folder / IMAGES).stat().st_size if (folder / IMAGES).is_file() else 0
     if found != expected:
         raise DataError(f"{folder / IMAGES} is truncated: {found:,} bytes where {expected:,} are expected{hint}")
+    if (damage := first_damage(folder / IMAGES, folder / DIGESTS, thorough=thorough)) is not None:
+        raise DataError(f"{folder / IMAGES} is damaged: its bytes from {damage:,} on have changed{hint}")
     return store
 
 
@@ -316,6 +337,7 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path) -> None:
     labels: list[npt.NDArray[np.int64]] = []
     widths: list[npt.NDArray[np.int64]] = []
     lossy = 0
+    skipped: list[str] = []
     with (
         files.atomic_folder(folder) as temporary,
         progress(f"converting {split} images", source.images) as advance,
@@ -326,13 +348,17 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path) -> None:
                 labels.append(block.labels.astype(np.int64))
                 widths.append(np.full(len(block.labels), block.images.shape[3]))
                 lossy += block.lossy
+                skipped += block.skipped
                 advance(len(block.labels))
             files.sync(file)
         all_labels = np.concatenate([*labels, np.empty(0, np.int64)])
         if not len(all_labels):
             root = source.identity.get("root", source.identity["reader"])
-            raise DataError(f"the source of the {split} images contains no images: {root}")
+            raise DataError(f"the source of the {split} images contains no readable images: {root}")
         _save(temporary / LABELS, all_labels)
+        write_digests(temporary / IMAGES, temporary / DIGESTS)
+        if skipped:
+            files.write_text(temporary / SKIPPED, "\n".join(skipped) + "\n")
         manifest = {
             "format": FORMAT,
             "split": split,
@@ -343,6 +369,8 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path) -> None:
             "lossy": lossy,
             "source": _fingerprint(source, reader.shape),
             "labels_sha256": files.file_digest(temporary / LABELS),
+            "digests_sha256": files.file_digest(temporary / DIGESTS),
+            "skipped": len(skipped),
         }
         if reader.shape[2] is None:
             _save(temporary / WIDTHS, np.concatenate(widths))

@@ -20,10 +20,10 @@ import torch
 
 from fragrecon.clustering.backends import BACKENDS
 from fragrecon.config.build import build
-from fragrecon.config.schema import Config, class_name
+from fragrecon.config.schema import Config, DataConfig, class_name
 from fragrecon.data.module import FixedPuzzles, FragmentData
 from fragrecon.data.puzzles import batches
-from fragrecon.data.readers.images import block_length, decode_blocks
+from fragrecon.data.readers.images import ImageDecoder
 from fragrecon.data.store import AnyWidthShape, Block, Reader, Source, Split
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, check_puzzle
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from fragrecon.evaluation.pixels.generation import Generated
     from fragrecon.evaluation.pixels.inpainting_examples import Inpainted
     from fragrecon.evaluation.probes.scoring import ProbeResults
+
+READER_KEYS = (
+    *("root", "image_size", "channels", "download", "image_height", "width_step", "on_bad_image", "max_pixels"),
+)
+"""Keys of the ``data`` section that are filled in as arguments of a reader."""
 
 Images = npt.NDArray[Any] | Sequence[Path]
 
@@ -137,8 +142,7 @@ def open_data(config: Config) -> FragmentData:
     Raises:
         ConfigError: the reader, the image size or the protocol are incompatible.
     """
-    known = ("root", "image_size", "channels", "download", "image_height", "width_step")
-    facts = {name: getattr(config.data, name) for name in known}
+    facts = {name: getattr(config.data, name) for name in READER_KEYS}
     reader = build(config.data.reader, "data.reader", **facts)
     if config.data.variable_width and reader.shape[2] is not None:
         raise ConfigError(
@@ -178,7 +182,7 @@ def user_data(config: Config, images: Images) -> Iterator[FragmentData]:
             )
     with tempfile.TemporaryDirectory(prefix="fragrecon-") as folder:
         own = dataclasses.replace(config.data, name="own", cache_dir=folder)
-        yield _data(dataclasses.replace(config, data=own), _Images(images, shape, config.data.width_step))
+        yield _data(dataclasses.replace(config, data=own), _Images(images, shape, config.data))
 
 
 def _stored_shape(config: Config) -> AnyWidthShape:
@@ -197,21 +201,22 @@ def _data(config: Config, reader: Reader) -> FragmentData:
 class _Images:
     """Reader of user-supplied images, without labels and in the given order."""
 
-    def __init__(self, images: Images, shape: AnyWidthShape, width_step: int) -> None:
-        self.images, self.shape, self.width_step = images, shape, width_step
+    def __init__(self, images: Images, shape: AnyWidthShape, config: DataConfig) -> None:
+        self.images, self.shape = images, shape
+        self.decoder = ImageDecoder(shape, config.width_step, max_pixels=config.max_pixels)
 
     def source(self, split: Split) -> Source:
         return Source({"reader": "own images"}, len(self.images))
 
     def blocks(self, split: Split) -> Iterator[Block]:
-        for part in batches(len(self.images), block_length(self.shape)):
+        for part in batches(len(self.images), self.decoder.block_length):
             images = self.images[part]
             unlabelled = np.full(len(images), -1)
             if isinstance(images, np.ndarray):
                 yield Block(images, unlabelled)
             else:
                 named = [(str(path), path) for path in images]
-                yield from decode_blocks([(named, unlabelled)], self.shape, self.width_step)
+                yield from self.decoder.blocks([(named, unlabelled)])
 
 
 def protocol_of(config: Config) -> ClusteringProtocol:

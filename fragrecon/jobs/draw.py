@@ -188,7 +188,7 @@ def cut_input(config: Config) -> tuple[Photographs, tuple[int, int]]:
     image_shape, size = config.data.image_shape, config.data.fragment_shape[1:]
     grid = grid_of(image_shape[1:], size)
     check_count(len(paths) * grid[0] * grid[1])
-    return cut_photographs(paths, image_shape, size, config.seed), grid
+    return cut_photographs(paths, image_shape, size, config.seed, max_pixels=config.data.max_pixels), grid
 
 
 def by_method(run: Run) -> dict[str, dict[str, Scores]]:

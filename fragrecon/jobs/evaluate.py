@@ -6,11 +6,12 @@ import logging
 from typing import Any
 
 from fragrecon.config.schema import Config
+from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.setup import open_data
+from fragrecon.evaluation.setup import READER_KEYS, open_data
 from fragrecon.evaluation.suite import check_data
 from fragrecon.report.results import open_model, score
-from fragrecon.runs.read import run_of
+from fragrecon.runs.read import Run, run_of
 from fragrecon.runs.write import Record
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,18 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     model = open_model(config, run, checkpoint)
     check_data(config, data)
     data.warn_if_lossy()
+    warn_if_changed(config, run, data)
     record.enter("evaluation")
     log.info("scoring %s", checkpoint)
     return score(config, model, run, data, record, {})
+
+
+def warn_if_changed(config: Config, run: Run, data: FragmentData) -> None:
+    """Warn if the files of the test images have changed since the run was scored, although its settings have not."""
+    same = all(getattr(config.data, key) == getattr(run.config.data, key) for key in ("name", "reader", *READER_KEYS))
+    if same and run.is_scored and run.metrics["data"]["source"] != data.store("test").manifest.source:
+        log.warning(
+            "the files of the test images in %s have changed since %s was scored; its scores are of other images",
+            config.data.root or config.data.name,
+            run.folder,
+        )

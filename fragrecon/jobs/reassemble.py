@@ -67,7 +67,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     paths = image_files(config.input)
     run = run_of(config)
     shape, grid = config.data.fragment_shape, grid_of(config.data.image_shape[1:], config.data.fragment_shape[1:])
-    sizes = [size_of(path) for path in paths]
+    sizes = [size_of(path, config.data.max_pixels) for path in paths]
     loose = are_loose(sizes, config) if config.loose is None else config.loose
     fragments = len(paths) if loose else len(paths) * grid[0] * grid[1]
     check_count(fragments)
@@ -111,7 +111,13 @@ def cut_puzzle(paths: Sequence[Path], config: Config) -> Puzzle:
     """Crop photographs to one size and cut them into a puzzle."""
     data = config.data
     photographs = cut_photographs(
-        paths, data.image_shape, data.fragment_shape[1:], config.seed, bool(config.rotate), config.missing or 0.0
+        paths,
+        data.image_shape,
+        data.fragment_shape[1:],
+        config.seed,
+        bool(config.rotate),
+        config.missing or 0.0,
+        data.max_pixels,
     )
     shown = photographs.shown
     return Puzzle([str(path) for path in paths], shown.fragments[0], photographs.seen.fragments, shown)

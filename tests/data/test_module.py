@@ -23,11 +23,13 @@ from fragrecon.data import puzzles
 from fragrecon.data.batches import LOOKAHEAD, Batches
 from fragrecon.data.corruption import Corruption
 from fragrecon.data.module import FixedPuzzles, FragmentData
+from fragrecon.data.photographs import image_files
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.data.store import Split
+from fragrecon.data.store import SKIPPED, Split, Store
 from fragrecon.errors import ConfigError, DataError
-from fragrecon.evaluation.setup import open_data
+from fragrecon.evaluation.setup import open_data, user_data
 from fragrecon.run import compose
+from tests import layouts
 
 Opener = Callable[..., FragmentData]
 TENSORS = ("fragments", "source_ids", "positions", "rotations", "labels", "image_ids")
@@ -711,3 +713,51 @@ def test_images_compressed_at_the_size_at_which_they_are_cut_give_a_warning(
         assert whole.store("train").manifest.lossy == 3
         whole.warn_if_lossy()
     assert not caplog.records
+
+
+@pytest.mark.fault("train and test images with different classes")
+@pytest.mark.parametrize(
+    ("names", "fits"),
+    [(["class 0", "class 1", "class 2"], True), (["class 1", "class 0", "class 2"], False), (None, True)],
+)
+def test_the_classes_of_both_splits_are_compared(tmp_path: Path, names: list[str] | None, fits: bool) -> None:
+    written = layouts.parquet(tmp_path / "images")
+    layouts.write_parquet(tmp_path / "images/data/validation-00000-of-00001.parquet", written["test"], names)
+    data = open_data(compose(["data=parquet", f"data.root={tmp_path / 'images'}", f"data.cache_dir={tmp_path}"]))
+    data.store("train")
+    if fits:
+        assert len(data.store("test")) == 6
+    else:
+        with pytest.raises(DataError, match="data=parquet"):
+            data.store("test")
+
+
+@pytest.mark.fault("data.on_bad_image=skip and data.max_pixels on the command line")
+def test_bad_images_are_skipped_or_allowed_by_a_key(tmp_path: Path) -> None:
+    layouts.folder(tmp_path / "images")
+    Image.new("RGB", (200, 100)).save(tmp_path / "images/train/class_0/large.png")
+    (tmp_path / "images/train/class_0/bad.png").write_bytes(b"x")
+    given = ["data=folder", f"data.root={tmp_path / 'images'}", f"data.cache_dir={tmp_path}"]
+
+    def opened(*overrides: str) -> Store:
+        return open_data(compose([*given, *overrides])).store("train")
+
+    with pytest.raises(DataError) as caught:
+        opened("data.max_pixels=19999")
+    assert all(part in str(caught.value) for part in ("large.png", "bad.png", "max_pixels=20000", "on_bad_image=skip"))
+    few = opened("data.on_bad_image=skip", "data.max_pixels=19999")
+    assert (len(few), few.manifest.skipped) == (12, 2)
+    assert "large.png" in (few.folder / SKIPPED).read_text()
+    more = opened("data.on_bad_image=skip")
+    assert (len(more), more.manifest.skipped) == (13, 1)
+    with pytest.raises(DataError, match="bad"):  # what was skipped is not used without asking
+        opened()
+
+
+@pytest.mark.fault("run.evaluate and input= of a folder with a bad image")
+def test_own_images_are_never_skipped(tmp_path: Path) -> None:
+    layouts.folder(tmp_path / "own")
+    (tmp_path / "own/val/bad.png").write_bytes(b"x")
+    config = compose(["data.on_bad_image=skip", f"data.cache_dir={tmp_path}"])
+    with pytest.raises(DataError, match="bad"), user_data(config, image_files(str(tmp_path / "own"))) as data:
+        data.store("test")

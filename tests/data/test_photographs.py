@@ -93,6 +93,22 @@ def test_a_folder_names_its_images_in_order(tmp_path: Path) -> None:
     assert image_files(both[0]) == [Path(both[0])]
 
 
+@pytest.mark.fault("input= of a folder with subfolders")
+def test_subfolders_are_searched(tmp_path: Path) -> None:
+    for name in ("b.png", "a/2.jpg", "a/1/3.avif", ".hidden/4.png", "c/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a/back").symlink_to(tmp_path)
+    assert image_files(str(tmp_path)) == [tmp_path / name for name in ("b.png", "a/2.jpg", "a/1/3.avif")]
+
+
+def test_the_largest_photograph_can_be_set(tmp_path: Path) -> None:
+    path = noise(tmp_path / "a.png", 40, 50)
+    with pytest.raises(DataError, match=r"50x40.*data\.max_pixels=2000"):
+        cut_photographs([path], (3, 16, 16), (8, 8), 0, max_pixels=1999)
+    cut_photographs([path], (3, 16, 16), (8, 8), 0, max_pixels=2000)
+
+
 @pytest.mark.parametrize("given", [None, "", [], 3, ["a.png", 3], {"a": "b.png"}])
 def test_what_names_no_images_is_refused(given: object) -> None:
     with pytest.raises(ConfigError, match=r"needs images: input=FOLDER, or 'input=\[FILE,FILE,\.\.\.\]'"):

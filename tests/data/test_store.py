@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fragrecon.data import check, digests
+from fragrecon.data.digests import PIECE, first_damage, write_digests
 from fragrecon.data.store import (
+    DIGESTS,
     FORMAT,
     IMAGES,
     LABELS,
     MANIFEST,
+    SKIPPED,
     Block,
     Source,
     Split,
@@ -210,6 +215,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "images longer": (lambda folder: cut_short(folder / IMAGES, 1657), "1,657 bytes where 1,656 are"),
     "images missing": (lambda folder: (folder / IMAGES).unlink(), "truncated: 0 bytes"),
     "labels changed": (lambda folder: change_byte(folder / LABELS, -3), "missing or damaged"),
+    "digests missing": (lambda folder: (folder / DIGESTS).unlink(), "missing or damaged"),
+    "pixel changed": (lambda folder: change_byte(folder / IMAGES, 700), "is damaged: its bytes from 0 on"),
     "labels missing": (lambda folder: (folder / LABELS).unlink(), "missing or damaged"),
     "manifest missing": (lambda folder: (folder / MANIFEST).unlink(), "is not a store of images"),
     "manifest short": (lambda folder: cut_short(folder / MANIFEST, 50), "is not a store of images"),
@@ -236,6 +243,81 @@ def test_a_damaged_store_is_refused_and_the_message_says_how_to_mend_it(tmp_path
     assert error.value.__cause__ is None
     shutil.rmtree(folder)
     assert (build(tmp_path).images == Toy().images("train")).all()
+
+
+@pytest.mark.fault("a store whose pixels were lost")
+@pytest.mark.parametrize("part", ["second half", "first half", "last byte", "one piece"])
+def test_lost_pixels(tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    reader = Toy(count=60, shape=(3, 1000, 600))  # 103 pieces
+    folder = build(tmp_path, reader).folder
+    assert check.main(tmp_path) == 0
+    size = 60 * 3 * 1000 * 600
+    start, end = {
+        "second half": (size // 2, size),
+        "first half": (0, size // 2),
+        "last byte": (size - 1, size),
+        "one piece": (51 * PIECE, 52 * PIECE),
+    }[part]
+    with (folder / IMAGES).open("r+b") as file:
+        file.seek(start)
+        found = file.read(end - start)
+        file.seek(start)
+        file.write(bytes(byte ^ 1 for byte in found[:1]) + bytes(end - start - 1))
+    if part != "one piece":
+        with pytest.raises(DataError, match=str(folder)):
+            build(tmp_path, Toy(count=60, shape=(3, 1000, 600), during=never))
+    capsys.readouterr()
+    assert check.main(folder) == 1
+    first = start // PIECE * PIECE
+    assert f"{folder / IMAGES} is damaged: its bytes from {first:,} on" in capsys.readouterr().out
+
+
+def test_a_few_pieces_are_checked_at_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "PIECE", 4)
+    (tmp_path / "values").write_bytes(bytes(range(200)))
+    write_digests(tmp_path / "values", tmp_path / "digests")
+    (tmp_path / "values").write_bytes(bytes(range(100)) + b"x" + bytes(range(101, 200)))
+    found = [first_damage(tmp_path / "values", tmp_path / "digests") for _ in range(200)]
+    # One of the 50 pieces is damaged, and 17 are read: each time others.
+    assert {*found} == {None, 100}
+    assert first_damage(tmp_path / "values", tmp_path / "digests", thorough=True) == 100
+
+
+def test_the_command_that_checks_stores(tmp_path: Path) -> None:
+    folders = [build(tmp_path, split=split).folder for split in SPLITS]
+    command = [sys.executable, "-m", "fragrecon.data.check"]
+
+    def run(*arguments: object) -> tuple[int, str]:
+        done = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = run(tmp_path)
+    assert code == 0
+    assert all(f"{folder}: {COUNT} images" in text for folder in folders)
+    change_byte(folders[1] / IMAGES, 1000)
+    code, text = run(tmp_path)
+    assert code == 1
+    assert f"{folders[0]}: {COUNT} images" in text
+    assert f"{folders[1] / IMAGES} is damaged" in text
+    assert run(tmp_path / "nothing")[0] == 1
+    assert run()[0] == 1
+
+
+@pytest.mark.fault("images skipped with data.on_bad_image=skip are listed")
+def test_skipped_images_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Skipping(Toy):
+        def blocks(self, split: Split) -> Iterator[Block]:
+            for number, block in enumerate(super().blocks(split)):
+                yield replace(block, skipped=(f"file {number} is bad",) * (number % 2))
+
+    store = build(tmp_path, Skipping())
+    assert (store.folder / SKIPPED).read_text() == "file 1 is bad\nfile 3 is bad\n"
+    for reader in (Skipping(), Toy()):  # also when the store is opened again
+        caplog.clear()
+        assert build(tmp_path, reader).manifest.skipped == 2
+        (record,) = [one for one in caplog.records if one.levelname == "WARNING"]
+        assert str(store.folder / SKIPPED) in record.getMessage()
+    assert not (build(tmp_path, split="test").folder / SKIPPED).exists()
 
 
 # Failing to build -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -70,6 +71,26 @@ def test_a_run_can_be_scored_on_other_puzzles_of_other_data(tmp_path: Path, cach
     assert found["scores"]["model"]["kmeans_ari"]["n"] == 3
     assert found["model"]["checkpoint"] == metrics(finished)["model"]["checkpoint"]
     assert fingerprint(finished) == before
+
+
+@pytest.mark.fault("mode=evaluate on images that changed since training")
+def test_changed_images_are_warned_about(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, other = tmp_path / "images", tmp_path / "other"
+    for folder in (root, other):
+        layouts.folder(folder, train=120, test=12)
+    few = ["data.images_per_puzzle=2", "data.batches_per_epoch=1", "data.epochs=1"]
+    job(tmp_path / "run", cache, *SMALL[2:3], *SMALL[4:], *few, "model=pca", "data=folder", f"data.root={root}")
+
+    def warned(name: str, *overrides: str) -> bool:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "fragrecon"):
+            job(tmp_path / name, cache, "mode=evaluate", f"run={tmp_path / 'run'}", *PLAIN, *overrides)
+        return any(str(root) in record.getMessage() for record in caplog.records)
+
+    assert not warned("same")
+    Image.new("RGB", (64, 64), "white").save(next((root / "val").rglob("*.png")))
+    assert warned("changed")
+    assert not warned("other", f"data.root={other}")
 
 
 def test_more_test_puzzles_begin_with_the_same_ones(tmp_path: Path, cache: Path, finished: Path) -> None:

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from threading import Lock
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from fragrecon.data.readers.colours import to_rgb
 from fragrecon.data.store import AnyWidthShape, Block, Source, Split, image_bytes
 from fragrecon.errors import ConfigError, DataError
 
 Shape = tuple[int, int, int]
 Size = tuple[int, int]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif"),
+    *(".png", ".apng", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+)
 Encoded = tuple[str, bytes | Path]  # name for messages; the bytes, or the file that holds them
+OnBadImage = Literal["fail", "skip"]
+MAX_PIXELS = 178_956_970
+"""Default of ``data.max_pixels``, the limit of Pillow; a larger file may be a decompression bomb."""
+
+FITS = "check that data= fits these files"
+LFS_REASON = "a Git LFS pointer instead of the file; run git lfs pull in its repository"
+
+_LISTED = 20  # bad images in an error message
+_LFS = b"version https://git-lfs.github.com/spec/"
+_OPENING = Lock()  # held while Pillow's own limit, a global of its module, is changed
+
+log = logging.getLogger(__name__)
 
 
 def root_folder(root: str | Path | None) -> Path:
@@ -80,7 +99,7 @@ def files_source(
     return Source({"reader": reader, "root": str(root), "split": split, "files": stamps}, images, classes)
 
 
-def check_labels(labels: Any, count: int, valid: range, where: str | Path) -> npt.NDArray[np.int64]:
+def check_labels(labels: Any, count: int, valid: range, where: str | Path, advice: str = FITS) -> npt.NDArray[np.int64]:
     """Check the type, number and range of labels.
 
     Args:
@@ -88,6 +107,7 @@ def check_labels(labels: Any, count: int, valid: range, where: str | Path) -> np
         count: number of images.
         valid: allowed labels.
         where: origin of the labels, for messages.
+        advice: what to check if labels are out of range, for messages.
 
     Returns:
         The labels, (count,).
@@ -110,12 +130,125 @@ def check_labels(labels: Any, count: int, valid: range, where: str | Path) -> np
     if len(wrong):
         raise DataError(
             f"{where}: label {wrong[0]} (from 0) is {values[wrong[0]]}, expected {valid.start}..{valid.stop - 1} "
-            f"({len(wrong)} of {count} labels are out of range); check that data= fits these files"
+            f"({len(wrong)} of {count} labels are out of range); {advice}"
         )
     return values.astype(np.int64)
 
 
-def decode(image: bytes | Path, shape: AnyWidthShape, name: str | None = None, step: int = 1) -> npt.NDArray[np.uint8]:
+def is_lfs_pointer(file: bytes | Path) -> bool:
+    """Whether a file is the small text that Git leaves in its place if Git LFS is not installed."""
+    if isinstance(file, bytes):
+        return file.startswith(_LFS)
+    with file.open("rb") as opened:
+        return opened.read(len(_LFS)) == _LFS
+
+
+class Decoded(NamedTuple):
+    """An image, and what its file says about its quality.
+
+    Attributes:
+        pixels: uint8 (C, H, W).
+        lossy: whether it is stored with lossy compression at this scale.
+        dark: whether its 16-bit values use at most 12 bits.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    lossy: bool
+    dark: bool
+
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """Decodes images to one shape; see `decode`.
+
+    Attributes:
+        shape: (C, H, W), W None if variable.
+        step: step of variable widths, in pixels.
+        on_bad_image: ``skip`` leaves out images that cannot be decoded; ``fail`` raises an error that lists them.
+        max_pixels: maximum number of pixels of an image file.
+    """
+
+    shape: AnyWidthShape
+    step: int = 1
+    on_bad_image: OnBadImage = "fail"
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def block_length(self) -> int:
+        """Number of images in a block."""
+        return block_length(self.shape)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Settings that change which images are decoded, or how, for `Source.identity`."""
+        width = {} if self.shape[2] is not None else {"width_step": self.step}
+        return width if self.on_bad_image == "fail" else {**width, "on_bad_image": "skip", "most": self.max_pixels}
+
+    def blocks(self, batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int64]]]) -> Iterator[Block]:
+        """Decode batches of images in threads, in order.
+
+        Args:
+            batches: encoded images with their labels.
+
+        Yields:
+            One block per batch or, with variable width, per run of images of equal width.
+
+        Raises:
+            DataError: some images cannot be decoded; it is raised after all are tried, or after 20 such images.
+        """
+        bad: list[str] = []
+        dark: list[str] = []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for images, labels in batches:
+                skipped, found = [], []
+                for at, one in enumerate(pool.map(self._decode, images)):
+                    if isinstance(one, DataError):
+                        skipped.append(str(one))
+                    else:
+                        found.append((one, labels[at]))
+                        dark += [images[at][0]] * one.dark
+                if self.on_bad_image == "fail":
+                    bad += skipped
+                    if len(bad) >= _LISTED:
+                        break
+                yield from _blocks(found, skipped, self.shape)
+        if bad:
+            more = f"at least {len(bad)}" if len(bad) >= _LISTED else str(len(bad))
+            listed = "".join(f"\n  {message}" for message in bad[:_LISTED])
+            raise DataError(
+                f"{bad[0]}, or set data.on_bad_image=skip"
+                if len(bad) == 1
+                else f"{more} images cannot be read; repair or remove them, or set data.on_bad_image=skip:{listed}"
+            )
+        if dark:
+            _warn_if_dark(dark)
+
+    def _decode(self, image: Encoded) -> Decoded | DataError:
+        try:
+            return _decode(image[1], self.shape, image[0], self.step, self.max_pixels)
+        except DataError as error:
+            return error
+
+
+def _blocks(found: Sequence[tuple[Decoded, np.int64]], skipped: Sequence[str], shape: AnyWidthShape) -> Iterator[Block]:
+    """Yield decoded images with their labels, as a block per run of images of equal width."""
+    for _, alike in groupby(found, lambda one: one[0].pixels.shape):
+        images, labels = zip(*alike, strict=True)
+        pixels = np.stack([image.pixels for image in images])
+        yield Block(pixels, np.array(labels), sum(image.lossy for image in images), tuple(skipped))
+        skipped = ()
+    if skipped:
+        channels, height, width = shape
+        yield Block(np.empty((0, channels, height, width or 1), np.uint8), np.empty(0, np.int64), 0, tuple(skipped))
+
+
+def decode(
+    image: bytes | Path,
+    shape: AnyWidthShape,
+    name: str | None = None,
+    step: int = 1,
+    max_pixels: int = MAX_PIXELS,
+) -> npt.NDArray[np.uint8]:
     """Decode an image.
 
     The EXIF orientation is applied, transparent pixels are blended with white, and 16-bit gray is reduced to its high
@@ -127,25 +260,39 @@ def decode(image: bytes | Path, shape: AnyWidthShape, name: str | None = None, s
             least.
         name: name of the image in error messages; by default its path.
         step: step of variable widths, in pixels.
+        max_pixels: maximum number of pixels of the file.
 
     Returns:
         uint8 (C, H, W).
 
     Raises:
-        DataError: the image cannot be decoded.
+        DataError: the image cannot be decoded, or is too large.
     """
-    return _decode(image, shape, name, step)[0]
+    found = _decode(image, shape, name, step, max_pixels)
+    if found.dark:
+        _warn_if_dark([_named(image, name)])
+    return found.pixels
 
 
-def _decode(
-    image: bytes | Path, shape: AnyWidthShape, name: str | None, step: int
-) -> tuple[npt.NDArray[np.uint8], bool]:
-    """Decode an image, and tell whether it is stored with lossy compression at its decoded scale."""
+def _warn_if_dark(names: Sequence[str]) -> None:
+    log.warning(
+        "%d images, such as %s, have 16-bit values below 4096 and become nearly black: if they are 12-bit images, "
+        "multiply their values by 16",
+        len(names),
+        names[0],
+    )
+
+
+def _named(image: bytes | Path, name: str | None) -> str:
+    return name or (str(image) if isinstance(image, Path) else f"{len(image)} bytes")
+
+
+def _decode(image: bytes | Path, shape: AnyWidthShape, name: str | None, step: int, max_pixels: int) -> Decoded:
     channels, height, width = shape
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
+        with _open(image, max_pixels) as file:
             lossy = is_lossy(file)
-            picture = _to_rgb(ImageOps.exif_transpose(file))
+            picture, dark = to_rgb(file)
         if width is None:
             width = nearest_width((picture.height, picture.width), height, step)
         lossy &= min(picture.width / width, picture.height / height) == 1
@@ -155,9 +302,26 @@ def _decode(
             picture = picture.convert("L")
         pixels = np.asarray(picture, np.uint8).reshape(height, width, channels)
     except Exception as error:  # Pillow's decoders raise arbitrary exceptions for damaged files
-        what = name or (str(image) if isinstance(image, Path) else f"{len(image)} bytes")
-        raise DataError(f"{what} is not a readable image ({_reason(error)}); repair or remove it") from None
-    return np.array(pixels.transpose(2, 0, 1), order="C"), lossy  # a copy, because Pillow's pixels are read-only
+        raise DataError(_unreadable(_named(image, name), image, error)) from None
+    pixels = np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, because Pillow's pixels are read-only
+    return Decoded(pixels, lossy, dark)
+
+
+def _open(image: bytes | Path, max_pixels: int) -> Image.Image:
+    """Open an image file whose size is at most ``max_pixels``; nothing is decoded."""
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            file = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if (pixels := file.width * file.height) > max_pixels:
+        file.close()
+        raise ValueError(
+            f"{file.width}x{file.height} pixels are more than data.max_pixels={max_pixels}; "
+            f"set data.max_pixels={pixels} if you trust the file"
+        )
+    return file
 
 
 def is_lossy(file: Image.Image) -> bool:
@@ -179,67 +343,37 @@ def nearest_width(size: tuple[int, int], height: int, step: int) -> int:
     return step * max(1, round(size[1] * height / (size[0] * step)))
 
 
-def size_of(path: Path) -> tuple[int, int]:
+def size_of(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Read the size of an image file, after its EXIF orientation is applied.
 
     Args:
         path: path of the file.
+        max_pixels: maximum number of pixels of the file.
 
     Returns:
         Height and width.
 
     Raises:
-        DataError: the file is not an image.
+        DataError: the file is not an image, or is too large.
     """
     try:
-        with Image.open(path) as file:
+        with _open(path, max_pixels) as file:
             lies = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             # Some formats are rotated on decoding.
             width, height = ImageOps.exif_transpose(file).size if lies else file.size
     except Exception as error:
-        raise DataError(f"{path} is not a readable image ({_reason(error)}); repair or remove it") from None
+        raise DataError(_unreadable(str(path), path, error)) from None
     return height, width
 
 
-def decode_blocks(
-    batches: Iterable[tuple[Sequence[Encoded], npt.NDArray[np.int64]]], shape: AnyWidthShape, step: int = 1
-) -> Iterator[Block]:
-    """Decode batches of images in threads, in order.
-
-    Args:
-        batches: encoded images with their labels.
-        shape: (C, H, W) of the decoded images, W None if variable.
-        step: step of variable widths, in pixels.
-
-    Yields:
-        One block per batch or, with variable width, per run of images of equal width.
-    """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for images, labels in batches:
-            decoded = pool.map(lambda image: _decode(image[1], shape, image[0], step), images)
-            start = 0
-            for _, alike in groupby(decoded, lambda found: found[0].shape):
-                pixels, lossy = zip(*alike, strict=True)
-                yield Block(np.stack(pixels), labels[start : start + len(pixels)], sum(lossy))
-                start += len(pixels)
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        values = np.asarray(picture)
-        if values.min() < 0 or values.max() >= 1 << 16:
-            raise ValueError("gray values beyond 16 bits")
-        picture = Image.fromarray((values >> 8).astype(np.uint8))
-    elif picture.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
-    elif picture.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
-
-
-def _reason(error: Exception) -> str:
-    """Return an error in a few words; Pillow's own message for an unknown format repeats the path."""
-    if isinstance(error, UnidentifiedImageError):
-        return "no image format is recognised"
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+def _unreadable(name: str, image: bytes | Path, error: Exception) -> str:
+    """Return the message about an image that cannot be read; Pillow's own repeats the path if the format is unknown."""
+    if image == b"":
+        reason = "it has no bytes"
+    elif isinstance(error, UnidentifiedImageError):
+        reason = LFS_REASON if is_lfs_pointer(image) else "no image format is recognised"
+    else:
+        reason = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(
+            error
+        ).__name__
+    return f"{name} is not a readable image ({reason}); repair or remove it"

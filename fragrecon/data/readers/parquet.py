@@ -12,13 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fragrecon.data.readers.images import (
+    LFS_REASON,
+    MAX_PIXELS,
     Encoded,
+    ImageDecoder,
+    OnBadImage,
     Size,
-    block_length,
     check_folder,
     check_labels,
-    decode_blocks,
     files_source,
+    is_lfs_pointer,
     root_folder,
 )
 from fragrecon.data.store import Block, Source, Split
@@ -31,56 +34,86 @@ _NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("validatio
 class Parquet:
     """Files ``train-00000-of-00040.parquet`` and ``validation-...`` (or ``test-...``) in a folder or its ``data``.
 
-    Their columns are ``image``, a struct of encoded ``bytes`` and ``path``, and the integer ``label``, -1 if unknown.
-    The files are read in batches of rows, and the images are decoded to one shape by `images.decode`.
+    A split may also be one file, ``train.parquet``, or the files ``train/0000.parquet`` and so on into which the hub
+    converts other formats, also below ``default``. Images are a struct of encoded ``bytes`` and ``path``, labels are
+    integers, -1 or null if unknown. The files are read in batches of rows, and the images are decoded to one shape by
+    `images.decode`.
 
     Args:
-        root: the folder of the files, or its parent if the folder is called ``data``.
+        root: the folder of the files, or its parent if the folder is called ``data`` or ``default``.
         image_size: (height, width) of the decoded images.
         channels: 3 for RGB, 1 for gray.
+        image: column of the images.
+        label: column of the labels; None if the images have none.
+        on_bad_image: ``skip`` leaves out images that cannot be decoded; ``fail`` raises an error that lists them.
+        max_pixels: maximum number of pixels of an image.
     """
 
-    def __init__(self, root: str | Path | None = None, image_size: Size = (64, 64), channels: int = 3) -> None:
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        image_size: Size = (64, 64),
+        channels: int = 3,
+        image: str = "image",
+        label: str | None = "label",
+        on_bad_image: OnBadImage = "fail",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         self.root = root_folder(root)
         self.shape = (channels, *image_size)
+        self.columns = image, label
+        self._decoder = ImageDecoder(self.shape, 1, on_bad_image, max_pixels)
 
     def source(self, split: Split) -> Source:
         """Find the files of a split; see `Reader.source`."""
         shards = self._shards(split)
         images = 0
+        classes: dict[tuple[str, ...] | None, Path] = {}
         for shard in shards:
-            with _Shard(shard) as file:
+            with _Shard(shard, *self.columns) as file:
                 images += file.rows
-                classes = file.classes
-        return files_source("parquet", self.root, split, shards, images, classes)
+                classes.setdefault(file.classes, shard)
+        if len(classes) > 1:
+            first, other, *_ = classes.values()
+            raise DataError(
+                f"{first} and {other} have different classes or another order of them; get all files of a split from "
+                "the same source"
+            )
+        found = files_source("parquet", self.root, split, shards, images, *classes)
+        found.identity.update(self._decoder.identity, columns=self.columns)
+        return found
 
     def blocks(self, split: Split) -> Iterator[Block]:
         """Read the images of a split; see `Reader.blocks`."""
-        return decode_blocks(self._batches(split), self.shape)
+        return self._decoder.blocks(self._batches(split))
 
     def _batches(self, split: Split) -> Iterator[tuple[list[Encoded], npt.NDArray[np.int64]]]:
         for shard in self._shards(split):
-            with _Shard(shard) as file:
-                yield from file.batches(block_length(self.shape))
+            with _Shard(shard, *self.columns) as file:
+                yield from file.batches(self._decoder.block_length)
 
     def _shards(self, split: Split) -> list[Path]:
         check_folder(self.root)
-        for folder in (self.root / "data", self.root):
+        for folder in (self.root / "data", self.root, self.root / "default"):
             for name in _NAMES[split]:
-                if shards := _complete(folder, name):
+                if shards := _complete(folder, name) or _converted(folder / name):
                     return shards
+                if (file := folder / f"{name}.parquet").is_file():
+                    return [file]
         names = " or ".join(f"{name}-00000-of-NNNNN.parquet" for name in _NAMES[split])
+        there = ", ".join(sorted(path.name for path in self.root.iterdir())[:8]) or "nothing"
         raise DataError(
-            f"no {split} images in {self.root}: no {names} there or in its data; set data.root to their folder"
+            f"no {split} images in {self.root}: no {names} there or in its data, only {there}; "
+            "set data.root to their folder"
         )
 
 
 class _Shard:
     """An open Parquet file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, image: str, label: str | None) -> None:
         pyarrow = _import_pyarrow()
-        self.path = path
+        self.path, self.image, self.label = path, image, label
         self._errors = (pyarrow.ArrowException, OSError)
         try:
             self._file = pyarrow.parquet.ParquetFile(path)
@@ -105,7 +138,7 @@ class _Shard:
         """Names of the classes, if the schema contains them."""
         try:
             info = json.loads(self._schema.metadata[b"huggingface"])
-            names = info["info"]["features"]["label"]["names"]
+            names = info["info"]["features"][self.label]["names"]
         except (KeyError, TypeError, ValueError):
             return None
         return tuple(map(str, names)) if isinstance(names, list) and names else None
@@ -115,33 +148,32 @@ class _Shard:
         valid = range(-1, len(self.classes) if self.classes else 1 << 31)
         row = 0
         try:
-            for batch in self._file.iter_batches(length, columns=["image", "label"]):
-                where = f"{self.path}, rows from {row}"
-                blobs = batch.column("image").field("bytes").to_pylist()
-                if None in blobs:
-                    raise DataError(
-                        f"{self.path}, row {row + blobs.index(None)} has no image bytes; get the file again"
-                    )
-                images: list[Encoded] = [(f"{self.path}, row {row + at}", blob) for at, blob in enumerate(blobs)]
-                labels = check_labels(batch.column("label").to_pylist(), len(blobs), valid, where)
-                yield images, labels
+            for batch in self._file.iter_batches(length, columns=[self.image, *filter(None, [self.label])]):
+                blobs = batch.column(self.image).field("bytes").to_pylist()
+                images: list[Encoded] = [(f"{self.path}, row {row + at}", blob or b"") for at, blob in enumerate(blobs)]
+                labels = batch.column(self.label).fill_null(-1).to_pylist() if self.label else [-1] * len(blobs)
+                yield images, check_labels(labels, len(blobs), valid, f"{self.path}, rows from {row}")
                 row += len(blobs)
         except self._errors as error:
             raise self._damaged(error) from None
 
     def _check_columns(self, types: Any) -> None:
         columns = {field.name: field.type for field in self._schema}
-        image, label = columns.get("image"), columns.get("label")
-        has_bytes = image is not None and types.is_struct(image) and image.get_field_index("bytes") >= 0
-        if not has_bytes or label is None or not types.is_integer(label):
-            found = ", ".join(f"{name} ({kind})" for name, kind in columns.items()) or "none"
+        image = columns.get(self.image)
+        found = ", ".join(f"{name} ({kind})" for name, kind in columns.items()) or "none"
+        if image is None or not types.is_struct(image) or image.get_field_index("bytes") < 0:
             raise DataError(
-                f"{self.path} has the columns {found}; expected image (a struct of bytes and path) and "
-                "label (an integer), as the Hugging Face hub stores images"
+                f"{self.path} has the columns {found}, but '{self.image}' is not a struct of bytes and path, as the "
+                "Hugging Face hub stores images; set data.reader.image to the column of the images"
+            )
+        if self.label and not (self.label in columns and types.is_integer(columns[self.label])):
+            raise DataError(
+                f"{self.path} has the columns {found}, but '{self.label}' is not one of integers; set "
+                "data.reader.label to the column of the labels, or to null if the images have none"
             )
 
     def _damaged(self, error: Exception) -> DataError:
-        reason = " ".join(str(error).split())
+        reason = LFS_REASON if self.path.is_file() and is_lfs_pointer(self.path) else " ".join(str(error).split())
         return DataError(f"{self.path} is not a readable Parquet file ({reason}); get the file again from its source")
 
 
@@ -167,6 +199,15 @@ def _complete(folder: Path, name: str) -> list[Path]:
             f"{folder} has {len(found)} of {int(total)} {name} files; missing are {names}; get them as well"
         )
     return list(found)
+
+
+def _converted(folder: Path) -> list[Path]:
+    """Return the files ``0000.parquet`` and so on of a split, in order; raises `DataError` if some are missing."""
+    found = sorted(path for path in folder.glob("*.parquet") if re.fullmatch(r"\d{4,5}", path.stem))
+    for number, path in enumerate(found):
+        if int(path.stem) != number:
+            raise DataError(f"{folder} has {path.name} but not {number:0{len(path.stem)}}.parquet; get it as well")
+    return found
 
 
 def _import_pyarrow() -> Any:

@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fragrecon.data.readers.images import Shape, block_length, check_labels
+from fragrecon import files
+from fragrecon.data.readers.images import FITS, LFS_REASON, Shape, block_length, check_labels, is_lfs_pointer
 from fragrecon.data.store import Block
 from fragrecon.errors import DataError
 
@@ -50,6 +51,8 @@ def load_pickle(path: Path) -> dict[str, Any]:
     except Exception as error:  # a malformed pickle can cause any exception
         if path.stat().st_size == 0:
             trouble = "is empty"
+        elif is_lfs_pointer(path):
+            trouble = f"is {LFS_REASON}"
         elif isinstance(error, (EOFError, struct.error)) or "exhausted" in str(error):
             trouble = f"is cut short: it ends after {path.stat().st_size:,} bytes"
         else:
@@ -57,14 +60,17 @@ def load_pickle(path: Path) -> dict[str, Any]:
     raise DataError(f"{path} {trouble}; {_EXPECTED}")
 
 
-def read_batches(paths: Iterable[Path], shape: Shape, labels_key: str, labels: range) -> Iterator[Block]:
-    """Read pickled batches, one file in memory at a time.
+def read_batches(
+    paths: Iterable[Path], shape: Shape, labels_key: str, labels: range, advice: str = FITS
+) -> Iterator[Block]:
+    """Read batches, pickled or in ``.npz`` files, one file in memory at a time.
 
     Args:
         paths: paths of the files: dicts with ``data``, uint8 (n, C*H*W) rows of planar pixels, and labels.
         shape: (C, H, W).
         labels_key: key of the labels.
         labels: allowed labels; the first becomes class 0.
+        advice: what to check if labels are out of range, for messages.
 
     Yields:
         Blocks.
@@ -73,11 +79,19 @@ def read_batches(paths: Iterable[Path], shape: Shape, labels_key: str, labels: r
         DataError: a file is malformed.
     """
     for path in paths:
-        yield from _read_batch(path, shape, labels_key, labels)
+        yield from _read_batch(path, shape, labels_key, labels, advice)
 
 
-def _read_batch(path: Path, shape: Shape, labels_key: str, labels: range) -> Iterator[Block]:
-    batch = load_pickle(path)
+def _load_arrays(path: Path) -> dict[str, Any]:
+    try:
+        return files.read_arrays(path)
+    except Exception as error:  # a malformed file can cause any exception
+        reason = LFS_REASON if path.is_file() and is_lfs_pointer(path) else f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} is not a readable .npz file ({reason}); get the file again from its source") from None
+
+
+def _read_batch(path: Path, shape: Shape, labels_key: str, labels: range, advice: str) -> Iterator[Block]:
+    batch = _load_arrays(path) if path.suffix == ".npz" else load_pickle(path)
     if missing := [key for key in ("data", labels_key) if key not in batch]:
         raise DataError(f"{path} has no {' and no '.join(map(repr, missing))}, only {_listed(batch)}; {_EXPECTED}")
     data, width = batch["data"], int(np.prod(shape))
@@ -87,7 +101,7 @@ def _read_batch(path: Path, shape: Shape, labels_key: str, labels: range) -> Ite
             f"{path}: 'data' is {found}, expected uint8 (n, {width}): a row for each image of {shape[0]} channels and "
             f"{shape[1]}x{shape[2]} pixels; choose the reader and the image size that fit this file"
         )
-    classes = check_labels(batch[labels_key], len(data), labels, path) - labels.start
+    classes = check_labels(batch[labels_key], len(data), labels, path, advice) - labels.start
     step = block_length(shape)
     for start in range(0, len(data), step):
         # A copy, because a view would keep this file in memory while the next one is loaded.

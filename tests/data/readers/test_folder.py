@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ def test_classes_are_first_level_folders_at_any_depth(tmp_path: Path) -> None:
             "train/a/x.png": 4,
             "train/.hidden/1.png": 9,
             "train/b/.hidden.png": 9,
+            "train/c/1.png": 7,
             "val/c/1.png": 5,
             "val/b/1.png": 6,
         },
@@ -62,7 +64,7 @@ def test_classes_are_first_level_folders_at_any_depth(tmp_path: Path) -> None:
     (tmp_path / "train/b/notes.txt").write_text("no image")
     (tmp_path / "train/empty").mkdir()
     (tmp_path / "readme.png").write_bytes(b"beside the splits, not in them")
-    assert found(tmp_path, "train") == [(4, 0), (2, 1), (1, 1), (3, 1)]
+    assert found(tmp_path, "train") == [(4, 0), (2, 1), (1, 1), (3, 1), (7, 2)]
     assert found(tmp_path, "test") == [(6, 1), (5, 2)]
     for split in ("train", "test"):
         assert reader(tmp_path).source("train" if split == "train" else "test").classes == ("a", "b", "c")
@@ -94,7 +96,7 @@ def test_a_missing_split(tmp_path: Path) -> None:
     tree(tmp_path / "one", {"train/a/1.png": 1})
     assert found(tmp_path / "one", "train") == [(1, 0)]
     with pytest.raises(
-        DataError, match=r"one has no folder test or val or valid or validation for its test images; add"
+        DataError, match=r"one has no folder test or testing or val or valid or validation for its test images; add"
     ):
         reader(tmp_path / "one").source("test")
     tree(tmp_path / "two", {"test/a/1.png": 1})
@@ -150,6 +152,129 @@ def test_too_few_images_for_a_hashed_split(tmp_path: Path) -> None:
         reader(tmp_path).source("test")
 
 
+@pytest.mark.fault("split folders under other names")
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Train", "Test"),
+        ("training", "testing"),
+        ("train_set", "test_set"),
+        ("TRAIN_IMAGES", "Validation-Images"),
+        ("trainset", "valset"),
+        ("archive/train", "archive/val"),
+        ("archive/Data Set/Training", "archive/Data Set/valid"),
+    ],
+)
+def test_other_names_of_splits(tmp_path: Path, train: str, test: str) -> None:
+    tree(tmp_path, {f"{train}/a/1.png": 1, f"{train}/b/1.png": 2, f"{test}/b/1.png": 3, "__MACOSX/a/1.png": 4})
+    assert found(tmp_path, "train") == [(1, 0), (2, 1)]
+    assert found(tmp_path, "test") == [(3, 1)]
+
+
+@pytest.mark.fault("folders that look like splits but are not known")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("seg_train", "seg_test"),
+        ("train", "test1"),
+        ("train2017", "val2017"),
+        ("trainA", "trainB", "testA", "testB"),
+        ("train", "my_holdout"),
+        ("train_photos",),
+        ("train", "Training", "test"),
+        ("amazon/train", "amazon/test", "webcam/train", "webcam/test"),
+        ("images/train", "images/val", "labels/train"),
+    ],
+)
+def test_unknown_names_of_splits_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    tree(tmp_path, {f"{name}/a/{number}.png": 1 for name in names for number in range(20)})
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=names[0].split("/")[-1]):
+            reader(tmp_path).source("train" if split == "train" else "test")
+
+
+def test_names_of_classes_are_not_taken_for_splits(tmp_path: Path) -> None:
+    names = ["bullet_train", "contest", "images", "sets", "train"]
+    tree(tmp_path, {f"{name}/{number}.png": 1 for name in names for number in range(20)})
+    assert reader(tmp_path).source("train").classes == tuple(names)
+
+
+def tiny_imagenet(root: Path) -> None:
+    """The layout of its zip; the value of a validation image is 100 and its class."""
+    tree(root, {f"train/n{label}/images/n{label}_{number}.JPEG": label for label in (2, 1) for number in range(3)})
+    tree(root, {f"val/images/val_{number}.JPEG": 100 + 1 + number % 2 for number in range(5)})
+    tree(root, {f"test/images/test_{number}.JPEG": 200 for number in range(4)})
+    lines = [f"val_{number}.JPEG\tn{1 + number % 2}\t0\t32\t44\t62\n" for number in (3, 0, 1, 2, 4)]
+    (root / "val/val_annotations.txt").write_text("".join(lines))
+    (root / "wnids.txt").write_text("n2\nn1\n")
+
+
+@pytest.mark.fault("Tiny ImageNet as downloaded")
+def test_tiny_imagenet_as_downloaded(tmp_path: Path) -> None:
+    tiny_imagenet(tmp_path / "tiny-imagenet-200")
+    assert found(tmp_path, "train") == [(1, 0)] * 3 + [(2, 1)] * 3
+    assert found(tmp_path, "test") == [(101, 0)] * 3 + [(102, 1)] * 2
+    assert reader(tmp_path).source("test").classes == ("n1", "n2")
+    before = reader(tmp_path).source("test").identity
+    listed = tmp_path / "tiny-imagenet-200/val/val_annotations.txt"
+    listed.write_text(listed.read_text().replace("val_0.JPEG\tn1", "val_0.JPEG\tn2"))
+    assert found(tmp_path, "test") == [(101, 0)] * 2 + [(101, 1)] + [(102, 1)] * 2
+    assert reader(tmp_path).source("test").identity != before
+
+
+@pytest.mark.fault("ImageNet's val with a list of labels")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("val.txt", "v_1.JPEG 0\nv_2.JPEG 1\nv_3.JPEG 0\n"),  # Caffe
+        ("val/val.txt", "val/v_1.JPEG n1\nval/v_2.JPEG n2\nval/v_3.JPEG n1\n"),
+        (
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\nv_2,n2 85 1 499 272 \nv_1,n1 1 2 3 4 n1 5 6 7 8\nv_3,n1 1 2 3 4\n",
+        ),
+        ("devkit/synset_labels.txt", "n1\nn2\nn1\n"),  # a line for each image
+    ],
+)
+def test_a_list_of_labels(tmp_path: Path, name: str, text: str) -> None:
+    tree(tmp_path, {"train/n1/a.JPEG": 1, "train/n2/a.JPEG": 2, "test/t_1.JPEG": 9})
+    tree(tmp_path, {f"val/v_{number}.JPEG": 10 * number for number in (1, 2, 3)})
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    labels = None if "val" in name else name
+    part = layouts.read(ImageFolder(tmp_path, (4, 4), channels=1, labels=labels), "test")
+    assert list(zip(part.images[:, 0, 0, 0].tolist(), part.labels.tolist(), strict=True)) == [(10, 0), (30, 0), (20, 1)]
+
+
+@pytest.mark.fault("a list of labels that does not fit")
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("v_1.JPEG n1\n", "v_2"),  # lacks an image
+        ("v_1.JPEG n1\nv_2.JPEG n7\n", "n7"),  # a class that no training image has
+        ("v_1.JPEG 1\nv_2.JPEG 2\n", "n1"),  # counted from 1
+        ("490\n361\n", "361"),  # of the devkit, in an order of its own
+        ("v_1.JPEG\nv_2.JPEG\n", "v_1"),
+        ("other.JPEG n1\n", "labels.txt"),
+        ("", "labels.txt"),
+        (None, "labels.txt"),
+    ],
+)
+def test_a_list_that_does_not_fit(tmp_path: Path, text: str | None, named: str) -> None:
+    tree(tmp_path, {"train/n1/a.JPEG": 1, "train/n2/a.JPEG": 2, "val/v_1.JPEG": 3, "val/v_2.JPEG": 4})
+    if text is not None:
+        (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(DataError, match=named):
+        ImageFolder(tmp_path, (4, 4), channels=1, labels="labels.txt").source("test")
+
+
+@pytest.mark.fault("test images of classes that no training image has")
+@pytest.mark.parametrize("name", ["test/images/1.png", "test/c/1.png", "test/A/1.png"])
+def test_classes_of_test_images_only_are_refused(tmp_path: Path, name: str) -> None:
+    tree(tmp_path, {"train/a/1.png": 1, "train/b/1.png": 2, "test/a/1.png": 1, name: 3})
+    with pytest.raises(DataError, match=rf"{Path(name).parts[1]}.*data\.reader\.labels"):
+        reader(tmp_path).source("test")
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_folders_without_images(tmp_path: Path, split: Split) -> None:
     with pytest.raises(DataError, match=r"holds no image \(\.jpg, \.jpeg, .*\), nor do its folders; set data\.root"):
@@ -178,6 +303,17 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
         found(tmp_path, "train")
     with pytest.raises(DataError, match=r"val/a/2\.jpg is not a readable image \(No such file"):
         found(tmp_path, "test")
+
+
+@pytest.mark.fault("a link in a data folder that leads back to its root")
+def test_links_within_the_root_are_not_followed(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    tree(root, {"train/a/1.png": 1, "train/b/1.png": 2, "test/a/1.png": 3, "test/.store/1.png": 4})
+    for name, target in {"root": root, "above": tmp_path, "test": root / "test", "b": root / "train/b"}.items():
+        (root / "train/a" / name).symlink_to(target)
+    (root / "test/b").symlink_to(".store")  # hidden, so it is not listed otherwise
+    assert found(root, "train") == [(1, 0), (2, 1)]
+    assert found(root, "test") == [(3, 0), (4, 1)]
 
 
 def test_links(tmp_path: Path) -> None:
@@ -216,9 +352,55 @@ def test_the_source_changes_with_its_folders(tmp_path: Path) -> None:
     tree(tmp_path, {"train/a/2.png": 1})
     after = identities()
     assert (after[0] == before[0], after[1] == before[1]) == (False, True)
-    tree(tmp_path, {"val/A/1.png": 1})  # shifts the labels of both
+    tree(tmp_path, {"train/A/1.png": 1})  # shifts the labels of both
     assert reader(tmp_path).source("train").classes == ("A", "a", "b")
     assert (identities()[0] == after[0], identities()[1] == after[1]) == (False, False)
+
+
+@pytest.mark.fault("images replaced in place")
+@pytest.mark.parametrize("keep", ["size", "time"])
+def test_images_replaced_in_place_are_converted_again(
+    tmp_path: Path, keep: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, cache = tmp_path / "data", tmp_path / "cache"
+    tree(root, {f"train/a/{number}.png": 1 for number in range(40)})
+    old = open_or_build(reader(root), "folder", "train", cache)
+    assert set(old.images.flatten().tolist()) == {1}
+    before = (root / "train/a/7.png").stat()
+    tree(root, {"train/a/7.png": 2})
+    if keep == "time":
+        Image.new("L", (40, 40), 2).save(root / "train/a/7.png")
+        os.utime(root / "train/a/7.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = (root / "train/a/7.png").stat()
+    assert (after.st_mtime_ns == before.st_mtime_ns, after.st_size == before.st_size) == (
+        keep == "time",
+        keep == "size",
+    )
+    with caplog.at_level(logging.INFO, "fragrecon"):
+        new = open_or_build(reader(root), "folder", "train", cache)
+    assert sorted(set(new.images.flatten().tolist())) == [1, 2]
+    assert str(new.folder) in caplog.text
+    assert str(old.folder) not in caplog.text
+
+
+@pytest.mark.fault("image files with rare suffixes")
+def test_suffixes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kinds = ("jfif", "jpe", "avif", "ppm", "pgm", "jp2", "tga", "TIFF", "bmp", "dib", "apng", "webp", "mpo")
+    for number, kind in enumerate(kinds):
+        path = tmp_path / "train/a" / f"{number:02}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB" if kind != "pgm" else "L", (8, 8), (16 * number,) * 3 if kind != "pgm" else 16 * number).save(
+            path
+        )
+    for name in ("a.heic", "b.HEIC", "notes.txt"):
+        (tmp_path / "train/a" / name).write_bytes(b"x")
+    with caplog.at_level(logging.INFO, "fragrecon"):
+        part = layouts.read(reader(tmp_path), "train")
+    assert abs(part.images[:, 0, 0, 0].astype(int) - 16 * np.arange(len(kinds))).max() <= 2
+    (record,) = [record for record in caplog.records if "heic" in record.getMessage()]
+    assert record.levelno == logging.WARNING
+    assert "2 .heic" in record.getMessage()
+    assert "1 .txt" in record.getMessage()
 
 
 def test_images_of_any_size_and_format(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,8 +70,74 @@ def test_a_split_needs_only_its_own_files(tmp_path: Path) -> None:
     assert ImageNet64(tmp_path).source("train") == before
     with pytest.raises(DataError) as caught:
         ImageNet64(tmp_path).source("test")
-    for part in (f"no test images in {tmp_path}", "dev_data/dev_data_batch_N", "val_data/val_data,", "data.root"):
+    for part in (str(tmp_path), "train_data", "dev_data_batch_N", "val_data", "Imagenet64_val", "data.root"):
         assert part in str(caught.value)
+
+
+def as_npz(folder: Path) -> None:
+    """Replace the batches in a folder by ``.npz`` files."""
+    for path in list(folder.rglob("*_data*")):
+        if path.is_file():
+            np.savez(f"{path}.npz", **pickle.loads(path.read_bytes()))  # noqa: S301  # written by this test
+            path.unlink()
+
+
+@pytest.mark.fault("ImageNet-64 in the folders of its archives")
+@pytest.mark.parametrize("npz", [False, True])
+@pytest.mark.parametrize("suffix", ["", "_npz"])
+def test_the_folders_of_the_archives(tmp_path: Path, npz: bool, suffix: str) -> None:
+    written = layouts.imagenet64(tmp_path / "made", train=24, files=10)
+    for part, numbers in (("train_part1", range(1, 6)), ("train_part2", range(6, 11)), ("val", (0,))):
+        folder = tmp_path / f"Imagenet64_{part}{suffix}"
+        folder.mkdir()
+        for number in numbers:
+            name = f"train_data_batch_{number}" if number else "val_data"
+            origin = f"train_data/{name}" if number else "dev_data/dev_data_batch_1"
+            (tmp_path / "made" / origin).rename(folder / name)
+    if npz:
+        as_npz(tmp_path)
+    for split, expected in written.items():
+        layouts.assert_holds(ImageNet64(tmp_path), split, expected)
+    layouts.assert_holds(ImageNet64(tmp_path / f"Imagenet64_val{suffix}"), "test", written["test"])
+    shutil.rmtree(tmp_path / f"Imagenet64_train_part1{suffix}")
+    with pytest.raises(DataError, match=r"train_data_batch_1\b"):
+        ImageNet64(tmp_path).source("train")
+
+
+@pytest.mark.fault("ImageNet-64 twice in a folder, as pickles and .npz files")
+def test_a_part_in_two_files_is_refused(tmp_path: Path) -> None:
+    layouts.imagenet64(tmp_path)
+    np.savez(tmp_path / "train_data/train_data_batch_2.npz", data=np.zeros((1, 12288), np.uint8), labels=[1])
+    with pytest.raises(
+        DataError, match=r"train_data_batch_2 .*train_data_batch_2\.npz|train_data_batch_2\.npz .*batch_2 "
+    ):
+        ImageNet64(tmp_path).source("train")
+
+
+@pytest.mark.fault("damaged .npz files of ImageNet-64")
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"<html>", layouts.LFS_POINTER, "objects", "short", "no labels"])
+def test_damaged_npz_files(tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "val_data.npz"
+    arrays: dict[str, Any] = {"data": np.zeros((2, 12288), np.uint8), "labels": np.array([1, 2])}
+    if content == "no labels":
+        del arrays["labels"]
+    np.savez(path, **arrays | ({"labels": np.array([[1], "x"], object)} if content == "objects" else {}))
+    if isinstance(content, bytes) or content == "short":
+        path.write_bytes(content if isinstance(content, bytes) else path.read_bytes()[:5000])
+    with pytest.raises(DataError, match=str(path)) as caught:
+        layouts.read(ImageNet64(tmp_path), "test")
+    assert ("Git LFS" in str(caught.value)) == (content == layouts.LFS_POINTER)
+
+
+@pytest.mark.fault("ImageNet-64 with labels from 0")
+def test_labels_from_0(tmp_path: Path) -> None:
+    part = layouts.block(6, (3, 64, 64), 4, 1)
+    layouts.dump(tmp_path / "val_data", {"data": layouts.rows(part.images), "labels": part.labels.tolist()})
+    with pytest.raises(DataError, match=r"data\.reader\.first_label=0"):
+        layouts.read(ImageNet64(tmp_path), "test")
+    layouts.assert_holds(ImageNet64(tmp_path, first_label=0), "test", part)
+    identities = [ImageNet64(tmp_path, first_label=first).source("test").identity for first in (0, 1)]
+    assert identities[0] != identities[1]
 
 
 def test_a_gap_in_the_numbers(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_images_are_brought_to_the_wanted_shape(tmp_path: Path) -> None:
 
 def test_large_files_come_in_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = layouts.parquet(tmp_path, train=23, shards=2)
-    monkeypatch.setattr("fragrecon.data.readers.parquet.block_length", lambda shape: 5)
+    monkeypatch.setattr("fragrecon.data.readers.images.block_length", lambda shape: 5)
     assert [len(block.labels) for block in Parquet(tmp_path).blocks("train")] == [5, 5, 2, 5, 5, 1]
     layouts.assert_holds(Parquet(tmp_path), "train", written["train"])
 
@@ -117,27 +117,23 @@ def images(*blobs: bytes | None) -> Any:
 def test_malformed_files(tmp_path: Path) -> None:
     good = layouts.encoded(layouts.pictures(1)[0])
     two = images(good, good)
-    assert (
-        "has the columns picture (struct<bytes: binary, path: string>), label (int64); expected image"
-        in shard_error(tmp_path, pa.table({"picture": two, "label": [0, 1]}))
-    )
-    for table in (
-        {"image": two},
-        {"image": two, "label": ["a", "b"]},
-        {"image": two, "label": [0.0, 1.0]},
-        {"image": [good, good], "label": [0, 1]},
+    for table, key in (
+        ({"picture": two, "label": [0, 1]}, "data.reader.image"),
+        ({"image": [good, good], "label": [0, 1]}, "data.reader.image"),
+        ({"image": two}, "data.reader.label"),
+        ({"image": two, "label": ["a", "b"]}, "data.reader.label"),
+        ({"image": two, "label": [0.0, 1.0]}, "data.reader.label"),
     ):
-        assert "expected image (a struct of bytes and path) and label (an integer)" in shard_error(
-            tmp_path, pa.table(table)
-        )
-    assert "row 1 has no image bytes" in shard_error(tmp_path, pa.table({"image": images(good, None), "label": [0, 1]}))
+        found = shard_error(tmp_path, pa.table(table))
+        assert key in found
+        assert all(name in found for name in table)
+    assert "row 1 " in shard_error(tmp_path, pa.table({"image": images(good, None), "label": [0, 1]}))
     assert "row 1 is not a readable image (no image format is recognised)" in shard_error(
         tmp_path, pa.table({"image": images(good, b"x"), "label": [0, 1]})
     )
     assert "label 1 (from 0) is -2, expected -1..2147483647" in shard_error(
         tmp_path, pa.table({"image": two, "label": [0, -2]})
     )
-    assert "labels must be a list of integers" in shard_error(tmp_path, pa.table({"image": two, "label": [0, None]}))
     layouts.write_parquet(
         tmp_path / "train-00000-of-00001.parquet", Block(layouts.pictures(2), np.array([0, 2])), ["a", "b"]
     )
@@ -166,3 +162,91 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r'needs pyarrow: pip install "fragrecon\[parquet\]"'):
         Parquet(tmp_path).source("train")
+
+
+PART = Block(layouts.pictures(5), np.array([0, 1, 2, 0, 1]))
+
+
+@pytest.mark.fault("Parquet files under other names")
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (["train.parquet"], "test.parquet"),
+        (["data/train.parquet"], "data/validation.parquet"),
+        (["default/train/0000.parquet", "default/train/0001.parquet"], "default/test/0000.parquet"),
+        (["train/0000.parquet"], "validation/0000.parquet"),
+    ],
+)
+def test_other_names(tmp_path: Path, train: list[str], test: str) -> None:
+    halves = [Block(PART.images[:2], PART.labels[:2]), Block(PART.images[2:], PART.labels[2:])]
+    for name, part in zip(train, halves if len(train) == 2 else [PART], strict=True):
+        layouts.write_parquet(tmp_path / name, part, ["a", "b", "c"])
+    layouts.write_parquet(tmp_path / test, PART)
+    layouts.assert_holds(Parquet(tmp_path), "train", PART)
+    layouts.assert_holds(Parquet(tmp_path), "test", PART)
+    if len(train) == 2:
+        (tmp_path / train[0]).unlink()
+        with pytest.raises(DataError, match=r"0000\.parquet"):
+            Parquet(tmp_path).source("train")
+
+
+@pytest.mark.fault("Parquet columns under other names")
+@pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "labels"), ("img", "fine_label")])
+def test_other_columns(tmp_path: Path, image: str, label: str) -> None:
+    path = tmp_path / "train-00000-of-00001.parquet"
+    layouts.write_parquet(path, PART, ["a", "b", "c"])
+    table = pq.read_table(path)
+    named = {b"huggingface": table.schema.metadata[b"huggingface"].replace(b'"label"', f'"{label}"'.encode())}
+    pq.write_table(table.rename_columns([image, label]).replace_schema_metadata(named), path)
+    with pytest.raises(DataError, match=r"data\.reader\.(image|label)"):
+        Parquet(tmp_path).source("train")
+    reader = Parquet(tmp_path, image=image, label=label)
+    layouts.assert_holds(reader, "train", PART)
+    assert reader.source("train").classes == ("a", "b", "c")
+    unlabelled = Parquet(tmp_path, image=image, label=None)
+    layouts.assert_holds(unlabelled, "train", Block(PART.images, np.full(5, -1)))
+    assert unlabelled.source("train").classes is None
+    assert unlabelled.source("train").identity != reader.source("train").identity
+
+
+@pytest.mark.fault("Parquet without labels, or with null labels")
+def test_missing_labels(tmp_path: Path) -> None:
+    blobs = images(*(layouts.encoded(image) for image in PART.images))
+    pq.write_table(pa.table({"image": blobs}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"data\.reader\.label .*null"):
+        Parquet(tmp_path).source("train")
+    layouts.assert_holds(Parquet(tmp_path, label=None), "train", Block(PART.images, np.full(5, -1)))
+    pq.write_table(pa.table({"image": blobs, "label": pa.array([2, None, 0, None, 1])}), tmp_path / "test.parquet")
+    layouts.assert_holds(Parquet(tmp_path), "test", Block(PART.images, np.array([2, -1, 0, -1, 1])))
+
+
+@pytest.mark.fault("Parquet shards with different classes")
+def test_classes_of_shards_are_compared(tmp_path: Path) -> None:
+    layouts.parquet(tmp_path, shards=3)
+    other = tmp_path / "data/train-00001-of-00003.parquet"
+    for names in (["class 0", "class 2", "class 1"], None):
+        layouts.write_parquet(other, PART, names)
+        with pytest.raises(DataError, match=other.name):
+            Parquet(tmp_path).source("train")
+
+
+@pytest.mark.fault("a Git LFS pointer instead of a Parquet file")
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    layouts.parquet(tmp_path)
+    path = tmp_path / "data/train-00001-of-00002.parquet"
+    path.write_bytes(layouts.LFS_POINTER)
+    with pytest.raises(DataError, match=rf"{path}.*Git LFS"):
+        Parquet(tmp_path).source("train")
+
+
+def test_bad_rows_are_skipped_on_request(tmp_path: Path) -> None:
+    good = layouts.encoded(PART.images[0])
+    pq.write_table(
+        pa.table({"image": images(good, None, b"x", good), "label": [3, 4, 5, 6]}), tmp_path / "train.parquet"
+    )
+    with pytest.raises(DataError) as caught:
+        layouts.read(Parquet(tmp_path), "train")
+    assert all(f"row {row} " in str(caught.value) for row in (1, 2))
+    (block,) = Parquet(tmp_path, on_bad_image="skip").blocks("train")
+    assert block.labels.tolist() == [3, 6]
+    assert len(block.skipped) == 2

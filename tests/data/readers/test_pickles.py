@@ -267,3 +267,10 @@ def test_a_large_file_comes_in_several_blocks(file: Path) -> None:
 def test_the_tests_themselves_would_notice() -> None:
     # The plain loader does run what the malicious files ask for.
     assert pickle.loads(pickle.dumps(Call(builtins.len, "four"))) == 4  # noqa: S301
+
+
+@pytest.mark.fault("a Git LFS pointer instead of a pickle")
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "batch").write_bytes(layouts.LFS_POINTER)
+    with pytest.raises(DataError, match="Git LFS"):
+        load_pickle(tmp_path / "batch")
