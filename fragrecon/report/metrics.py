@@ -205,8 +205,9 @@ def title(metric: str) -> str:
 
 
 def text(metric: str, value: float, sign: str = "") -> str:
-    """Format a value of a metric; with ``sign="+"``, a difference."""
-    return format(value, f"{sign}.{measure(metric).digits}f")
+    """Format a value of a metric; with ``sign="+"``, a difference. Zero has no minus."""
+    digits = measure(metric).digits
+    return format(round(value, digits) + 0.0, f"{sign}.{digits}f")
 
 
 def around(metric: str, value: float, half: float | None, sign: str = "") -> str:

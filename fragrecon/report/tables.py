@@ -108,7 +108,7 @@ def of_sweep(board: Leaderboard, links: Mapping[str, str]) -> ScoreTable:
                 links=[(str(seed), links.get(job, "")) for seed, job in zip(row.seeds, row.jobs, strict=True)],
                 order=len(row.seeds),
             ),
-            spread(row.selection, ""),
+            spread(row.selection, board.monitor),
             *(spread(row.scores.get(name), name) for name in board.metrics),
             *(
                 Cell("best", order=0) if row is board.leader(name) else summed(row.difference.get(name), name, "+")

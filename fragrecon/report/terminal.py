@@ -186,7 +186,7 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
         column.no_wrap, column.overflow = False, "fold"  # values may be long; scores must not be cut
     for number, row in enumerate(board.rows[:MOST_ROWS], 1):
         figures = [
-            f"{row.selection.mean:.4f}" if row.selection else "",
+            metrics.text(board.monitor, row.selection.mean) if row.selection else "",
             metrics.text(extra, row.scores[extra].mean) if extra in row.scores else "",
             str(tables.spread(row.scores.get(compared), compared)),
             str(tables.summed(row.difference.get(compared), compared, "+")),

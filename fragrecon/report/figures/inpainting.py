@@ -73,12 +73,14 @@ def descent_figure(inpainted: Inpainted) -> Figure:
 def attention_figure(inpainted: Inpainted) -> Figure:
     """Draw one column per image: the image, its visible patches, and the attention of the framed patch.
 
-    The attention is averaged over heads, then shown per head. Darker is more, relative to the maximum of each map.
+    The attention is averaged over heads, then shown per head. Darker is more, relative to the most that another patch
+    gets in each map: the framed patch may get far more.
     """
     assert inpainted.attention is not None
     weights = inpainted.attention.weights[:, :HEADS]  # (M, H, rows, columns)
     maps = torch.cat([inpainted.attention.weights.mean(1, keepdim=True), weights], 1)
-    light = 1 - maps / maps.amax((2, 3), keepdim=True).clamp(min=1e-12)
+    others = maps.flatten(2).scatter(2, inpainted.attention.chosen.view(-1, 1, 1).expand(-1, maps.shape[1], 1), 0.0)
+    light = 1 - (maps / others.amax(2)[..., None, None].clamp(min=1e-12)).clamp(max=1)
     patch = inpainted.images.shape[-2] // maps.shape[2], inpainted.images.shape[-1] // maps.shape[3]
     light = light.repeat_interleave(patch[0], 2).repeat_interleave(patch[1], 3)
     rows = {"image": inpainted.images, "visible": visible(inpainted), "all heads": light[:, :1]}

@@ -12,7 +12,7 @@ from fragrecon.data.corruption import KINDS
 from fragrecon.evaluation.clustering.robustness import JPEG_QUALITY, Outcome
 from fragrecon.evaluation.statistics import Scores, Summary, summary
 from fragrecon.report.figures.plotting import blank, tidy
-from fragrecon.report.metrics import label, measure, title
+from fragrecon.report.metrics import label, measure, text, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,10 +65,10 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
         axes.plot([mean, mean], [row - 0.08, row + 0.88], color="black", linewidth=1)
         ahead = "" if is_model else f"{(sign * scores['model'] > sign * own).mean():.0%}"
         weight = "bold" if is_model else "normal"
-        for place, text in ((1.06, f"{mean:.3f}"), (1.22, ahead)):
-            axes.annotate(text, (place, row + 0.3), **_BESIDE, weight=weight)
-    for place, text in ((1.06, "mean"), (1.22, "model\nbetter")):
-        axes.annotate(text, (place, len(methods)), **_BESIDE, color="0.4")
+        for place, word in ((1.06, text(metric, mean)), (1.22, ahead)):
+            axes.annotate(word, (place, row + 0.3), **_BESIDE, weight=weight)
+    for place, word in ((1.06, "mean"), (1.22, "model\nbetter")):
+        axes.annotate(word, (place, len(methods)), **_BESIDE, color="0.4")
     axes.set_yticks([row + 0.3 for row in range(len(methods))], [model if m == "model" else label(m) for m in methods])
     axes.set_ylim(-0.1, len(methods))
     axes.set_xlabel(f"{title(metric)} per puzzle ({puzzles} puzzle{'s' if puzzles > 1 else ''})", fontsize=8)

@@ -56,7 +56,7 @@ def write_example(example: Example, model: str, folder: Path, shown: FragmentBat
     """
     fine = replace(example, batch=shown) if shown else example
     title = f"grouped by KMeans on {model}"
-    save(clustering.puzzle_figure(fine.batch, fine.groups, fine.grid, title), folder / "puzzle.png")
+    save(clustering.puzzle_figure(fine, title), folder / "puzzle.png")
     save(clustering.confusion_figure(fine), folder / "confusion.png")
     save(clustering.embedding_figure(fine), folder / "embedding.png")
     if example.decoded is not None:

@@ -74,9 +74,10 @@ def test_attention_is_the_darker_the_more_and_its_patch_is_framed(tmp_path: Path
     assert given.attention is not None
     weights = given.attention.weights
     for row, maps in zip(found[2:], [weights.mean(1), *weights[:, :8].unbind(1)], strict=True):
-        for tile, map_ in zip(row, maps, strict=True):
-            middles = 1 - tile[24::48, 24::48, 0] / 255
-            np.testing.assert_allclose(middles, map_ / map_.max(), atol=0.01)
+        for tile, map_, chosen in zip(row, maps.flatten(1), given.attention.chosen.tolist(), strict=True):
+            most = max(weight for patch, weight in enumerate(map_.tolist()) if patch != chosen)
+            middles = 1 - tile[24::48, 24::48, 0].flatten() / 255
+            np.testing.assert_allclose(middles, (map_ / most).clamp(max=1), atol=0.01)
     for row in found:
         for tile, chosen in zip(row, given.attention.chosen.tolist(), strict=True):
             framed = np.argwhere((tile == RED).all(-1))
