@@ -71,7 +71,7 @@ class RunFolder:
     def overrides(self) -> list[str]:
         """Overrides of the command line that started the run, and of those that resumed it."""
         path = self.folder / OVERRIDES
-        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
+        return [str(override) for override in files.read_yaml(path)] if path.is_file() else []
 
     @property
     def epochs(self) -> list[dict[str, float]]:

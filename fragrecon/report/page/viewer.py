@@ -113,12 +113,12 @@ def _counts(groups: Array, sources: Array, images: int, which: Array | None = No
 
 def _ari(run: Run, number: int) -> float | None:
     try:
-        return float(run.scores["model/kmeans_ari"][number])
+        return float(run.model_scores(["kmeans_ari"])["kmeans_ari"][number])
     except (RunError, KeyError, IndexError):
         return None
 
 
 def _uri(image: Image.Image) -> str:
     file = io.BytesIO()
-    image.save(file, "webp", lossless=True)
+    image.save(file, "webp", lossless=True, method=0)  # nearly as small as the default, and 20 times as fast
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
