@@ -42,42 +42,53 @@ def rebuilt_images(fragments: Tensor, placement: Placement, k: int, grid: tuple[
     return join(images.view(k, cells, *fragments.shape[1:]), grid)
 
 
-def rebuilt_sheet(images: Tensor, placement: Placement, truth: FragmentBatch | None, grid: tuple[int, int]) -> Tensor:
-    """Lay out the rebuilt images (k, C, H, W) with labels, each after its original if the truth is known.
+def rebuilt_sheet(
+    images: Tensor, placement: Placement, truth: FragmentBatch | None, grid: tuple[int, int], *, labels: bool
+) -> Tensor:
+    """Lay out the rebuilt images (k, C, H, W), each after its original if the truth is known.
 
-    Images lower than `LEAST` are enlarged.
+    Args:
+        images: rebuilt images.
+        placement: image, cell and rotation of each fragment.
+        truth: the true ones, if known.
+        grid: rows and columns of fragments in an image.
+        labels: whether each image has a label, and those lower than `LEAST` are enlarged.
+
+    Returns:
+        The picture.
     """
-    times = max(1, -(-LEAST // images.shape[-2]))
+    height, width = images.shape[-2:]
+    times = max(1, -(-LEAST // height)) if labels else 1
     shown = (
-        [labelled(enlarge(image, times), str(number)) for number, image in enumerate(images)]
+        {str(number): enlarge(image, times) for number, image in enumerate(images)}
         if truth is None
         else _beside_originals(truth, placement, images, grid, times)
     )
     columns = max(1, round(math.sqrt(len(shown) / 2))) * (1 if truth is None else 2)
-    height, width = images.shape[-2] * times, images.shape[-1] * times
-    return sheet(shown, columns, _gap(height // grid[0], width // grid[1]))
+    pictures = [labelled(picture, words) if labels else picture for words, picture in shown.items()]
+    return sheet(pictures, columns, _gap(height * times // grid[0], width * times // grid[1]))
 
 
 def _beside_originals(
     truth: FragmentBatch, placement: Placement, images: Tensor, grid: tuple[int, int], times: int
-) -> list[Tensor]:
-    """Return each original, followed by its rebuilt image with frames around misplaced fragments."""
+) -> dict[str, Tensor]:
+    """Return each original, followed by its rebuilt image with frames around misplaced fragments, by label."""
     known = Placement(truth.source_ids, truth.positions, truth.rotations)
     originals = rebuilt_images(truth.fragments[0], known, truth.images_per_puzzle, grid)
     source_of = matches(placement, truth)[0]
     image, cell = placement.images[0], placement.cells[0]
     right = (source_of[image] == truth.source_ids[0]) & (cell == truth.positions[0])
     right &= placement.rotations[0] == truth.rotations[0]
-    thickness = max(2, times * min(truth.fragment_size) // 16)
-    shown, names = [], names_of(len(originals))
+    thickness = max(1, times * min(truth.fragment_size) // 16)
+    shown, names = {}, names_of(len(originals))
     for source, (original, number) in enumerate(zip(originals, source_of.argsort().tolist(), strict=False)):
         marked = images[number] if number < len(images) else torch.full_like(original, PAPER)
         marked = enlarge(marked.expand(3, -1, -1), times)
         for at in cell[(image == number) & ~right].tolist():
             marked = frame_cell(marked, at, grid, WRONG, thickness)
         of = int((truth.source_ids[0] == source).sum())
-        told = f"{names[source]} rebuilt: {int((right & (image == number)).sum())} of {of} in place"
-        shown += [labelled(enlarge(original, times), names[source]), labelled(marked, told)]
+        shown[names[source]] = enlarge(original.expand(3, -1, -1), times)
+        shown[f"{names[source]} rebuilt: {int((right & (image == number)).sum())} of {of} in place"] = marked
     return shown
 
 

@@ -107,7 +107,8 @@ def robustness_figure(
             if points:
                 _curve(axes, points, method, number)
         for value in (o.condition.value for o in found if "model" not in o.scores):
-            axes.annotate("model: n/a", (value, 0), (0, 4), textcoords="offset points", fontsize=6, ha="center")
+            place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "center"}
+            axes.annotate("model: n/a", (value, 0.5), **place, rotation=90, fontsize=7, color="0.5")
         if name not in KINDS:
             ticks = {outcome.condition.value: f"{outcome.condition.value:g}" for outcome in found}
             ticks |= {USUAL[name]: "none"} if name in USUAL else {}
@@ -123,8 +124,8 @@ def robustness_figure(
     known = [panel.get_legend_handles_labels() for panel in panels]
     lines = {name: line for handles, names in known for line, name in zip(handles, names, strict=True)}
     named = {label(method): lines[label(method)] for method in methods if label(method) in lines}
-    place = {"loc": "outside upper center", "ncols": min(len(named), 2 * columns), "fontsize": 7, "frameon": False}
-    figure.legend(named.values(), named.keys(), **place)
+    outside = {"loc": "outside upper center", "ncols": min(len(named), 2 * columns), "fontsize": 7, "frameon": False}
+    figure.legend(named.values(), named.keys(), **outside)
     return figure
 
 

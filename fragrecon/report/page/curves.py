@@ -40,7 +40,7 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run]) -> dict[str, Any]:
 def strongest(board: Leaderboard) -> list[str]:
     """Return the `BASELINES` baselines with the best scores of each task; they are drawn with the models."""
     found: dict[str, None] = {}
-    for metric in board.compared:
+    for metric in board.compared or board.metrics[:1]:
         known = {method: scores[metric]["mean"] for method, scores in board.baselines.items() if metric in scores}
         ordered = sorted(known, key=known.__getitem__, reverse=not metrics.measure(metric).lower_is_better)
         found |= dict.fromkeys(ordered[:BASELINES])
