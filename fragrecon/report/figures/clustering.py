@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FRAGMENT, SPACE = 32, 4
 """Maximum side of a fragment and space between fragments, in pixels."""
+PER_LINE = 8, 32
+"""Minimum and maximum number of fragments in a row of a group; in between, those of an image."""
 TITLE, MARGIN, LABEL = 26, 26, 16
 """Height of the line of titles, space between panels, and width of the name of an image or a group, in pixels."""
 POINTS = 1000
@@ -37,20 +39,20 @@ def puzzle_figure(example: Example, title: str) -> Figure:
     """Draw a puzzle three times: shuffled, as the original images, and grouped.
 
     Args:
-        example: puzzle with its groups; fragments of any dtype.
+        example: puzzle with its groups.
         title: title of the groups.
 
     Returns:
         The figure. A line on the left joins the rows of a group, whose name is beside it. A fragment that is not from
         the image that its group is named after bears the name of its image.
     """
-    batch, letters = example.batch.as_float(), names_of(example.batch.images_per_puzzle)
-    sources, cells = batch.source_ids[0].tolist(), example.grid[0] * example.grid[1]
-    tiles = fit(batch.fragments[0], FRAGMENT)
+    sources, letters = example.batch.source_ids[0].tolist(), names_of(example.batch.images_per_puzzle)
+    tiles = fit(example.batch.fragments[0], FRAGMENT)
     down, across = tiles.shape[2] + SPACE, tiles.shape[3] + SPACE
-    names = dict(sorted(enumerate(example.names), key=lambda named: (named[1] is None, named[1])))
+    names = dict(sorted(enumerate(example.names), key=lambda named: len(letters) if named[1] is None else named[1]))
     members = {group: _ordered(example.groups[0] == group, sources, names[group]) for group in names}
-    lines = {group: -(-len(found) // cells) for group, found in members.items()}
+    per_line = min(max(example.grid[0] * example.grid[1], PER_LINE[0]), PER_LINE[1])
+    lines = {group: -(-len(found) // per_line) for group, found in members.items()}
     height = sum(lines.values()) * down + (len(lines) - 1) * SPACE
 
     columns = -(-len(tiles) // max(1, height // down))
@@ -59,7 +61,7 @@ def puzzle_figure(example: Example, title: str) -> Figure:
     image_columns = -(-len(images) // max(1, height // image_down))
     height = max(height, -(-len(images) // image_columns) * image_down, -(-len(tiles) // columns) * down)
     titles = f"{len(tiles)} shuffled fragments", f"{len(images)} images", title
-    widths = columns * across, image_columns * image_across, cells * across
+    widths = columns * across, image_columns * image_across, per_line * across
     first, second, third = (max(panel, LETTER * len(words)) for panel, words in zip(widths, titles, strict=True))
     middle = SPACE + first + MARGIN
     right = middle + second + MARGIN + LABEL
@@ -79,7 +81,7 @@ def puzzle_figure(example: Example, title: str) -> Figure:
         page.write(UNNAMED if name is None else letters[name], right - 2 * SPACE, (top + bottom) / 2, "right")
         page.pixels[:, top:bottom, right - SPACE] = 0
         for number, member in enumerate(found):
-            tile, (left, upper) = tiles[member], (right + number % cells * across, top + number // cells * down)
+            tile, (left, upper) = tiles[member], (right + number % per_line * across, top + number // per_line * down)
             if sources[member] == name:
                 page.put(tile, left, upper)
             else:
@@ -120,7 +122,7 @@ def embedding_figure(example: Example) -> Figure:
     names, hues = names_of(example.batch.images_per_puzzle), colours(example.batch.images_per_puzzle)
     side = math.ceil(ROOM * math.sqrt(len(sources)))
     cells = on_grid(tsne(example.embeddings[0, :POINTS], example.grid[0] * example.grid[1] - 1), side)
-    tiles = fit(example.batch.as_float().fragments[0, :POINTS], max(8, 640 // side - SPACE))
+    tiles = fit(example.batch.fragments[0, :POINTS], max(8, 640 // side - SPACE))
     down, across = tiles.shape[2] + SPACE, tiles.shape[3] + SPACE
     step = side * across + MARGIN
     page = Page(step + side * across + 2 * SPACE, TITLE + side * down + SPACE)

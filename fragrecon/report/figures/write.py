@@ -54,7 +54,7 @@ def write_example(example: Example, model: str, folder: Path, shown: FragmentBat
         folder: folder of the figures.
         shown: the same puzzle at a higher resolution, for all figures but the reconstructions.
     """
-    fine = replace(example, batch=shown) if shown else example
+    fine = replace(example, batch=shown.as_float()) if shown else example
     title = f"grouped by KMeans on {model}"
     save(clustering.puzzle_figure(fine, title), folder / "puzzle.png")
     save(clustering.confusion_figure(fine), folder / "confusion.png")

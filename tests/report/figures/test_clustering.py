@@ -135,7 +135,7 @@ def test_a_group_is_named_after_no_image_that_it_has_no_fragment_of() -> None:
 
 def test_the_rows_of_a_long_group_are_joined_by_a_line(tmp_path: Path) -> None:
     own = example(6)
-    for groups, rows in ((torch.zeros_like(own.groups), [6]), (torch.arange(24).unsqueeze(0) % 5, [1, 2, 2, 2, 2])):
+    for groups, rows in ((torch.zeros_like(own.groups), [3]), (torch.arange(24).unsqueeze(0) % 2, [2, 2])):
         figure = clustering.puzzle_figure(replace(own, groups=groups), "odd")
         page = page_of(figure)
         black = (page == 0).all(-1)
