@@ -10,13 +10,14 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from fragrecon.errors import causes
 
@@ -68,6 +69,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_yaml(path: Path) -> Any:
+    """Return the plain values of a YAML file; the parser in C is ten times as fast as the others."""
+    return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows under the union of their keys, in order of first appearance; a missing value is an empty cell."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -92,10 +98,10 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, compress
         file.write(content.getbuffer())
 
 
-def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the named arrays of a file written by `write_arrays`."""
+def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Return the named arrays of a file written by `write_arrays`, or those of ``names`` that it has."""
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        return {name: arrays[name] for name in arrays.files if names is None or name in names}
 
 
 def read_tensors(path: Path, map_location: Any = "cpu") -> Any:

@@ -19,6 +19,8 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -115,38 +117,38 @@ def _hydra_main(composed: DictConfig) -> float | None:
         if _wants_traceback() or not expected:
             raise error from error.__cause__
         sys.exit(f"error: {error}")  # otherwise Hydra would print another line first
-    if multirun:
-        return best_validation(load_run(folder))  # the objective of a search
     if outcome is not None and (folder / METRICS_FILE).is_file():
         from fragrecon.report.page import write_run_page
         from fragrecon.report.terminal import plain_console
 
         write_run_page(folder / PAGE, load_run(folder))
-        plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)
-    return None
+        if not multirun:
+            plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)
+    return best_validation(load_run(folder)) if multirun else None  # the objective of a search
 
 
 class SweepCallback(Callback):
-    """Hydra callback for sweeps: records the command and prints the progress before each job."""
+    """Hydra callback for sweeps: records the command and prints a line after each job."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Record the command and its number of jobs in the sweep folder."""
+        """Record the command, its number of jobs and the keys it sweeps in the sweep folder."""
         global _sweep
         from fragrecon.runs import sweeps
 
         _sweep = Path(config.hydra.sweep.dir)
         overrides = list(config.hydra.overrides.task)
-        sweeps.begin(_sweep, config.sweep.name, count_jobs(config.hydra.sweeper, overrides), overrides)
+        sweeper = config.hydra.sweeper
+        jobs, swept = count_jobs(sweeper, overrides), swept_keys(sweeper, overrides)
+        sweeps.begin(_sweep, config.sweep.name, jobs, overrides, swept)
 
-    def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Print the number of finished jobs of the sweep."""
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Print a line about a job of the sweep that has ended."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            from fragrecon.report.terminal import print_sweep_progress
-            from fragrecon.runs import sweeps
+            from fragrecon.report.sweep_files import job_line
+            from fragrecon.report.terminal import plain_console
 
-            folder, done = Path(config.hydra.sweep.dir), config.hydra.job.num
-            left = sweeps.time_left(folder, done)
-            print_sweep_progress(config.hydra.sweep.subdir, done, sweeps.note(folder)["jobs"], left)
+            if line := job_line(Path(str(job_return.working_dir)), config.hydra.job.num + 1):
+                plain_console().print(line, soft_wrap=True)
 
 
 _sweep: Path | None = None
@@ -157,16 +159,28 @@ def count_jobs(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
     """Return the number of jobs that a sweeper runs for these overrides; None if only the sweeper knows."""
     if "n_trials" in sweeper:
         return int(sweeper.n_trials)
-    grid = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     try:
-        parsed = OverridesParser.create().parse_overrides([*grid, *overrides])
         sizes = {
             found.key_or_group: len(list(found.sweep_string_iterator())) if found.is_sweep_override() else 1
-            for found in parsed
+            for found in _parsed(sweeper, overrides)
         }
     except HydraException:  # only the sweeper can expand glob(*); it also reports what is invalid
         return None
     return math.prod(sizes.values())
+
+
+def swept_keys(sweeper: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Return the keys that a command gives several values."""
+    try:
+        found = {override.key_or_group: override.is_sweep_override() for override in _parsed(sweeper, overrides)}
+    except HydraException:  # the sweeper reports what is invalid
+        return []
+    return [key for key, is_swept in found.items() if is_swept]
+
+
+def _parsed(sweeper: DictConfig, overrides: Sequence[str]) -> list[Override]:
+    grid = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    return OverridesParser.create().parse_overrides([*grid, *overrides])
 
 
 def compose(overrides: Sequence[str]) -> Config:

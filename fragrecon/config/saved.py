@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fragrecon.config.parse import parse
 from fragrecon.config.schema import MODE_KEYS, Config
 from fragrecon.errors import ConfigError
-from fragrecon.files import digest
+from fragrecon.files import digest, read_yaml
 
 RESUMABLE = (
     *(f"data.{key}" for key in ("root", "cache_dir", "download", "epochs", "batches_per_epoch", "puzzles_per_batch")),
     *("data.augment", "data.corruption", "data.reader", "optimizer", "scheduler", "trainer", "logger", "evaluation"),
-    *("selection", "compute", "checkpoint"),
+    *("selection", "compute", "checkpoint", "report"),
 )
 """Keys that may change when a run is resumed."""
 
-READABLE = ("seed", "data", "trainer", "evaluation", "selection")
+READABLE = ("seed", "data", "trainer", "evaluation", "selection", "report")
 """Keys that may change when another mode reads a run, besides the keys of that mode."""
 
 COMMANDS = ("mode", "resume", "sweep", *MODE_KEYS)
@@ -33,14 +32,15 @@ COMMANDS = ("mode", "resume", "sweep", *MODE_KEYS)
 def load(path: Path) -> Config:
     """Read the saved config of a run; raises `ConfigError`."""
     try:
-        values = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        values = read_yaml(path)
+    except (OSError, ValueError, YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as a saved config: {error}") from None
-    if not isinstance(values, DictConfig):
+    if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a saved config: it holds no mapping")
     return parse(values)
 
 
+@cache
 def is_inert(key: str) -> bool:
     """Whether the schema marks a dotted key as one that does not affect results."""
     kind: Any = Config

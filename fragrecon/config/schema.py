@@ -256,6 +256,13 @@ class SweepConfig(Section):
 
 
 @dataclass(frozen=True)
+class ReportConfig(Section):
+    """Whether figures are saved; None saves all, but in a job of a sweep only those that the sweep's page shows."""
+
+    figures: bool | None = None
+
+
+@dataclass(frozen=True)
 class Config(Section):
     """The configuration of a job, in plain values. The fields at the end, None by default, belong to one mode each."""
 
@@ -275,6 +282,7 @@ class Config(Section):
     compute: ComputeConfig
     checkpoint: CheckpointConfig = field(metadata=INERT)
     sweep: SweepConfig = field(metadata=INERT)
+    report: ReportConfig = field(default_factory=ReportConfig, metadata=INERT)
     run: str | None = None
     input: str | list[str] | None = None
     loose: bool | None = None

@@ -59,7 +59,7 @@ class Rebuilt:
         """Each image followed by the rebuilt one, in which misplaced fragments are framed."""
         shown = self.puzzle.shown
         images = rebuilt_images(shown.fragments[0], self.placement, self.k, self.grid)
-        return _wide(rebuilt_sheet(images, self.placement, shown, self.grid))
+        return _wide(rebuilt_sheet(images, self.placement, shown, self.grid, labels=False))
 
 
 @dataclass(frozen=True)

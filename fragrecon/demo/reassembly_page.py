@@ -40,7 +40,10 @@ class ReassemblyPage:
             with gr.Column(visible=bool(examples)):
                 layout.heading("Test images", "Click an image to add it.")
                 self.strip = layout.strip(examples, "examples")
-            layout.heading("In the puzzle", "Click an image to remove it.")
+            layout.heading(
+                "In the puzzle",
+                "Click an image to remove it. Images are cropped to their centre and scaled to one size.",
+            )
             self.chosen = layout.strip(examples[:FIRST], "chosen")
             with gr.Row():
                 self.upload = gr.UploadButton(

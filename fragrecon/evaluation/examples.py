@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fragrecon.clustering import agreement
-from fragrecon.clustering.balanced import assign
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol
+from fragrecon.evaluation.matching import match
 from fragrecon.models.base import Decoder, FragmentModel, Solver
 from fragrecon.reassembly.rebuild import Placement, rebuild
 from fragrecon.reassembly.solve import clues_and_groups
@@ -57,19 +58,28 @@ class Example:
         return in_place(fragments, self.batch, self.grid)
 
     @property
-    def confusion(self) -> Tensor:
-        """Counts (N, N) of the fragments of image i in the group assigned to image j.
+    def names(self) -> list[int | None]:
+        """The image that each group is named after; see `fragrecon.evaluation.matching.match`."""
+        return match(self._counts.numpy())
 
-        Groups are assigned to images one to one, maximising the sum of the diagonal.
+    @property
+    def confusion(self) -> Tensor:
+        """Counts (N, N) of the fragments of image i in the group named after image j; its diagonal has those in place.
+
+        The other groups fill the columns of the images that no group is named after.
         """
         n = self.batch.images_per_puzzle
-        found = agreement.contingency(self.groups, self.batch.source_ids)[0]  # group, image
-        table = torch.zeros(n, n, dtype=found.dtype)
-        table[: found.shape[0], : found.shape[1]] = (
-            found  # KMeans finds fewer groups if there are fewer distinct embeddings
-        )
-        image_of_group = assign(table.unsqueeze(0))[0]
-        return table[torch.argsort(image_of_group)].T
+        table, names = torch.zeros(n, n, dtype=torch.float64), self.names
+        left = iter(sorted(set(range(n)).difference(name for name in names if name is not None)))
+        for counts, name in zip(self._counts, names, strict=True):
+            table[:, next(left) if name is None else name] = counts
+        return table
+
+    @property
+    def _counts(self) -> Tensor:
+        """Fragments (groups, N) by group and image."""
+        counts = agreement.contingency(self.groups, self.batch.source_ids)[0]
+        return F.pad(counts, (0, self.batch.images_per_puzzle - counts.shape[1]))
 
 
 @torch.inference_mode()

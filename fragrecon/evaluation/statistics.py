@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,14 @@ def summary(scores: Scores) -> Summary:
     if n < 2:
         return {"mean": mean, "std": None, "ci95": None, "n": n}
     std = float(np.std(scores, ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+    half = _quantile(n) * std / math.sqrt(n)
     return {"mean": mean, "std": std, "ci95": [mean - half, mean + half], "n": n}
+
+
+@cache
+def _quantile(n: int) -> float:
+    """Return the 97.5% quantile of Student's t distribution for the mean of n scores."""
+    return float(stats.t.ppf(0.975, n - 1))
 
 
 def paired_summaries(scores: Mapping[str, Scores], baseline: Mapping[str, Scores]) -> dict[str, Summary]:

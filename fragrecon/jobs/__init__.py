@@ -19,7 +19,7 @@ from fragrecon.config.parse import parse
 from fragrecon.config.saved import changed
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, explained, typed
-from fragrecon.report.sweep_files import update_leaderboard
+from fragrecon.report.sweep_files import keep_current, update_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import sweep_of
 from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS, Record
@@ -69,12 +69,14 @@ def run_job(
         try:
             return run(config, record, overrides)
         except KeyboardInterrupt:
+            if sweep := sweep_of(folder):
+                update_leaderboard(sweep)
             again = "the same command" if multirun else f"python -m fragrecon.run {typed('resume', folder)}"
             log.warning("interrupted; resume with: %s", again)
             sys.exit(130)
         finally:
             if sweep := sweep_of(folder):
-                update_leaderboard(sweep)
+                keep_current(sweep)
 
 
 def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] | None:

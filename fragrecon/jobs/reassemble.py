@@ -84,6 +84,12 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     else:
         hint = "" if len(set(sizes)) > 1 else " (loose=true reads the files as fragments)"
         log.info("%d images are cut into %d fragments%s", len(paths), fragments, hint)
+        size = tuple(side * cells for side, cells in zip(puzzle.shown.shape[-2:], grid, strict=True))
+        if other := sorted(set(sizes) - {size}):
+            log.warning(
+                "%d of %d images are cropped to their centre and scaled to %dx%d pixels; the largest has %dx%d",
+                *(sum(found != size for found in sizes), len(sizes), *size, *other[-1]),
+            )
     device = hardware.device_of(config.trainer)
     evaluation = config.evaluation
     placement, k = solve(
@@ -171,7 +177,7 @@ def draw(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int], fo
     rebuilt = rebuilt_images(puzzle.shown, placement, k, grid)
     for number, image in enumerate(rebuilt):
         tiles.save(image, folder / "images" / f"{number:0{len(str(k - 1))}d}.png")
-    tiles.save(rebuilt_sheet(rebuilt, placement, puzzle.truth, grid), folder / FIGURES / "rebuilt.png")
+    tiles.save(rebuilt_sheet(rebuilt, placement, puzzle.truth, grid, labels=True), folder / FIGURES / "rebuilt.png")
 
 
 def print_result(result: dict[str, Any], folder: Path) -> None:

@@ -70,7 +70,7 @@ class Row:
         seeds: seeds of these jobs.
         selection: value of the selection metric at the selected checkpoints.
         scores: test scores by metric.
-        difference: by metric, paired difference from the best row that has this metric, averaged over common seeds;
+        difference: by compared metric, paired difference from the best row that has it, averaged over common seeds;
             the interval is over puzzles. A metric is missing if the test puzzles or the hidden patches differ.
         parameters: number of parameters of the model.
         seconds: mean duration of training and evaluation.
@@ -144,7 +144,7 @@ def _job(folder: Path) -> Job:
         job = Job(folder.name, given, record.status, run)
         leaderboard("", [job])
         if job.finished and job.finished.is_scored:
-            _ = job.finished.scores
+            _by_puzzle([job.finished])
     except Exception as error:  # damaged files of one job must not hide the others
         text = str(error) if isinstance(error, FragreconError) else f"its files cannot be read: {error!r}"
         return Job(folder.name, given, {"status": "failed", "error": text}, None)
@@ -297,15 +297,10 @@ def _puzzles(run: Run, metric: str) -> tuple[Any, ...]:
 
 
 def _by_puzzle(runs: Sequence[Run]) -> dict[str, Scores]:
-    """Return scores (puzzles,) of the model by metric, averaged over runs."""
-    found = [run.scores for run in runs]
-    prefix = "model/"
+    """Return scores (puzzles,) of the model by compared metric, averaged over runs."""
+    found = [run.model_scores(metrics.compared(run.metrics["scores"]["model"])) for run in runs]
     names = [name for name in (found[0] if found else {}) if all(name in scores for scores in found)]
-    return {
-        name.removeprefix(prefix): np.mean([scores[name] for scores in found], axis=0)
-        for name in names
-        if name.startswith(prefix)
-    }
+    return {name: np.mean([scores[name] for scores in found], axis=0) for name in names}
 
 
 def _seconds(run: Run) -> float:
@@ -331,9 +326,9 @@ def caption(board: Leaderboard) -> str:
     by_test = f"ordered by {metrics.name(board.compared[0])}" if board.compared else "not ordered"
     order = f"ordered by {board.monitor} on validation {board.samples}" if board.monitor else by_test
     return (
-        f"Test scores: mean ± standard deviation over seeds, {order}. Differences from the best row are paired "
-        f"over {board.samples} when both rows were scored on the same ones. Differences and baselines are shown ± half "
-        "their 95% interval." + f" {board.caveat}".rstrip()
+        f"Test scores: mean ± standard deviation over seeds, {order}. Differences from the best row, ± half their 95% "
+        f"interval over {board.samples}, are paired; there are none between rows that were scored on different ones."
+        + f" {board.caveat}".rstrip()
     )
 
 

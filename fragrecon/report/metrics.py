@@ -89,7 +89,6 @@ class Family:
         prefixes: prefixes of its metrics.
         shown: metrics shown by default; the others are optional.
         compared: metric that ranks runs and whose differences are shown.
-        reference: baseline drawn with the models.
         note: explanation of its metrics, shown on the page.
     """
 
@@ -97,7 +96,6 @@ class Family:
     prefixes: tuple[str, ...]
     shown: tuple[str, ...]
     compared: str
-    reference: str = ""
     note: str = ""
 
     def of(self, metrics: Iterable[str]) -> list[str]:
@@ -110,14 +108,12 @@ CLUSTERING = Family(
     ("",),  # metrics that no other family claims
     ("kmeans_ari", "kmeans_nmi", "kmeans_purity", "kmedoids_ari", "mean_clustering_score"),
     "mean_clustering_score",
-    "raw_pixels",
 )
 MASKED = Family(
     "Masked patches",
     ("masked_", "composite_"),
     ("masked_psnr", "masked_ssim", "masked_mse"),
     "masked_psnr",
-    "linear_prediction",
     "Masked: the hidden patches only. Composite: the whole image, with the model's prediction in place of the hidden "
     "patches.",
 )
@@ -126,14 +122,13 @@ WHOLE = Family(
     ("reconstruction_",),
     ("reconstruction_psnr", "reconstruction_ssim", "reconstruction_mse"),
     "reconstruction_psnr",
-    note="Reconstruction of whole images; no patches are hidden.",
+    "Reconstruction of whole images; no patches are hidden.",
 )
 PROBES = Family(
     "Classification",
     ("probe_",),
     ("probe_mlp_accuracy", "probe_linear_accuracy", "probe_knn_accuracy"),
     "probe_mlp_accuracy",
-    "raw_pixels",
     "Classifiers trained on frozen embeddings and selected on validation images.",
 )
 GENERATION = Family(
@@ -141,7 +136,7 @@ GENERATION = Family(
     ("generation_",),
     ("generation_frechet_feature_distance", "generation_fid"),
     "generation_frechet_feature_distance",
-    note="Latents: Fréchet distance to N(0, I) and share of active dimensions. Samples: Fréchet distance between "
+    "Latents: Fréchet distance to N(0, I) and share of active dimensions. Samples: Fréchet distance between "
     "decoded samples of N(0, I) and an equal number of test images. These are single values, so they have no interval.",
 )
 FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION)
@@ -205,8 +200,9 @@ def title(metric: str) -> str:
 
 
 def text(metric: str, value: float, sign: str = "") -> str:
-    """Format a value of a metric; with ``sign="+"``, a difference."""
-    return format(value, f"{sign}.{measure(metric).digits}f")
+    """Format a value of a metric; with ``sign="+"``, a difference. Zero has no minus."""
+    digits = measure(metric).digits
+    return format(round(value, digits) + 0.0, f"{sign}.{digits}f")
 
 
 def around(metric: str, value: float, half: float | None, sign: str = "") -> str:

@@ -18,6 +18,7 @@ from fragrecon.models.base import FragmentModel, count_parameters
 from fragrecon.report.figures import projections, write
 from fragrecon.report.terminal import print_metrics, print_robustness
 from fragrecon.runs.read import Run
+from fragrecon.runs.sweeps import sweep_of
 from fragrecon.runs.write import FIGURES, PROBE_FILES, Record
 
 
@@ -65,6 +66,8 @@ def score(
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Score a model and the baselines on the test split, write the record, print the tables and draw the figures.
+
+    A job of a sweep prints no tables, and by default draws only the figures that the page of the sweep shows.
 
     Args:
         config: job config.
@@ -116,13 +119,20 @@ def score(
     )
     if found.examples:
         record.write_examples(arrays_of(found.examples))
-    folder = record.folder / FIGURES
-    write.write_parts(found, scoring.name, evaluation.probe.projections if evaluation.probe else [], folder)
-    write.write_epochs(record.epochs, config.selection.monitor, checkpoint.name, folder)
-    print_metrics(metrics, record.folder)
+    folder, in_sweep = record.folder / FIGURES, sweep_of(record.folder) is not None
+    all_figures = config.report.figures or (config.report.figures is None and not in_sweep)
+    if all_figures:
+        write.write_parts(found, scoring.name, evaluation.probe.projections if evaluation.probe else [], folder)
+        write.write_epochs(record.epochs, config.selection.monitor, checkpoint.name, folder)
+    elif found.inpainted and config.report.figures is None:
+        write.write_masked(found.inpainted, folder)
+    if not in_sweep:
+        print_metrics(metrics, record.folder)
     if evaluation.robustness:
         outcomes = score_robustness(scoring, found.scores)
         record.write_robustness(table(outcomes))
-        write.write_robustness(outcomes, found.scores, folder)
-        print_robustness(outcomes)
+        if all_figures:
+            write.write_robustness(outcomes, found.scores, folder)
+        if not in_sweep:
+            print_robustness(outcomes)
     return metrics

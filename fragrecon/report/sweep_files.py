@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import html
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from fragrecon import files
-from fragrecon.report import tables
-from fragrecon.report.leaderboard import Leaderboard, Row, caption, jobs_of, leaderboard, troubles
-from fragrecon.runs.sweeps import note
-from fragrecon.runs.write import PAGE
+from fragrecon.report import metrics, tables
+from fragrecon.report.leaderboard import Leaderboard, Row, caption, duration, jobs_of, leaderboard, short, troubles
+from fragrecon.runs.sweeps import by_key, note, time_left
+from fragrecon.runs.write import METRICS_FILE, PAGE, STATUS, Record, read_json
+
+SECONDS = 0.1
+"""Minimum age of a leaderboard that is written again while the sweep runs, for each of its jobs; about 20 times as long
+as gathering a job takes.
+"""
 
 
 def update_leaderboard(folder: Path, *, page: bool = False) -> Leaderboard:
@@ -31,6 +38,56 @@ def update_leaderboard(folder: Path, *, page: bool = False) -> Leaderboard:
 
         write_sweep_page(folder / PAGE, board, {job.name: job.run for job in jobs if job.run})
     return board
+
+
+def keep_current(folder: Path) -> None:
+    """Write the leaderboard of a sweep, unless it is younger than ``SECONDS`` for each of its jobs.
+
+    Gathering takes a time in proportion to the jobs; so a sweep spends at most a twentieth of its time on it.
+    """
+    path, jobs = folder / "leaderboard.csv", len(list(folder.glob(f"*/{STATUS}")))
+    if not path.is_file() or abs(time.time() - path.stat().st_mtime) >= SECONDS * jobs:
+        update_leaderboard(folder)
+
+
+def job_line(folder: Path, number: int) -> str | None:
+    """Describe a job that has ended: values of the swept keys, score, difference from the best row so far, time.
+
+    Args:
+        folder: folder of the job.
+        number: number of the job, from 1.
+
+    Returns:
+        The line; None if the job was skipped, because it had finished before.
+    """
+    facts, record = note(folder.parent), Record(folder, writes=False)
+    status, given = record.status, by_key(record.overrides)
+    if (status.get("finished") or "") < facts["started"]:
+        return None
+    values = [f"{key.rpartition('.')[2]}={short(given[key])}" for key in facts["swept"] if key in given]
+    parts = [f"{number} of {facts['jobs'] or '?'}", " ".join(values) or folder.name]
+    if status["status"] == "failed":
+        parts.append("failed")
+    elif (folder / METRICS_FILE).is_file():
+        scores = metrics.scores_of(read_json(folder / METRICS_FILE, "scores"))["model"]
+        for metric in metrics.compared(scores)[:1]:
+            mean, unit = scores[metric]["mean"], metrics.measure(metric).unit
+            parts.append(f"{metrics.name(metric)} {metrics.text(metric, mean)} {unit}".rstrip())
+            best = next((row for row in _written(folder.parent) if metric in row), None)
+            if best and folder.name not in best["jobs"].split():
+                parts.append(f"{metrics.text(metric, mean - float(best[metric]), '+')} from the best")
+            elif best:
+                parts.append("the best")
+    started, finished = (datetime.fromisoformat(status[name]) for name in ("started", "finished"))
+    parts.append(duration((finished - started).total_seconds()))
+    left = time_left(folder.parent, number)
+    return "  ".join([*parts, *([f"{duration(left)} left"] if left else [])])
+
+
+def _written(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of ``leaderboard.csv``, best first; none if it has not been written yet."""
+    path = folder / "leaderboard.csv"
+    return files.read_csv(path) if path.is_file() else []
 
 
 def write(board: Leaderboard, folder: Path) -> None:

@@ -108,7 +108,7 @@ def of_sweep(board: Leaderboard, links: Mapping[str, str]) -> ScoreTable:
                 links=[(str(seed), links.get(job, "")) for seed, job in zip(row.seeds, row.jobs, strict=True)],
                 order=len(row.seeds),
             ),
-            spread(row.selection, ""),
+            spread(row.selection, board.monitor),
             *(spread(row.scores.get(name), name) for name in board.metrics),
             *(
                 Cell("best", order=0) if row is board.leader(name) else summed(row.difference.get(name), name, "+")
@@ -125,7 +125,8 @@ def of_sweep(board: Leaderboard, links: Mapping[str, str]) -> ScoreTable:
         line = [
             Cell(label(method), order=place),
             *[Cell()] * (len(board.parameters) + 2),
-            *(summed(scores.get(name), name) for name in board.metrics),
+            # Without an interval: ± is the standard deviation over seeds in these columns.
+            *(_cell(name, scores[name]["mean"], None) if name in scores else Cell() for name in board.metrics),
         ]
         rows.append(line + [Cell()] * (len(columns) - len(line)))
     return ScoreTable(columns, rows)

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from fragrecon.report import metrics, tables
-from fragrecon.report.leaderboard import Leaderboard, caption, duration, short, troubles
+from fragrecon.report.leaderboard import Leaderboard, caption, short, troubles
 from fragrecon.report.metrics import label
 from fragrecon.runs.write import PAGE
 
@@ -150,29 +148,6 @@ def print_robustness(outcomes: Sequence[Outcome], console: Console | None = None
             console.print(f"n/a: {outcome.condition}, {method}: {why}", soft_wrap=True)
 
 
-def print_sweep_progress(
-    job: str, begun: int, jobs: int | None, seconds_left: float | None, console: Console | None = None
-) -> None:
-    """Print the job of a sweep that starts, a progress bar and the estimated time left.
-
-    Args:
-        job: folder name of the job.
-        begun: number of jobs started before it.
-        jobs: number of jobs, if known.
-        seconds_left: estimated time until the last job ends, if known.
-        console: console to print to; by default the terminal.
-    """
-    console = console or plain_console()
-    counts = f"job {begun + 1} of {jobs or '?'}"
-    left = f"{duration(seconds_left)} left" if seconds_left is not None else ""
-    parts = [counts, ProgressBar(jobs, begun, width=24) if jobs else "", left]
-    name = Text(job)  # shortened to fit, as the rest of the line is more important
-    name.truncate(max(console.width - len(counts) - 24 - len(left) - 6, 0), overflow="ellipsis")
-    line = Table.grid(padding=(0, 2, 0, 0))
-    line.add_row(*(part for part in parts if part), name)
-    console.print(line)
-
-
 def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None = None) -> None:
     """Print the best rows of a sweep's leaderboard, its failures, and the path of its page."""
     console = console or plain_console()
@@ -186,7 +161,7 @@ def print_leaderboard(board: Leaderboard, folder: Path, console: Console | None 
         column.no_wrap, column.overflow = False, "fold"  # values may be long; scores must not be cut
     for number, row in enumerate(board.rows[:MOST_ROWS], 1):
         figures = [
-            f"{row.selection.mean:.4f}" if row.selection else "",
+            metrics.text(board.monitor, row.selection.mean) if row.selection else "",
             metrics.text(extra, row.scores[extra].mean) if extra in row.scores else "",
             str(tables.spread(row.scores.get(compared), compared)),
             str(tables.summed(row.difference.get(compared), compared, "+")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,7 @@ class Run(RunFolder):
     def __init__(self, folder: Path, config: Config, status: Mapping[str, Any]) -> None:
         super().__init__(folder)
         self.config, self.status = config, status
+        self._model_scores: dict[str, Scores] = {}
 
     def __repr__(self) -> str:
         return f"<run {self.folder}: {self.model_name} on {self.config.data.name}, {self.status['status']}>"
@@ -87,17 +88,24 @@ class Run(RunFolder):
         """Scores (puzzles,) by ``METHOD/METRIC``."""
         return self._arrays(SCORES)
 
+    def model_scores(self, metrics: Iterable[str]) -> dict[str, Scores]:
+        """Return the model's scores (puzzles,) by metric, of the metrics that it has, without reading the others."""
+        wanted = {f"model/{metric}": metric for metric in metrics}
+        if missing := wanted.keys() - self._model_scores.keys():
+            self._model_scores |= self.__dict__.get("scores") or self._arrays(SCORES, missing)
+        return {metric: self._model_scores[name] for name, metric in wanted.items() if name in self._model_scores}
+
     @cached_property
     def examples(self) -> dict[str, npt.NDArray[Any]]:
         """The first test puzzles with the model's predictions; see `fragrecon.runs.write.Record.write_examples`."""
         return self._arrays(EXAMPLES)
 
-    def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+    def _arrays(self, name: str, keys: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
         path = self.folder / name
         if not path.is_file():
             raise RunError(f"{self.folder} holds no {name}: its status is {self.status['status']}")
         try:
-            return files.read_arrays(path)
+            return files.read_arrays(path, keys)
         except (OSError, EOFError, ValueError, BadZipFile) as error:
             raise RunError(f"{path} is damaged: {error}") from None
 

@@ -56,7 +56,7 @@ def by_key(overrides: Sequence[str]) -> dict[str, str]:
     return {key.lstrip("+"): value for key, _, value in parts}
 
 
-def begin(folder: Path, name: str, jobs: int | None, overrides: Sequence[str]) -> None:
+def begin(folder: Path, name: str, jobs: int | None, overrides: Sequence[str], swept: Sequence[str]) -> None:
     """Write ``sweep.json`` at the start of a sweep command.
 
     Args:
@@ -64,8 +64,10 @@ def begin(folder: Path, name: str, jobs: int | None, overrides: Sequence[str]) -
         name: name of the sweep.
         jobs: number of jobs of the command; None if unknown.
         overrides: overrides of the command.
+        swept: keys that the command gives several values.
     """
-    files.write_json(folder / SWEEP, {"name": name, "jobs": jobs, "overrides": list(overrides), "started": now()})
+    facts = {"name": name, "jobs": jobs, "overrides": list(overrides), "swept": list(swept), "started": now()}
+    files.write_json(folder / SWEEP, facts)
 
 
 def note(folder: Path) -> dict[str, Any]:

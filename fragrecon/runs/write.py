@@ -9,11 +9,12 @@ All files are written atomically, except ``run.log``, ``.lock`` and those of add
   ``best-epoch=E-MONITOR=SCORE.ckpt`` when the monitored metric improves.
 * During scoring: ``probes/`` with the trained networks, and tables (CSV) of the settings tried and the scores by class.
 * After scoring: ``metrics.json``, ``scores.npz`` (scores per puzzle), ``examples.npz`` if puzzles are clustered,
-  ``robustness.csv`` with ``evaluation=robustness``, ``figures/`` and, except in jobs of a sweep, ``report.html``.
+  ``robustness.csv`` with ``evaluation=robustness``, ``figures/`` (in a job of a sweep only those that the page of the
+  sweep shows, unless ``report.figures`` is set) and ``report.html``.
 
 Modes add their own: ``embeddings.npz`` or ``.parquet`` and ``images.csv`` (embed), ``placement.json`` and ``images/``
 (reassemble), ``bench.json`` (bench). A sweep folder contains one such folder per job, ``sweep.json`` from the start,
-``leaderboard.csv`` and ``.md`` after each job, and ``report.html`` at the end.
+``leaderboard.csv`` and ``.md`` while it runs, and ``report.html`` at the end.
 
 An export (``mode=export``) is a run to be read only: ``config.yaml`` and ``metrics.json`` of the run,
 ``model.safetensors`` in place of checkpoints, ``MODEL_CARD.md``, perhaps ``model.onnx``, and ``status.json``.
@@ -71,7 +72,7 @@ class RunFolder:
     def overrides(self) -> list[str]:
         """Overrides of the command line that started the run, and of those that resumed it."""
         path = self.folder / OVERRIDES
-        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
+        return [str(override) for override in files.read_yaml(path)] if path.is_file() else []
 
     @property
     def epochs(self) -> list[dict[str, float]]:

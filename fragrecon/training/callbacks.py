@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, TrainingError
+from fragrecon.report import metrics
 from fragrecon.report.figures.monitoring import COLUMNS, PictureLogger, pictures_of
 from fragrecon.runs.write import CHECKPOINTS, LAST, Record
 from fragrecon.training.averaging import WeightAverage
@@ -196,7 +197,8 @@ class EpochRows(Callback):
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": seconds, "lr": rate}
         self.record.add_epoch(row | means)
         shown = [name for name in dict.fromkeys(["train/loss", "val/loss", self.monitor]) if name in means]
-        log.info("epoch %d: %s", trainer.current_epoch, ", ".join(f"{name} {means[name]:.4f}" for name in shown))
+        told = ", ".join(f"{name} {metrics.text(name, means[name])}" for name in shown)
+        log.info("epoch %d: %s", trainer.current_epoch, told)
 
 
 class Pictures(Callback):

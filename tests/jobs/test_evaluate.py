@@ -14,6 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 from fragrecon import files
 from fragrecon.errors import ConfigError, RunError
 from fragrecon.evaluation.statistics import paired, summary
+from fragrecon.runs import sweeps
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import job_folder
 from tests import layouts
@@ -172,7 +173,7 @@ def figures_of(folder: Path) -> list[str]:
         with Image.open(path) as picture:
             picture.load()
             assert picture.format == "PNG"
-            assert min(picture.size) > 150, path.name
+            assert min(picture.size) > 60, path.name
             assert len(set(picture.convert("L").tobytes())) > 20, path.name
     return list(names(folder / "figures"))
 
@@ -184,6 +185,21 @@ def test_every_scored_run_leaves_its_figures(tmp_path: Path, cache: Path, finish
     assert figures_of(tmp_path / "run") == sorted([*EXAMPLE, "reconstructions.png", "scores.png"])
     own, again = fingerprint(finished / "figures"), fingerprint(tmp_path / "run" / "figures")
     assert {name: own[name] for name in again} == again
+
+
+def test_a_sweep_draws_what_its_page_shows_unless_told_otherwise(
+    tmp_path: Path, cache: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweeps.begin(tmp_path / "sweep", "name", 2, [], [])
+    given = "mode=evaluate", f"run={finished}"
+    job(tmp_path / "sweep" / "job", cache, *given, figures=True)
+    assert not (tmp_path / "sweep" / "job" / "figures").exists()
+    assert not capsys.readouterr().out, "the leaderboard has the scores"
+    job(tmp_path / "sweep" / "all", cache, *given, "report.figures=true", figures=True)
+    assert figures_of(tmp_path / "sweep" / "all") == sorted([*EXAMPLE, "reconstructions.png", "scores.png"])
+    job(tmp_path / "none", cache, *given, "report.figures=false", figures=True)
+    assert not (tmp_path / "none" / "figures").exists()
+    assert "raw pixels" in capsys.readouterr().out
 
 
 def test_examples_are_the_first_puzzles_with_the_groups_that_are_scored(
@@ -218,14 +234,14 @@ def test_the_smallest_puzzle_can_be_drawn_too(tmp_path: Path, cache: Path, model
     few = ["data.batches_per_epoch=1", "data.epochs=1", "model.latent_dim=1"]
     job(tmp_path, cache, *SMALL, f"model={model}", *data, *size, *few, figures=True)
     decoded = [] if model == "mosaic" else ["reconstructions.png"]
-    assert figures_of(tmp_path) == sorted([*EXAMPLE, *decoded, "curves.png", "scores.png"])
+    assert figures_of(tmp_path) == sorted([*EXAMPLE, *decoded, "scores.png"])  # there are no curves of one epoch
     examples = files.read_arrays(tmp_path / "examples.npz")
     assert examples["source_ids"].shape == (1, 4)
     assert ("rebuilt_cells" in examples) == (model == "mosaic")
 
 
 def test_a_run_without_validation_has_curves_of_its_training_alone(tmp_path: Path, cache: Path) -> None:
-    job(tmp_path, cache, *SMALL, "model=pca", "trainer.limit_val_batches=0", "data.epochs=1", figures=True)
+    job(tmp_path, cache, *SMALL, "model=pca", "trainer.limit_val_batches=0", figures=True)
     assert "curves.png" in figures_of(tmp_path)
 
 

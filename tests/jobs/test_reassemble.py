@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from fragrecon.jobs.reassemble import cut_puzzle
 from fragrecon.models.base import Solver
 from fragrecon.reassembly.clues import all_clues
 from fragrecon.report.figures.plotting import colours
-from fragrecon.report.figures.tiles import PAPER
+from fragrecon.report.figures.tiles import LINE, PAPER
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import LOCK
 from fragrecon.seeds import keys_of
@@ -256,21 +257,26 @@ def check_rebuilt(
     gap: int,
 ) -> None:
     """Pairs of an original and what was rebuilt of it, in which wrong fragments alone have a red frame."""
-    size = images[0].shape[0]
+    size, label = images[0].shape[0], LINE
     sources = list(dict.fromkeys(sorted(row["file"] for row in found["fragments"])))
     right = {n: {s: set[tuple[int, ...]]() for s in sources} for n in range(len(images))}
+    held = Counter((row["image"], row["file"]) for row in found["fragments"])
     for row in found["fragments"]:
         if row["cell"] == row["cut_from"]:
             right[row["image"]][row["file"]].add(tuple(row["cell"]))
     taken = max(
         itertools.permutations(range(len(images))),
-        key=lambda order: sum(len(right[n][s]) for n, s in zip(order, sources, strict=True)),
+        key=lambda order: [
+            sum(count(n, s) for n, s in zip(order, sources, strict=True))
+            for count in (lambda n, s: len(right[n][s]), lambda n, s: held[n, s])
+        ],
     )
     wrong = 0
     for place, (number, source) in enumerate(zip(taken, sources, strict=True)):
         down, across = divmod(2 * place, (picture.shape[1] - gap) // (size + gap))
-        top, left = gap + down * (size + gap), gap + across * (size + gap)
+        top, left = label + gap + down * (label + size + gap), gap + across * (size + gap)
         np.testing.assert_array_equal(picture[top : top + size, left : left + size], originals[source])
+        assert picture[top - label : top, left : left + size].min() < 100, "a label"
         left += size + gap
         shown = picture[top : top + size, left : left + size]
         for cell in itertools.product(*map(range, found["grid"])):
@@ -394,7 +400,7 @@ def test_grey_images_of_another_grid_are_put_together(tmp_path: Path, cache: Pat
     loose = [file for n, image in enumerate(images) for file in write_fragments(tmp_path / "loose", image, 168, 6 * n)]
     again = reassemble(tmp_path / "again", cache, grey, loose[:10], "loose=true")
     assert_placed(again, 10)
-    assert pixels_of(tmp_path / "again" / "figures" / "rebuilt.png").shape[-1] == 1
+    assert pixels_of(tmp_path / "again" / "figures" / "rebuilt.png").shape[-1] == 3
 
 
 def test_large_images_are_seen_as_means_of_their_pixels(tmp_path: Path, cache: Path, mosaic: Path) -> None:

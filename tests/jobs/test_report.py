@@ -16,7 +16,7 @@ from fragrecon.report.sweep_files import update_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import begin
 from fragrecon.runs.write import PAGE
-from tests.cli import SMALL, Cli, fingerprint, job, status
+from tests.cli import SMALL, Cli, fingerprint, job, names, status
 from tests.jobs.test_reconstruction import BASELINES, MASKED, TINY, WHOLE
 
 pytestmark = pytest.mark.timeout(180)
@@ -80,11 +80,12 @@ def test_the_page_of_a_run_lies_in_its_folder(tmp_path: Path, cache: Path, finis
 
 def test_a_sweep_of_masked_images_has_tables_and_pages_of_what_was_filled_in(tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "rates"
-    begin(folder, "rates", 3, ["optimizer.lr=0.003,0.0001"])
+    begin(folder, "rates", 3, ["optimizer.lr=0.003,0.0001"], ["optimizer.lr"])
     line = [*TINY["mae"], *WHOLE]
     for rate in ("0.003", "0.0001"):
         job(folder / rate, cache, *line, f"optimizer.lr={rate}", figures=rate == "0.003")
     job(folder / "harder", cache, *line, "optimizer.lr=1e-7", "evaluation.reconstruction.ratio=0.95")
+    assert names(folder / "0.003" / "figures") == ["masked.png"], "what the page of the sweep shows"
     job(tmp_path / "report", cache, "mode=report", f"sweep.dir={folder}")
     rows = {row["jobs"]: row for row in table(folder)}
     for row in rows.values():

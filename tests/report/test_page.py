@@ -286,11 +286,10 @@ def test_scores_are_drawn_against_numbers_with_a_line_a_model_and_error_bars(sho
     assert conv["low"] == pytest.approx([0.18, 0.36, 0.27])
     assert conv["high"] == pytest.approx([0.22, 0.44, 0.33])
     assert {"Segment", "Line", "Scatter"} <= set(conv["kinds"])
-    # One seed only: the interval over puzzles of that run.
-    only = summary(0.4 + 0.05 * np.random.default_rng(0).random((2 * len(METRICS), PUZZLES + 3))[len(METRICS)])
-    assert [mosaic["low"][2], mosaic["high"][2]] == pytest.approx(only["ci95"])
-    for words in ("standard deviation over seeds", "95% interval over test puzzles"):
-        assert words in shown.page.locator("#curves .note").inner_text()
+    assert [mosaic["low"][2], mosaic["high"][2]] == [mosaic["mean"][2]] * 2, "one seed has no deviation"
+    note = shown.page.locator("#curves .note").inner_text()
+    assert "standard deviation over seeds" in note
+    assert "95% interval" not in note
     picture = Image.open(io.BytesIO(shown.page.locator(".plot").screenshot())).convert("RGB")
     drawn = {tuple(colour) for colour in np.unique(np.asarray(picture).reshape(-1, 3), axis=0).tolist()}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= drawn
@@ -584,12 +583,16 @@ def test_a_sweep_whose_jobs_all_failed_has_a_page(browser: Browser, tmp_path: Pa
         assert found.page.locator("#puzzles .viewer").count() == 0
 
 
+RAW = {"raw_pixels": {"kmeans_ari": summary(np.array([0.1, 0.2]))}}
+"""Baselines of a leaderboard."""
+
+
 def test_settings_that_share_nothing_are_points_without_a_line(browser: Browser, tmp_path: Path) -> None:
     rows, runs = [], {}
     for rate, dim in (("0.01", "8"), ("0.02", "16"), ("0.03", "4")):
         runs[rate] = make_run(tmp_path / rate, None)
         rows.append(Row({"lr": rate, "dim": dim}, [rate], [0], scores={"kmeans_ari": Spread(float(rate), None, 1)}))
-    write_sweep_page(tmp_path / "report.html", Leaderboard("search", ["lr", "dim"], rows, "", {}), runs)
+    write_sweep_page(tmp_path / "report.html", Leaderboard("search", ["lr", "dim"], rows, "", RAW), runs)
     with opened(browser, tmp_path / "report.html") as found:
         drawn = draws(found)
         assert (drawn["scale"], drawn["x"]) == ("LinearScale", "lr")
@@ -597,6 +600,23 @@ def test_settings_that_share_nothing_are_points_without_a_line(browser: Browser,
         assert (points["x"], points["mean"]) == ([0.01, 0.02, 0.03], [0.01, 0.02, 0.03])
         assert "Line" not in points["kinds"]
         assert raw["name"] == "raw pixels"
+        (low, high), mean = run_interval(runs["0.01"]), points["mean"][0]
+        assert (points["low"][0], points["high"][0]) == (pytest.approx(low), pytest.approx(high))
+        assert mean == 0.01
+        assert "95% interval over test puzzles" in found.page.locator("#curves .note").inner_text()
+
+
+def run_interval(run: Run) -> list[float]:
+    """The interval over puzzles of a run's score."""
+    interval: list[float] = run.metrics["scores"]["model"]["kmeans_ari"]["ci95"]
+    return interval
+
+
+def test_the_strongest_baselines_are_drawn() -> None:
+    means = {"random": 0.0, "raw_pixels": 0.2, "colour_histogram": 0.5, "exact_pca": 0.3}
+    known = {method: {"mean_clustering_score": summary(np.array([mean] * 2))} for method, mean in means.items()}
+    row = Row({}, ["a"], [0], scores={"mean_clustering_score": spread(0.4)})
+    assert curves.strongest(Leaderboard("name", [], [row], "", known)) == ["colour_histogram", "exact_pca"]
 
 
 # Of a run ------------------------------------------------------------------------------------------------------------
@@ -831,7 +851,7 @@ def test_raw_pixels_are_drawn_only_where_they_depend_on_nothing_else(tmp_path: P
         run = runs[f"{dim},{size}"] = make_run(tmp_path / f"{dim},{size}", None)
         run.metrics["scores"]["raw_pixels"]["kmeans_ari"]["mean"] = float(size)
         rows.append(Row({"dim": dim, "size": size}, [f"{dim},{size}"], [0], scores={"kmeans_ari": spread(0.5)}))
-    drawn = curves.of_sweep(Leaderboard("sizes", ["dim", "size"], rows, "", {}), runs)["figures"]
+    drawn = curves.of_sweep(Leaderboard("sizes", ["dim", "size"], rows, "", RAW), runs)["figures"]
     lines = {figure["name"]: figure["points"]["kmeans_ari"] for figure in drawn}
     assert len(lines["dim"]) == 2  # at each dimension they differ by size
     assert len(lines["size"]) == 3

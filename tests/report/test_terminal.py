@@ -24,7 +24,6 @@ from fragrecon.report.terminal import (
     print_leaderboard,
     print_metrics,
     print_robustness,
-    print_sweep_progress,
 )
 
 METHODS = ("random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model")
@@ -322,40 +321,6 @@ def test_axes_are_set_apart() -> None:
 
 # Sweeps ---------------------------------------------------------------------------------------------------------------
 
-JOB = "model-conv_model.latent_dim-128_seed-0_optimizer.lr-0.000123_data.epochs-20-1a2b3c4d"
-
-
-def progress(begun: int, jobs: int | None, left: float | None, width: int = 80, job: str = JOB) -> str:
-    (line,) = printed(print_sweep_progress, job, begun, jobs, left, width=width)
-    return line.rstrip()
-
-
-@pytest.mark.parametrize("begun", [0, 1, 46, 47])
-def test_the_progress_of_a_sweep_is_a_line_with_all_that_counts(begun: int) -> None:
-    for left, text in ((None, ""), (20.4, "0:00:20 left"), (100_000.0, "1 day, 3:46:40 left")):
-        line = progress(begun, 48, left)
-        assert cell_len(line) <= 80
-        assert line.startswith(f"job {begun + 1} of 48  ")
-        assert text in line
-        assert ("left" in line) == (left is not None)
-        assert "model-conv" in line
-
-
-def test_the_bar_is_as_long_as_what_is_done() -> None:
-    lengths = [sum(letter in "━╸" for letter in progress(begun, 48, 1.0)) for begun in (0, 12, 24, 48)]
-    assert lengths == [0, 6, 12, 24]
-
-
-def test_a_sweep_of_unknown_length_has_no_bar() -> None:
-    line = progress(3, None, None)
-    assert line.startswith("job 4 of ?  model-conv_model.latent_dim-128_")
-    assert "━" not in line
-
-
-def test_a_wide_terminal_shows_the_jobs_whole_name() -> None:
-    assert progress(1, 6, 20.0, width=200).endswith(f"0:00:20 left  {JOB}")
-    assert progress(1, 6, 20.0, job="seed-1").endswith("  seed-1")
-
 
 def row(rank: int, values: dict[str, str], score: float | None, *, seeds: int = 3, failed: str = "") -> Row:
     if score is None:
@@ -437,7 +402,6 @@ def test_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], monk
     why = "[/third/party/pair.cc:537] [bold]reset[/] by [red]peer"
     rows = [row(1, {"model.channels": "[a,b]"}, 0.5), row(2, {"model.channels": "[/]"}, None, failed=why)]
     print_leaderboard(board(rows, ["model.channels"]), Path("multirun/[red]"))
-    print_sweep_progress("[bold]", 0, 2, None)
     print_metrics(written(), Path("outputs/[red]"))
     text = capsys.readouterr().out
     for words in (
@@ -445,7 +409,6 @@ def test_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], monk
         "[/]",
         f"job-2 failed: {why}",
         "page: multirun/[red]/report.html",
-        "[bold]",
         "record: outputs/[red]",
     ):
         assert words in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import shlex
 import shutil
 import signal
@@ -153,7 +154,7 @@ def ago(seconds: float) -> str:
 
 def begun(folder: Path, jobs: int | None, seconds: float) -> None:
     """Write that a command started a sweep some seconds ago."""
-    sweeps.begin(folder, "name", jobs, ["seed=0,1"])
+    sweeps.begin(folder, "name", jobs, ["seed=0,1"], ["seed"])
     files.write_json(folder / "sweep.json", sweeps.note(folder) | {"started": ago(seconds)})
 
 
@@ -181,7 +182,7 @@ def test_the_folder_of_a_sweep_holds_sweep_json(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"sweep\.json"):
         sweeps.note(tmp_path)
     assert sweeps.sweep_of(tmp_path / "job") is None
-    sweeps.begin(tmp_path, "name", 2, ["seed=0,1"])
+    sweeps.begin(tmp_path, "name", 2, ["seed=0,1"], ["seed"])
     assert sweeps.sweep_of(tmp_path / "job") == tmp_path
     assert sweeps.sweep_of(tmp_path) is None
     found = sweeps.note(tmp_path)
@@ -255,12 +256,25 @@ def test_the_command_ends_with_an_error_that_names_what_failed(sweep: Path, ende
     assert "Traceback" not in ended.stdout + ended.stderr
 
 
-def test_the_sweep_prints_its_progress(ended: Result) -> None:
-    shown = [line for line in ended.stdout.splitlines() if line.startswith("job ")]
-    assert [line.split("  ")[0] for line in shown] == [f"job {number} of 6" for number in range(1, 7)]
-    assert "left" not in shown[0]
-    assert all("left" in line for line in shown[1:])
-    assert all(len(line) <= 80 for line in shown)
+def test_each_job_that_ended_has_a_line_and_a_page(sweep: Path, ended: Result) -> None:
+    lines = [re.split("  +", line) for line in ended.stdout.splitlines() if re.match(r"\d of 6  ", line)]
+    assert [line[0] for line in lines] == [f"{number} of 6" for number in range(1, 7)]
+    assert ["left" in line[-1] for line in lines] == [True] * 5 + [False]
+    seen = []
+    for _, name, score, *_ in lines:
+        found = re.fullmatch(r"latent_dim=(-?\d+) seed=(\d)", name)
+        assert found
+        folder = job_of(sweep, size=int(found[1]), seed=int(found[2]))
+        seen.append(folder)
+        assert (folder / "report.html").is_file() == (int(found[1]) > 0)
+        if int(found[1]) < 0:
+            assert score == "failed"
+        else:
+            mean = metrics(folder)["scores"]["model"]["mean_clustering_score"]["mean"]
+            assert score == f"mean clustering score {mean:.4f}"
+    assert sorted(seen) == jobs_in(sweep)
+    assert not any(line.startswith("model minus") for line in ended.stdout.splitlines())
+    assert ended.stdout.count("colour histogram") == 1
 
 
 def test_the_table_holds_means_and_standard_deviations_over_seeds(sweep: Path) -> None:

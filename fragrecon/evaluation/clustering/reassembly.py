@@ -135,6 +135,8 @@ def agreement(placement: Placement, batch: FragmentBatch, grid: tuple[int, int])
 def matches(placement: Placement, batch: FragmentBatch) -> Tensor:
     """Match rebuilt images to true images (B, k) one to one, maximising the fragments at the correct cell.
 
+    Ties are broken by the fragments of the image, wherever they are.
+
     Args:
         placement: rebuilt images.
         batch: the true ones.
@@ -142,7 +144,8 @@ def matches(placement: Placement, batch: FragmentBatch) -> Tensor:
     Returns:
         The true image of each rebuilt one; k is the greater of both numbers, and others are matched to the surplus.
     """
-    return assign(_right(placement, batch))
+    everywhere = Placement(placement.images, batch.positions.cpu(), batch.rotations.cpu())
+    return assign(_right(placement, batch) * (batch.source_ids.shape[1] + 1) + _right(everywhere, batch))
 
 
 def _right(placement: Placement, batch: FragmentBatch) -> Tensor:

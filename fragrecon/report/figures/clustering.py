@@ -3,92 +3,113 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from fragrecon.data.puzzles import FragmentBatch, in_place
 from fragrecon.evaluation.examples import Example
 from fragrecon.report.figures.plotting import blank, colours, draw_matrix
 from fragrecon.report.figures.projections import tsne
+from fragrecon.report.figures.tiles import FONT, LETTER, Page, fit, sheet, to_pixels
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GAP = 0.12
-"""Space between fragments, as a share of their side."""
+FRAGMENT, SPACE = 32, 4
+"""Maximum side of a fragment and space between fragments, in pixels."""
+PER_LINE = 8, 32
+"""Minimum and maximum number of fragments in a row of a group; in between, those of an image."""
+TITLE, MARGIN, LABEL = 26, 26, 16
+"""Height of the line of titles, space between panels, and width of the name of an image or a group, in pixels."""
 POINTS = 1000
 """Maximum number of fragments in the t-SNE figure."""
 ROOM = 2
 """Side of its grid, relative to the smallest square that holds the fragments."""
 PALE = 0.55
 """Opacity of the background of letters."""
+UNNAMED = "?"
+"""Name of a group that is named after no image."""
 LETTERS = 26
 
 
-def puzzle_figure(batch: FragmentBatch, predicted: Tensor, grid: tuple[int, int], title: str) -> Figure:
-    """Draw the first puzzle of a batch three times: shuffled, as the original images, and grouped.
+def puzzle_figure(example: Example, title: str) -> Figure:
+    """Draw a puzzle three times: shuffled, as the original images, and grouped.
 
     Args:
-        batch: batch with fragments of any dtype.
-        predicted: cluster (B, F) of each fragment.
-        grid: rows and columns of fragments in an image.
+        example: puzzle with its groups.
         title: title of the groups.
 
     Returns:
-        The figure. A fragment that is not from the main image of its group is labelled with the name of its image.
+        The figure. A line on the left joins the rows of a group, whose name is beside it. A fragment that is not from
+        the image that its group is named after bears the name of its image.
     """
-    batch = batch.as_float().to("cpu")
-    fragments, sources, groups = batch.fragments[0], batch.source_ids[0], predicted[0].cpu()
-    images, cells = batch.images_per_puzzle, grid[0] * grid[1]
-    names = names_of(images)
-    grouped = [_lines(sources, groups == group, images, 2 * cells) for group in torch.unique(groups)]
-    lines = [line for group in sorted(grouped, key=lambda group: group[0].majority) for line in group]
-    longest = max(len(line.members) for line in lines)
+    sources, letters = example.batch.source_ids[0].tolist(), names_of(example.batch.images_per_puzzle)
+    tiles = fit(example.batch.fragments[0], FRAGMENT)
+    down, across = tiles.shape[2] + SPACE, tiles.shape[3] + SPACE
+    names = dict(sorted(enumerate(example.names), key=lambda named: len(letters) if named[1] is None else named[1]))
+    members = {group: _ordered(example.groups[0] == group, sources, names[group]) for group in names}
+    per_line = min(max(example.grid[0] * example.grid[1], PER_LINE[0]), PER_LINE[1])
+    lines = {group: -(-len(found) // per_line) for group, found in members.items()}
+    height = sum(lines.values()) * down + (len(lines) - 1) * SPACE
 
-    widths = [cells, cells / 2, longest]
-    figure = blank(3.1 * sum(widths) / cells, 3.1 * max(images, len(lines), 6) / cells + 0.4, layout=None)
-    left, middle, right = figure.subplots(1, 3, width_ratios=widths)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.92, wspace=0.12)
-    for place, fragment in enumerate(fragments):
-        _draw(left, fragment, place // cells, place % cells)
-    _finish(left, f"{images * cells} shuffled fragments", images, cells)
+    columns = -(-len(tiles) // max(1, height // down))
+    images = fit(example.images, 2 * max(down, across) - SPACE)
+    image_down, image_across = images.shape[2] + SPACE, images.shape[3] + SPACE + LABEL
+    image_columns = -(-len(images) // max(1, height // image_down))
+    height = max(height, -(-len(images) // image_columns) * image_down, -(-len(tiles) // columns) * down)
+    titles = f"{len(tiles)} shuffled fragments", f"{len(images)} images", title
+    widths = columns * across, image_columns * image_across, per_line * across
+    first, second, third = (max(panel, LETTER * len(words)) for panel, words in zip(widths, titles, strict=True))
+    middle = SPACE + first + MARGIN
+    right = middle + second + MARGIN + LABEL
+    page = Page(right + third + SPACE, TITLE + height + SPACE)
 
-    for number, image in enumerate(in_place(batch.fragments, batch, grid)):
-        row, column = number // 2, number % 2
-        _draw(middle, image, row, column)
-        _mark(middle, row - 0.36, column - 0.36, names[number])
-    _finish(middle, f"{images} original images", -(-images // 2), 2)
-
-    for row, line in enumerate(lines):
-        for column, member in enumerate(line.members):
-            _draw(right, fragments[member], row, column)
-            if int(sources[member]) != line.majority:
-                _mark(right, row, column, names[int(sources[member])])
-        if line.first:
-            right.text(-0.7, row, names[line.majority], fontsize=6, ha="right", va="center")
-    _finish(right, title, len(lines), longest)
-    return figure
+    for words, left in zip(titles, (SPACE, middle + LABEL, right), strict=True):
+        page.write(words, left, TITLE / 2, "left")
+    for number, tile in enumerate(tiles):
+        page.put(tile, SPACE + number % columns * across, TITLE + number // columns * down)
+    for number, (image, letter) in enumerate(zip(images, letters, strict=True)):
+        left, top = middle + number % image_columns * image_across, TITLE + number // image_columns * image_down
+        page.put(image, left + LABEL, top)
+        page.write(letter, left + LABEL - SPACE, top + image.shape[1] / 2, "right")
+    top = TITLE
+    for group, found in members.items():
+        name, bottom = names[group], top + lines[group] * down - SPACE
+        page.write(UNNAMED if name is None else letters[name], right - 2 * SPACE, (top + bottom) / 2, "right")
+        page.pixels[:, top:bottom, right - SPACE] = 0
+        for number, member in enumerate(found):
+            tile, (left, upper) = tiles[member], (right + number % per_line * across, top + number // per_line * down)
+            if sources[member] == name:
+                page.put(tile, left, upper)
+            else:
+                page.put(tile // 2, left, upper)
+                style = {"color": "white", "weight": "bold"}
+                page.write(letters[sources[member]], left + tile.shape[2] / 2, upper + tile.shape[1] / 2, **style)
+        top = bottom + 2 * SPACE
+    return page.figure()
 
 
 def confusion_figure(example: Example) -> Figure:
     """Draw the number of fragments of each image (row) in the group assigned to each image (column)."""
-    table, images = example.confusion.double(), example.images
+    table, images = example.confusion, example.images
     n, names = len(images), names_of(len(images))
+    groups = [name if number in example.names else UNNAMED for number, name in enumerate(names)]
     side, font = max(2.6, 0.3 * n), 7 if n <= LETTERS else 5
     figure = blank(side + 0.9, side + 0.9)
     axes = figure.subplots()
     draw_matrix(axes, table.numpy(), float(table.sum(1).max()), font)
-    for row, image in enumerate(images):
-        _draw(axes, image, row, -1)
-    axes.set(xlim=(-1.5, n - 0.5), ylim=(n - 0.5, -0.5))
-    axes.set_xticks(range(n), names, fontsize=font)
+    gap = max(1, images.shape[-2] // 16)
+    column = sheet(list(to_pixels(images)), 1, gap).movedim(0, -1).numpy()
+    wide = column.shape[1] / (images.shape[-2] + gap)
+    axes.imshow(column, extent=(-0.5 - wide, -0.5, n - 0.5, -0.5))
+    axes.set(xlim=(-0.5 - wide, n - 0.5), ylim=(n - 0.5, -0.5))
+    axes.set_xticks(range(n), groups, fontsize=font)
     axes.set_yticks(range(n), names, fontsize=font)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("image assigned to the group", fontsize=8)
+    axes.set_xlabel("group, by the image it is named after", fontsize=8)
     axes.set_ylabel("image", fontsize=8)
     share = float(table.diagonal().sum() / table.sum())
     axes.set_title(f"{share:.0%} of the fragments in the group of their image", fontsize=7)
@@ -97,26 +118,24 @@ def confusion_figure(example: Example) -> Figure:
 
 def embedding_figure(example: Example) -> Figure:
     """Draw the fragments by t-SNE of their embeddings, moved to a grid, and in a second panel the names of images."""
-    from matplotlib.patches import Circle
-
     sources = example.batch.source_ids[0, :POINTS].tolist()  # fragments are in random order
-    fragments = example.batch.as_float().fragments[0, :POINTS]
     names, hues = names_of(example.batch.images_per_puzzle), colours(example.batch.images_per_puzzle)
     side = math.ceil(ROOM * math.sqrt(len(sources)))
     cells = on_grid(tsne(example.embeddings[0, :POINTS], example.grid[0] * example.grid[1] - 1), side)
-    figure = blank(8, 4.2, layout=None)
-    left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.94, wspace=0.03)
-    for fragment, source, (row, column) in zip(fragments, sources, cells, strict=True):
-        _draw(left, fragment, row, column)
-        light = [1 - PALE * (1 - value) for value in hues[source]]
-        right.add_patch(Circle((column, row), 0.5 - GAP / 2, facecolor=light))
-        right.text(column, row + 0.05, names[source], fontsize=140 / side, ha="center", va="center")
-    for axes, title in ((left, "fragments, by t-SNE of their embeddings"), (right, "the images they were cut from")):
-        axes.set_title(title, fontsize=7)
-        axes.set(xlim=(-1, side), ylim=(side, -1), aspect="equal", xticks=[], yticks=[])
-        axes.spines[:].set_color("0.8")
-    return figure
+    tiles = fit(example.batch.fragments[0, :POINTS], max(8, 640 // side - SPACE))
+    down, across = tiles.shape[2] + SPACE, tiles.shape[3] + SPACE
+    step = side * across + MARGIN
+    page = Page(step + side * across + 2 * SPACE, TITLE + side * down + SPACE)
+    for tile, source, (row, column) in zip(tiles, sources, cells, strict=True):
+        left, top = SPACE + column * across, TITLE + row * down
+        page.put(tile, left, top)
+        light = torch.tensor([255 * (1 - PALE * (1 - value)) for value in hues[source]]).to(torch.uint8)
+        page.put(light.view(3, 1, 1).expand_as(tile), left + step, top)
+        middle = left + step + tile.shape[2] / 2, top + tile.shape[1] / 2
+        page.write(names[source], *middle, fontsize=min(FONT, 0.4 * min(tile.shape[1:])))
+    page.write("fragments, by t-SNE of their embeddings", SPACE, TITLE / 2, "left")
+    page.write("the images they were cut from", SPACE + step, TITLE / 2, "left")
+    return page.figure()
 
 
 def on_grid(points: Tensor, side: int) -> list[tuple[int, int]]:
@@ -141,37 +160,7 @@ def names_of(images: int) -> list[str]:
     return [chr(ord("A") + i) if images <= LETTERS else str(i + 1) for i in range(images)]
 
 
-class _Line(NamedTuple):
-    """Fragments of a group, the image that most of the group is from, and whether this is the group's first line."""
-
-    members: list[int]
-    majority: int
-    first: bool
-
-
-def _lines(sources: Tensor, chosen: Tensor, images: int, width: int) -> list[_Line]:
-    """Split a group into lines of at most ``width`` fragments, those of its main image first."""
-    members = torch.nonzero(chosen).flatten()
-    counts = torch.bincount(sources[members], minlength=images)
-    ordered = members[torch.argsort(sources[members] - counts[sources[members]] * images)].tolist()
-    starts = range(0, len(ordered), width)
-    return [_Line(ordered[start : start + width], int(counts.argmax()), start == 0) for start in starts]
-
-
-def _draw(axes: Axes, image: Tensor, row: float, column: float) -> None:
-    """Draw an image (C, H, W) in [0, 1], scaled to fit a 1x1 cell."""
-    pixels: Any = image.expand(3, -1, -1).movedim(0, -1).numpy()
-    height, width = pixels.shape[:2]
-    x, y = ((0.5 - GAP / 2) * side / max(height, width) for side in (width, height))
-    axes.imshow(pixels, extent=(column - x, column + x, row + y, row - y))
-
-
-def _mark(axes: Axes, row: float, column: float, name: str) -> None:
-    box = {"boxstyle": "circle,pad=0.15", "facecolor": "black", "edgecolor": "none", "alpha": 0.65}
-    axes.text(column, row, name, bbox=box, fontsize=4.5, color="white", ha="center", va="center")
-
-
-def _finish(axes: Axes, title: str, rows: float, columns: int) -> None:
-    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
-    axes.set_title(title, fontsize=7)
-    axes.axis("off")
+def _ordered(chosen: Tensor, sources: Sequence[int], name: int | None) -> list[int]:
+    """Return the fragments of a group: those of the image it is named after, then the others, image by image."""
+    members: list[int] = torch.nonzero(chosen).flatten().tolist()
+    return sorted(members, key=lambda member: (sources[member] != name, sources[member]))

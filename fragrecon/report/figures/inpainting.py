@@ -23,6 +23,7 @@ STEPS, HEADS = 9, 8
 """Maximum number of steps and of attention heads shown."""
 CHOSEN = (0.84, 0.15, 0.16)
 """Colour of the frame of the patch whose attention is shown."""
+LINES = "grey: images, black: mean"
 PLOTS = 260
 """Height of the plots below the steps, in pixels."""
 
@@ -32,10 +33,10 @@ def masked_figure(inpainted: Inpainted) -> Figure:
 
     The composite has the output in hidden patches only. Below each column is the PSNR of the hidden patches.
     """
-    rows = {"image": inpainted.images, "visible": visible(inpainted), "output": inpainted.output}
+    rows = {"image": inpainted.images, "visible patches": visible(inpainted), "model output": inpainted.output}
     rows["composite"] = inpainted.composite
     ratios = [f"{ratio:.1f} dB" for ratio in masked_psnr(inpainted, inpainted.output).tolist()]
-    return rows_figure([(name, list(tiles(images))) for name, images in rows.items()], ("PSNR", ratios))
+    return rows_figure([(name, list(tiles(images))) for name, images in rows.items()], ("PSNR, hidden", ratios))
 
 
 def descent_figure(inpainted: Inpainted) -> Figure:
@@ -48,7 +49,7 @@ def descent_figure(inpainted: Inpainted) -> Figure:
 
     assert inpainted.steps is not None
     output, energies = inpainted.steps.output, inpainted.steps.energies
-    rows = {"visible": visible(inpainted)}
+    rows = {"visible patches": visible(inpainted)}
     for step in torch.linspace(0, len(output) - 1, min(len(output), STEPS)).round().int().tolist():
         composite = torch.where(inpainted.hidden, output[step], inpainted.images)
         rows[f"step {step}" if step else "start"] = composite
@@ -62,7 +63,7 @@ def descent_figure(inpainted: Inpainted) -> Figure:
     for number, block in enumerate(energies):
         _plot_images(left, np.arange(steps + 1) + number * steps, block - block[0])
     _plot_images(right, np.arange(len(output)), torch.stack([masked_psnr(inpainted, step) for step in output]))
-    for axes, name in ((left, "change of energy"), (right, "masked PSNR, dB")):
+    for axes, name in ((left, f"change of energy ({LINES})"), (right, f"masked PSNR, dB ({LINES})")):
         tidy(axes)
         axes.set_xlabel("step", fontsize=7)
         axes.set_title(name, fontsize=7, pad=3)
@@ -73,15 +74,17 @@ def descent_figure(inpainted: Inpainted) -> Figure:
 def attention_figure(inpainted: Inpainted) -> Figure:
     """Draw one column per image: the image, its visible patches, and the attention of the framed patch.
 
-    The attention is averaged over heads, then shown per head. Darker is more, relative to the maximum of each map.
+    The attention is averaged over heads, then shown per head. Darker is more, relative to the most that another patch
+    gets in each map: the framed patch may get far more.
     """
     assert inpainted.attention is not None
     weights = inpainted.attention.weights[:, :HEADS]  # (M, H, rows, columns)
     maps = torch.cat([inpainted.attention.weights.mean(1, keepdim=True), weights], 1)
-    light = 1 - maps / maps.amax((2, 3), keepdim=True).clamp(min=1e-12)
+    others = maps.flatten(2).scatter(2, inpainted.attention.chosen.view(-1, 1, 1).expand(-1, maps.shape[1], 1), 0.0)
+    light = 1 - (maps / others.amax(2)[..., None, None].clamp(min=1e-12)).clamp(max=1)
     patch = inpainted.images.shape[-2] // maps.shape[2], inpainted.images.shape[-1] // maps.shape[3]
     light = light.repeat_interleave(patch[0], 2).repeat_interleave(patch[1], 3)
-    rows = {"image": inpainted.images, "visible": visible(inpainted), "all heads": light[:, :1]}
+    rows = {"image": inpainted.images, "visible patches": visible(inpainted), "all heads": light[:, :1]}
     rows |= {f"head {head}": light[:, head : head + 1] for head in range(1, light.shape[1])}
     grid, chosen = (maps.shape[2], maps.shape[3]), inpainted.attention.chosen.tolist()
     framed = [

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 STYLES = {"training": ("0.5", "--"), "validation": ("black", "-")}
 """Colour and line style of each curve."""
+SPAN = 0.25
+"""Minimum range of an axis, relative to its largest absolute value, so that small changes look small."""
 NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
 """Style of annotations."""
 
@@ -46,8 +48,16 @@ def tidy(axes: Axes) -> None:
 
 
 def colours(count: int) -> list[tuple[float, float, float]]:
-    """Return ``count`` distinct RGB colours: by hue, in rings of a dozen, alternately light and dark."""
-    rings, around = -(-count // 12), min(count, 12)
+    """Return ``count`` distinct RGB colours.
+
+    Up to 20 are hand-picked, as these are easier to distinguish than equal steps of hue; more are ordered by hue, in
+    rings of a dozen, alternately light and dark.
+    """
+    from matplotlib import colormaps
+
+    if count <= 20:
+        return [tuple(colour[:3]) for colour in colormaps["tab10" if count <= 10 else "tab20"](range(count)).tolist()]
+    rings, around = -(-count // 12), 12
     return [
         colorsys.hsv_to_rgb((place / around + ring / (12 * rings)) % 1, 0.9, 0.6 if ring % 2 else 0.95)
         for ring, place in (divmod(number, 12) for number in range(count))
@@ -84,7 +94,11 @@ def epochs_figure(panels: Mapping[str, Mapping[str, Points]], selected: float | 
             axes.axvline(selected, color="0.7", linewidth=0.8, zorder=1)
             marked = [point for point in curves["validation"] if point[0] == selected]
             axes.plot(*np.reshape(marked, (-1, 2)).T, "o", color="black", markersize=5)
-        axes.margins(y=0.12)
+        values = [value for points in drawn.values() for _, value in points if np.isfinite(value)]
+        if values:
+            middle, half = (max(values) + min(values)) / 2, (max(values) - min(values)) / 2
+            half = 1.15 * max(half, SPAN / 2 * max(map(abs, values))) or 1.0
+            axes.set_ylim(middle - half, middle + half)
         axes.set_ylabel(name, fontsize=7)
         tidy(axes)
     if selected is not None:

@@ -58,7 +58,7 @@ def draw(probed: ProbeResults, names: Iterable[str], model: str, folder: Path) -
     embeddings, labels = probed.test.embeddings[chosen], probed.test.labels[chosen]
     for name in names:
         points, axes = project(name, embeddings)
-        title = f"{len(chosen):,} test images, by {TITLES[name]} of the embeddings of {model}"
+        title = f"{len(chosen):,} test images, by {TITLES[name]} of the embeddings\n{model}"
         save(projection_figure(points, labels, probed.classes, title, axes), folder / f"projection_{name}.png")
 
 
@@ -126,12 +126,7 @@ def projection_figure(
     Returns:
         The figure.
     """
-    from matplotlib import colormaps
-
-    listed = len(classes) <= LISTED
-    # Hand-picked colours are easier to distinguish than equal steps of hue, but there are few.
-    picked = colormaps["tab10" if len(classes) <= 10 else "tab20"]
-    hues = np.array(picked(range(len(classes))) if listed else colours(len(classes)))
+    listed, hues = len(classes) <= LISTED, np.array(colours(len(classes)))
     figure = blank(6.4 if listed else 5.2, 5.2)
     axes = figure.subplots()
     axes.scatter(points[:, 0], points[:, 1], s=7, c=hues[labels.numpy()], alpha=0.8, linewidths=0)
@@ -143,7 +138,7 @@ def projection_figure(
     axes.set_xlabel(axes_names[0], fontsize=8)
     axes.set_ylabel(axes_names[1], fontsize=8)
     axes.spines[:].set_color("0.8")
-    axes.set_title(title, fontsize=8)
+    axes.set_title(title, fontsize=8, loc="left")
     return figure
 
 

@@ -14,8 +14,12 @@ from fragrecon.data.corruption import turn
 from fragrecon.data.puzzles import FragmentBatch, join
 from fragrecon.evaluation.clustering.reassembly import matches
 from fragrecon.reassembly.rebuild import Placement
+from fragrecon.report.figures.clustering import names_of
 from fragrecon.report.figures.plotting import colours
-from fragrecon.report.figures.tiles import PAPER, WRONG, frame_cell, framed, sheet, square
+from fragrecon.report.figures.tiles import PAPER, WRONG, enlarge, frame_cell, framed, labelled, sheet, square
+
+LEAST = 192
+"""Minimum height of a rebuilt image, in pixels."""
 
 
 def shuffled_sheet(fragments: Tensor) -> Tensor:
@@ -38,33 +42,53 @@ def rebuilt_images(fragments: Tensor, placement: Placement, k: int, grid: tuple[
     return join(images.view(k, cells, *fragments.shape[1:]), grid)
 
 
-def rebuilt_sheet(images: Tensor, placement: Placement, truth: FragmentBatch | None, grid: tuple[int, int]) -> Tensor:
-    """Lay out the rebuilt images (k, C, H, W), each after its original if the truth is known."""
-    shown = list(images) if truth is None else _beside_originals(truth, placement, images, grid)
-    columns = max(1, round(math.sqrt(len(shown) / 2))) * (1 if truth is None else 2)
+def rebuilt_sheet(
+    images: Tensor, placement: Placement, truth: FragmentBatch | None, grid: tuple[int, int], *, labels: bool
+) -> Tensor:
+    """Lay out the rebuilt images (k, C, H, W), each after its original if the truth is known.
+
+    Args:
+        images: rebuilt images.
+        placement: image, cell and rotation of each fragment.
+        truth: the true ones, if known.
+        grid: rows and columns of fragments in an image.
+        labels: whether each image has a label, and those lower than `LEAST` are enlarged.
+
+    Returns:
+        The picture.
+    """
     height, width = images.shape[-2:]
-    return sheet(shown, columns, _gap(height // grid[0], width // grid[1]))
+    times = max(1, -(-LEAST // height)) if labels else 1
+    shown = (
+        {str(number): enlarge(image, times) for number, image in enumerate(images)}
+        if truth is None
+        else _beside_originals(truth, placement, images, grid, times)
+    )
+    columns = max(1, round(math.sqrt(len(shown) / 2))) * (1 if truth is None else 2)
+    pictures = [labelled(picture, words) if labels else picture for words, picture in shown.items()]
+    return sheet(pictures, columns, _gap(height * times // grid[0], width * times // grid[1]))
 
 
 def _beside_originals(
-    truth: FragmentBatch, placement: Placement, images: Tensor, grid: tuple[int, int]
-) -> list[Tensor]:
-    """Return each original, followed by its rebuilt image with frames around misplaced fragments."""
+    truth: FragmentBatch, placement: Placement, images: Tensor, grid: tuple[int, int], times: int
+) -> dict[str, Tensor]:
+    """Return each original, followed by its rebuilt image with frames around misplaced fragments, by label."""
     known = Placement(truth.source_ids, truth.positions, truth.rotations)
     originals = rebuilt_images(truth.fragments[0], known, truth.images_per_puzzle, grid)
     source_of = matches(placement, truth)[0]
     image, cell = placement.images[0], placement.cells[0]
     right = (source_of[image] == truth.source_ids[0]) & (cell == truth.positions[0])
     right &= placement.rotations[0] == truth.rotations[0]
-    wrong = [cell[(image == number) & ~right].tolist() for number in range(len(source_of))]
-    thickness = max(1, min(truth.fragment_size) // 16)
-    shown = []
-    for original, number in zip(originals, source_of.argsort().tolist(), strict=False):
+    thickness = max(1, times * min(truth.fragment_size) // 16)
+    shown, names = {}, names_of(len(originals))
+    for source, (original, number) in enumerate(zip(originals, source_of.argsort().tolist(), strict=False)):
         marked = images[number] if number < len(images) else torch.full_like(original, PAPER)
-        marked = marked.expand(3, -1, -1)
-        for at in wrong[number]:
+        marked = enlarge(marked.expand(3, -1, -1), times)
+        for at in cell[(image == number) & ~right].tolist():
             marked = frame_cell(marked, at, grid, WRONG, thickness)
-        shown += [original.expand(3, -1, -1), marked]
+        of = int((truth.source_ids[0] == source).sum())
+        shown[names[source]] = enlarge(original.expand(3, -1, -1), times)
+        shown[f"{names[source]} rebuilt: {int((right & (image == number)).sum())} of {of} in place"] = marked
     return shown
 
 

@@ -12,7 +12,7 @@ from fragrecon.data.corruption import KINDS
 from fragrecon.evaluation.clustering.robustness import JPEG_QUALITY, Outcome
 from fragrecon.evaluation.statistics import Scores, Summary, summary
 from fragrecon.report.figures.plotting import blank, tidy
-from fragrecon.report.metrics import label, measure, title
+from fragrecon.report.metrics import label, measure, text, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,10 +65,10 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
         axes.plot([mean, mean], [row - 0.08, row + 0.88], color="black", linewidth=1)
         ahead = "" if is_model else f"{(sign * scores['model'] > sign * own).mean():.0%}"
         weight = "bold" if is_model else "normal"
-        for place, text in ((1.06, f"{mean:.3f}"), (1.22, ahead)):
-            axes.annotate(text, (place, row + 0.3), **_BESIDE, weight=weight)
-    for place, text in ((1.06, "mean"), (1.22, "model\nbetter")):
-        axes.annotate(text, (place, len(methods)), **_BESIDE, color="0.4")
+        for place, word in ((1.06, text(metric, mean)), (1.22, ahead)):
+            axes.annotate(word, (place, row + 0.3), **_BESIDE, weight=weight)
+    for place, word in ((1.06, "mean"), (1.22, "model\nbetter")):
+        axes.annotate(word, (place, len(methods)), **_BESIDE, color="0.4")
     axes.set_yticks([row + 0.3 for row in range(len(methods))], [model if m == "model" else label(m) for m in methods])
     axes.set_ylim(-0.1, len(methods))
     axes.set_xlabel(f"{title(metric)} per puzzle ({puzzles} puzzle{'s' if puzzles > 1 else ''})", fontsize=8)
@@ -107,7 +107,8 @@ def robustness_figure(
             if points:
                 _curve(axes, points, method, number)
         for value in (o.condition.value for o in found if "model" not in o.scores):
-            axes.annotate("model: n/a", (value, 0), (0, 4), textcoords="offset points", fontsize=6, ha="center")
+            place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "center"}
+            axes.annotate("model: n/a", (value, 0.5), **place, rotation=90, fontsize=7, color="0.5")
         if name not in KINDS:
             ticks = {outcome.condition.value: f"{outcome.condition.value:g}" for outcome in found}
             ticks |= {USUAL[name]: "none"} if name in USUAL else {}
@@ -123,8 +124,8 @@ def robustness_figure(
     known = [panel.get_legend_handles_labels() for panel in panels]
     lines = {name: line for handles, names in known for line, name in zip(handles, names, strict=True)}
     named = {label(method): lines[label(method)] for method in methods if label(method) in lines}
-    place = {"loc": "outside upper center", "ncols": min(len(named), 2 * columns), "fontsize": 7, "frameon": False}
-    figure.legend(named.values(), named.keys(), **place)
+    outside = {"loc": "outside upper center", "ncols": min(len(named), 2 * columns), "fontsize": 7, "frameon": False}
+    figure.legend(named.values(), named.keys(), **outside)
     return figure
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fragrecon import files
@@ -84,12 +86,59 @@ def frame_cell(picture: Tensor, cell: int, grid: tuple[int, int], colour: Sequen
     return page
 
 
+def labelled(picture: Tensor, words: str) -> Tensor:
+    """Add a line of words above a picture."""
+    line = Image.new("RGB", (picture.shape[2], LINE), (PAPER, PAPER, PAPER))
+    ImageDraw.Draw(line).text((0, LINE / 2), words, fill=(0, 0, 0), font=ImageFont.load_default(14), anchor="lm")
+    return torch.cat([torch.from_numpy(np.array(line)).movedim(-1, 0), picture.expand(3, -1, -1)], 1)
+
+
 def save(picture: Tensor, path: Path) -> None:
     """Write a picture (C, H, W) as a PNG file, atomically."""
     pixels = picture.movedim(0, -1).contiguous().numpy()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     with files.atomic_file(path) as file:
         image.save(file, format="png")
+
+
+def fit(images: Tensor, side: int) -> Tensor:
+    """Like `tiles`, but images (M, C, H, W) larger than ``side`` are reduced to it, by the mean of the pixels."""
+    height, width = images.shape[-2:]
+    if max(height, width) > side:
+        size = max(1, side * height // max(height, width)), max(1, side * width // max(height, width))
+        images = F.interpolate(images.float(), size, mode="area")
+    return enlarge(to_pixels(images), max(1, side // max(images.shape[-2:])))
+
+
+class Page:
+    """A figure of pictures and words at given pixels, counted from the top left corner.
+
+    Args:
+        width: width in pixels.
+        height: height in pixels.
+        below: height in pixels left free at the bottom.
+    """
+
+    def __init__(self, width: int, height: int, below: int = 0) -> None:
+        from matplotlib.figure import Figure
+
+        self.pixels = torch.full((3, height, width), PAPER, dtype=torch.uint8)
+        self.below, self.height, self.width = below, height + below, width
+        self._figure = Figure(figsize=(width / DPI, self.height / DPI), dpi=DPI)
+
+    def put(self, picture: Tensor, left: int, top: int) -> None:
+        """Copy a picture (3, H, W) to a place."""
+        self.pixels[:, top : top + picture.shape[1], left : left + picture.shape[2]] = picture
+
+    def write(self, words: str, x: float, y: float, align: str = "center", **style: Any) -> None:
+        """Write words whose vertical middle is at ``y``; ``x`` is their left, center or right, by ``align``."""
+        style = {"fontsize": FONT, **style}
+        self._figure.text(x / self.width, 1 - y / self.height, words, ha=align, va="center", **style)
+
+    def figure(self) -> Figure:
+        """Return the figure."""
+        self._figure.figimage(self.pixels.movedim(0, -1).numpy(), 0, self.below, origin="upper")
+        return self._figure
 
 
 def rows_figure(
@@ -109,8 +158,6 @@ def rows_figure(
     Returns:
         The figure.
     """
-    from matplotlib.figure import Figure
-
     names, longest = [name for name, _ in rows], max((pictures for _, pictures in rows), key=len)
     tall, widths = longest[0].shape[1], [picture.shape[2] for picture in longest]
     if captions:
@@ -120,26 +167,18 @@ def rows_figure(
     band = len(rows) * (tall + GAP) + (LINE if captions else 0)
     bands = places[-1][0] + 1
     width = margin + GAP + max(left + taken for (_, left), taken in zip(places, widths, strict=True))
-    height = GAP + bands * band
-    page = torch.full((3, height, width), PAPER, dtype=torch.uint8)
-    figure = Figure(figsize=(width / DPI, (height + below) / DPI), dpi=DPI)
-
-    def write(words: str, x: float, y: float, align: str) -> None:
-        figure.text(x / width, 1 - y / (height + below), words, fontsize=FONT, ha=align, va="center")
-
+    page = Page(width, GAP + bands * band, below)
     for row, (_, pictures) in enumerate(rows):
         for picture, (line, left) in zip(pictures, places, strict=False):
-            top, start = GAP + line * band + row * (tall + GAP), margin + left
-            page[:, top : top + tall, start : start + picture.shape[2]] = picture
+            page.put(picture, margin + left, GAP + line * band + row * (tall + GAP))
     feet = len(rows) * (tall + GAP) + LINE / 2
     for caption, (line, left), taken in zip(captions[1] if captions else [], places, widths, strict=False):
-        write(caption, margin + left + taken / 2, line * band + feet, "center")
+        page.write(caption, margin + left + taken / 2, line * band + feet)
     for line in range(bands):
         for row, name in enumerate(names):
             middle = GAP + row * (tall + GAP) + tall / 2 if row < len(rows) else feet
-            write(name, margin - GAP, line * band + middle, "right")
-    figure.figimage(page.movedim(0, -1).numpy(), 0, below, origin="upper")
-    return figure
+            page.write(name, margin - GAP, line * band + middle, "right")
+    return page.figure()
 
 
 def flow(widths: Sequence[int], across: float) -> list[tuple[int, int]]:

@@ -54,9 +54,9 @@ def write_example(example: Example, model: str, folder: Path, shown: FragmentBat
         folder: folder of the figures.
         shown: the same puzzle at a higher resolution, for all figures but the reconstructions.
     """
-    fine = replace(example, batch=shown) if shown else example
+    fine = replace(example, batch=shown.as_float()) if shown else example
     title = f"grouped by KMeans on {model}"
-    save(clustering.puzzle_figure(fine.batch, fine.groups, fine.grid, title), folder / "puzzle.png")
+    save(clustering.puzzle_figure(fine, title), folder / "puzzle.png")
     save(clustering.confusion_figure(fine), folder / "confusion.png")
     save(clustering.embedding_figure(fine), folder / "embedding.png")
     if example.decoded is not None:
@@ -82,9 +82,14 @@ def write_generated(generated: Generated, folder: Path, *, clustered: bool) -> N
         save(generation.interpolations_figure(generated), folder / "interpolations.png")
 
 
+def write_masked(inpainted: Inpainted, folder: Path) -> None:
+    """Write ``masked.png``."""
+    save(inpainting.masked_figure(inpainted), folder / "masked.png")
+
+
 def write_inpainted(inpainted: Inpainted, folder: Path) -> None:
     """Write ``masked.png`` and, if the model has steps or attention, ``descent.png`` and ``attention.png``."""
-    save(inpainting.masked_figure(inpainted), folder / "masked.png")
+    write_masked(inpainted, folder)
     if inpainted.steps:
         save(inpainting.descent_figure(inpainted), folder / "descent.png")
     if inpainted.attention:
@@ -112,7 +117,7 @@ def write_robustness(outcomes: Sequence[Outcome], usual: Mapping[str, Mapping[st
 
 
 def write_epochs(epochs: Sequence[Mapping[str, float]], monitor: str, checkpoint: str, folder: Path) -> None:
-    """Write ``curves.png`` if there were epochs.
+    """Write ``curves.png`` if there were at least two epochs.
 
     Args:
         epochs: rows of ``metrics.csv``.
@@ -120,7 +125,7 @@ def write_epochs(epochs: Sequence[Mapping[str, float]], monitor: str, checkpoint
         checkpoint: file name of the selected checkpoint.
         folder: folder of the figures.
     """
-    if epochs:
+    if len(epochs) > 1:
         selected = re.match(r"best-epoch=(\d+)", checkpoint)
         figure = training.curves_figure(epochs, monitor, int(selected[1]) if selected else None)
         save(figure, folder / "curves.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,8 +20,8 @@ from fragrecon.report.tables import ScoreTable
 from fragrecon.runs.read import Run
 from fragrecon.runs.write import PAGE
 
-MOST = 4
-"""Number of configurations of a sweep whose masked images are shown."""
+MOST, SOLVERS = 4, 30
+"""Number of configurations of a sweep whose masked images are shown, and of jobs whose puzzles are."""
 
 
 def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
         "curves": curves.of_sweep(board, runs),
         "filled": saved_figures.of_sweep({name: run for name, run in named.items() if run.folder.name in first}, MOST),
         "filled_caption": saved_figures.CAPTIONS["masked"],
-        "puzzles": _puzzles(named),
+        "puzzles": _puzzles(dict(islice(named.items(), SOLVERS))),
         "failed": sum(len(row.failures) for row in board.rows),
         "unfinished": sum(len(row.unfinished) for row in board.rows),
         "done": len(jobs),

@@ -17,23 +17,34 @@ VALIDATION = "validation"
 
 FIRST = ("loss", "mean_clustering_score")
 """Metrics of an epoch that are listed first."""
+MANY, LINES, BASELINES = 100, 12, 2
+"""Configurations above which only the metrics shown by default are drawn; maximum number of lines; baselines per task
+that are drawn."""
 
 
 def of_sweep(board: Leaderboard, runs: Mapping[str, Run]) -> dict[str, Any]:
     """Return a figure per swept parameter, numbers first, with a line per combination of the other parameters."""
     rows = [row for row in board.rows if row.scores]
-    shown = {name: metrics.title(name) for name in board.metrics}
+    names = [name for name in board.metrics if name in metrics.SHOWN] if len(rows) > MANY else []
+    shown = {name: metrics.title(name) for name in names or board.metrics}
     if any(row.selection for row in rows):
         shown[VALIDATION] = f"{VALIDATION} ({board.monitor})" if board.monitor else VALIDATION
     swept = [key for key in board.parameters if len({row.values[key] for row in rows}) > 1]
     axes = sorted((Axis.of(key, [row.values[key] for row in rows]) for key in swept), key=lambda axis: not axis.numbers)
-    drawn = [_against(axis, swept, rows, shown, runs) for axis in axes]
-    bars = dict.fromkeys(text for row in rows if (text := _bars(row, runs)))
-    return {
-        "metrics": shown,
-        "figures": drawn,
-        "caption": f"Error bars: {'; '.join(bars)}." if bars else "",
-    }
+    over_seeds = any(found.std is not None for row in rows for found in row.scores.values())
+    drawn = [_against(axis, swept, rows, shown, runs, strongest(board), over_seeds) for axis in axes]
+    bars = "standard deviation over seeds" if over_seeds else f"95% interval over test {board.samples}"
+    return {"metrics": shown, "figures": drawn, "caption": f"Error bars: {bars}." if rows else ""}
+
+
+def strongest(board: Leaderboard) -> list[str]:
+    """Return the `BASELINES` baselines with the best scores of each task; they are drawn with the models."""
+    found: dict[str, None] = {}
+    for metric in board.compared or board.metrics[:1]:
+        known = {method: scores[metric]["mean"] for method, scores in board.baselines.items() if metric in scores}
+        ordered = sorted(known, key=known.__getitem__, reverse=not metrics.measure(metric).lower_is_better)
+        found |= dict.fromkeys(ordered[:BASELINES])
+    return list(found)
 
 
 def of_run(run: Run) -> dict[str, Any]:
@@ -62,7 +73,13 @@ def of_run(run: Run) -> dict[str, Any]:
 
 
 def _against(
-    axis: Axis, swept: Sequence[str], rows: Sequence[Row], shown: Collection[str], runs: Mapping[str, Run]
+    axis: Axis,
+    swept: Sequence[str],
+    rows: Sequence[Row],
+    shown: Collection[str],
+    runs: Mapping[str, Run],
+    strong: Sequence[str],
+    over_seeds: bool,
 ) -> dict[str, Any]:
     others = [key for key in swept if key != axis.title]
     rows = sorted(rows, key=lambda row: axis.values.index(row.values[axis.title]))
@@ -71,19 +88,20 @@ def _against(
         groups.setdefault(", ".join(row.values[key] for key in others), []).append(row)
     groups = {name: groups[name] for name in bokeh_figure.in_order(groups)}
     connected = axis.numbers is not None
-    if len(groups) > 1 and all(len(group) == 1 for group in groups.values()):
-        # Do not connect points if no two configurations differ in this parameter only, as in a random search.
+    if len(groups) > LINES or (len(groups) > 1 and all(len(group) == 1 for group in groups.values())):
+        # Do not connect points if there are too many lines to tell apart, or if no two configurations differ in this
+        # parameter only, as in a random search.
         groups, others, connected = {"": rows}, [], False
 
     def points(metric: str, group: Sequence[Row], place: int) -> list[Point]:
         found = [(row, axis.place(row.values[axis.title], place, len(groups))) for row in group]
-        return [point for row, x in found if (point := _point(row, metric, x, swept, runs))]
+        return [point for row, x in found if (point := _point(row, metric, x, swept, runs, over_seeds))]
 
     lines = [
         Line(name or "configurations", {metric: points(metric, group, place) for metric in shown})
         for place, (name, group) in enumerate(groups.items())
     ]
-    for method in dict.fromkeys(family.reference for family in metrics.FAMILIES if family.reference):
+    for method in strong:
         reference = {metric: _reference(method, axis, rows, metric, runs) for metric in shown}
         if any(reference.values()):
             lines.append(Line(label(method), reference, is_reference=True))
@@ -91,8 +109,17 @@ def _against(
 
 
 def _point(
-    row: Row, metric: str, x: float | tuple[str, float], swept: Sequence[str], runs: Mapping[str, Run]
+    row: Row,
+    metric: str,
+    x: float | tuple[str, float],
+    swept: Sequence[str],
+    runs: Mapping[str, Run],
+    over_seeds: bool,
 ) -> Point | None:
+    """Return a point with the standard deviation over seeds or, if every row has one seed, the interval over puzzles.
+
+    All error bars of a figure are of one kind.
+    """
     found = row.selection if metric == VALIDATION else row.scores.get(metric)
     if found is None or not math.isfinite(found.mean):
         return None
@@ -102,21 +129,12 @@ def _point(
         return Point(x, found.mean, found.mean - found.std, found.mean + found.std, name, text)
     run = _scored(row, runs)
     scores = run.metrics["scores"]["model"].get(metric)
-    if scores is None or scores["ci95"] is None:
+    if over_seeds or scores is None or scores["ci95"] is None:
         return Point(x, found.mean, found.mean, found.mean, name, f"{metrics.text(metric, found.mean)}, one seed")
     low, high = scores["ci95"]
     text = metrics.around(metric, found.mean, metrics.half(scores))
     over = metrics.samples(run.metrics["protocol"])
     return Point(x, found.mean, low, high, name, f"{text} over {over}, one seed")
-
-
-def _bars(row: Row, runs: Mapping[str, Run]) -> str:
-    """Describe the error bars of a row."""
-    if next(iter(row.scores.values())).std is not None:
-        return "standard deviation over seeds"
-    scored = _scored(row, runs).metrics
-    over = f"95% interval over test {metrics.samples(scored['protocol'])} if there is one seed"
-    return over if any(found["ci95"] for found in scored["scores"]["model"].values()) else ""
 
 
 def _reference(method: str, axis: Axis, rows: Sequence[Row], metric: str, runs: Mapping[str, Run]) -> list[Point]:

@@ -20,15 +20,24 @@ CAPTIONS = {
         "of the hidden patches; higher is better."
     ),
     "descent": (
-        "The hidden patches after each step of energy descent. Below: the energy and the PSNR of "
-        "the hidden patches by step, for each image and on average."
+        "The hidden patches after each step of energy descent. Below: the energy and the PSNR of the hidden patches by "
+        "step, for each image (grey) and on average (black)."
     ),
-    "attention": "Attention of the framed patch to all patches, averaged over heads and for each head; darker is more.",
+    "attention": (
+        "Attention of the framed patch to all patches, averaged over heads and for each head; darker is more, relative "
+        "to the largest of the other patches."
+    ),
     "attention_matrix": "Attention of each position (row) to each position (column); lighter is more.",
     "saliency": "Red: pixels that the reconstruction error depends on most.",
-    "puzzle": "The fragments of a test puzzle: shuffled, as the original images, and grouped.",
-    "confusion": "Number of fragments of each image (row) in each group (column).",
-    "embedding": "t-SNE of the fragments' embeddings: the fragments, and points coloured by image.",
+    "puzzle": (
+        "The fragments of a test puzzle: shuffled, as the original images, and grouped. Groups are named after images "
+        "one to one; a dark fragment is from the image named on it."
+    ),
+    "confusion": (
+        "Number of fragments of each image (row) in each group (column). Groups are named after images one to one; ? "
+        "has no fragment of the image left for it."
+    ),
+    "embedding": "t-SNE of the fragments' embeddings: the fragments, and the images they were cut from.",
     "reconstructions": "From the top: images, their reconstructions from the fragments' embeddings, and the PSNR.",
     "generated": (
         "Test images, and images decoded from their embeddings, from samples of the standard normal, and from samples "

@@ -37,7 +37,7 @@ def small(images: Tensor) -> npt.NDArray[np.uint8]:
 def test_the_composite_lies_under_the_output_the_visible_patches_and_the_image(tmp_path: Path, channels: int) -> None:
     given = inpainted(channels)
     figure = masked_figure(given)
-    found = tiles_of(drawn(figure, tmp_path), ["composite"], 4, IMAGES)[..., ::12, ::12, :]
+    found = tiles_of(drawn(figure, tmp_path), ["visible patches"], 4, IMAGES)[..., ::12, ::12, :]
     rows = [given.images, visible(given), given.output, given.composite]
     np.testing.assert_array_equal(found, np.stack([small(row) for row in rows]))
     ratios = [f"{ratio:.1f} dB" for ratio in masked_psnr(given, given.output).tolist()]
@@ -49,7 +49,7 @@ def test_the_composite_lies_under_the_output_the_visible_patches_and_the_image(t
 def test_steps_are_spread_evenly_from_the_first_to_the_last(tmp_path: Path, steps: int, shown: list[int]) -> None:
     given = inpainted(steps=steps)
     figure = descent_figure(given)
-    names = ["visible", "start", *(f"step {step}" for step in shown[1:]), "image"]
+    names = ["visible patches", "start", *(f"step {step}" for step in shown[1:]), "image"]
     assert [text.get_text() for text in figure.texts] == names
     found = tiles_of(drawn(figure, tmp_path), names, len(names), IMAGES)[..., ::12, ::12, :]
     assert given.steps is not None
@@ -69,14 +69,15 @@ def test_attention_is_the_darker_the_more_and_its_patch_is_framed(tmp_path: Path
     given = inpainted(heads=11)  # more than are drawn
     figure = attention_figure(given)
     names = [text.get_text() for text in figure.texts]
-    assert names == ["image", "visible", "all heads", *(f"head {head}" for head in range(1, 9))]
+    assert names == ["image", "visible patches", "all heads", *(f"head {head}" for head in range(1, 9))]
     found = tiles_of(drawn(figure, tmp_path), names, len(names), IMAGES)
     assert given.attention is not None
     weights = given.attention.weights
     for row, maps in zip(found[2:], [weights.mean(1), *weights[:, :8].unbind(1)], strict=True):
-        for tile, map_ in zip(row, maps, strict=True):
-            middles = 1 - tile[24::48, 24::48, 0] / 255
-            np.testing.assert_allclose(middles, map_ / map_.max(), atol=0.01)
+        for tile, map_, chosen in zip(row, maps.flatten(1), given.attention.chosen.tolist(), strict=True):
+            most = max(weight for patch, weight in enumerate(map_.tolist()) if patch != chosen)
+            middles = 1 - tile[24::48, 24::48, 0].flatten() / 255
+            np.testing.assert_allclose(middles, (map_ / most).clamp(max=1), atol=0.01)
     for row in found:
         for tile, chosen in zip(row, given.attention.chosen.tolist(), strict=True):
             framed = np.argwhere((tile == RED).all(-1))

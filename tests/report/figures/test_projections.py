@@ -96,7 +96,7 @@ def test_each_class_has_a_colour_of_its_own_and_few_are_named(tmp_path: Path, co
         for number, handle in enumerate(handles):
             np.testing.assert_allclose(handle.get_facecolor()[0][:3], next(iter(by_class[number]))[:3])
     axes = figure.axes[0]
-    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("title", "one", "other")
+    assert (axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()) == ("title", "one", "other")
 
 
 def test_no_more_than_so_many_images_are_drawn_and_of_all_classes(
@@ -117,7 +117,7 @@ def test_no_more_than_so_many_images_are_drawn_and_of_all_classes(
     ((count, classes, title),) = drawn
     assert count == 50
     assert min(classes) > 5
-    assert title == "50 test images, by principal components of the embeddings of a model"
+    assert title == "50 test images, by principal components of the embeddings\na model"
     with Image.open(tmp_path / "projection_pca.png") as picture:
         assert min(picture.size) > 500
 

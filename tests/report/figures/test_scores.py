@@ -70,7 +70,7 @@ def test_methods_are_ordered_by_their_mean_which_stands_beside_them_with_how_oft
     beside = [(text.get_text(), text.xy) for text in cast(list[Annotation], axes.texts) if text.get_text()]
     shares = {place[1]: text for text, place in beside if text.endswith("%")}
     means = {place[1]: text for text, place in beside if text.startswith("0.")}
-    assert [means[y] for y in sorted(means)] == ["0.000", "0.325", "0.400", "0.900"]
+    assert [means[y] for y in sorted(means)] == ["0.0000", "0.3250", "0.4000", "0.9000"]
     assert [shares[y] for y in sorted(shares)] == ["100%", "50%", "0%"]  # a draw is no win
     assert set(means) - set(shares) == {axes.get_yticks()[2]}
     assert [line[0][0] for line in lines(axes)] == pytest.approx([0, 0.325, 0.4, 0.9])

@@ -16,7 +16,9 @@
   let puzzle, solution, fragments, places;
   let wanted = "grouped"; // the selected view; not every model has all views
 
-  const letter = (image) => (image === null ? "?" : image < 26 ? String.fromCharCode(65 + image) : String(image));
+  // As in the figures: letters, or numbers from 1 if there are more images than letters.
+  const letter = (image) =>
+    image === null ? "?" : puzzle.images.length <= 26 ? String.fromCharCode(65 + image) : String(image + 1);
   const byName = (names) => [...names.keys()].sort((a, b) => (names[a] ?? Infinity) - (names[b] ?? Infinity));
   const view = () => (solution.rebuilt || wanted !== "rebuilt" ? wanted : "grouped");
 
