@@ -139,7 +139,7 @@ def open_data(config: Config) -> FragmentData:
     """
     known = ("root", "image_size", "channels", "download", "image_height", "width_step")
     facts = {name: getattr(config.data, name) for name in known}
-    reader = build(config.data.reader, "data.reader", **facts)
+    reader = build(config.data.reader, "data.reader", Reader, **facts)
     if config.data.variable_width and reader.shape[2] is not None:
         raise ConfigError(
             f"data={config.data.name} holds images of one size, {shape_text(reader.shape)}; data.image_height "
