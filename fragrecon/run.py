@@ -5,6 +5,11 @@ Heavy imports are deferred until a job starts, so that an invalid command fails 
 
 from __future__ import annotations
 
+from fragrecon import search_path
+
+if __name__ == "__main__":
+    search_path.leave_working_folder()  # before anything is imported that a file there could take the place of
+
 import io
 import logging
 import math
@@ -27,6 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from fragrecon.config import plugins
 from fragrecon.errors import FolderTakenError, FragreconError, MachineError, RunError, TrainingError, explained, nearest
 
 if TYPE_CHECKING:
@@ -42,15 +48,18 @@ _EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 _TRACEBACK = "FRAGRECON_TRACEBACK"
 
 
-def run_folder(resume: str | None, fresh: str, mode: str, model: str) -> str:
+def run_folder(resume: str | None, fresh: str, mode: str, model: str, target: str | None) -> str:
     """Return the folder of this job: the run to resume, or a new folder.
 
-    A new folder is named after the mode and, if a model is trained, the model.
+    A new folder is named after the mode and, if a model is trained, the model: its name in ``conf/model``, or the name
+    of the user's own class.
 
     Raises:
         RunError: ``resume`` is not a run folder, or is an export or holds no more than weights.
     """
     if not resume:
+        name = str(target).rpartition(".")[2]
+        model = name if name.isidentifier() and not str(target).startswith(plugins.OWN) else model
         return f"{fresh}-{mode}-{model}" if mode == "train" else f"{fresh}-{mode}"
     if not (Path(resume) / "config.yaml").is_file():
         raise RunError(f"resume={resume} is not the folder of a run: it holds no config.yaml")
@@ -69,13 +78,19 @@ def job_folder(overrides: Sequence[str]) -> str:
 
 
 def help_text() -> str:
-    """Return the help: one line per config group and option, from the comments in the YAML files."""
+    """Return the help: one line per config group and option, from the comments in the YAML files.
+
+    Options of plugins and of ``--config-dir`` are listed with the project's own.
+    """
     root, lines = (CONF / "config.yaml").read_text(), []
+    loader = GlobalHydra.instance().config_loader()
+    sources = [CONF, *(Path(source.path) for source in loader.get_sources() if source.scheme() == "file")]
     for group in [*GROUPS, "hydra/launcher"]:
         comment = re.search(rf"^  - (?:override )?{group}: \S+ +# (.+)$", root, re.MULTILINE)
         lines.append(f"\n  {group + '=':<26} {comment.group(1) if comment else ''}")
-        options = sorted(path for path in (CONF / group).glob("*.yaml") if path.stem != "base")
-        lines += [f"    {path.stem:<24} {_first_comment(path)}" for path in options]
+        found = (path for source in reversed(sources) for path in (source / group).glob("*.yaml"))
+        options = {path.stem: path for path in found if path.stem != "base"}  # of one name, the first source counts
+        lines += [f"    {name:<24} {_first_comment(path)}" for name, path in sorted(options.items())]
     return "\n".join(lines).replace("$", "$$")
 
 
@@ -86,11 +101,13 @@ def _first_comment(path: Path) -> str:
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("plugin_folders", lambda: list(map(str, plugins.config_folders())), replace=True)
 OmegaConf.register_new_resolver("help_text", help_text, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _hydra_main(composed: DictConfig) -> float | None:
+    search_path.leave_working_folder()  # a launcher's process has not come through `main`
     from fragrecon import jobs
     from fragrecon.report.leaderboard import best_validation
     from fragrecon.runs.read import load_run
@@ -185,11 +202,11 @@ def _parsed(sweeper: DictConfig, overrides: Sequence[str]) -> list[Override]:
 
 def compose(overrides: Sequence[str]) -> Config:
     """Compose the config of a command line with these overrides; raises `ConfigError`."""
-    from fragrecon.config.parse import parse
+    from fragrecon.config.parse import parse_composed
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(hydra.compose("config", list(overrides)))
+        return parse_composed(hydra.compose("config", list(overrides)), overrides)
 
 
 def explain(error: Exception) -> str:

@@ -1,33 +1,39 @@
-"""Objects from config nodes: ``_target_`` names a class or function, the other keys are its arguments."""
+"""Objects from config nodes: ``_target_`` names a class of the kind that is asked for, other keys are its arguments."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Mapping
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic.errors import PydanticSchemaGenerationError
+from typing_extensions import get_protocol_members, is_protocol
 
+from fragrecon.config import plugins
 from fragrecon.config.parse import typed_as
 from fragrecon.errors import ConfigError, FragreconError, nearest
 
 
-def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) -> Any:
+def build(node: Mapping[str, Any], path: str, kind: Any, /, *arguments: Any, **facts: Any) -> Any:
     """Build the object that a node describes.
 
+    An argument that is itself a node is built first if the parameter is annotated with a class, which is its kind.
+
     Args:
-        node: mapping with ``_target_``, a class or function in fragrecon or torch; the other keys are its arguments.
+        node: mapping with ``_target_``, the dotted name of a class; the other keys are its arguments.
         path: dotted key of the node, for messages.
+        kind: base class of the target, or a protocol whose methods it has.
         arguments: first positional arguments of the target.
         facts: further keyword arguments, such as ``fragment_shape``; passed if the target has such a parameter.
 
     Raises:
-        ConfigError: the target is unknown; or an argument is unknown, missing, of the wrong type, out of range, or
-            rejected by the target.
+        ConfigError: the target is unknown, not trusted or of another kind; or an argument is unknown, missing, of the
+            wrong type, out of range, or rejected by the target.
     """
-    target = _resolve(str(node.get("_target_")), path)
+    target = resolve(node.get("_target_"), path, kind)
     given = {key: value for key, value in node.items() if key != "_target_"}
     parameters = inspect.signature(target).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -35,7 +41,7 @@ def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) 
             if key not in parameters:
                 own = set(parameters) - set(facts) - set(list(parameters)[: len(arguments)])
                 raise ConfigError(f"{path}.{key} is not known to {node['_target_']}{nearest(key, own)}")
-    _check_types(target, given, path)
+    given = _checked(target, given, path, facts)
     injected = {name: value for name, value in facts.items() if name in parameters and name not in given}
     try:
         bound = inspect.signature(target).bind(*arguments, **injected, **given)
@@ -49,38 +55,101 @@ def build(node: Mapping[str, Any], path: str, /, *arguments: Any, **facts: Any) 
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _check_types(target: Any, given: Mapping[str, Any], path: str) -> None:
-    """Check arguments against the annotations of the target, except types that no config value can have."""
+def _checked(target: Any, given: Mapping[str, Any], path: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Check arguments against the annotations of the target, except types that no config value can have, and build
+    those that are nodes.
+    """
     try:
-        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+        hints = get_type_hints(target.__init__, include_extras=True)
     except (NameError, TypeError):
-        return
+        hints = {}
+    checked = dict(given)
     for key, value in given.items():
-        if key in hints:
+        kinds = [kind for kind in (hints.get(key), *get_args(hints.get(key))) if _is_kind(kind)]
+        if kinds and isinstance(value, Mapping) and "_target_" in value:
+            checked[key] = build(value, f"{path}.{key}", kinds[0], **facts)
+        elif key in hints:
             with suppress(PydanticSchemaGenerationError):
                 typed_as(hints[key], value, f"{path}.{key}")
+    return checked
 
 
-def _resolve(target: str, path: str) -> Any:
-    """Return the class or function named ``target``; it must be defined in an allowed package, not only imported
-    there.
+def _is_kind(hint: Any) -> bool:
+    """Whether a node may be built for a parameter with this annotation: a class that is no plain type."""
+    return inspect.isclass(hint) and hint.__module__ not in ("builtins", "typing", "collections.abc")
+
+
+def resolve(target: Any, path: str, kind: Any) -> type:
+    """Return the class named by a ``_target_``. Only modules of trusted packages are imported.
+
+    Args:
+        target: dotted name of the class.
+        path: dotted key of the node, for messages.
+        kind: base class of the class, or a protocol whose methods it has.
+
+    Raises:
+        ConfigError: the name is not known, not trusted, or of something else.
     """
+    said, target = f"{path}._target_={target!r}", str(target)
     module_name, _, name = target.rpartition(".")
-    allowed = ("fragrecon.", "torch.optim.", "torch.nn.")
-    if not target.startswith(allowed):
-        raise ConfigError(
-            f"{path}._target_='{target}' is refused: it should lie in {', '.join(a[:-1] for a in allowed)}"
-        )
+    # What is built for Lightning may be a class of Lightning, such as a callback.
+    allowed = (*plugins.OWN, "lightning.pytorch.") if kind.__module__.startswith("lightning.") else plugins.OWN
+    own = target.startswith(allowed) and not any(part.startswith("_") for part in target.split("."))
+    if not all(part.isidentifier() for part in target.split(".")) or not module_name:
+        raise ConfigError(f"{said} is refused: it should be the dotted name of a class, such as mypkg.models.MyModel")
+    if not own and not plugins.is_trusted(module_name):
+        raise ConfigError(f"{said} is refused: {_remedy(plugins.top_level(target), [one[:-1] for one in allowed])}")
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        module = sys.modules.get(module_name) or plugins.load(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not target.startswith(error.name):
-            raise
-        found = None
-    except AttributeError:
-        found = None
-    if not (inspect.isclass(found) or inspect.isfunction(found)):
-        raise ConfigError(f"{path}._target_='{target}' does not exist")
-    if not found.__module__.startswith(allowed):
-        raise ConfigError(f"{path}._target_='{target}' is refused: it is defined in {found.__module__}")
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"{said} cannot be imported: {error}") from error
+        raise ConfigError(f"{said} does not exist: no module {error.name}{_nearest_module(error.name)}") from None
+    found = getattr(module, name, None)
+    if found is None or inspect.ismodule(found):
+        raise ConfigError(f"{said} does not exist{nearest(name, _classes(module, kind))}")
+    if own and not str(getattr(found, "__module__", "")).startswith(allowed):
+        raise ConfigError(f"{said} is refused: it is not defined in {module_name}")
+    if not is_of_kind(found, kind):
+        what = "a class" if inspect.isclass(found) else f"a {type(found).__name__}"
+        raise ConfigError(f"{said} is refused: it is {what}, but should be {_described(kind)}")
     return found
+
+
+def is_of_kind(found: Any, kind: Any) -> bool:
+    """Whether an object is a class of a kind: a subclass, or a class with all methods of a protocol."""
+    if not inspect.isclass(found):
+        return False
+    if not is_protocol(kind):
+        return issubclass(found, kind)
+    return found is not kind and all(callable(getattr(found, name, None)) for name in _methods(kind))
+
+
+def _methods(protocol: Any) -> list[str]:
+    return sorted(name for name in get_protocol_members(protocol) if callable(getattr(protocol, name, None)))
+
+
+def _described(kind: Any) -> str:
+    if is_protocol(kind):
+        return f"a class with the methods {', '.join(_methods(kind))} of {kind.__module__}.{kind.__name__}"
+    return f"a subclass of {kind.__module__}.{kind.__name__}"
+
+
+def _remedy(package: str, allowed: list[str]) -> str:
+    known = sorted({*plugins.named(), *plugins.registered()})
+    return (
+        f"the package {package} is not trusted{nearest(package, [*allowed, *known])}. If you trust its code, set "
+        f"plugins=[{package}] on the command line or {plugins.VARIABLE}={package} in the environment, or call "
+        f'load_run(FOLDER, plugins=["{package}"])'
+    )
+
+
+def _nearest_module(missing: str) -> str:
+    """Return the end of a message about a missing module: the modules that are there instead."""
+    parent, _, name = missing.rpartition(".")
+    paths = getattr(sys.modules.get(parent), "__path__", None)
+    return nearest(name, (found.name for found in pkgutil.iter_modules(paths))) if paths else ""
+
+
+def _classes(module: Any, kind: Any) -> Iterator[str]:
+    return (name for name, value in vars(module).items() if is_of_kind(value, kind) and value is not kind)

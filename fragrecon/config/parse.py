@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
+from fragrecon.config import plugins
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, nearest
 
@@ -37,10 +38,7 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
         ConfigError: an unknown or missing key, a value of the wrong type or out of range, or incompatible values.
     """
     if isinstance(config, DictConfig):
-        try:
-            config = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
-        except OmegaConfBaseException as error:
-            raise ConfigError(str(error).splitlines()[0]) from None
+        config = _plain(config)
     for path, value in _leaves(config):
         if value == "???":
             raise ConfigError(f"{path} must be set: {path}={'FOLDER' if path in _FOLDERS else 'VALUE'}")
@@ -52,6 +50,43 @@ def parse(config: DictConfig | Mapping[str, Any]) -> Config:
         return _CONFIG.validate_json(text)
     except ValidationError as error:
         raise ConfigError(_message(error.errors())) from None
+
+
+def parse_composed(composed: DictConfig, overrides: Sequence[str]) -> Config:
+    """Parse the config that a command line composed, and trust the packages of the classes that it names.
+
+    A typed ``_target_`` of the user's own code replaces its section: the keys of the YAML file, which are arguments of
+    another class, are left out unless they are typed as well.
+
+    Args:
+        composed: config with all keys.
+        overrides: overrides of the command line, as ``key=value``.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: see `parse`.
+    """
+    values, typed = _plain(composed), [override.partition("=")[0].lstrip("+") for override in overrides]
+    for path in (key.removesuffix("._target_") for key in typed if key.endswith("._target_")):
+        section: Any = values
+        for part in path.split("."):
+            section = section[part]
+        if not str(section["_target_"]).startswith(plugins.OWN):
+            kept = ("_target_", *(key.removeprefix(f"{path}.").partition(".")[0] for key in typed if key != path))
+            for key in set(section).difference(kept):
+                del section[key]
+    config = parse(values)
+    plugins.trust([*config.plugins, *plugins.targets(config.to_dict())])
+    return config
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
 
 
 def typed_as(kind: Any, value: Any, path: str) -> Any:

@@ -25,7 +25,7 @@ RESUMABLE = (
 READABLE = ("seed", "data", "trainer", "evaluation", "selection", "report")
 """Keys that may change when another mode reads a run, besides the keys of that mode."""
 
-COMMANDS = ("mode", "resume", "sweep", *MODE_KEYS)
+COMMANDS = ("mode", "resume", "sweep", "plugins", *MODE_KEYS)
 """Keys of the job itself: taken from the command line, never from the saved config of the run that the job reads."""
 
 
@@ -98,6 +98,9 @@ def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config
             if not isinstance(target.get(part), dict):
                 target[part] = {}
             target = target[part]
+        if name == "_target_":  # the other keys are arguments of another class
+            target.clear()
+            target.update(_at(fresh, key.removesuffix("._target_")))
         target[name] = _at(fresh, key)
     if not composed.resume:
         values |= {key: fresh.get(key) for key in COMMANDS}

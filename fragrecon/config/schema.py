@@ -283,6 +283,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = field(metadata=INERT)
     sweep: SweepConfig = field(metadata=INERT)
     report: ReportConfig = field(default_factory=ReportConfig, metadata=INERT)
+    plugins: list[str] = field(default_factory=list, metadata=INERT)
     run: str | None = None
     input: str | list[str] | None = None
     loose: bool | None = None
@@ -335,10 +336,15 @@ MODE_KEYS = tuple(found.name for found in fields(Config) if found.default is Non
 
 
 def model_name(node: Node) -> str:
-    """Return the name of a model on the command line: ``conv`` for ``fragrecon.models.conv.ConvAutoencoder``."""
-    return str(node["_target_"]).split(".")[-2]
+    """Return the name of a model on the command line, such as ``conv`` for ``fragrecon.models.conv.ConvAutoencoder``;
+    of the user's own class, the name of the class.
+    """
+    *_, module, name = str(node["_target_"]).split(".")
+    return module if str(node["_target_"]).startswith("fragrecon.") else name
 
 
 def class_name(config: Config) -> str:
-    """Return the name of a model in tables and figures."""
-    return str(config.model["_target_"].rpartition(".")[2])
+    """Return the name of a model in tables and figures: its class or, of a wrapped network, that of the network."""
+    network = config.model.get("network")
+    node = network if isinstance(network, dict) and "_target_" in network else config.model
+    return str(node["_target_"].rpartition(".")[2])

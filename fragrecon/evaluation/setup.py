@@ -143,7 +143,7 @@ def open_data(config: Config) -> FragmentData:
         ConfigError: the reader, the image size or the protocol are incompatible.
     """
     facts = {name: getattr(config.data, name) for name in READER_KEYS}
-    reader = build(config.data.reader, "data.reader", **facts)
+    reader = build(config.data.reader, "data.reader", Reader, **facts)
     if config.data.variable_width and reader.shape[2] is not None:
         raise ConfigError(
             f"data={config.data.name} holds images of one size, {shape_text(reader.shape)}; data.image_height "

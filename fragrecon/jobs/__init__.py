@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fragrecon.config.parse import parse
+from fragrecon.config.parse import parse_composed
 from fragrecon.config.saved import changed
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, explained, typed
@@ -53,7 +53,7 @@ def run_job(
         if not composed.get("resume") and not multirun:
             record.check_unused()
         try:
-            config = _job_config(parse(composed), overrides)
+            config = _job_config(parse_composed(composed, overrides), overrides)
         except Exception as error:
             if not composed.get("resume"):  # otherwise a refused command must leave the resumed run unchanged
                 record.refuse(overrides, error)

@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 
 from fragrecon import machine as hardware
+from fragrecon import search_path
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
@@ -87,7 +88,7 @@ def check_settings(config: Config, data: FragmentData) -> Path | None:
     model, objective = build_on_meta(config, data.grid)
     check_scorable(config, model)
     check_monitor(config, objective)
-    build(config.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
+    build(config.optimizer, "optimizer", torch.optim.Optimizer, [torch.nn.Parameter(torch.zeros(1))])
     return load_run(config.init_from).best_checkpoint if config.init_from else None
 
 
@@ -114,6 +115,7 @@ def score_best(
 
 
 if __name__ == "__main__":
+    search_path.leave_working_folder()
     end_with_parent()
     logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process logs for all
     try:

@@ -31,7 +31,7 @@ class Combined(Objective):
         self,
         terms: Mapping[str, Mapping[str, Any]],
         weights: Mapping[str, Weight],
-        make: Callable[[Mapping[str, Any]], Any],
+        make: Callable[[Mapping[str, Any]], Objective],
     ) -> None:
         super().__init__()
         for name in weights:
@@ -67,14 +67,11 @@ class Combined(Objective):
         return [(name, cast(Objective, term)) for name, term in self.terms.items()]
 
 
-def _term(name: str, node: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Any]) -> Objective:
+def _term(name: str, node: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Objective]) -> Objective:
     try:
-        term = make(node)
+        return make(node)
     except ConfigError as error:
         raise ConfigError(_with_key(error, name)) from None
-    if not isinstance(term, Objective):
-        raise ConfigError(f"objective.terms.{name}._target_='{node['_target_']}' is not an objective")
-    return term
 
 
 def _with_key(error: ConfigError, name: str) -> str:

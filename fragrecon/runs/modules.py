@@ -60,9 +60,7 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
 def _new_model(config: Config, facts: Facts) -> FragmentModel:
     """Build a model after seeding torch's global generator, which the objective also draws from."""
     torch.manual_seed(seed_of(config.seed, "initial weights"))
-    model = build(config.model, "model", **vars(facts))
-    if not isinstance(model, FragmentModel):
-        raise ConfigError(f"model._target_='{config.model['_target_']}' is not a FragmentModel")
+    model: FragmentModel = build(config.model, "model", FragmentModel, **vars(facts))
     return model
 
 
@@ -81,13 +79,11 @@ def build_objective(node: Mapping[str, Any], facts: Facts, latent_dim: int) -> O
         ConfigError: a setting is invalid, or ``_target_`` is not an `Objective`.
     """
 
-    def make(part: Mapping[str, Any]) -> Any:
-        return build(part, "objective", make=make, latent_dim=latent_dim, **vars(facts))
+    def make(part: Mapping[str, Any]) -> Objective:
+        objective: Objective = build(part, "objective", Objective, make=make, latent_dim=latent_dim, **vars(facts))
+        return objective
 
-    objective = make(node)
-    if not isinstance(objective, Objective):
-        raise ConfigError(f"objective._target_='{node['_target_']}' is not an Objective")
-    return objective
+    return make(node)
 
 
 def build_on_meta(config: Config, grid: tuple[int, int]) -> tuple[FragmentModel, Objective]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fragrecon import files
 from fragrecon.config import saved
+from fragrecon.config.plugins import trust
 from fragrecon.config.schema import Config, model_name
 from fragrecon.errors import ConfigError, DataError, RunError, nearest, typed
 from fragrecon.runs.weights import installed, installed_folder
@@ -304,12 +305,14 @@ def run_of(config: Config) -> Run:
     return load_run(config.run)
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> Run:
     """Open a run folder, which may have been moved, or trained weights.
 
     Args:
         folder: run folder, or the folder of an export; ``~`` is the home folder. If there is no such folder, the name
             of installed weights; see `fragrecon.runs.weights`.
+        plugins: packages whose classes the run may use, such as the package of its model: they are imported, so give
+            only those that you trust. Not needed for packages with an entry point; see `fragrecon.config.plugins`.
 
     Returns:
         The run. Its config and status are read now, all other files on first access.
@@ -318,6 +321,7 @@ def load_run(folder: str | Path) -> Run:
         RunError: the folder is not a run folder, or its status is damaged; no installed weights have this name.
         ConfigError: its config is damaged or does not belong to a run.
     """
+    trust(plugins)
     path = Path(folder).expanduser().absolute()
     folder = path if path.is_dir() else installed_folder(str(folder)) or path
     _check_folder(folder)

@@ -10,10 +10,10 @@ The package is located, never imported.
 
 from __future__ import annotations
 
-import importlib.util
 from importlib import metadata
 from pathlib import Path
 
+from fragrecon.config.plugins import find
 from fragrecon.errors import RunError
 
 GROUP = "fragrecon.weights"
@@ -39,8 +39,7 @@ def installed_folder(name: str) -> Path | None:
     point = installed().get(name)
     if point is None:
         return None
-    top, *inner = point.value.split(".")  # `find_spec` of an inner package would import the outer one
-    spec = importlib.util.find_spec(top)
-    if spec is None or not spec.submodule_search_locations:
+    folder = find(point.value)
+    if folder is None:
         raise RunError(f"the weights '{name}' should be in the package {point.value}, which is missing; reinstall it")
-    return Path(next(iter(spec.submodule_search_locations)), *inner)
+    return folder

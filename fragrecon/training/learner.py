@@ -86,7 +86,8 @@ class Learner(pl.LightningModule):
             cast(MeanMetric, mean).persistent(True)  # so that a resumed epoch ends with the same means
 
     def configure_optimizers(self) -> Any:
-        optimizer = build(self.config.optimizer, "optimizer", [p for p in self.parameters() if p.requires_grad])
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = build(self.config.optimizer, "optimizer", torch.optim.Optimizer, parameters)
         scheduler = make_scheduler(self.config, self.data, optimizer, lambda: time_passed(self.trainer))
         if scheduler is None:
             return optimizer

@@ -37,10 +37,6 @@ LAST_UPLOAD = 120
 """Maximum seconds for the upload at the end of a run; ``wandb sync`` uploads the rest."""
 
 
-def none() -> None:
-    """No logger; ``metrics.csv`` is always written."""
-
-
 class Wandb(WandbLogger):
     """Weights & Biases, which continues offline if its server does not answer or no user is logged in.
 

@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import subprocess_script
 
+from fragrecon.config import plugins
 from fragrecon.config.schema import DataConfig
 from fragrecon.errors import ConfigError, FragreconError, TrainingError
 
@@ -84,7 +85,8 @@ def started_from(folder: Path) -> Iterator[None]:
     """Start further processes by ``python -m fragrecon.jobs.train FOLDER`` within the block.
 
     By default Lightning repeats the command line of this process, which may be that of a whole sweep; the config saved
-    in the run's folder does not depend on the command, launcher or notebook that started the first process. Environment
+    in the run's folder does not depend on the command, launcher or notebook that started the first process. They trust
+    the packages that this process trusts, which a saved config does not name. Environment
     variables that Lightning sets are removed at the end, as they would make the next job of a sweep believe that it is
     a further process. Lightning's watching thread is replaced: it would kill this process, and with it the sweep, after
     a failure. Instead, this process waits until all others are about to connect, because one that ends before would
@@ -96,6 +98,7 @@ def started_from(folder: Path) -> Iterator[None]:
     main, arguments = sys.modules["__main__"], sys.argv
     module, variables = getattr(main, "__spec__", None), dict(os.environ)
     main.__spec__, sys.argv = find_spec("fragrecon.jobs.train"), [arguments[0], str(folder.absolute())]
+    os.environ[plugins.VARIABLE] = ",".join(sorted(plugins.named()))
     watch, others = getattr(subprocess_script, _WATCH), list[subprocess.Popen[bytes]]()
 
     def wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -127,6 +130,7 @@ def started_from(folder: Path) -> Iterator[None]:
         for name in (*_SET_BY_LIGHTNING, _READY, _PARENT):
             if name not in variables:
                 os.environ.pop(name, None)
+        os.environ[plugins.VARIABLE] = variables.get(plugins.VARIABLE, "")
 
 
 def _raise_ended(others: Sequence[subprocess.Popen[bytes]], error: Exception | None = None) -> None:

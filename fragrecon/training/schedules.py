@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Timer
 from pydantic import Field
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
@@ -51,7 +51,7 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer, pas
     if trainer.max_steps >= 0:
         steps = min(steps, trainer.max_steps) if steps > 0 else trainer.max_steps
     mode = config.selection.mode
-    schedule = build(config.scheduler, "scheduler", optimizer, total_steps=steps, passed=passed, mode=mode)
+    schedule = build(config.scheduler, "scheduler", LRScheduler, optimizer, total_steps=steps, passed=passed, mode=mode)
     if trainer.max_time and hasattr(schedule, "total_steps"):  # OneCycleLR
         raise ConfigError(
             f"scheduler._target_={config.scheduler['_target_']} depends on the number of steps, and trainer.max_time="
@@ -60,17 +60,11 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer, pas
     return schedule
 
 
-def warmup_cosine(
-    optimizer: Optimizer,
-    total_steps: int,
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05,
-    floor: Fraction = 0.0,
-    passed: Callable[[], float] = lambda: 0.0,
-) -> LambdaLR:
+class WarmupCosine(LambdaLR):
     """Linear warm-up to the full rate, then half a cosine down to a floor (Loshchilov and Hutter, ICLR 2017, eq. 5).
 
-    Progress is the share of the steps made or, if larger, the share of the time passed, so that the rate reaches the
-    floor at the end of training, whichever limit ends it.
+    It is stepped after each optimizer step. Progress is the share of the steps made or, if larger, the share of the
+    time passed, so that the rate reaches the floor at the end of training, whichever limit ends it.
 
     Args:
         optimizer: optimizer whose learning rate is scheduled.
@@ -78,17 +72,23 @@ def warmup_cosine(
         warmup: fraction of training for the warm-up, in [0, 1).
         floor: fraction of the full rate at the end, in [0, 1].
         passed: returns the share of the time limit that has passed; called after each step.
-
-    Returns:
-        The schedule, stepped after each optimizer step.
     """
-    rise = round(total_steps * warmup)
 
-    def factor(step: int) -> float:
-        done = max(step, passed() * total_steps)  # in steps
-        if done < rise:
-            return min(1.0, (done + 1) / rise)
-        progress = min(1.0, (done - rise) / max(1, total_steps - rise))
-        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05,
+        floor: Fraction = 0.0,
+        passed: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        rise = round(total_steps * warmup)
 
-    return LambdaLR(optimizer, factor)
+        def factor(step: int) -> float:
+            done = max(step, passed() * total_steps)  # in steps
+            if done < rise:
+                return min(1.0, (done + 1) / rise)
+            progress = min(1.0, (done - rise) / max(1, total_steps - rise))
+            return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+        super().__init__(optimizer, factor)

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from fragrecon import machine as hardware
@@ -56,13 +57,9 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
     """
     _quieten()
     sweep = sweep_of(record.folder)
-    logger = build(
-        config.logger,
-        "logger",
-        folder=record.folder,
-        config=config.to_dict(),
-        sweep=(sweep, note(sweep)["name"]) if sweep else None,
-    )
+    facts = {"folder": record.folder, "config": config.to_dict()}
+    facts["sweep"] = (sweep, note(sweep)["name"]) if sweep else None
+    logger = None if config.logger["_target_"] is None else build(config.logger, "logger", Logger, **facts)
     callbacks = training_callbacks(config, record)
     if isinstance(logger, PictureLogger):
         callbacks.append(Pictures(logger))

@@ -54,8 +54,9 @@ class Workload:
         prepare(self.model, config.compute)
         self.modules = nn.ModuleList([self.model, self.objective])
         parameters = [parameter for parameter in self.modules.parameters() if parameter.requires_grad]
+        optimizer = build(config.optimizer, "optimizer", torch.optim.Optimizer, parameters)
         # The returned wrapper is not needed: Fabric moves and converts the modules themselves.
-        _, self.optimizer = self.fabric.setup(self.modules, build(config.optimizer, "optimizer", parameters))
+        _, self.optimizer = self.fabric.setup(self.modules, optimizer)
         self.batch = random_batch(facts.fragment_shape, images, config.seed).to(self.device)
         self.batch.fragments = self.batch.fragments.to(parameters[0].dtype)
         self.generator = torch_generator(config.seed, "bench", device=self.device)

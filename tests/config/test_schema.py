@@ -15,15 +15,19 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from fragrecon.config import saved
-from fragrecon.config.build import _resolve, build
+from fragrecon.config.build import build, resolve
 from fragrecon.config.parse import parse
 from fragrecon.config.saved import changed as apply
 from fragrecon.config.saved import config_hash
 from fragrecon.config.schema import Config
 from fragrecon.data.corruption import Corruption
+from fragrecon.data.store import Reader
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.models.conv import ConvAutoencoder
@@ -348,41 +352,41 @@ def test_schema_and_runs_import_neither_torch_nor_hydra() -> None:
 
 
 def test_build_makes_what_a_node_names() -> None:
-    layer = build({"_target_": "torch.nn.Linear", "bias": False}, "layer", 3, out_features=2)
+    layer = build({"_target_": "torch.nn.Linear", "bias": False}, "layer", torch.nn.Module, 3, out_features=2)
     assert isinstance(layer, torch.nn.Linear)
     assert (layer.in_features, layer.out_features) == (3, 2)
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
 
 
 def test_facts_are_passed_only_to_targets_that_take_them() -> None:
-    conv = build({"_target_": CONV, "latent_dim": 4, "encoder_channels": [2]}, "model", **FACTS)
+    conv = build({"_target_": CONV, "latent_dim": 4, "encoder_channels": [2]}, "model", FragmentModel, **FACTS)
     assert isinstance(conv, ConvAutoencoder)
     assert conv.fragment_shape == (3, 16, 16)
     node = {"_target_": "fragrecon.models.supervised.SupervisedClassifier"}
-    assert build(node, "model", **FACTS).head[-1].out_features == 10
-    assert build(node | {"num_classes": 4}, "model", **FACTS).head[-1].out_features == 4
+    assert build(node, "model", FragmentModel, **FACTS).head[-1].out_features == 10
+    assert build(node | {"num_classes": 4}, "model", FragmentModel, **FACTS).head[-1].out_features == 4
 
 
 def test_an_unknown_argument_is_refused_with_the_nearest_that_can_be_set() -> None:
     with pytest.raises(
         ConfigError, match=r"model\.latent_dims is not known to .*; did you mean 'latent_dim'\?"
     ) as error:
-        build({"_target_": CONV, "latent_dims": 4}, "model", **FACTS)
+        build({"_target_": CONV, "latent_dims": 4}, "model", FragmentModel, **FACTS)
     assert "fragment_shape" not in str(error.value)  # that comes from the data
     with pytest.raises(ConfigError, match=r"optimizer\.lrr is not known .*did you mean 'lr'") as error:
-        build({"_target_": "torch.optim.Adam", "lrr": 4}, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
+        build({"_target_": "torch.optim.Adam", "lrr": 4}, "optimizer", Optimizer, [torch.nn.Parameter(torch.zeros(1))])
     assert "params" not in str(error.value)
 
 
 def test_a_missing_argument_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"model: .*ConvAutoencoder .*'fragment_shape'"):
-        build({"_target_": CONV}, "model")
+        build({"_target_": CONV}, "model", FragmentModel)
 
 
 def test_an_argument_given_twice_is_refused() -> None:
     node = {"_target_": "torch.optim.SGD", "params": 3}
     with pytest.raises(ConfigError, match=r"optimizer: .*'params'"):
-        build(node, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
+        build(node, "optimizer", Optimizer, [torch.nn.Parameter(torch.zeros(1))])
 
 
 @pytest.mark.parametrize(
@@ -395,12 +399,12 @@ def test_an_argument_given_twice_is_refused() -> None:
 )
 def test_what_a_target_refuses_is_refused_under_its_path(node: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(node, "node", [torch.nn.Parameter(torch.zeros(1))])
+        build(node, "node", Optimizer, [torch.nn.Parameter(torch.zeros(1))])
 
 
 def test_a_message_of_a_target_is_unchanged() -> None:
     with pytest.raises(ConfigError, match=r"^model\.encoder_channels=\[8, 8, 8, 8, 8\] has 5 stages"):
-        build({"_target_": CONV, "encoder_channels": [8] * 5}, "model", **FACTS)
+        build({"_target_": CONV, "encoder_channels": [8] * 5}, "model", FragmentModel, **FACTS)
 
 
 @pytest.mark.parametrize(
@@ -415,7 +419,7 @@ def test_a_message_of_a_target_is_unchanged() -> None:
 )
 def test_settings_are_held_to_the_annotations_of_the_target(setting: str, value: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=f"^{words}"):
-        build({"_target_": CONV, setting: value}, "model", **FACTS)
+        build({"_target_": CONV, setting: value}, "model", FragmentModel, **FACTS)
 
 
 @pytest.mark.parametrize(
@@ -447,7 +451,7 @@ def test_settings_are_held_to_the_annotations_of_the_target(setting: str, value:
         "fragrecon.files.contextmanager",
         "fragrecon.config.schema.importlib.import_module",
         "fragrecon.data.readers.pickles.pickle.loads",
-        "fragrecon.training.loggers.none.__globals__",
+        "fragrecon.models.conv.ConvAutoencoder.__globals__",
         "fragrecon.runs.checkpoints.torch.load",
         "torch.nn.init.warnings.warn",
         "torch.optim.lr_scheduler.partial",
@@ -466,19 +470,19 @@ def test_settings_are_held_to_the_annotations_of_the_target(setting: str, value:
 )
 def test_a_target_elsewhere_is_refused(target: str) -> None:
     with pytest.raises(ConfigError, match=r"^model\._target_=.*(is refused|does not exist)"):
-        build({"_target_": target}, "model")
+        build({"_target_": target}, "model", FragmentModel)
 
 
 def test_a_refused_target_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match="is refused"):
-        build({"_target_": "trap.Thing"}, "model")
+        build({"_target_": "trap.Thing"}, "model", FragmentModel)
 
 
 def test_a_node_without_a_target_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\._target_"):
-        build({"latent_dim": 3}, "model")
+        build({"latent_dim": 3}, "model", FragmentModel)
 
 
 # Later command lines on a saved config ------------------------------------------------------------------------------
@@ -577,7 +581,7 @@ def test_data_is_named_as_its_file(name: str) -> None:
 @pytest.mark.parametrize("name", group("model"))
 def test_every_model_builds_with_the_objective_it_names(name: str) -> None:
     config = composed(f"model={name}")
-    model = build(config.model, "model", **FACTS)
+    model = build(config.model, "model", FragmentModel, **FACTS)
     assert isinstance(model, FragmentModel)
     assert isinstance(model, SupervisedClassifier) == (name == "supervised")
     build_objective(config.objective, Facts(**FACTS), model.latent_dim).check(model)
@@ -591,7 +595,7 @@ def test_every_objective_builds(name: str) -> None:
 @pytest.mark.parametrize("name", group("optimizer"))
 def test_every_optimizer_builds_with_its_rate(name: str) -> None:
     node = composed(f"optimizer={name}", "optimizer.lr=0.25").optimizer
-    optimizer = build(node, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
+    optimizer = build(node, "optimizer", Optimizer, [torch.nn.Parameter(torch.zeros(1))])
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert optimizer.param_groups[0]["lr"] == 0.25
 
@@ -603,7 +607,7 @@ def test_every_schedule_builds(name: str) -> None:
         assert node == {"_target_": None}
         return
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = build(node, "scheduler", optimizer, total_steps=10, mode="max")
+    schedule = build(node, "scheduler", LRScheduler, optimizer, total_steps=10, mode="max")
     assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
 
 
@@ -618,7 +622,8 @@ def test_every_key_beside_a_target_is_an_argument_of_it(group: str, name: str) -
     section = composed(f"{group}={name}", *needed(group, name)).to_dict()[group]
     node = section["reader"] if group == "data" else section
     if node["_target_"] is not None:
-        assert without_settings(_resolve(node["_target_"], group), node) == set()
+        kinds: dict[str, Any] = {"data": Reader, "logger": Logger, "scheduler": LRScheduler, "optimizer": Optimizer}
+        assert without_settings(resolve(node["_target_"], group, kinds[group]), node) == set()
 
 
 @pytest.mark.parametrize("key", ["model.latent_dim", "optimizer.lr"])

@@ -16,6 +16,7 @@ from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.store import Reader
 from fragrecon.errors import TrainingError
 from fragrecon.evaluation.clustering.protocol import METRICS, ClusteringProtocol
 from fragrecon.evaluation.setup import protocol_of
@@ -52,7 +53,7 @@ class Trainable:
 
     def __init__(self, config: Config, objective: Objective | None = None) -> None:
         data = config.data
-        reader = build(data.reader, "data.reader", image_size=data.image_size, channels=data.channels)
+        reader = build(data.reader, "data.reader", Reader, image_size=data.image_size, channels=data.channels)
         self.data = FragmentData(data, reader, config.seed, 0, config.evaluation.validation_puzzles)
         facts = Facts(data.fragment_shape, self.data.grid, 10)
         self.model, own = build_model(config, facts)

@@ -7,10 +7,11 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
+from torch.optim.lr_scheduler import LRScheduler
 
 from fragrecon.config.build import build
 from fragrecon.errors import ConfigError
-from fragrecon.training.schedules import warmup_cosine
+from fragrecon.training.schedules import WarmupCosine
 
 RATE = 0.4
 
@@ -27,7 +28,7 @@ def clock(shares: Iterable[float]) -> Callable[[], float]:
 def rates(total: int, steps: int, warmup: float, floor: float, passed: Callable[[], float] = never) -> list[float]:
     """The rate at each of the first ``steps`` optimizer steps."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
-    schedule = warmup_cosine(optimizer, total, warmup, floor, passed)
+    schedule = WarmupCosine(optimizer, total, warmup, floor, passed)
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -99,6 +100,6 @@ def test_the_rate_follows_whichever_limit_is_nearer(
 )
 def test_a_share_out_of_range_is_refused(key: str, value: float) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
-    node = {"_target_": "fragrecon.training.schedules.warmup_cosine", key: value}
+    node = {"_target_": "fragrecon.training.schedules.WarmupCosine", key: value}
     with pytest.raises(ConfigError, match=rf"scheduler\.{key}="):
-        build(node, "scheduler", optimizer, total_steps=10)
+        build(node, "scheduler", LRScheduler, optimizer, total_steps=10)
