@@ -245,7 +245,7 @@ class Run(RunFolder):
         from fragrecon.evaluation.pixels.reconstruction import Masking, reconstruction_of
         from fragrecon.evaluation.statistics import summary
 
-        config, evaluation = self.config, self.config.evaluation
+        config, evaluation = saved.for_reading(self.config), self.config.evaluation
         count = evaluation.puzzles if puzzles is None else puzzles
         if count < 1:
             raise ConfigError(f"puzzles={count} leaves nothing to score; use at least 1")

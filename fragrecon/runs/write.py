@@ -39,9 +39,10 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from fragrecon import __version__, files
+from fragrecon.config.plain import read_yaml
 from fragrecon.config.saved import config_hash
 from fragrecon.config.schema import Config
-from fragrecon.errors import FolderTakenError, FragreconError, RunError, typed
+from fragrecon.errors import ConfigError, FolderTakenError, FragreconError, RunError, typed
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Scores
@@ -71,7 +72,15 @@ class RunFolder:
     def overrides(self) -> list[str]:
         """Overrides of the command line that started the run, and of those that resumed it."""
         path = self.folder / OVERRIDES
-        return [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
+        if not path.is_file():
+            return []
+        try:
+            found = read_yaml(path)
+        except ConfigError as error:
+            raise RunError(str(error)) from None
+        if not isinstance(found, list) or not all(isinstance(override, str) for override in found):
+            raise RunError(f"{path} is damaged: it should be a list of overrides")
+        return found
 
     @property
     def epochs(self) -> list[dict[str, float]]:
