@@ -58,14 +58,14 @@ def read_yaml(path: Path) -> Any:
 
 def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
     """Return the value that begins with an event; takes its other events from ``events``."""
-    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-        raise ValueError(f"line {event.start_mark.line + 1} has an alias or an anchor (*NAME, &NAME)")
+    if not isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) or event.anchor is not None:
+        raise ValueError(f"{_place(event)} has an alias or an anchor (*NAME, &NAME)")
     if event.tag is not None:
-        raise ValueError(f"line {event.start_mark.line + 1} has a tag ({event.tag[:40]})")
+        raise ValueError(f"{_place(event)} has a tag ({event.tag[:40]})")
     if isinstance(event, yaml.ScalarEvent):
         return _scalar(event)
     if depth == DEEPEST:
-        raise ValueError(f"line {event.start_mark.line + 1} is nested deeper than {DEEPEST} levels")
+        raise ValueError(f"{_place(event)} is nested deeper than {DEEPEST} levels")
     if isinstance(event, yaml.SequenceStartEvent):
         items = []
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
@@ -74,9 +74,13 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
     mapping: dict[str, Any] = {}
     while not isinstance(key := next(events), yaml.MappingEndEvent):
         if not isinstance(key, yaml.ScalarEvent) or key.value in mapping or key.anchor or key.tag:
-            raise ValueError(f"line {key.start_mark.line + 1} has a key that is no text, or occurs twice")
+            raise ValueError(f"{_place(key)} has a key that is no text, or occurs twice")
         mapping[_checked(key)] = _value(next(events), events, depth + 1)
     return mapping
+
+
+def _place(event: yaml.Event) -> str:
+    return f"line {event.start_mark.line + 1}" if event.start_mark else "it"
 
 
 def _scalar(event: yaml.ScalarEvent) -> Any:
@@ -93,5 +97,5 @@ def _scalar(event: yaml.ScalarEvent) -> Any:
 def _checked(event: yaml.ScalarEvent) -> str:
     text: str = event.value
     if "${" in text:
-        raise ValueError(f"line {event.start_mark.line + 1} has an interpolation (${{...}})")
+        raise ValueError(f"{_place(event)} has an interpolation (${{...}})")
     return text

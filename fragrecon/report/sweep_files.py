@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fragrecon import files
+from fragrecon.errors import printable
 from fragrecon.report import tables
 from fragrecon.report.leaderboard import Leaderboard, Row, caption, jobs_of, leaderboard, troubles
 from fragrecon.runs.sweeps import note
@@ -68,4 +69,4 @@ def markdown(board: Leaderboard) -> str:
 
 def _inline(text: str) -> str:
     """Escape text so that it stays in one line and cell and is not parsed as markup."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+    return html.escape(printable(text), quote=False).replace("|", "\\|").replace("\n", " ")

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from fragrecon import files
 from fragrecon.config import saved
 from fragrecon.config.schema import Config, model_name
 from fragrecon.errors import ConfigError, DataError, RunError, nearest, typed
+from fragrecon.runs.contents import read_examples, read_metrics, read_scores, read_status
 from fragrecon.runs.weights import installed, installed_folder
 from fragrecon.runs.write import (
     CHECKPOINTS,
@@ -28,7 +28,6 @@ from fragrecon.runs.write import (
     STATUS,
     WEIGHTS,
     RunFolder,
-    read_json,
 )
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class Run(RunFolder):
                 f"{self.folder} holds no metrics.json: its status is {self.status['status']}; "
                 f"{typed('resume', self.folder)} completes it"
             )
-        return read_json(path, "scores")
+        return read_metrics(path)
 
     @property
     def is_scored(self) -> bool:
@@ -85,21 +84,18 @@ class Run(RunFolder):
     @cached_property
     def scores(self) -> dict[str, Scores]:
         """Scores (puzzles,) by ``METHOD/METRIC``."""
-        return self._arrays(SCORES)
+        return read_scores(self._existing(SCORES))
 
     @cached_property
     def examples(self) -> dict[str, npt.NDArray[Any]]:
         """The first test puzzles with the model's predictions; see `fragrecon.runs.write.Record.write_examples`."""
-        return self._arrays(EXAMPLES)
+        return read_examples(self._existing(EXAMPLES))
 
-    def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+    def _existing(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             raise RunError(f"{self.folder} holds no {name}: its status is {self.status['status']}")
-        try:
-            return files.read_arrays(path)
-        except (OSError, EOFError, ValueError, BadZipFile) as error:
-            raise RunError(f"{path} is damaged: {error}") from None
+        return path
 
     @property
     def is_export(self) -> bool:
@@ -142,11 +138,7 @@ class Run(RunFolder):
         """
         from fragrecon.runs.modules import restore
 
-        path = checkpoint or self.best_checkpoint
-        try:
-            return restore(self.config, path)
-        except KeyError as error:
-            raise RunError(f"{path} is not a checkpoint of a run: it holds no {error}") from error
+        return restore(self.config, checkpoint or self.best_checkpoint)
 
     @cached_property
     def model(self) -> FragmentModel:
@@ -307,19 +299,21 @@ def load_run(folder: str | Path) -> Run:
         The run. Its config and status are read now, all other files on first access.
 
     Raises:
-        RunError: the folder is not a run folder, or its status is damaged; no installed weights have this name.
+        RunError: the folder is not a run folder, holds a link that leads out of it, or its status is damaged; no
+            installed weights have this name.
         ConfigError: its config is damaged or does not belong to a run.
     """
     path = Path(folder).expanduser().absolute()
     folder = path if path.is_dir() else installed_folder(str(folder)) or path
     _check_folder(folder)
+    files.check_links(folder)
     try:
         config = saved.load(folder / CONFIG)
     except ConfigError as error:
         raise ConfigError(
             f"{folder} cannot be opened as a run: its {CONFIG} is damaged or not of a run ({error})"
         ) from None
-    return Run(folder, config, read_json(folder / STATUS, "status"))
+    return Run(folder, config, read_status(folder / STATUS))
 
 
 def _is_run(folder: Path) -> bool:

@@ -107,7 +107,9 @@ def check_labels(labels: Any, count: int, valid: range, where: str | Path) -> np
         elif isinstance(labels, list):  # never converted: lists that contain one another may be of any size
             other = next(type(label).__name__ for label in labels if type(label) is not int)
             found += f" with a value of type {other}"
-        raise DataError(f"{where}: labels must be a list of integers, found {found}; get the file again from its source")
+        raise DataError(
+            f"{where}: labels must be a list of integers, found {found}; get the file again from its source"
+        )
     values = labels
     if len(values) != count:
         raise DataError(f"{where}: {len(values)} labels for {count} images; get the file again from its source")

@@ -17,7 +17,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -228,12 +228,7 @@ def _refused(name: str) -> _Step:
 
 
 def _with_names_as_keys(step: _Step, keys: slice) -> _Step:
-    """Check the keys of a dict that a step extends: the hash of a tuple of shared tuples may never end.
-
-    Args:
-        step: step of the unpickler.
-        keys: place of the keys on its stack.
-    """
+    """Have a step check the keys, a slice of the stack, that it adds to a dict: hashing shared tuples may never end."""
 
     def checked(unpickler: _Unpickler) -> None:
         for key in unpickler.stack[keys]:
@@ -246,8 +241,12 @@ def _with_names_as_keys(step: _Step, keys: slice) -> _Step:
 class _Unpickler(pickle._Unpickler):
     """The unpickler of a file of ``size`` bytes."""
 
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+
     def __init__(self, file: BinaryIO, size: int) -> None:
-        super().__init__(_Bounded(file, size), encoding="bytes")  # type: ignore[arg-type]  # it needs no `readinto`
+        super().__init__(_Bounded(file, size), encoding="bytes")
         self.steps, self._encodable = 0, size
 
     def find_class(self, module: str, name: str, /) -> Any:
@@ -271,7 +270,7 @@ class _Unpickler(pickle._Unpickler):
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(self.read(length))  # as bytes, whose length is checked before they are read
 
-    dispatch = {
+    dispatch: ClassVar = {
         code: _counted(step)
         for code, step in (
             pickle._Unpickler.dispatch

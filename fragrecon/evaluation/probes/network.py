@@ -196,6 +196,7 @@ def load_probe(path: Path) -> Network:
 def load_fitted(path: Path) -> tuple[FittedProbe, str]:
     """Load a trained network with its trials and key; raises the errors of `load_probe`."""
     try:
+        files.check_zip(path, 0)
         contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if contents["format"] != FORMAT:
             raise ValueError(f"format {contents['format']} where {FORMAT} is expected")
