@@ -127,7 +127,7 @@ def test_a_run_that_is_read_neither_downloads_nor_chooses_the_cache(tmp_path: Pa
 
     read = job("mode=evaluate", "run=/theirs")
     assert (read.cache_dir, read.download, read.root) == (None, False, "/r")
-    mine = job("mode=evaluate", "run=/theirs", f"data.cache_dir={tmp_path}/mine", "data.download=true")
+    mine = job("mode=evaluate", "run=/theirs", f"data.cache_dir={tmp_path}/mine", "+data.download=true")
     assert (mine.cache_dir, mine.download) == (f"{tmp_path}/mine", True)
     resumed = job("resume=/theirs")
     assert (resumed.cache_dir, resumed.download) == (f"{tmp_path}/outside", True)
