@@ -70,6 +70,18 @@ def typed(key: str, value: object) -> str:
     return shlex.quote(f"{key}={value}" if plain else f"{key}='{value}'")
 
 
+def printable(text: str) -> str:
+    r"""Return text with control characters, such as those that steer a terminal, as escapes; lines are kept.
+
+    Example:
+        >>> printable("done \x1b[2J")
+        'done \\x1b[2J'
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return the end of a message about an unknown ``name``: the closest valid name, if any, and all valid names."""
     names = sorted(valid)

@@ -1,4 +1,4 @@
-"""Atomic files and folders, complete or absent, and hashes."""
+"""Atomic files and folders, complete or absent; files of others, read within bounds; and hashes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from fragrecon.errors import causes
+from fragrecon.errors import RunError, causes
+
+LONGEST_TEXT = 1 << 28
+"""Maximum size in bytes of a JSON or CSV file."""
+MOST_UNPACKED = 1 << 29
+"""Maximum number of bytes by which the arrays of a compressed file may exceed its size."""
 
 # Temporary files are private; final files get the permissions of any new file.
 _UMASK = os.umask(0)
@@ -69,25 +75,65 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the plain values of a YAML file; the parser in C is ten times as fast as the others."""
-    return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows under the union of their keys, in order of first appearance; a missing value is an empty cell."""
+    """Write rows under the union of their keys, in order of first appearance; a missing value is an empty cell.
+
+    A spreadsheet takes text for a formula that starts with ``=``, ``+``, ``-``, ``@`` or a control character; such text
+    is written with an apostrophe before it, unless it is a number.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_without_formula, columns))
+    writer.writerows([_without_formula(row.get(column)) for column in columns] for row in rows)
     write_text(path, text.getvalue())
 
 
+def _without_formula(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n"):
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+    return value
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a file written by `write_csv`, without empty cells."""
-    with path.open(newline="") as file:
-        return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
+    """Read a file written by `write_csv`.
+
+    Args:
+        path: CSV file.
+
+    Returns:
+        The rows, without empty cells.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if any(None in row for row in rows):
+        raise ValueError("a row has more cells than the first")
+    return [{key: value for key, value in row.items() if value} for row in rows]
+
+
+def read_text(path: Path) -> str:
+    """Read a text file of limited size as UTF-8; raises ValueError if it is larger or damaged."""
+    with path.open("rb") as file:
+        content = file.read(LONGEST_TEXT + 1)
+    if len(content) > LONGEST_TEXT:
+        raise ValueError(f"it is larger than {LONGEST_TEXT:,} bytes")
+    return content.decode()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of limited size and depth; raises ValueError if it is damaged."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, compressed: bool = False) -> None:
@@ -99,9 +145,91 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, compress
 
 
 def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """Return the named arrays of a file written by `write_arrays`, or those of ``names`` that it has."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files if names is None or name in names}
+    """Read a file written by `write_arrays`.
+
+    Args:
+        path: ``.npz`` file.
+        names: the arrays to read, of those that it has; by default all.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        ValueError: the file is damaged, its arrays are not plain numbers, or it would unpack to far more than its size.
+    """
+    check_zip(path, MOST_UNPACKED)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {}
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if names is None or name in names:
+                    with archive.open(member) as file:
+                        found[name] = _array(file, member.file_size)
+            return found
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, KeyError) as error:
+        raise ValueError(f"it is no readable archive of arrays ({error})") from None
+
+
+def check_zip(path: Path, most: int) -> None:
+    """Check the sizes of a zip archive before it is unpacked.
+
+    Args:
+        path: zip archive.
+        most: maximum number of bytes by which its unpacked files may exceed its size.
+
+    Raises:
+        ValueError: it is not a zip archive, or it would unpack to more.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise ValueError(f"it is no archive ({error})") from None
+    if size > path.stat().st_size + most:
+        raise ValueError(f"it would unpack to {size:,} bytes, far more than its {path.stat().st_size:,}")
+
+
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """Read a ``.npy`` file; raises ValueError if it is damaged or holds other than plain numbers."""
+    with path.open("rb") as file:
+        return _array(file, path.stat().st_size)
+
+
+def _array(file: IO[bytes], size: int) -> npt.NDArray[Any]:
+    """Read an array from a file of a size in bytes, after comparing its header with that size."""
+    version = np.lib.format.read_magic(file)
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if header is None:
+        raise ValueError(f"it has an array in format {version}")
+    shape, _, dtype = header(file)
+    if dtype.hasobject or dtype.names:
+        raise ValueError("it holds an array of other values than plain numbers")
+    if math.prod(shape) * dtype.itemsize != size - file.tell() or min(shape, default=0) < 0:
+        raise ValueError(f"it holds an array of {dtype} {shape}, which does not fit its size of {size:,} bytes")
+    file.seek(0)
+    found: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return found
+
+
+def check_links(folder: Path) -> None:
+    """Check that no file or folder below a run folder is a link that leads out of it; the folder itself may be a link.
+
+    Args:
+        folder: run folder; if it does not exist, nothing is checked.
+
+    Raises:
+        RunError: there is such a link.
+    """
+    inside = Path(os.path.realpath(folder))
+    for path, folders, names in os.walk(inside):
+        for name in (*folders, *names):
+            place = Path(path, name)
+            if place.is_symlink() and not Path(os.path.realpath(place)).is_relative_to(inside):
+                raise RunError(
+                    f"{folder / place.relative_to(inside)} is a link that leads out of the run; put what it links to "
+                    "in its place, or delete it"
+                )
 
 
 def read_tensors(path: Path, map_location: Any = "cpu") -> Any:
@@ -119,6 +247,7 @@ def read_tensors(path: Path, map_location: Any = "cpu") -> Any:
     """
     import torch
 
+    check_zip(path, 0)
     with path.open("rb") as file:
         with zipfile.ZipFile(file) as archive:
             if damaged := archive.testzip():

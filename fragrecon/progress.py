@@ -1,12 +1,23 @@
-"""Progress bars of jobs."""
+"""Progress bars and log lines of jobs."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fragrecon.errors import printable
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formatter of the log, in which names and messages from files of others cannot steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or the lines of a traceback."""
+        return printable(super().format(record))
 
 
 @contextmanager

@@ -33,7 +33,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from fragrecon.config import plugins
-from fragrecon.errors import FolderTakenError, FragreconError, MachineError, RunError, TrainingError, explained, nearest
+from fragrecon.errors import (
+    FolderTakenError,
+    FragreconError,
+    MachineError,
+    RunError,
+    TrainingError,
+    explained,
+    nearest,
+    printable,
+)
 
 if TYPE_CHECKING:
     from fragrecon.config.schema import Config
@@ -55,7 +64,7 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str, target: st
     of the user's own class.
 
     Raises:
-        RunError: ``resume`` is not a run folder, or is an export or holds no more than weights.
+        RunError: ``resume`` is not a run folder, holds a link that leads out of it, or is an export.
     """
     if not resume:
         name = str(target).rpartition(".")[2]
@@ -63,8 +72,10 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str, target: st
         return f"{fresh}-{mode}-{model}" if mode == "train" else f"{fresh}-{mode}"
     if not (Path(resume) / "config.yaml").is_file():
         raise RunError(f"resume={resume} is not the folder of a run: it holds no config.yaml")
+    from fragrecon.files import check_links
     from fragrecon.runs.write import WEIGHTS
 
+    check_links(Path(resume))  # before Hydra opens run.log
     if (Path(resume) / WEIGHTS).is_file():
         raise RunError(f"resume={resume} is an export, which cannot be resumed; init_from= starts from its weights")
     return resume
@@ -133,7 +144,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
             raise error from error.__cause__
         if _wants_traceback() or not expected:
             raise error from error.__cause__
-        sys.exit(f"error: {error}")  # otherwise Hydra would print another line first
+        sys.exit(printable(f"error: {error}"))  # otherwise Hydra would print another line first
     if outcome is not None and (folder / METRICS_FILE).is_file():
         from fragrecon.report.page import write_run_page
         from fragrecon.report.terminal import plain_console
@@ -282,7 +293,7 @@ def main() -> None:
     if _sweep and begun and (_sweep / "sweep.json").is_file():  # Hydra composes all jobs before the first begins
         problem = close_sweep(_sweep) or problem
     if problem:
-        sys.exit(f"error: {problem}")
+        sys.exit(printable(f"error: {problem}"))
 
 
 def close_sweep(folder: Path) -> str | None:

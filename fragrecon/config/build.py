@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from pydantic.errors import PydanticSchemaGenerationError
 from typing_extensions import get_protocol_members, is_protocol
@@ -113,7 +113,7 @@ def resolve(target: Any, path: str, kind: Any) -> type:
     if not is_of_kind(found, kind):
         what = "a class" if inspect.isclass(found) else f"a {type(found).__name__}"
         raise ConfigError(f"{said} is refused: it is {what}, but should be {_described(kind)}")
-    return found
+    return cast(type, found)
 
 
 def is_of_kind(found: Any, kind: Any) -> bool:

@@ -23,6 +23,8 @@ from fragrecon.errors import ConfigError, nearest
 _CONFIG = TypeAdapter(Config)
 
 _FOLDERS = ("data.root", "run", "output", "sweep.dir")
+LONGEST = 200
+"""Maximum length of a value in a message."""
 
 
 def parse(config: DictConfig | Mapping[str, Any]) -> Config:
@@ -124,6 +126,7 @@ def _message(errors: Sequence[ErrorDetails]) -> str:
     parts = _key(error)
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     value, kind = error["input"], error["type"]
+    shown = f"{repr(value)[:LONGEST]}..." if len(repr(value)) > LONGEST else repr(value)
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _known([str(part) for part in parts[:-1]])
         return f"unknown key {path}{nearest(str(parts[-1]), known)}"
@@ -131,7 +134,7 @@ def _message(errors: Sequence[ErrorDetails]) -> str:
         return f"missing key {path}"
     if kind == "literal_error" and isinstance(value, str):
         expected = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        return f"{path}={value!r} is not known{nearest(value, expected)}"
+        return f"{path}={shown} is not known{nearest(value, expected)}"
     if isinstance(value, list) and kind in ("int_type", "float_type", "bool_type", "string_type"):
         line = ",".join(map(str, value))
         return f"{path}={value} should be a single value; to run one job for each, use -m {path}={line}"
@@ -139,7 +142,7 @@ def _message(errors: Sequence[ErrorDetails]) -> str:
         return str(error["ctx"]["error"])
     # A union has one error per alternative.
     expected = dict.fromkeys(one["msg"].removeprefix("Input ") for one in errors if _key(one) == parts)
-    return f"{path}={value!r} {' or '.join(expected)}"
+    return f"{path}={shown} {' or '.join(expected)}"
 
 
 def _key(error: ErrorDetails) -> list[int | str]:

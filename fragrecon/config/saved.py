@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from yaml import YAMLError
-
 from fragrecon.config.parse import parse
+from fragrecon.config.plain import read_yaml
 from fragrecon.config.schema import MODE_KEYS, Config
 from fragrecon.errors import ConfigError
-from fragrecon.files import digest, read_yaml
+from fragrecon.files import digest
 
 RESUMABLE = (
     *(f"data.{key}" for key in ("root", "cache_dir", "download", "epochs", "batches_per_epoch", "puzzles_per_batch")),
@@ -30,14 +29,16 @@ COMMANDS = ("mode", "resume", "sweep", "plugins", *MODE_KEYS)
 
 
 def load(path: Path) -> Config:
-    """Read the saved config of a run; raises `ConfigError`."""
-    try:
-        values = read_yaml(path)
-    except (OSError, ValueError, YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as a saved config: {error}") from None
+    """Read the saved config of a run, without resolving anything in it; raises `ConfigError`."""
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a saved config: it holds no mapping")
     return parse(values)
+
+
+def for_reading(config: Config) -> Config:
+    """Return the config of a run that is only read: nothing is downloaded, and the cache is the user's own."""
+    return replace(config, data=replace(config.data, cache_dir=None, download=False))
 
 
 @cache
@@ -68,6 +69,8 @@ def _without_inert(part: Any) -> Any:
 def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config:
     """Apply a later command line, which resumes a run or applies a mode to it, to the run's saved config.
 
+    ``data.cache_dir`` and ``data.download`` of the saved config count only if the run is resumed; see `for_reading`.
+
     Args:
         saved: saved config of the run.
         composed: composed config of the command line.
@@ -79,7 +82,7 @@ def changed(saved: Config, composed: Config, overrides: Sequence[str]) -> Config
     Raises:
         ConfigError: an override changes a key that is fixed by training, or values are incompatible.
     """
-    values, fresh = saved.to_dict(), composed.to_dict()
+    values, fresh = (saved if composed.resume else for_reading(saved)).to_dict(), composed.to_dict()
     allowed = RESUMABLE if composed.resume else READABLE
     for override in overrides:
         key = override.partition("=")[0].lstrip("+")

@@ -17,6 +17,7 @@ from fragrecon.config.types import (
     Fraction,
     Node,
     NonNegative,
+    PlainName,
     Positive,
     RunPath,
     SavedPath,
@@ -67,7 +68,7 @@ class DataConfig(Section):
     describe.
     """
 
-    name: str
+    name: PlainName
     reader: Node
     root: SavedPath | None
     image_size: Annotated[list[Count], Field(min_length=2, max_length=2)]
@@ -266,7 +267,7 @@ class ReportConfig(Section):
 class Config(Section):
     """The configuration of a job, in plain values. The fields at the end, None by default, belong to one mode each."""
 
-    mode: str
+    mode: Annotated[str, Field(pattern="^[a-z_]+$")]
     seed: Whole
     resume: str | None = field(metadata=INERT)
     init_from: RunPath | None

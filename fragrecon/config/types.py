@@ -17,6 +17,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Unlimited = Literal[-1]
+
+PlainName = Annotated[str, Field(pattern=r"^\w[\w .+-]{0,99}$")]
+"""A name that can be part of a path."""
 SavedPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))]
 """A path made absolute, so that a saved config can be used from any working folder."""
 

@@ -7,7 +7,6 @@ or absent. It is never changed in place: a mapped file that shrinks kills the pr
 from __future__ import annotations
 
 import io
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -193,8 +192,7 @@ class Store:
         width = self.manifest.shape[2]
         if width is not None:
             return np.full(self.manifest.count, width)
-        widths: npt.NDArray[np.int64] = np.load(self.folder / WIDTHS, allow_pickle=False)
-        return widths
+        return files.read_array(self.folder / WIDTHS)
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
@@ -205,8 +203,7 @@ class Store:
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
         """Classes of all images, (count,), -1 if unknown."""
-        labels: npt.NDArray[np.int64] = np.load(self.folder / LABELS, allow_pickle=False)
-        return labels
+        return files.read_array(self.folder / LABELS)
 
 
 def image_bytes(shape: AnyWidthShape) -> int:
@@ -298,7 +295,7 @@ def open_store(folder: Path, fingerprint: str | None = None, *, thorough: bool =
     """
     hint = f"; delete the folder {folder}; the next run builds it again"
     try:
-        values = json.loads((folder / MANIFEST).read_text())
+        values = files.read_json(folder / MANIFEST)
         if values["format"] != FORMAT:
             raise DataError(f"{folder} has format {values['format']}, this version reads format {FORMAT}{hint}")
         values["shape"] = tuple(values["shape"])

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import matplotlib
 from PIL import Image
+from starlette.middleware import Middleware
 from torch import Tensor
 
+from fragrecon.demo.guard import LARGEST, Guard
 from fragrecon.demo.temporary import FOLDER, environment
 from fragrecon.errors import ConfigError, FragreconError
 from fragrecon.report.figures import tiles
@@ -30,7 +32,7 @@ STYLE = Path(__file__).with_name("style.css")
 
 @contextmanager
 def opened(page: gr.Blocks, port: int | None, browser: bool) -> Iterator[str]:
-    """Serve a page on this machine during the block.
+    """Serve a page on this machine, and only to its own browser, during the block; see `fragrecon.demo.guard`.
 
     Args:
         page: page to serve.
@@ -59,6 +61,8 @@ def opened(page: gr.Blocks, port: int | None, browser: bool) -> Iterator[str]:
                 enable_monitoring=False,
                 run_history=False,
                 footer_links=[],
+                max_file_size=LARGEST,
+                app_kwargs={"middleware": [Middleware(Guard)]},
                 theme=gr.themes.Base(
                     primary_hue="orange", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
                 ),

@@ -12,7 +12,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy.typing as npt
 
@@ -120,7 +119,7 @@ def _read(path: Path) -> Arrays | None:
     """Return cached arrays, or None if the file is missing or damaged."""
     try:
         return files.read_arrays(path) if path.is_file() else None
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
+    except (OSError, ValueError) as error:
         log.warning("%s is damaged and is computed again: %s", path, error)
         return None
 

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Collection, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def run_job(
 
 def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] | None:
     """Run the mode of a config and record the outcome."""
+    if find_spec(f"{__name__}.{config.mode}") is None:
+        raise ConfigError(f"mode={config.mode} of the saved config is not known")
     record.start(config, overrides)
     try:
         metrics: dict[str, Any] | None = importlib.import_module(f"{__name__}.{config.mode}").main(config, record)

@@ -86,6 +86,7 @@ def check_output(output: Path) -> None:
     Raises:
         ConfigError: the folder holds other files, or the path is that of a file.
     """
+    files.check_links(output)
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output={output} is a file; name a new folder")
     held = {path.name for path in output.iterdir()} - {"__init__.py", "__pycache__"} if output.is_dir() else set()

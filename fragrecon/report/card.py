@@ -108,7 +108,7 @@ def _training(run: Run) -> Iterator[str]:
     yield _listed(
         [
             f"machine: {run.status.get('machine') or 'not recorded'}",
-            f"started {run.status['started']}, finished {run.status['finished']}",
+            f"started {run.status.get('started')}, finished {run.status.get('finished')}",
             f"time: {', '.join(f'{part} {value:,.0f} s' for part, value in seconds.items())}",
             f"commit: {run.status.get('commit') or 'not recorded'}",
             f"versions: {versions}",

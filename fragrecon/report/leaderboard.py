@@ -280,7 +280,8 @@ def _differences(runs: Sequence[Run], leaders: Mapping[str, Sequence[Run]]) -> d
             _by_puzzle([run for run in group if run.config.seed in common or not common]) for group in (runs, best)
         )
         for name, scores in own.items():
-            if leaders.get(name) is best and name in other and _puzzles(runs[0], name) == _puzzles(best[0], name):
+            same = name in other and scores.shape == other[name].shape
+            if leaders.get(name) is best and same and _puzzles(runs[0], name) == _puzzles(best[0], name):
                 found[name] = paired(scores, other[name])
     return found
 
@@ -299,7 +300,8 @@ def _puzzles(run: Run, metric: str) -> tuple[Any, ...]:
 def _by_puzzle(runs: Sequence[Run]) -> dict[str, Scores]:
     """Return scores (puzzles,) of the model by compared metric, averaged over runs."""
     found = [run.model_scores(metrics.compared(run.metrics["scores"]["model"])) for run in runs]
-    names = [name for name in (found[0] if found else {}) if all(name in scores for scores in found)]
+    first = found[0] if found else {}
+    names = [name for name in first if all(name in each and each[name].shape == first[name].shape for each in found)]
     return {name: np.mean([scores[name] for scores in found], axis=0) for name in names}
 
 

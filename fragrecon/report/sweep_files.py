@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fragrecon import files
+from fragrecon.errors import printable
 from fragrecon.report import metrics, tables
 from fragrecon.report.leaderboard import Leaderboard, Row, caption, duration, jobs_of, leaderboard, short, troubles
+from fragrecon.runs.contents import read_metrics
 from fragrecon.runs.sweeps import by_key, note, time_left
-from fragrecon.runs.write import METRICS_FILE, PAGE, STATUS, Record, read_json
+from fragrecon.runs.write import METRICS_FILE, PAGE, STATUS, Record
 
 SECONDS = 0.1
 """Minimum age of a leaderboard that is written again while the sweep runs, for each of its jobs; about 20 times as long
@@ -64,12 +66,12 @@ def job_line(folder: Path, number: int) -> str | None:
     status, given = record.status, by_key(record.overrides)
     if (status.get("finished") or "") < facts["started"]:
         return None
-    values = [f"{key.rpartition('.')[2]}={short(given[key])}" for key in facts["swept"] if key in given]
+    values = [f"{key.rpartition('.')[2]}={short(given[key])}" for key in facts.get("swept", []) if key in given]
     parts = [f"{number} of {facts['jobs'] or '?'}", " ".join(values) or folder.name]
     if status["status"] == "failed":
         parts.append("failed")
     elif (folder / METRICS_FILE).is_file():
-        scores = metrics.scores_of(read_json(folder / METRICS_FILE, "scores"))["model"]
+        scores = metrics.scores_of(read_metrics(folder / METRICS_FILE))["model"]
         for metric in metrics.compared(scores)[:1]:
             mean, unit = scores[metric]["mean"], metrics.measure(metric).unit
             parts.append(f"{metrics.name(metric)} {metrics.text(metric, mean)} {unit}".rstrip())
@@ -125,4 +127,4 @@ def markdown(board: Leaderboard) -> str:
 
 def _inline(text: str) -> str:
     """Escape text so that it stays in one line and cell and is not parsed as markup."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+    return html.escape(printable(text), quote=False).replace("|", "\\|").replace("\n", " ")

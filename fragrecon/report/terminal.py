@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 
+from fragrecon.errors import printable
 from fragrecon.report import metrics, tables
 from fragrecon.report.leaderboard import Leaderboard, caption, short, troubles
 from fragrecon.report.metrics import label
@@ -26,9 +28,27 @@ MOST_ROWS = 20
 """Maximum number of rows of a leaderboard."""
 
 
+class _Printable(RenderHook):
+    """Shows control characters in printed text as escapes."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_PrintableText(renderable) for renderable in renderables]
+
+
+class _PrintableText:
+    def __init__(self, shown: ConsoleRenderable) -> None:
+        self.shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for text, style, control in console.render(self.shown, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 def plain_console() -> Console:
-    """Return a console that prints brackets, as in paths and errors, literally."""
-    return Console(markup=False)
+    """Return a console that prints text of files of others literally: neither brackets nor control characters act."""
+    console = Console(markup=False)
+    console.push_render_hook(_Printable())
+    return console
 
 
 def print_metrics(record: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from fragrecon import files
 from fragrecon.errors import RunError, typed
-from fragrecon.runs.write import LAST, METRICS_FILE, WEIGHTS, read_json
+from fragrecon.runs.contents import check_facts, read_export
+from fragrecon.runs.write import LAST, METRICS_FILE, WEIGHTS
+
+RESUMED = ("epoch", "global_step", "epochs", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+"""Keys of a checkpoint that resuming needs, besides the weights."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,8 +33,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """Read a checkpoint; called by Lightning."""
-        return load_checkpoint(Path(path), map_location)
+        """Read a checkpoint to resume from; called by Lightning. Raises `RunError` if it holds only weights."""
+        checkpoint = load_checkpoint(Path(path), map_location)
+        if missing := [key for key in RESUMED if key not in checkpoint]:
+            raise RunError(f"{path} is not a checkpoint to resume from: it holds no '{missing[0]}'")
+        return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete a checkpoint; called by Lightning."""
@@ -53,7 +60,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if path.name == WEIGHTS:
         return _load_weights(path)
     try:
-        checkpoint: dict[str, Any] = files.read_tensors(path, map_location)
+        checkpoint = files.read_tensors(path, map_location)
     except FileNotFoundError:
         raise RunError(f"the checkpoint {path} does not exist") from None
     except Exception as error:  # a damaged file may raise anything
@@ -62,7 +69,14 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             f"the checkpoint {path} is damaged, or holds more than weights and plain containers: "
             f"{str(error).partition(chr(10))[0]}{again if path.name == LAST else ''}"
         ) from None
-    return checkpoint
+    if missing := [key for key in ("state_dict", "facts") if not isinstance(checkpoint, dict) or key not in checkpoint]:
+        raise RunError(f"{path} is not a checkpoint of a run: it holds no '{missing[0]}'")
+    weights = checkpoint["state_dict"]
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
+        raise RunError(f"{path} is not a checkpoint of a run: its 'state_dict' should hold tensors by name")
+    return {**checkpoint, "facts": check_facts(path, checkpoint["facts"])}
 
 
 def half_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -100,13 +114,8 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> str:
 def _load_weights(path: Path) -> dict[str, Any]:
     """Load the weights of an export, in the form of a checkpoint, after comparing their hash with ``metrics.json``."""
     metrics = path.parent / METRICS_FILE
-    export, content = read_json(metrics, "export")["export"], path.read_bytes()
-    try:
-        expected, facts = export["sha256"], export["facts"]
-        shapes = {key: tuple(facts[key]) for key in ("fragment_shape", "grid")}
-        facts = {**shapes, "num_classes": facts["num_classes"]}
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{metrics} is damaged: its section 'export' is incomplete: {error}") from None
+    export, content = read_export(metrics), path.read_bytes()
+    expected, facts = export["sha256"], check_facts(metrics, export["facts"])
     if (found := hashlib.sha256(content).hexdigest()) != expected:
         raise RunError(
             f"{path} is damaged: its SHA-256 is {found}, but {METRICS_FILE} states {expected}; "

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from fragrecon.config import saved
 from fragrecon.config.plugins import trust
 from fragrecon.config.schema import Config, model_name
 from fragrecon.errors import ConfigError, DataError, RunError, nearest, typed
+from fragrecon.runs.contents import read_examples, read_metrics, read_scores, read_status
 from fragrecon.runs.weights import installed, installed_folder
 from fragrecon.runs.write import (
     CHECKPOINTS,
@@ -29,7 +29,6 @@ from fragrecon.runs.write import (
     STATUS,
     WEIGHTS,
     RunFolder,
-    read_json,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Run(RunFolder):
                 f"{self.folder} holds no metrics.json: its status is {self.status['status']}; "
                 f"{typed('resume', self.folder)} completes it"
             )
-        return read_json(path, "scores")
+        return read_metrics(path)
 
     @property
     def is_scored(self) -> bool:
@@ -87,28 +86,25 @@ class Run(RunFolder):
     @cached_property
     def scores(self) -> dict[str, Scores]:
         """Scores (puzzles,) by ``METHOD/METRIC``."""
-        return self._arrays(SCORES)
+        return read_scores(self._existing(SCORES))
 
     def model_scores(self, metrics: Iterable[str]) -> dict[str, Scores]:
         """Return the model's scores (puzzles,) by metric, of the metrics that it has, without reading the others."""
         wanted = {f"model/{metric}": metric for metric in metrics}
         if missing := wanted.keys() - self._model_scores.keys():
-            self._model_scores |= self.__dict__.get("scores") or self._arrays(SCORES, missing)
+            self._model_scores |= self.__dict__.get("scores") or read_scores(self._existing(SCORES), missing)
         return {metric: self._model_scores[name] for name, metric in wanted.items() if name in self._model_scores}
 
     @cached_property
     def examples(self) -> dict[str, npt.NDArray[Any]]:
         """The first test puzzles with the model's predictions; see `fragrecon.runs.write.Record.write_examples`."""
-        return self._arrays(EXAMPLES)
+        return read_examples(self._existing(EXAMPLES))
 
-    def _arrays(self, name: str, keys: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    def _existing(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             raise RunError(f"{self.folder} holds no {name}: its status is {self.status['status']}")
-        try:
-            return files.read_arrays(path, keys)
-        except (OSError, EOFError, ValueError, BadZipFile) as error:
-            raise RunError(f"{path} is damaged: {error}") from None
+        return path
 
     @property
     def is_export(self) -> bool:
@@ -151,11 +147,7 @@ class Run(RunFolder):
         """
         from fragrecon.runs.modules import restore
 
-        path = checkpoint or self.best_checkpoint
-        try:
-            return restore(self.config, path)
-        except KeyError as error:
-            raise RunError(f"{path} is not a checkpoint of a run: it holds no {error}") from error
+        return restore(self.config, checkpoint or self.best_checkpoint)
 
     @cached_property
     def model(self) -> FragmentModel:
@@ -254,7 +246,7 @@ class Run(RunFolder):
         from fragrecon.evaluation.pixels.reconstruction import Masking, reconstruction_of
         from fragrecon.evaluation.statistics import summary
 
-        config, evaluation = self.config, self.config.evaluation
+        config, evaluation = saved.for_reading(self.config), self.config.evaluation
         count = evaluation.puzzles if puzzles is None else puzzles
         if count < 1:
             raise ConfigError(f"puzzles={count} leaves nothing to score; use at least 1")
@@ -318,20 +310,22 @@ def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> Run:
         The run. Its config and status are read now, all other files on first access.
 
     Raises:
-        RunError: the folder is not a run folder, or its status is damaged; no installed weights have this name.
+        RunError: the folder is not a run folder, holds a link that leads out of it, or its status is damaged; no
+            installed weights have this name.
         ConfigError: its config is damaged or does not belong to a run.
     """
     trust(plugins)
     path = Path(folder).expanduser().absolute()
     folder = path if path.is_dir() else installed_folder(str(folder)) or path
     _check_folder(folder)
+    files.check_links(folder)
     try:
         config = saved.load(folder / CONFIG)
     except ConfigError as error:
         raise ConfigError(
             f"{folder} cannot be opened as a run: its {CONFIG} is damaged or not of a run ({error})"
         ) from None
-    return Run(folder, config, read_json(folder / STATUS, "status"))
+    return Run(folder, config, read_status(folder / STATUS))
 
 
 def _is_run(folder: Path) -> bool:

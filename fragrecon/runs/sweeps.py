@@ -11,7 +11,8 @@ from typing import Any
 from fragrecon import files
 from fragrecon.config.saved import is_inert
 from fragrecon.errors import RunError
-from fragrecon.runs.write import STATUS, Record, now, read_json
+from fragrecon.runs.contents import read_note
+from fragrecon.runs.write import STATUS, Record, now
 
 SWEEP = "sweep.json"
 LONGEST = 100
@@ -65,14 +66,19 @@ def begin(folder: Path, name: str, jobs: int | None, overrides: Sequence[str], s
         jobs: number of jobs of the command; None if unknown.
         overrides: overrides of the command.
         swept: keys that the command gives several values.
+
+    Raises:
+        RunError: a job that is there already holds a link that leads out of its folder.
     """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        files.check_links(path)
     facts = {"name": name, "jobs": jobs, "overrides": list(overrides), "swept": list(swept), "started": now()}
     files.write_json(folder / SWEEP, facts)
 
 
 def note(folder: Path) -> dict[str, Any]:
     """Read ``sweep.json``; raises `RunError` if the folder is not a sweep folder."""
-    return read_json(folder / SWEEP, "jobs")
+    return read_note(folder / SWEEP)
 
 
 def sweep_of(folder: Path) -> Path | None:

@@ -40,9 +40,11 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from fragrecon import __version__, files
+from fragrecon.config.plain import read_yaml
 from fragrecon.config.saved import config_hash
 from fragrecon.config.schema import Config
-from fragrecon.errors import FolderTakenError, FragreconError, RunError, typed
+from fragrecon.errors import ConfigError, FolderTakenError, FragreconError, RunError, typed
+from fragrecon.runs.contents import read_epochs, read_status
 
 if TYPE_CHECKING:
     from fragrecon.evaluation.statistics import Scores
@@ -72,22 +74,27 @@ class RunFolder:
     def overrides(self) -> list[str]:
         """Overrides of the command line that started the run, and of those that resumed it."""
         path = self.folder / OVERRIDES
-        return [str(override) for override in files.read_yaml(path)] if path.is_file() else []
+        if not path.is_file():
+            return []
+        try:
+            found = read_yaml(path)
+        except ConfigError as error:
+            raise RunError(str(error)) from None
+        if not isinstance(found, list) or not all(isinstance(override, str) for override in found):
+            raise RunError(f"{path} is damaged: it should be a list of overrides")
+        return found
 
     @property
     def epochs(self) -> list[dict[str, float]]:
         """Rows of ``metrics.csv``; empty if no epoch has ended."""
-        return [{name: float(value) for name, value in row.items()} for row in self._rows()]
+        path = self.folder / EPOCHS
+        return read_epochs(path) if path.is_file() else []
 
     @property
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to resume from, if there is one."""
         path = self.folder / CHECKPOINTS / LAST
         return path if path.is_file() else None
-
-    def _rows(self) -> list[dict[str, str]]:
-        path = self.folder / EPOCHS
-        return files.read_csv(path) if path.is_file() else []
 
 
 class Record(RunFolder):
@@ -99,16 +106,20 @@ class Record(RunFolder):
 
     Attributes:
         status: contents of ``status.json``; empty if there is none yet.
+
+    Raises:
+        RunError: the folder holds a link that leads out of it, or its status is damaged.
     """
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
         super().__init__(folder)
+        files.check_links(folder)
         self.writes = writes
         self.status = self._read_status()
 
     def _read_status(self) -> dict[str, Any]:
         path = self.folder / STATUS
-        return read_json(path, "status") if path.is_file() else {}
+        return read_status(path) if path.is_file() else {}
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -218,7 +229,10 @@ class Record(RunFolder):
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a row to ``metrics.csv``; it replaces rows of this or later epochs that were written before resuming."""
         if self.writes:
-            earlier = [old for old in self._rows() if int(old["epoch"]) < row["epoch"]]
+            path = self.folder / EPOCHS
+            earlier = (
+                [old for old in files.read_csv(path) if float(old["epoch"]) < row["epoch"]] if path.is_file() else []
+            )
             files.write_csv(self.folder / EPOCHS, [*earlier, row])
 
     def write_metrics(
@@ -285,31 +299,9 @@ class Record(RunFolder):
             files.write_csv(self.folder / ROBUSTNESS, rows)
 
 
-def read_json(path: Path, key: str) -> dict[str, Any]:
-    """Read a JSON file of a run or a sweep.
-
-    Args:
-        path: JSON file.
-        key: a key the mapping must contain.
-
-    Returns:
-        The mapping.
-
-    Raises:
-        RunError: the file is missing, damaged or contains something else.
-    """
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged: {error}") from None
-    if not isinstance(values, dict) or key not in values:
-        raise RunError(f"{path} is damaged: it should be a mapping with '{key}'")
-    return values
-
-
 def reason(status: Mapping[str, Any]) -> str:
     """Return in one line why a job failed: the last line of a traceback, or the first line of a message."""
-    lines = str(status.get("error") or "no reason was given").strip().splitlines()
+    lines = str(status.get("error") or "").strip().splitlines() or ["no reason was given"]
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
 

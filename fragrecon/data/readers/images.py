@@ -115,15 +115,22 @@ def check_labels(labels: Any, count: int, valid: range, where: str | Path, advic
     Raises:
         DataError: the labels are invalid.
     """
-    try:
-        values = np.asarray(labels)
-    except (ValueError, TypeError, OverflowError):
-        values = np.empty(0, object)
-    if values.ndim != 1 or values.dtype.kind not in "iu":
+    if isinstance(labels, list) and all(type(label) is int for label in labels):
+        try:
+            labels = np.asarray(labels, np.int64)
+        except OverflowError:
+            raise DataError(f"{where}: a label does not fit 64 bits; get the file again from its source") from None
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        found = type(labels).__name__
+        if isinstance(labels, np.ndarray):
+            found += f" of {labels.dtype} with shape {labels.shape}"
+        elif isinstance(labels, list):  # never converted: lists that contain one another may be of any size
+            other = next(type(label).__name__ for label in labels if type(label) is not int)
+            found += f" with a value of type {other}"
         raise DataError(
-            f"{where}: labels must be a list of integers, found {type(labels).__name__} of {values.dtype} "
-            f"with shape {values.shape}; get the file again from its source"
+            f"{where}: labels must be a list of integers, found {found}; get the file again from its source"
         )
+    values = labels
     if len(values) != count:
         raise DataError(f"{where}: {len(values)} labels for {count} images; get the file again from its source")
     wrong = np.flatnonzero((values < valid.start) | (values >= valid.stop))

@@ -4,6 +4,10 @@ A pickle is a program that may call whatever it can import. This unpickler offer
 that real files use, and these check their arguments. numpy's own ``__setstate__`` methods, which can be made to build
 objects or to point outside their memory, are never called. The unpickler is the standard library's in Python: the one
 in C allocates whatever memory a file of ten bytes claims to need, and is no faster on large arrays.
+
+Time and memory are bounded by the size of the file: a length that a file states is compared with the bytes that are
+left before memory is allocated, and nothing is done whose cost grows faster than the file, such as hashing tuples that
+contain one another.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +26,11 @@ from fragrecon import files
 from fragrecon.data.readers.images import FITS, LFS_REASON, Shape, block_length, check_labels, is_lfs_pointer
 from fragrecon.data.store import Block
 from fragrecon.errors import DataError
+
+LONGEST = 200
+"""Maximum length of text from a file in a message."""
+MOST_STEPS = 5_000_000
+"""Maximum number of opcodes in a file; a batch of 128,000 images has about 300,000."""
 
 _EXPECTED = "a pickled dict of numpy arrays and lists was expected; get the file again from its source"
 
@@ -40,12 +49,12 @@ def load_pickle(path: Path) -> dict[str, Any]:
     """  # noqa: DOC501  # what is raised inside is caught inside
     try:
         with path.open("rb") as file:
-            value = _Unpickler(file, encoding="bytes").load()
+            value = _Unpickler(file, path.stat().st_size).load()
         if type(value) is not dict:
             raise _RefusedError(f"it holds a {type(value).__name__}")
         return {_text(key): item.value if isinstance(item, _Array) else item for key, item in value.items()}
     except _RefusedError as error:
-        trouble = f"was not loaded: {error}"
+        trouble = f"was not loaded: {_short(str(error))}"
     except OSError as error:
         trouble = f"cannot be read ({error.strerror or error})"
     except Exception as error:  # a malformed pickle can cause any exception
@@ -56,7 +65,7 @@ def load_pickle(path: Path) -> dict[str, Any]:
         elif isinstance(error, (EOFError, struct.error)) or "exhausted" in str(error):
             trouble = f"is cut short: it ends after {path.stat().st_size:,} bytes"
         else:
-            trouble = f"is not a readable pickle ({type(error).__name__}: {error})"
+            trouble = f"is not a readable pickle ({_short(f'{type(error).__name__}: {error}')})"
     raise DataError(f"{path} {trouble}; {_EXPECTED}")
 
 
@@ -154,8 +163,10 @@ class _Array:
 
 
 def _values(raw: object, dtype: _DType, shape: tuple[int, ...], order: Any) -> npt.NDArray[Any]:
-    if not isinstance(raw, (bytes, bytearray)):
+    if not isinstance(raw, bytes):
         raise _RefusedError("it holds an array whose values are not plain bytes")
+    if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(side) is int for side in shape):
+        raise _RefusedError("it holds an array whose shape is not a tuple of up to 8 integers")
     return np.frombuffer(raw, dtype.value).reshape(shape, order=order)
 
 
@@ -175,18 +186,11 @@ def _scalar(dtype: _DType, raw: object) -> Any:
     return _values(raw, dtype, (), "C").item()
 
 
-def _encode(text: str, encoding: str | bytes) -> bytes:
-    if _text(encoding) != "latin1":
-        raise _RefusedError(f"it asks for the codec {_text(encoding)!r}")
-    return text.encode("latin-1")
-
-
 # All names in pickles of plain arrays and numbers, by numpy 1 ("core") and 2 ("_core"). Modules that a file names are
 # never imported.
 _GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): _Function(_encode),
     **{
         (f"numpy.{core}.{module}", name): _Function(function)
         for core in ("core", "_core")
@@ -199,13 +203,104 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 }
 
 
+class _Bounded:
+    """A file that raises EOFError, without allocating memory, if more bytes are asked for than are left."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, count: int) -> bytes:
+        if count > self._left:
+            raise EOFError
+        self._left -= count
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        line = self._file.readline()
+        self._left -= len(line)
+        return line
+
+
+_Step = Callable[[Any], None]
+
+
+def _counted(step: _Step) -> _Step:
+    def counted(unpickler: _Unpickler) -> None:
+        unpickler.steps += 1
+        if unpickler.steps > MOST_STEPS:
+            raise _RefusedError(f"it has more than {MOST_STEPS:,} opcodes")
+        step(unpickler)
+
+    return counted
+
+
+def _refused(name: str) -> _Step:
+    def refuse(unpickler: _Unpickler) -> NoReturn:
+        raise _RefusedError(f"it uses {name}, which no data file needs")
+
+    return refuse
+
+
+def _with_names_as_keys(step: _Step, keys: slice) -> _Step:
+    """Have a step check the keys, a slice of the stack, that it adds to a dict: hashing shared tuples may never end."""
+
+    def checked(unpickler: _Unpickler) -> None:
+        for key in unpickler.stack[keys]:
+            _text(key)
+        step(unpickler)
+
+    return checked
+
+
 class _Unpickler(pickle._Unpickler):
+    """The unpickler of a file of ``size`` bytes."""
+
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        super().__init__(_Bounded(file, size), encoding="bytes")
+        self.steps, self._encodable = 0, size
+
     def find_class(self, module: str, name: str, /) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _Function(self._encode)
         if (module, name) not in _GLOBALS:
             raise _RefusedError(
                 f"it asks for {module}.{name}, which no data file needs and which could run anything on this machine"
             )
         return _GLOBALS[module, name]
+
+    def _encode(self, text: str, encoding: str | bytes) -> bytes:
+        if _text(encoding) != "latin1":
+            raise _RefusedError(f"it asks for the codec {_text(encoding)!r}")
+        self._encodable -= len(text)
+        if self._encodable < 0:
+            raise _RefusedError("it encodes more text than it holds")
+        return text.encode("latin-1")
+
+    def _load_bytearray(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(self.read(length))  # as bytes, whose length is checked before they are read
+
+    dispatch: ClassVar = {
+        code: _counted(step)
+        for code, step in (
+            pickle._Unpickler.dispatch
+            | {pickle.BYTEARRAY8[0]: _load_bytearray}
+            | {
+                code[0]: _with_names_as_keys(pickle._Unpickler.dispatch[code[0]], keys)
+                for code, keys in (
+                    (pickle.SETITEM, slice(-2, -1)),
+                    (pickle.SETITEMS, slice(0, None, 2)),
+                    (pickle.DICT, slice(0, None, 2)),
+                )
+            }
+            | {code[0]: _refused("sets") for code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)}
+            | {code[0]: _refused("buffers") for code in (pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)}
+        ).items()
+    }
 
 
 def _text(value: object) -> str:
@@ -217,4 +312,8 @@ def _text(value: object) -> str:
 
 
 def _listed(batch: dict[str, Any]) -> str:
-    return ", ".join(map(repr, sorted(batch))) or "nothing"
+    return _short(", ".join(map(repr, sorted(batch)[:LONGEST]))) or "nothing"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

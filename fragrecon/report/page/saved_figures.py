@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 
+from fragrecon.errors import RunError
 from fragrecon.report.metrics import label
 from fragrecon.report.page.viewer import picture
 from fragrecon.runs.read import Run
 from fragrecon.runs.write import FIGURES
+
+log = logging.getLogger(__name__)
 
 FILLED = ("masked", "descent", "attention")
 """Figures of masked images."""
@@ -69,15 +75,23 @@ def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
     """Return the figures of masked images, and all others."""
     found = {path.stem: path for path in sorted((run.folder / FIGURES).glob("*.png"))}
     filled, others = [name for name in FILLED if name in found], [name for name in found if name not in FILLED]
-    first, rest = (
-        [Picture(label(name), picture(found[name]), CAPTIONS.get(name, "")) for name in part]
-        for part in (filled, others)
-    )
+    first, rest = (_pictures({label(name): found[name] for name in part}) for part in (filled, others))
     return first, rest
 
 
 def of_sweep(runs: Mapping[str, Run], most: int) -> list[Picture]:
     """Return the masked images of the first runs, which are given by display name."""
     paths = {name: run.folder / FIGURES / f"{FILLED[0]}.png" for name, run in runs.items()}
-    found = [name for name, path in paths.items() if path.is_file()]
-    return [Picture(name, picture(paths[name])) for name in found[:most]]
+    found = {name: path for name, path in paths.items() if path.is_file()}
+    return [replace(shown, caption="") for shown in _pictures(dict(islice(found.items(), most)))]
+
+
+def _pictures(paths: Mapping[str, Path]) -> list[Picture]:
+    """Return figures, given by display name; one that cannot be read is skipped with a warning."""
+    found = []
+    for name, path in paths.items():
+        try:
+            found.append(Picture(name, picture(path), CAPTIONS.get(path.stem, "")))
+        except RunError as error:
+            log.warning("%s; the page lacks it", error)
+    return found

@@ -52,9 +52,12 @@ def gallery(runs: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def picture(path: Path) -> str:
-    """Encode an image file as a data URI."""
-    with Image.open(path) as image:
-        return _uri(image.convert("RGB"))
+    """Encode an image file as a data URI; raises `RunError` if it is none."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return _uri(image.convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise arbitrary exceptions for damaged files
+        raise RunError(f"{path} is not a readable PNG ({error!r:.100})") from None
 
 
 def _key(examples: Mapping[str, Array], number: int) -> str:

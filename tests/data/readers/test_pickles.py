@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import struct
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -116,7 +117,7 @@ RECONSTRUCT = b"cnumpy._core.multiarray\n_reconstruct\n"
         # An allowed function, abused:
         (b"c_codecs\nencode\n(Vabc\nVzlib_codec\ntR.", "codec 'zlib_codec'"),
         (b"c_codecs\nencode\n}b.", "state of a function"),
-        (b"c_codecs\nencode\n(N}S'_call'\ncnumpy\nndarray\nsub.", "not a readable pickle"),
+        (b"c_codecs\nencode\n(N}S'_call'\ncnumpy\nndarray\nsub.", "where a name belongs"),
         (RECONSTRUCT + b"(cnumpy\ndtype\n(I0\ntS'b'\ntR.", "a custom class"),
         (NDARRAY + b"((I9\ntS'O'\ntR.", "not a readable pickle"),
         (b"\x80\x02" + NDARRAY + b"I9\n\x85\x81.", "not a readable pickle"),
@@ -171,6 +172,88 @@ def test_an_array_that_claims_more_than_it_holds(file: Path) -> None:
     assert peak < 1 << 23
 
 
+GIB = 1 << 30
+
+
+TEXT = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20) + b"q\x010"
+ENCODE = b"c_codecs\nencode\nq\x02X\x06\x00\x00\x00latin1q\x0300"
+HUNGRY = {
+    "ends after": [
+        b"\x80\x05}X\x04\x00\x00\x00data" + claim + b"abc"
+        for claim in (
+            b"\x96" + struct.pack("<Q", 4 * GIB),  # a bytearray
+            b"\x8e" + struct.pack("<Q", 4 * GIB),  # bytes
+            b"\x8d" + struct.pack("<Q", 4 * GIB),  # text
+            b"B" + struct.pack("<I", 2 * GIB),
+            b"T" + struct.pack("<i", GIB),
+            b"\x8b" + struct.pack("<i", GIB),  # an integer
+            b"\x95" + struct.pack("<Q", 4 * GIB),  # a frame
+        )
+    ],
+    # A text of a megabyte is encoded 5000 times.
+    "more text than it holds": [b"\x80\x02" + TEXT + ENCODE + b"](" + b"h\x02h\x01h\x03\x86R" * 5000 + b"e."],
+}
+"""Files that ask for much more memory than they hold, by the end of the message."""
+
+
+def test_memory_is_compared_with_the_size_of_the_file_before_it_is_taken(tmp_path: Path) -> None:
+    """In a process that may take half a gigabyte more than it has."""
+    for place, contents in enumerate(HUNGRY.values()):
+        for number, content in enumerate(contents):
+            (tmp_path / f"{place}-{number}").write_bytes(content)
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from fragrecon.data.readers.pickles import load_pickle\n"
+        "from fragrecon.errors import DataError\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29),) * 2)\n"
+        "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
+        "    try: print(load_pickle(path))\n"
+        "    except DataError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    expected = [part for part, contents in HUNGRY.items() for _ in contents]
+    for part, message in zip(expected, done.stdout.splitlines(), strict=True):
+        assert part in message
+
+
+def shared(start: bytes, join: bytes, depth: int = 100) -> bytes:
+    """Containers, each of which holds the one before twice: a few hundred bytes that unfold to 2**depth values."""
+    return start + b"".join(b"q" + bytes([number]) + b"h" + bytes([number]) + join for number in range(depth))
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        shared(b"]K\x01a", b"\x86"),  # in tuples
+        b"]K\x01a" + b"".join(b"q%c0]h%cah%ca" % ((number,) * 3) for number in range(100)),  # in lists
+        b"}" + shared(b"K\x01\x85", b"\x86") + b"K\x01s",  # a tuple as a key of a dict
+        b"}(" + shared(b"K\x01\x85", b"\x86") + b"K\x01u",
+        b"(" + shared(b"K\x01\x85", b"\x86") + b"K\x01d",
+        b"\x8f(" + shared(b"K\x01\x85", b"\x86") + b"\x90",  # in a set
+        b"(" + shared(b"K\x01\x85", b"\x86") + b"\x91",
+    ],
+)
+def test_values_that_contain_one_another_take_no_longer(file: Path, labels: bytes) -> None:
+    data = pickle.dumps({"data": np.zeros((2, 12), np.uint8)}, 2)[:-1]
+    file.write_bytes(data + b"X\x06\x00\x00\x00labels" + labels + b"s.")
+    with pytest.raises(DataError, match=str(file)):
+        list(read_batches([file], (3, 2, 2), "labels", range(1, 11)))
+
+
+def test_the_number_of_opcodes_is_limited(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "MOST_STEPS", 100)
+    layouts.dump(file, {"labels": [1] * 80})
+    assert load_pickle(file)["labels"] == [1] * 80
+    assert "100 opcodes" in refusal(file, pickle.dumps({"labels": [1] * 120}))
+
+
+def test_a_message_is_short_whatever_the_file_holds(file: Path) -> None:
+    assert len(refusal(file, b"c" + b"x" * 10**6 + b"\ny\n.")) < 600
+    assert len(batch_error(file, {f"{number}": 0 for number in range(10**4)})) < 600
+
+
 def test_truncated_empty_and_foreign_files(file: Path) -> None:
     content = pickle.dumps({"data": np.zeros((10, 12), np.uint8), "labels": list(range(10))}, 4)
     assert "is empty" in refusal(file, b"")
@@ -179,6 +262,7 @@ def test_truncated_empty_and_foreign_files(file: Path) -> None:
     assert "not a readable pickle" in refusal(file, b"<html><body>404 Not Found</body></html>")
     assert "it holds a list" in refusal(file, pickle.dumps([1, 2]))
     assert "value of type int where a name belongs" in refusal(file, pickle.dumps({1: 2}))
+    assert "value of type int where a name belongs" in refusal(file, pickle.dumps({"data": {"a": 0, 1: 2}}, 0))
     file.unlink()
     with pytest.raises(DataError, match=re.escape(f"{file} cannot be read (No such file or directory)")):
         load_pickle(file)
@@ -228,13 +312,14 @@ def test_malformed_batches(file: Path) -> None:
         ([11, 0], "label 0 (from 0) is 11, expected 1..10 (2 of 2"),
         (np.array([1, 2, 3]), "3 labels for 2 images"),
         ([1], "1 labels for 2 images"),
-        ([1.0, 2.0], "list of integers, found list of float64"),
-        (["1", "2"], "found list"),
-        ([[1], [2]], "with shape (2, 1)"),
-        ([[1], [2, 3]], "found list of object"),
-        ([1, 2**70], "found list of object"),
-        ([True, False], "found list of bool"),
-        (None, "found NoneType of object"),
+        ([1.0, 2.0], "list of integers, found list with a value of type float"),
+        (["1", "2"], "type str"),
+        (np.array([[1], [2]]), "ndarray of int64 with shape (2, 1)"),
+        (np.array([1.0, 2.0]), "ndarray of float64 with shape (2,)"),
+        ([[1], [2]], "type list"),
+        ([1, 2**70], "64 bits"),
+        ([True, False], "type bool"),
+        (None, "found NoneType"),
     ):
         assert found in batch_error(file, {"data": data, "labels": wrong_labels})
 
