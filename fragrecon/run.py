@@ -25,7 +25,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -169,13 +168,13 @@ class SweepCallback(Callback):
         jobs, swept = count_jobs(sweeper, overrides), swept_keys(sweeper, overrides)
         sweeps.begin(_sweep, config.sweep.name, jobs, overrides, swept)
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+    def on_job_end(self, config: DictConfig, **_: Any) -> None:
         """Print a line about a job of the sweep that has ended."""
         if config.hydra.mode == RunMode.MULTIRUN:
             from fragrecon.report.sweep_files import job_line
             from fragrecon.report.terminal import plain_console
 
-            if line := job_line(Path(str(job_return.working_dir)), config.hydra.job.num + 1):
+            if line := job_line(Path(config.hydra.runtime.output_dir), config.hydra.job.num + 1):
                 plain_console().print(line, soft_wrap=True)
 
 
