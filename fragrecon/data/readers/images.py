@@ -149,15 +149,35 @@ def _decode(
         if width is None:
             width = nearest_width((picture.height, picture.width), height, step)
         lossy &= min(picture.width / width, picture.height / height) == 1
-        if picture.size != (width, height):
-            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BOX)
-        if channels == 1:
-            picture = picture.convert("L")
-        pixels = np.asarray(picture, np.uint8).reshape(height, width, channels)
+        pixels = _fitted(picture, (channels, height, width))
     except Exception as error:  # Pillow's decoders raise arbitrary exceptions for damaged files
         what = name or (str(image) if isinstance(image, Path) else f"{len(image)} bytes")
         raise DataError(f"{what} is not a readable image ({_reason(error)}); repair or remove it") from None
-    return np.array(pixels.transpose(2, 0, 1), order="C"), lossy  # a copy, because Pillow's pixels are read-only
+    return pixels, lossy
+
+
+def to_pixels(picture: Image.Image, shape: Shape) -> npt.NDArray[np.uint8]:
+    """Convert a picture in memory like a file.
+
+    Args:
+        picture: picture of any mode that Pillow converts to RGB.
+        shape: (C, H, W), with C 1 for gray and 3 for RGB.
+
+    Returns:
+        uint8 (C, H, W).
+    """
+    return _fitted(_to_rgb(picture), shape)
+
+
+def _fitted(picture: Image.Image, shape: Shape) -> npt.NDArray[np.uint8]:
+    """Crop and scale an RGB picture, and convert it to an array (C, H, W)."""
+    channels, height, width = shape
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BOX)
+    if channels == 1:
+        picture = picture.convert("L")
+    pixels = np.asarray(picture, np.uint8).reshape(height, width, channels)
+    return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, because Pillow's pixels are read-only
 
 
 def is_lossy(file: Image.Image) -> bool:
