@@ -45,7 +45,7 @@ def step_figures(config: Config, steps: int) -> dict[str, Any]:
     """Return medians over steps: seconds a step, puzzles a second, and the share of the peak of matrix products."""
     data = open_data(config)
     model, objective = build_model(config, Facts(config.data.fragment_shape, data.grid, 1))
-    optimizer = build(config.optimizer, "optimizer", model.parameters())
+    optimizer = build(config.optimizer, "optimizer", torch.optim.Optimizer, model.parameters())
     short = hardware.precision_of(config.trainer) == "bf16-mixed"
     matrix = torch.rand(SIDE, SIDE, dtype=torch.bfloat16 if short else torch.float32)
     puzzles = 0

@@ -93,8 +93,8 @@ def help_text() -> str:
     Options of plugins and of ``--config-dir`` are listed with the project's own.
     """
     root, lines = (CONF / "config.yaml").read_text(), []
-    loader = GlobalHydra.instance().config_loader()
-    sources = [CONF, *(Path(source.path) for source in loader.get_sources() if source.scheme() == "file")]
+    given = GlobalHydra.instance().config_loader().get_sources()  # with that of --config-dir
+    sources = [CONF, *plugins.config_folders(), *(Path(source.path) for source in given if source.scheme() == "file")]
     for group in [*GROUPS, "hydra/launcher"]:
         comment = re.search(rf"^  - (?:override )?{group}: \S+ +# (.+)$", root, re.MULTILINE)
         lines.append(f"\n  {group + '=':<26} {comment.group(1) if comment else ''}")

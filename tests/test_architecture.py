@@ -18,6 +18,7 @@ PATHS = sorted(HERE.rglob("*.py"))
 
 # A module imports only from those before it, or from its own package.
 ORDER = (
+    "search_path",
     "errors",
     "files",
     "seeds",
@@ -48,6 +49,7 @@ WITHOUT_TORCH = (
     "config.types",
     "config.parse",
     "config.build",
+    "config.plugins",
     "config.saved",
     "runs.write",
     "runs.read",

@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic.errors import PydanticSchemaGenerationError
 from typing_extensions import get_protocol_members, is_protocol
@@ -65,7 +65,8 @@ def _checked(target: Any, given: Mapping[str, Any], path: str, facts: Mapping[st
         hints = {}
     checked = dict(given)
     for key, value in given.items():
-        kinds = [kind for kind in (hints.get(key), *get_args(hints.get(key))) if _is_kind(kind)]
+        hint = hints.get(key)
+        kinds = [kind for kind in (get_origin(one) or one for one in (hint, *get_args(hint))) if _is_kind(kind)]
         if kinds and isinstance(value, Mapping) and "_target_" in value:
             checked[key] = build(value, f"{path}.{key}", kinds[0], **facts)
         elif key in hints:
@@ -76,7 +77,7 @@ def _checked(target: Any, given: Mapping[str, Any], path: str, facts: Mapping[st
 
 def _is_kind(hint: Any) -> bool:
     """Whether a node may be built for a parameter with this annotation: a class that is no plain type."""
-    return inspect.isclass(hint) and hint.__module__ not in ("builtins", "typing", "collections.abc")
+    return inspect.isclass(hint) and hint.__module__ not in ("builtins", "types", "typing", "collections.abc")
 
 
 def resolve(target: Any, path: str, kind: Any) -> type:
@@ -113,7 +114,8 @@ def resolve(target: Any, path: str, kind: Any) -> type:
     if not is_of_kind(found, kind):
         what = "a class" if inspect.isclass(found) else f"a {type(found).__name__}"
         raise ConfigError(f"{said} is refused: it is {what}, but should be {_described(kind)}")
-    return cast(type, found)
+    checked: type = found
+    return checked
 
 
 def is_of_kind(found: Any, kind: Any) -> bool:

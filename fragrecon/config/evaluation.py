@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from fragrecon.config.types import Count, NonNegative, Positive, Section, Share, Whole
+from fragrecon.config.types import Count, Node, NonNegative, Positive, Section, Share, Whole
 from fragrecon.errors import ConfigError
 
 Perceptual = Literal["features", "lpips", "fid"]
@@ -47,7 +47,7 @@ class ReconstructionConfig(Section):
 
 @dataclass(frozen=True)
 class ProbeConfig(Section):
-    """Classifiers of frozen embeddings and their training settings.
+    """Classifiers of frozen embeddings, by name or as nodes of the user's own, and their training settings.
 
     ``hidden`` are the widths of the MLP. The MLP and the linear probe are trained with AdamW at the rate ``lr`` for
     ``epochs``. Only the MLP is regularised, by ``noise`` on its inputs and by ``weight_decay``; ``scaling`` is how its
@@ -56,7 +56,7 @@ class ProbeConfig(Section):
     support vector machine uses the first ``svm_images`` of them.
     """
 
-    classifiers: Annotated[list[ProbeName], Field(min_length=1)]
+    classifiers: Annotated[list[ProbeName | Node], Field(min_length=1)]
     hidden: list[Count]
     epochs: Count
     batch_size: Count
@@ -72,9 +72,9 @@ class ProbeConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ProbeConfig:
-        for key, classifiers in (("neighbours", {"knn"}), ("strengths", {"logistic", "svm"})):
-            if not getattr(self, key) and (asking := classifiers.intersection(self.classifiers)):
-                raise ConfigError(f"evaluation.probe.{key} is empty, but {sorted(asking)[0]} selects from it")
+        for key, classifiers in (("neighbours", ("knn",)), ("strengths", ("logistic", "svm"))):
+            if not getattr(self, key) and (asking := [name for name in self.classifiers if name in classifiers]):
+                raise ConfigError(f"evaluation.probe.{key} is empty, but {asking[0]} selects from it")
         return self
 
 
@@ -96,7 +96,10 @@ class GenerationConfig(Section):
 
 @dataclass(frozen=True)
 class EvaluationConfig(Section):
-    """How models are scored: the parts of the evaluation and the number of puzzles."""
+    """How models are scored: the parts of the evaluation and the number of puzzles.
+
+    ``own`` holds metrics of the user by name; see `fragrecon.evaluation.own.EmbeddingMetric`.
+    """
 
     puzzles: Whole
     validation_puzzles: Count
@@ -111,6 +114,7 @@ class EvaluationConfig(Section):
     reconstruction: ReconstructionConfig | None = None
     probe: ProbeConfig | None = None
     generation: GenerationConfig | None = None
+    own: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Node] = field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationConfig:

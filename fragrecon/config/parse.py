@@ -74,10 +74,10 @@ def parse_composed(composed: DictConfig, overrides: Sequence[str]) -> Config:
     for path in (key.removesuffix("._target_") for key in typed if key.endswith("._target_")):
         section: Any = values
         for part in path.split("."):
-            section = section[part]
-        if not str(section["_target_"]).startswith(plugins.OWN):
-            kept = ("_target_", *(key.removeprefix(f"{path}.").partition(".")[0] for key in typed if key != path))
-            for key in set(section).difference(kept):
+            section = section.get(part, {})
+        if not str(section.get("_target_", "")).startswith(plugins.OWN):
+            inner = (key.removeprefix(f"{path}.") for key in typed if key.startswith(f"{path}."))
+            for key in set(section).difference(key.partition(".")[0] for key in inner):
                 del section[key]
     config = parse(values)
     plugins.trust([*config.plugins, *plugins.targets(config.to_dict())])

@@ -345,7 +345,9 @@ def model_name(node: Node) -> str:
 
 
 def class_name(config: Config) -> str:
-    """Return the name of a model in tables and figures: its class or, of a wrapped network, that of the network."""
+    """Return the name of a model in tables and figures: its class, that of a wrapped network, or the name in timm."""
+    if config.model["_target_"] == "fragrecon.models.timm.TimmEncoder":
+        return str(config.model["name"])
     network = config.model.get("network")
     node = network if isinstance(network, dict) and "_target_" in network else config.model
     return str(node["_target_"].rpartition(".")[2])

@@ -6,6 +6,7 @@ from fragrecon.config.schema import Config, class_name
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.clustering.scoring import score_clustering
+from fragrecon.evaluation.own import metrics_of, score_own
 from fragrecon.evaluation.pixels.perceptual import PerceptualNetworks
 from fragrecon.evaluation.pixels.scoring import score_pixels
 from fragrecon.evaluation.probes.scoring import probing_of, score_probes
@@ -13,7 +14,7 @@ from fragrecon.evaluation.setup import PartResult, Scoring
 from fragrecon.machine import device_of
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter
 
-PARTS = (score_clustering, score_pixels, score_probes)
+PARTS = (score_clustering, score_pixels, score_probes, score_own)
 """The parts in order; each returns an empty result if the config disables it."""
 
 
@@ -33,8 +34,10 @@ def check_abilities(config: Config, model: FragmentModel) -> None:
     """Check that a model can be scored with the config.
 
     Raises:
-        ConfigError: the model lacks a method that the evaluation needs, or a pretrained network is not available.
+        ConfigError: the model lacks a method that the evaluation needs, a pretrained network is not available, or a
+            metric of the user cannot be built.
     """
+    metrics_of(config)
     evaluation, name = config.evaluation, class_name(config)
     if evaluation.reconstruction:
         if not isinstance(model, (Inpainter, Decoder)):

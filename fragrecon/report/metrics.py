@@ -139,7 +139,15 @@ GENERATION = Family(
     "Latents: Fréchet distance to N(0, I) and share of active dimensions. Samples: Fréchet distance between "
     "decoded samples of N(0, I) and an equal number of test images. These are single values, so they have no interval.",
 )
-FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION)
+OWN = Family(
+    "Own metrics",
+    ("own_",),
+    (),
+    "",
+    "raw_pixels",
+    "Metrics in evaluation.own, of the embeddings of the model and of raw pixels.",
+)
+FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION, OWN)
 """Runs are ranked by the first family in this list that they have scores for."""
 SHOWN = tuple(metric for family in FAMILIES for metric in family.shown)
 
@@ -191,6 +199,7 @@ def label(name: str) -> str:
 
 def name(metric: str) -> str:
     """Return the display name: ``masked PSNR`` for ``masked_psnr``."""
+    metric = metric.removeprefix("own_")
     return NAMES.get(metric) or " ".join([*label(metric).split(" ")[:-1], measure(metric).name])
 
 

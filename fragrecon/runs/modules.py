@@ -33,12 +33,13 @@ class Facts:
     num_classes: int
 
 
-def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]:
+def build_model(config: Config, facts: Facts, *, new: bool = True) -> tuple[FragmentModel, Objective]:
     """Build a new model, initialised by the run's seed, and its objective.
 
     Args:
         config: run config.
         facts: facts about its data.
+        new: whether a model that starts from pretrained weights should load them.
 
     Returns:
         The model and the objective.
@@ -46,7 +47,7 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
     Raises:
         ConfigError: a setting is invalid, or model, objective and data are incompatible.
     """
-    model = _new_model(config, facts)
+    model = _new_model(config, facts, new=new)
     if config.data.variable_width and not model.any_size:
         raise ConfigError(
             f"data.image_height makes the width of images variable, but {type(model).__name__} needs a fixed size; "
@@ -57,10 +58,10 @@ def build_model(config: Config, facts: Facts) -> tuple[FragmentModel, Objective]
     return model, objective
 
 
-def _new_model(config: Config, facts: Facts) -> FragmentModel:
-    """Build a model after seeding torch's global generator, which the objective also draws from."""
+def _new_model(config: Config, facts: Facts, *, new: bool) -> FragmentModel:
+    # Torch's global generator is also the one that the objective draws from.
     torch.manual_seed(seed_of(config.seed, "initial weights"))
-    model: FragmentModel = build(config.model, "model", FragmentModel, **vars(facts))
+    model: FragmentModel = build(config.model, "model", FragmentModel, load_pretrained=new, **vars(facts))
     return model
 
 
@@ -100,7 +101,7 @@ def build_on_meta(config: Config, grid: tuple[int, int]) -> tuple[FragmentModel,
         ConfigError: `build_model` would refuse the config.
     """
     with torch.device("meta"):
-        return build_model(config, Facts(config.data.fragment_shape, grid, num_classes=1))
+        return build_model(config, Facts(config.data.fragment_shape, grid, num_classes=1), new=False)
 
 
 def restore(config: Config, checkpoint: Path) -> FragmentModel:
@@ -117,7 +118,7 @@ def restore(config: Config, checkpoint: Path) -> FragmentModel:
         RunError: the checkpoint is damaged, or its weights do not fit the model.
     """
     contents = load_checkpoint(checkpoint)
-    model = _new_model(config, Facts(**contents["facts"]))
+    model = _new_model(config, Facts(**contents["facts"]), new=False)
     load_weights(model, checkpoint, contents)
     return model.eval()
 

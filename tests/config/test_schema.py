@@ -548,6 +548,8 @@ def needed(group: str, name: str) -> list[str]:
     """What a file leaves for the user to set."""
     if group == "mode":
         return [f"{key}=PATH" for key, value in read(group, name).items() if value == "???"]
+    if group == "model":
+        return {"encoder": ["model.network._target_=torch.nn.Flatten"], "timm": ["model.name=resnet10t"]}.get(name, [])
     return ["data.root=FOLDER"] if group == "experiment" or read(group, name).get("root") == "???" else []
 
 
@@ -580,7 +582,9 @@ def test_data_is_named_as_its_file(name: str) -> None:
 
 @pytest.mark.parametrize("name", group("model"))
 def test_every_model_builds_with_the_objective_it_names(name: str) -> None:
-    config = composed(f"model={name}")
+    if name == "timm":
+        pytest.importorskip("timm")
+    config = composed(f"model={name}", *needed("model", name))
     model = build(config.model, "model", FragmentModel, **FACTS)
     assert isinstance(model, FragmentModel)
     assert isinstance(model, SupervisedClassifier) == (name == "supervised")
@@ -630,7 +634,7 @@ def test_every_key_beside_a_target_is_an_argument_of_it(group: str, name: str) -
 def test_common_keys_are_in_every_file_of_a_group(key: str) -> None:
     section, name = key.split(".")
     for stem in group(section):
-        assert name in composed(f"{section}={stem}").to_dict()[section], stem
+        assert name in composed(f"{section}={stem}", *needed(section, stem)).to_dict()[section], stem
 
 
 def test_every_group_is_a_section_of_the_config() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 from typing import Any
@@ -36,9 +37,13 @@ from fragrecon.run import CONF
 from tests.descent import descend
 
 COLOUR: Shape = (3, 16, 16)
+TIMM = importlib.util.find_spec("timm") is not None
 NODES = {path.stem: yaml.safe_load(path.read_text())["model"] for path in sorted((CONF / "model").glob("*.yaml"))}
+NODES = {name: node for name, node in NODES.items() if TIMM or name != "timm"}
 SMALL: dict[str, dict[str, Any]] = {
     **{name: {"channel_config": [8, 12]} for name in NODES if name.startswith("cnn_v3")},
+    "encoder": {"network": {"_target_": "torch.nn.Flatten"}},
+    "timm": {"name": "resnet10t"},
     "energy_transformer": {"heads": 2, "head_width": 8, "steps": 3, "alpha": 0.5},
     "mae": {"depth": 1, "decoder_width": 6, "decoder_depth": 1},
     "mosaic": {"width": 16, "depth": 1, "heads": 2},
@@ -51,7 +56,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def made(name: str, shape: Shape = COLOUR, latent_dim: int = 12, **settings: Any) -> Any:
     torch.manual_seed(0)
     node = NODES[name] | SMALL.get(name, {}) | {"latent_dim": latent_dim} | settings
-    return build(node, "model", fragment_shape=shape, grid=(2, 4), num_classes=7)
+    return build(node, "model", FragmentModel, fragment_shape=shape, grid=(2, 4), num_classes=7)
 
 
 AUTOENCODERS = [name for name in NODES if isinstance(made(name), Decoder) and not made(name).any_size]

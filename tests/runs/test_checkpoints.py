@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.store import Reader
 from fragrecon.errors import RunError
 from fragrecon.run import compose
 from fragrecon.runs.checkpoints import AtomicCheckpointIO, load_checkpoint
@@ -203,7 +204,7 @@ def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = Record(folder)
     record.start(config, [])
     data = config.data
-    reader = build(data.reader, "data.reader", image_size=data.image_size, channels=data.channels)
+    reader = build(data.reader, "data.reader", Reader, image_size=data.image_size, channels=data.channels)
     module = FragmentData(data, reader, 0, 0, config.evaluation.validation_puzzles)
     facts = Facts(data.fragment_shape, module.grid, 10)
 

@@ -1,10 +1,11 @@
-"""Image files of any pixel format as RGB of 8 bits."""
+"""Images of any pixel format as RGB of 8 bits, and as arrays of one size."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 
@@ -38,6 +39,30 @@ def to_rgb(file: Image.Image) -> tuple[Image.Image, bool]:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB"), bool(dark)
+
+
+def to_pixels(picture: Image.Image, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Convert a picture in memory like a file.
+
+    Args:
+        picture: picture of any mode that Pillow converts to RGB.
+        shape: (C, H, W), with C 1 for gray and 3 for RGB.
+
+    Returns:
+        uint8 (C, H, W).
+    """
+    return fitted(to_rgb(picture)[0], shape)
+
+
+def fitted(picture: Image.Image, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Crop and scale an RGB picture, and convert it to an array (C, H, W)."""
+    channels, height, width = shape
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BOX)
+    if channels == 1:
+        picture = picture.convert("L")
+    pixels = np.asarray(picture, np.uint8).reshape(height, width, channels)
+    return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, because Pillow's pixels are read-only
 
 
 def _scale_transparency(file: Image.Image) -> None:

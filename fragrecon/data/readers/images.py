@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from fragrecon.data.readers.colours import to_rgb
+from fragrecon.data.readers.colours import fitted, to_rgb
 from fragrecon.data.store import AnyWidthShape, Block, Source, Split, image_bytes
 from fragrecon.errors import ConfigError, DataError
 
@@ -303,14 +303,9 @@ def _decode(image: bytes | Path, shape: AnyWidthShape, name: str | None, step: i
         if width is None:
             width = nearest_width((picture.height, picture.width), height, step)
         lossy &= min(picture.width / width, picture.height / height) == 1
-        if picture.size != (width, height):
-            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BOX)
-        if channels == 1:
-            picture = picture.convert("L")
-        pixels = np.asarray(picture, np.uint8).reshape(height, width, channels)
+        pixels = fitted(picture, (channels, height, width))
     except Exception as error:  # Pillow's decoders raise arbitrary exceptions for damaged files
         raise DataError(_unreadable(_named(image, name), image, error)) from None
-    pixels = np.array(pixels.transpose(2, 0, 1), order="C")  # a copy, because Pillow's pixels are read-only
     return Decoded(pixels, lossy, dark)
 
 

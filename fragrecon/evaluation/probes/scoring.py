@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 
 from fragrecon import files
+from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import DataError, RunError
@@ -102,7 +104,16 @@ def probes_of(config: ProbeConfig, seed: int, device: torch.device) -> dict[str,
         SupportVectorProbe("svm", strengths, config.svm_images),
     )
     by_name = {probe.name: probe for probe in probes}
-    return {name: by_name[name] for name in config.classifiers}
+    chosen = [by_name[one] if isinstance(one, str) else _own(one, seed, device) for one in config.classifiers]
+    return {probe.name: probe for probe in chosen}
+
+
+def _own(node: Mapping[str, Any], seed: int, device: torch.device) -> Probe:
+    """Build a probe of the user, which is named after its class unless the node names it."""
+    words = re.findall("[A-Z]+[a-z0-9]*", str(node.get("_target_")).rpartition(".")[2].removesuffix("Probe"))
+    name = "_".join(words).lower() or "own"
+    probe: Probe = build(node, "evaluation.probe.classifiers", Probe, name=name, seed=seed, device=device)
+    return probe
 
 
 class Probing:

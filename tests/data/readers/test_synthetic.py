@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from fragrecon.config.build import build
 from fragrecon.data.readers import synthetic
 from fragrecon.data.readers.synthetic import CLASSES, Synthetic
-from fragrecon.data.store import Split
+from fragrecon.data.store import Reader, Split
 from fragrecon.errors import ConfigError
 
 Images = npt.NDArray[np.uint8]
@@ -109,7 +109,7 @@ def test_invalid_arguments_are_refused() -> None:
     for arguments in ({"train_images": 0}, {"test_images": -5}, {"num_classes": 0}, {"num_classes": 61}, {"seed": -1}):
         (key,) = arguments
         with pytest.raises(ConfigError, match=rf"data\.reader\.{key}"):
-            build({"_target_": "fragrecon.data.readers.synthetic.Synthetic", **arguments}, "data.reader")
+            build({"_target_": "fragrecon.data.readers.synthetic.Synthetic", **arguments}, "data.reader", Reader)
     with pytest.raises(ConfigError, match=r"data\.image_size=\[15, 64\].*16"):
         Synthetic((15, 64))
 

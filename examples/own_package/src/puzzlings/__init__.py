@@ -1,0 +1,1 @@
+"""A model, a reader, an objective and a metric for fragrecon."""
