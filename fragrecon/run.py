@@ -100,6 +100,12 @@ def _hydra_main(composed: DictConfig) -> float | None:
     before = {path.name for path in folder.iterdir() if path.name != "run.log" or path.stat().st_size}
     # Clear Hydra's config; otherwise, Lightning would launch processes with Hydra's command line, which has all jobs.
     HydraConfig.instance().cfg = None
+    if multirun and composed.sweep.stop_on_failure and failed_jobs(folder.parent):
+        jobs.discard(folder, before)
+        log.warning("%s is not started, because another job has failed (sweep.stop_on_failure=true)", folder.name)
+        return None
+    if multirun and settings.runtime.choices.get("hydra/launcher") == "cores":
+        _claim_gpu(composed, folder.parent)
     try:
         outcome = jobs.run_job(composed, folder, overrides, multirun=multirun)
     except Exception as error:
@@ -124,6 +130,16 @@ def _hydra_main(composed: DictConfig) -> float | None:
     return None
 
 
+def _claim_gpu(composed: DictConfig, sweep: Path) -> None:
+    """Give the process of a job that uses one GPU a GPU of its own, if the machine has several."""
+    from fragrecon.runs.gpus import claim_gpu, visible_gpus
+
+    if composed.trainer.accelerator != "cpu" and composed.trainer.devices == 1:
+        gpu = claim_gpu(sweep, visible_gpus())
+        if gpu is not None:
+            log.info("the jobs of this process run on GPU %s", gpu)
+
+
 class SweepCallback(Callback):
     """Hydra callback for sweeps: records the command and prints the progress before each job."""
 
@@ -135,6 +151,10 @@ class SweepCallback(Callback):
         _sweep = Path(config.hydra.sweep.dir)
         overrides = list(config.hydra.overrides.task)
         sweeps.begin(_sweep, config.sweep.name, count_jobs(config.hydra.sweeper, overrides), overrides)
+        if "study_name" in config.hydra.sweeper:
+            from fragrecon.runs.studies import record_jobs_in_studies
+
+            record_jobs_in_studies(_sweep)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Print the number of finished jobs of the sweep."""
@@ -248,12 +268,19 @@ def close_sweep(folder: Path) -> str | None:
     from fragrecon.runs.write import reason
 
     print_leaderboard(update_leaderboard(folder, page=True), folder)
-    ended = sweeps.ended_since_start(folder)
-    failed = [status for status in ended if status["status"] == "failed"]
+    failed = failed_jobs(folder)
     if not failed:
         return None
     reasons = "".join(f"\n  {status['name']}: {reason(status)}" for status in failed)
-    return f"{len(failed)} of the {len(ended)} jobs that ran failed; the same command tries them again:{reasons}"
+    count = f"{len(failed)} of the {len(sweeps.ended_since_start(folder))} jobs that ran failed"
+    return f"{count}; the same command tries them again:{reasons}"
+
+
+def failed_jobs(folder: Path) -> list[dict[str, Any]]:
+    """Return the status of each job that failed since the last command of a sweep started."""
+    from fragrecon.runs import sweeps
+
+    return [status for status in sweeps.ended_since_start(folder) if status["status"] == "failed"]
 
 
 def _wants_traceback() -> bool:

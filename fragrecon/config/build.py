@@ -66,7 +66,7 @@ def _resolve(target: str, path: str) -> Any:
     there.
     """
     module_name, _, name = target.rpartition(".")
-    allowed = ("fragrecon.", "torch.optim.", "torch.nn.")
+    allowed = ("fragrecon.", "torch.optim.", "torch.nn.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
     if not target.startswith(allowed):
         raise ConfigError(
             f"{path}._target_='{target}' is refused: it should lie in {', '.join(a[:-1] for a in allowed)}"

@@ -9,8 +9,9 @@ from typing import Any
 from fragrecon import files
 from fragrecon.report import tables
 from fragrecon.report.leaderboard import Leaderboard, Row, caption, jobs_of, leaderboard, troubles
+from fragrecon.runs.studies import read_search
 from fragrecon.runs.sweeps import note
-from fragrecon.runs.write import PAGE
+from fragrecon.runs.write import FIGURES, PAGE
 
 
 def update_leaderboard(folder: Path, *, page: bool = False) -> Leaderboard:
@@ -27,7 +28,11 @@ def update_leaderboard(folder: Path, *, page: bool = False) -> Leaderboard:
     board = leaderboard(note(folder)["name"], jobs)
     write(board, folder)
     if page:
+        from fragrecon.report.figures.search import draw
         from fragrecon.report.page import write_sweep_page
+
+        if search := read_search(folder):
+            draw(search, folder / FIGURES)
 
         write_sweep_page(folder / PAGE, board, {job.name: job.run for job in jobs if job.run})
     return board
@@ -51,6 +56,7 @@ def _flat(rank: int, row: Row) -> dict[str, Any]:
         low, high = minus["ci95"] or (None, None)
         flat |= {f"{name}_minus_best": minus["mean"], f"{name}_minus_best_low": low, f"{name}_minus_best_high": high}
     flat |= {"jobs": " ".join(row.jobs), "unfinished": " ".join(row.unfinished)}
+    flat |= {"pruned": " ".join(found.job for found in row.pruned)}
     return flat | {"failures": "; ".join(f"{found.job}: {found.error}" for found in row.failures)}
 
 

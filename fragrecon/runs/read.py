@@ -22,6 +22,7 @@ from fragrecon.runs.write import (
     CHECKPOINTS,
     CONFIG,
     EXAMPLES,
+    LAST,
     METRICS_FILE,
     PROBE_FILES,
     SCORES,
@@ -52,11 +53,12 @@ class Run(RunFolder):
         folder: run folder.
         config: config that the run was started or last resumed with.
         status: contents of ``status.json``.
+        selected: which checkpoint has the weights of the model, as in `load_run`.
     """
 
-    def __init__(self, folder: Path, config: Config, status: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Config, status: Mapping[str, Any], selected: str = "best") -> None:
         super().__init__(folder)
-        self.config, self.status = config, status
+        self.config, self.status, self.selected = config, status, selected
 
     def __repr__(self) -> str:
         return f"<run {self.folder}: {self.model_name} on {self.config.data.name}, {self.status['status']}>"
@@ -107,16 +109,19 @@ class Run(RunFolder):
         return (self.folder / WEIGHTS).is_file()
 
     @property
-    def best_checkpoint(self) -> Path:
-        """The selected checkpoint, or the last one if none was selected; the weights of an export.
+    def checkpoint(self) -> Path:
+        """The file with the weights of the model: the checkpoint that was selected when the run was opened.
 
-        If a run was killed while replacing the selected checkpoint, two exist and the newer one is used.
+        ``best`` is the one with the best validation score, or the last one if there was no validation. If a run was
+        killed while replacing it, two exist and the newer one is used. An export has one file of weights.
 
         Raises:
-            RunError: neither exists.
+            RunError: there is no such checkpoint.
         """
-        if self.is_export:
+        if self.is_export and self.selected == "best":
             return self.folder / WEIGHTS
+        if self.selected != "best":
+            return self._checkpoint(LAST if self.selected == "last" else self.selected)
         found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         best = found[-1] if found else self.last_checkpoint
         if best is None:
@@ -128,11 +133,19 @@ class Run(RunFolder):
             )
         return best
 
+    def _checkpoint(self, name: str) -> Path:
+        """Return a file in ``checkpoints/`` by its name or path."""
+        folder, path = self.folder / CHECKPOINTS, Path(name)
+        known = sorted(path.name for path in folder.glob("*.ckpt"))
+        if (path.parent not in (Path(), folder) and path.absolute().parent != folder) or path.name not in known:
+            raise RunError(f"checkpoint={name} is not in {folder}{nearest(path.name, known)}")
+        return folder / path.name
+
     def load_model(self, checkpoint: Path | None = None) -> FragmentModel:
         """Load the run's model.
 
         Args:
-            checkpoint: checkpoint file; by default the best one.
+            checkpoint: checkpoint file; by default the one that was selected when the run was opened.
 
         Returns:
             The model in eval mode, on the CPU.
@@ -142,7 +155,7 @@ class Run(RunFolder):
         """
         from fragrecon.runs.modules import restore
 
-        path = checkpoint or self.best_checkpoint
+        path = checkpoint or self.checkpoint
         try:
             return restore(self.config, path)
         except KeyError as error:
@@ -150,7 +163,7 @@ class Run(RunFolder):
 
     @cached_property
     def model(self) -> FragmentModel:
-        """The model in eval mode, on the CPU, with the weights of the best checkpoint."""
+        """The model in eval mode, on the CPU, with the weights of the selected checkpoint."""
         return self.load_model()
 
     def embed(self, pixels: Pixels | Tensor, *, device: str = "cpu", batch_size: int = 1024) -> Embeddings:
@@ -293,15 +306,17 @@ def run_of(config: Config) -> Run:
     """
     if not config.run:
         raise ConfigError(f"mode={config.mode} reads a run; set run=FOLDER")
-    return load_run(config.run)
+    return load_run(config.run, checkpoint=config.checkpoint or "best")
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, *, checkpoint: str = "best") -> Run:
     """Open a run folder, which may have been moved, or trained weights.
 
     Args:
         folder: run folder, or the folder of an export; ``~`` is the home folder. If there is no such folder, the name
             of installed weights; see `fragrecon.runs.weights`.
+        checkpoint: which weights the model has: ``best`` by the validation score, ``last``, or the name of a file in
+            the run's ``checkpoints/``.
 
     Returns:
         The run. Its config and status are read now, all other files on first access.
@@ -319,7 +334,7 @@ def load_run(folder: str | Path) -> Run:
         raise ConfigError(
             f"{folder} cannot be opened as a run: its {CONFIG} is damaged or not of a run ({error})"
         ) from None
-    return Run(folder, config, read_json(folder / STATUS, "status"))
+    return Run(folder, config, read_json(folder / STATUS, "status"), checkpoint)
 
 
 def _is_run(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from fragrecon.report.metrics import label
 from fragrecon.report.page.viewer import picture
@@ -42,6 +43,9 @@ CAPTIONS = {
     "projection_umap": "Test images, placed by UMAP of their embeddings.",
     "scores": "Distribution of each method's scores over the test puzzles.",
     "curves": "Training and validation metrics by epoch; a line marks the selected epoch.",
+    "search_history": "Best validation score of each trial; of a pruned trial, its last score.",
+    "search_importance": "Share of the variance of the scores that each parameter explains (fANOVA).",
+    "search_parameters": "Scores of all trials by parameter.",
     "robustness": "Scores under harder conditions, with 95% intervals.",
 }
 """Captions by file name; a figure without one is shown without a caption."""
@@ -65,6 +69,12 @@ def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
         for part in (filled, others)
     )
     return first, rest
+
+
+def of_search(folder: Path) -> list[Picture]:
+    """Return the figures of a search, from the folder of its sweep."""
+    found = sorted((folder / FIGURES).glob("search_*.png"))
+    return [Picture(label(path.stem), picture(path), CAPTIONS.get(path.stem, "")) for path in found]
 
 
 def of_sweep(runs: Mapping[str, Run], most: int) -> list[Picture]:
