@@ -23,9 +23,11 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.report.figures.monitoring import LabelledEmbeddings, embedded, pictures_of
+from fragrecon.run import compose
 from fragrecon.runs.read import load_run
 from fragrecon.training import loggers
 from tests.cli import (
+    ROOT,
     SMALL,
     Cli,
     assert_same_run,
@@ -449,6 +451,24 @@ def test_the_agent_of_a_sweep_names_the_run(tmp_path: Path, monkeypatch: pytest.
     assert loggers.run_id(tmp_path / "agent") == "given"
     monkeypatch.setenv("WANDB_RUN_ID", "another")
     assert loggers.run_id(tmp_path / "agent") == "given"
+
+
+def test_the_command_of_an_agent_is_a_command_of_this_package() -> None:
+    """By the functions of the client that fill in the template."""
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    template = yaml.safe_load((ROOT / "experiments" / "wandb_sweep.yaml").read_text())
+    drawn = {"model": "linear", "model.latent_dim": 64, "optimizer.lr": 0.00123}
+    assert drawn.keys() == template["parameters"].keys()
+    filled = utils.create_sweep_command_args({"args": {key: {"value": value} for key, value in drawn.items()}})
+    macros = {"${env}": ["/usr/bin/env"], "${program}": [template["program"]]}
+    macros["${args_no_hyphens}"] = filled["args_no_hyphens"]
+    line = [word for part in template["command"] for word in macros.get(part, [part])]
+    assert line[:4] == ["/usr/bin/env", "python", "-m", "fragrecon.run"]
+    config = compose(line[4:])
+    assert list(config.logger) == ["wandb"]
+    assert config.model["_target_"] == "fragrecon.models.linear.LinearAutoencoder"
+    assert (config.model["latent_dim"], config.optimizer["lr"]) == (64, 0.00123)
+    assert template["metric"] == {"name": config.selection.monitor, "goal": f"{config.selection.mode}imize"}
 
 
 @pytest.mark.parametrize(

@@ -189,9 +189,9 @@ def test_a_mode_scores_or_embeds_with_the_checkpoint_that_is_named(tmp_path: Pat
     assert found["each-epoch=0.ckpt"]["scores"]["model"] != found["last"]["scores"]["model"]
     embedded = {name: np.load(tmp_path / name / "embed" / "embeddings.npz")["embedding"] for name in found}
     assert not np.array_equal(embedded["each-epoch=0.ckpt"], embedded["last"])
-    images = next(_reader(saving).blocks("test")).images
+    images = next(_reader(saving).blocks("test")).images[:4]
     expected = load_run(saving, checkpoint="each-epoch=0.ckpt").embed(images)
-    np.testing.assert_allclose(embedded["each-epoch=0.ckpt"], expected.reshape(len(embedded["best"]), -1), atol=1e-5)
+    np.testing.assert_allclose(embedded["each-epoch=0.ckpt"][:64], expected.reshape(64, -1), atol=1e-5)
 
 
 def _reader(folder: Path) -> Any:
