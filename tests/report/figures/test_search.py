@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_a_parameter_is_a_panel_logarithmic_if_it_is_wide() -> None:
 
 def test_importances_are_bars_with_the_largest_on_top() -> None:
     (axes,) = importance_figure({"a": 0.75, "b": 0.25}).axes
-    assert [bar.get_width() for bar in axes.patches] == [0.75, 0.25]
+    assert [cast(Any, bar).get_width() for bar in axes.patches] == [0.75, 0.25]
     assert axes.yaxis_inverted()
 
 
