@@ -59,7 +59,7 @@ def compared(run: Run, config: Config, data: FragmentData) -> dict[str, Any]:
         ConfigError: the model does not fit the fragments of the data.
     """
     device, protocol, evaluation = device_of(config.trainer), protocol_of(config), config.evaluation
-    model = open_model(config, run, run.best_checkpoint).to(device)
+    model = open_model(config, run, run.checkpoint).to(device)
     puzzles, methods = data.test_set(evaluation.puzzles), methods_of(model, protocol, data.grid)
     with progress(f"scoring {run.folder.name}", (1 + len(QUALITIES)) * len(puzzles)) as advance:
         score = partial(evaluate, puzzles, methods, batch_size=evaluation.batch_size, device=device, advance=advance)

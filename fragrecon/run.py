@@ -25,6 +25,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -130,6 +131,12 @@ def _hydra_main(composed: DictConfig) -> float | None:
     before = {path.name for path in folder.iterdir() if path.name != "run.log" or path.stat().st_size}
     # Clear Hydra's config; otherwise, Lightning would launch processes with Hydra's command line, which has all jobs.
     HydraConfig.instance().cfg = None
+    if multirun and composed.sweep.stop_on_failure and failed_jobs(folder.parent):
+        jobs.discard(folder, before)
+        log.warning("%s is not started, because another job has failed (sweep.stop_on_failure=true)", folder.name)
+        return None
+    if multirun and settings.runtime.choices.get("hydra/launcher") == "cores":
+        _claim_gpu(composed, folder.parent)
     try:
         outcome = jobs.run_job(composed, folder, overrides, multirun=multirun)
     except Exception as problem:
@@ -154,6 +161,16 @@ def _hydra_main(composed: DictConfig) -> float | None:
     return best_validation(load_run(folder)) if multirun else None  # the objective of a search
 
 
+def _claim_gpu(composed: DictConfig, sweep: Path) -> None:
+    """Give the process of a job that uses one GPU a GPU of its own, if the machine has several."""
+    from fragrecon.runs.gpus import claim_gpu, visible_gpus
+
+    if composed.trainer.accelerator != "cpu" and composed.trainer.devices == 1:
+        gpu = claim_gpu(sweep, visible_gpus())
+        if gpu is not None:
+            log.info("the jobs of this process run on GPU %s", gpu)
+
+
 class SweepCallback(Callback):
     """Hydra callback for sweeps: records the command and prints a line after each job."""
 
@@ -167,8 +184,12 @@ class SweepCallback(Callback):
         sweeper = config.hydra.sweeper
         jobs, swept = count_jobs(sweeper, overrides), swept_keys(sweeper, overrides)
         sweeps.begin(_sweep, config.sweep.name, jobs, overrides, swept)
+        if "study_name" in config.hydra.sweeper:
+            from fragrecon.runs.studies import record_jobs_in_studies
 
-    def on_job_end(self, config: DictConfig, **_: Any) -> None:
+            record_jobs_in_studies(_sweep)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Print a line about a job of the sweep that has ended."""
         if config.hydra.mode == RunMode.MULTIRUN:
             from fragrecon.report.sweep_files import job_line
@@ -303,12 +324,19 @@ def close_sweep(folder: Path) -> str | None:
     from fragrecon.runs.write import reason
 
     print_leaderboard(update_leaderboard(folder, page=True), folder)
-    ended = sweeps.ended_since_start(folder)
-    failed = [status for status in ended if status["status"] == "failed"]
+    failed = failed_jobs(folder)
     if not failed:
         return None
     reasons = "".join(f"\n  {status['name']}: {reason(status)}" for status in failed)
-    return f"{len(failed)} of the {len(ended)} jobs that ran failed; the same command tries them again:{reasons}"
+    count = f"{len(failed)} of the {len(sweeps.ended_since_start(folder))} jobs that ran failed"
+    return f"{count}; the same command tries them again:{reasons}"
+
+
+def failed_jobs(folder: Path) -> list[dict[str, Any]]:
+    """Return the status of each job that failed since the last command of a sweep started."""
+    from fragrecon.runs import sweeps
+
+    return [status for status in sweeps.ended_since_start(folder) if status["status"] == "failed"]
 
 
 def _wants_traceback() -> bool:

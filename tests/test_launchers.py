@@ -20,7 +20,7 @@ from fragrecon import run as command
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import job_folder
 from fragrecon.runs.write import Record
-from tests.cli import SMALL, Cli, Result, rows, shared_cache, status
+from tests.cli import SMALL, Cli, Result, fingerprint, rows, shared_cache, status
 
 pytestmark = pytest.mark.timeout(300)
 LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4", "data.epochs=1", "evaluation.puzzles=0")
@@ -57,6 +57,24 @@ def assert_ended_as_described(result: Result, home: Path) -> None:
     assert {path.name for path in home.iterdir()} == {"multirun"}
     assert [(row["rank"], row["model.latent_dim"]) for row in table(folder)] == [("1", "8"), ("", "-1")]
     assert (folder / "report.html").is_file()
+
+
+def test_a_sweep_can_end_with_its_first_failed_job(cli: Cli) -> None:
+    line = ["-m", *LINE, "model.latent_dim=8,-1,16,32", "sweep.name=sizes"]
+    result = cli.here(*line, "sweep.stop_on_failure=true")
+    assert result.code == 1
+    ended = states(cli.home / "multirun" / "sizes")
+    assert ended == {"8": "done", "-1": "failed"}
+    cli.here(*line)  # the same jobs, whose names do not depend on it
+    ended = states(cli.home / "multirun" / "sizes")
+    assert ended == {"8": "done", "-1": "failed", "16": "done", "32": "done"}
+
+
+def states(folder: Path) -> dict[str, str]:
+    """The status of each job of a sweep, by its latent dimensions."""
+    jobs = [path for path in folder.iterdir() if path.is_dir()]
+    given = [dict(text.partition("=")[::2] for text in Record(path).overrides) for path in jobs]
+    return {each["model.latent_dim"]: status(path)["status"] for each, path in zip(given, jobs, strict=True)}
 
 
 @pytest.mark.slow
@@ -143,6 +161,60 @@ def test_a_search_is_saved_and_continued(cli: Cli) -> None:
     assert study.best_value == max(best for _, best in found.values())
     assert len(table(folder)) == 2
     assert float(table(folder)[0]["validation"]) == pytest.approx(study.best_value)
+
+
+@pytest.mark.slow
+def test_a_search_prunes_bad_trials_and_its_page_shows_the_study(cli: Cli) -> None:
+    optuna = pytest.importorskip("optuna")
+    folder = cli.home / "multirun" / "search"
+    line = [*LINE, "data.epochs=3", "evaluation.puzzles=2", "model=linear", "model.latent_dim=8"]
+    line += ["selection.monitor=val/loss", "selection.mode=min"]
+    cli.here("-m", *line, "optimizer.lr=1e-3", "sweep.name=search").ok()  # a finished job to compare with
+    (compared,) = (path for path in folder.iterdir() if path.is_dir())
+    line += ["optimizer.lr=choice(1e-9,1e-2)", "experiment=search", "trainer.callbacks.pruning.startup=1"]
+    line += ["trainer.callbacks.pruning.warmup=0", "hydra.sweeper.direction=minimize", "hydra.sweeper.n_trials=4"]
+    cli.here(*line, "hydra.sweeper.sampler.seed=1").ok()
+    jobs = {path.name: path for path in folder.iterdir() if (path / "status.json").is_file() and path != compared}
+    ended = {name: status(path)["status"] for name, path in jobs.items()}
+    assert set(ended.values()) == {"done", "pruned"}
+    study, states = optuna.load_study("search", f"sqlite:///{folder / 'study.db'}"), optuna.trial.TrialState
+    assert len(study.trials) == len(jobs) == 4
+    for trial in study.trials:
+        (job,) = (
+            path
+            for path in jobs.values()
+            if f"optimizer.weight_decay={trial.params['optimizer.weight_decay']}" in Record(path).overrides
+        )
+        scores = {int(row["epoch"]): float(row["val/loss"]) for row in rows(job)}
+        assert trial.intermediate_values == pytest.approx(scores)
+        if trial.params["optimizer.lr"] == 1e-9:
+            assert (ended[job.name], trial.state, trial.value) == ("pruned", states.PRUNED, scores[0])
+            assert list(scores) == [0]
+            assert not (job / "metrics.json").exists()
+        else:
+            assert (ended[job.name], trial.state) == ("done", states.COMPLETE)
+            assert trial.value == pytest.approx(min(scores.values()))
+    pruned = {name for name, how in ended.items() if how == "pruned"}
+    assert {name for row in table(folder) for name in row["pruned"].split()} == pruned
+    assert not any(row["failures"] or row["unfinished"] for row in table(folder))
+    drawn = {path.name for path in (folder / "figures").iterdir()}
+    assert drawn == {"search_history.png", "search_importance.png", "search_parameters.png"}
+    page = (folder / "report.html").read_text()
+    assert all(name in page for name in pruned)
+    assert page.count("data:image/png") >= len(drawn)
+
+
+def test_a_pruned_job_is_not_run_again(cli: Cli) -> None:
+    line = ["-m", *LINE, "data.epochs=3", "optimizer.lr=1e-2,1e-9", "sweep.name=rates", "model=linear"]
+    line += ["selection.monitor=val/loss", "selection.mode=min", "+trainer.callbacks.pruning.startup=1"]
+    line += ["+trainer.callbacks.pruning._target_=fragrecon.training.pruning.MedianPruning"]
+    cli.here(*line).ok()
+    found = {status(path)["status"]: path for path in (cli.home / "multirun" / "rates").iterdir() if path.is_dir()}
+    assert set(found) == {"done", "pruned"}
+    assert [int(row["epoch"]) for row in rows(found["pruned"])] == [0]
+    before = fingerprint(found["pruned"])
+    cli.here(*line).ok()
+    assert {**fingerprint(found["pruned"]), "run.log": ""} == {**before, "run.log": ""}
 
 
 # Recipes --------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -13,6 +13,9 @@ from fragrecon.errors import ConfigError
 Perceptual = Literal["features", "lpips", "fid"]
 ProbeName = Literal["mlp", "linear", "knn", "logistic", "svm"]
 Projection = Literal["pca", "tsne", "umap"]
+FEW, FEW_IMAGES = 4, 500
+"""Puzzles, and images of probes and samples, of a development run."""
+
 PERCEPTUAL, PROBES, PROJECTIONS = get_args(Perceptual), get_args(ProbeName), get_args(Projection)
 
 
@@ -124,3 +127,18 @@ class EvaluationConfig(Section):
                 f"evaluation.puzzles={self.puzzles}, because they are the first of these; lower it or raise that"
             )
         return self
+
+    def quick(self) -> EvaluationConfig:
+        """Return the same evaluation with few puzzles, restarts, epochs and images, for ``trainer.fast_dev_run``."""
+        robustness, probe, generation = self.robustness, self.probe, self.generation
+        images = min(FEW_IMAGES, probe.images or FEW_IMAGES) if probe else None
+        return replace(
+            self,
+            puzzles=min(FEW, self.puzzles),
+            validation_puzzles=min(FEW, self.validation_puzzles),
+            train_puzzles=min(FEW, self.train_puzzles),
+            restarts=1,
+            robustness=robustness and replace(robustness, puzzles=min(FEW, robustness.puzzles)),
+            probe=probe and replace(probe, epochs=1, images=images, svm_images=min(FEW_IMAGES, probe.svm_images)),
+            generation=generation and replace(generation, samples=min(FEW_IMAGES, generation.samples)),
+        )

@@ -17,7 +17,7 @@ from fragrecon.files import digest
 RESUMABLE = (
     *(f"data.{key}" for key in ("root", "cache_dir", "download", "epochs", "batches_per_epoch", "puzzles_per_batch")),
     *("data.augment", "data.corruption", "data.reader", "optimizer", "scheduler", "trainer", "logger", "evaluation"),
-    *("selection", "compute", "checkpoint", "report"),
+    *("selection", "compute", "report"),
 )
 """Keys that may change when a run is resumed."""
 

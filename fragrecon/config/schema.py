@@ -144,8 +144,12 @@ class DataConfig(Section):
 
 @dataclass(frozen=True)
 class TrainerConfig(Section):
-    """Arguments of ``lightning.Trainer``; ``max_epochs`` is by default ``data.epochs``. ``ema`` is the decay of the
-    exponential moving average of the weights; see `fragrecon.training.averaging.WeightAverage`.
+    """Arguments of ``lightning.Trainer``; ``max_epochs`` is by default ``data.epochs``.
+
+    ``accumulate_grad_batches`` may also be a mapping from an epoch to the batches per optimizer step from then on.
+    ``ema`` is the decay of the exponential moving average of the weights; see
+    `fragrecon.training.averaging.WeightAverage`. ``callbacks`` are nodes by name, or null. ``last.ckpt`` is written
+    every ``checkpoint_every_n_steps`` optimizer steps within an epoch, and after every epoch.
     """
 
     accelerator: str
@@ -165,16 +169,19 @@ class TrainerConfig(Section):
     check_val_every_n_epoch: Count | None
     num_sanity_val_steps: Whole | Unlimited
     enable_progress_bar: bool | None = field(metadata=INERT)
-    accumulate_grad_batches: Count
+    accumulate_grad_batches: Count | Annotated[dict[Whole, Count], Field(min_length=1)]
     gradient_clip_val: NonNegative | None
     gradient_clip_algorithm: Literal["norm", "value"] | None
     deterministic: bool | Literal["warn"] | None
     benchmark: bool | None
     inference_mode: bool
-    profiler: str | None
+    profiler: Literal["simple", "advanced", "pytorch"] | None = field(metadata=INERT)
     detect_anomaly: bool
     sync_batchnorm: bool
+    log_every_n_steps: Count = field(metadata=INERT)
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    callbacks: dict[str, Node | None] = field(default_factory=dict)
+    checkpoint_every_n_steps: Count = field(default=200, metadata=INERT)
 
     @field_validator("max_time")
     @classmethod
@@ -203,13 +210,6 @@ class ComputeConfig(Section):
     compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
     channels_last: bool = False
     gradient_checkpointing: bool = False
-
-
-@dataclass(frozen=True)
-class CheckpointConfig(Section):
-    """How often ``last.ckpt`` is written within an epoch, in optimizer steps; it is also written after every epoch."""
-
-    every_n_steps: Count
 
 
 @dataclass(frozen=True)
@@ -250,9 +250,13 @@ class ExportConfig(Section):
 
 @dataclass(frozen=True)
 class SweepConfig(Section):
-    """The name of a sweep and of its folder under ``multirun/``; ``dir`` is the folder that ``mode=report`` reads."""
+    """The name of a sweep and of its folder under ``multirun/``, and whether no job starts after one has failed.
+
+    ``dir`` is the folder that ``mode=report`` reads.
+    """
 
     name: str
+    stop_on_failure: bool = False
     dir: str | None = None
 
 
@@ -277,15 +281,15 @@ class Config(Section):
     optimizer: Node
     scheduler: Node
     trainer: TrainerConfig
-    logger: Node = field(metadata=INERT)
+    logger: dict[str, Node] = field(metadata=INERT)
     evaluation: EvaluationConfig
     selection: SelectionConfig
     compute: ComputeConfig
-    checkpoint: CheckpointConfig = field(metadata=INERT)
     sweep: SweepConfig = field(metadata=INERT)
     report: ReportConfig = field(default_factory=ReportConfig, metadata=INERT)
     plugins: list[str] = field(default_factory=list, metadata=INERT)
     run: str | None = None
+    checkpoint: str | None = None
     input: str | list[str] | None = None
     loose: bool | None = None
     rotate: bool | None = None

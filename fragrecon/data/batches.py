@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +11,28 @@ from fragrecon.data.puzzles import FragmentBatch
 
 LOOKAHEAD = 2
 """Number of batches prepared ahead."""
+
+
+Accumulation = int | Mapping[int, int]
+"""Batches per optimizer step: a number, or a number by the epoch from which it applies."""
+
+
+def batches_per_step(accumulation: Accumulation, epoch: int) -> int:
+    """Return the batches per optimizer step in an epoch; 1 before the first epoch of a schedule.
+
+    Example:
+        >>> [batches_per_step({0: 8, 4: 2}, epoch) for epoch in (0, 3, 4, 9)]
+        [8, 8, 2, 2]
+    """
+    if isinstance(accumulation, int):
+        return accumulation
+    begun = [first for first in accumulation if first <= epoch]
+    return accumulation[max(begun)] if begun else 1
+
+
+def steps_per_epoch(batches: int, accumulation: Accumulation, epoch: int) -> int:
+    """Return the optimizer steps in an epoch, whose last step may have fewer batches."""
+    return -(-batches // batches_per_step(accumulation, epoch))
 
 
 @dataclass(frozen=True)
@@ -27,19 +49,21 @@ class Start:
     step: int = 0
     epoch: int = 0
 
-    def place(self, step: int, per_epoch: int, every: int) -> tuple[int, int]:
+    def place(self, step: int, per_epoch: int, every: Accumulation) -> tuple[int, int]:
         """Return the epoch of an optimizer step, and the index of the step within the epoch.
 
         Args:
             step: optimizer steps since the start of training.
             per_epoch: batches per epoch.
-            every: batches per optimizer step; the last step of an epoch may have fewer.
+            every: batches per optimizer step.
 
         Returns:
             Index of the epoch, and of the optimizer step within it.
         """
-        epochs, within = divmod(step - self.step, -(-per_epoch // every))
-        return self.epoch + epochs, within
+        epoch, within = self.epoch, step - self.step
+        while within >= (steps := steps_per_epoch(per_epoch, every, epoch)):
+            epoch, within = epoch + 1, within - steps
+        return epoch, within
 
 
 class Batches:

@@ -7,16 +7,17 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import platformdirs
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_only
 
 from fragrecon.data import augment, puzzles
-from fragrecon.data.batches import Batches, Start
+from fragrecon.data.batches import Accumulation, Batches, Start, batches_per_step
 from fragrecon.data.corruption import Corruption
 from fragrecon.data.puzzles import FragmentBatch, Indices
 from fragrecon.data.store import Reader, Split, Store, open_or_build
@@ -263,12 +264,13 @@ class FragmentData(pl.LightningDataModule):
         """Return the remaining batches of the current epoch; called by Lightning."""
         trainer = self.trainer
         assert trainer is not None
-        every, per_epoch = trainer.accumulate_grad_batches, self.epoch_length(trainer.limit_train_batches)
+        accumulation, per_epoch = accumulation_of(trainer), self.epoch_length(trainer.limit_train_batches)
 
         def numbers() -> range:
             """Remaining batch numbers of the current epoch."""
-            epoch, step = self.start.place(trainer.global_step, per_epoch, every)
-            return range(epoch * per_epoch + step * every, (epoch + 1) * per_epoch)
+            epoch, step = self.start.place(trainer.global_step, per_epoch, accumulation)
+            begun = step * batches_per_step(accumulation, epoch)
+            return range(epoch * per_epoch + begun, (epoch + 1) * per_epoch)
 
         def make(number: int) -> FragmentBatch:
             return self._pinned(self.train_batch(number, trainer.global_rank, trainer.world_size))
@@ -289,6 +291,14 @@ class FragmentData(pl.LightningDataModule):
     def _pinned(self, batch: FragmentBatch) -> FragmentBatch:
         assert self.trainer is not None
         return batch.pin_memory() if self.trainer.strategy.root_device.type == "cuda" else batch
+
+
+def accumulation_of(trainer: pl.Trainer) -> Accumulation:
+    """Return the batches per optimizer step of a trainer, or their schedule."""
+    callbacks = cast(Any, trainer).callbacks  # missing from its annotations
+    schedules = (found for found in callbacks if isinstance(found, GradientAccumulationScheduler))
+    schedule = next(schedules, None)
+    return schedule.scheduling if schedule else trainer.accumulate_grad_batches
 
 
 class FixedPuzzles:

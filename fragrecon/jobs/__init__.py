@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from fragrecon.errors import ConfigError, explained, typed
 from fragrecon.report.sweep_files import keep_current, update_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import sweep_of
-from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS, Record
+from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS, WANDB_ID, Record
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +97,14 @@ def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] 
 
 
 def _job_config(composed: Config, overrides: Sequence[str]) -> Config:
-    """Return the config of the command line or, if that resumes or reads a run, the run's config with the overrides."""
+    """Return the config of the command line or, if that resumes or reads a run, the run's config with the overrides.
+
+    A development run evaluates little, too.
+    """
     source = composed.resume or composed.run
-    return changed(load_run(source).config, composed, overrides) if source else composed
+    config = changed(load_run(source).config, composed, overrides) if source else composed
+    quick = config.mode == "train" and config.trainer.fast_dev_run
+    return replace(config, evaluation=config.evaluation.quick()) if quick else config
 
 
 def is_first_process() -> bool:
@@ -114,7 +120,7 @@ def discard(folder: Path, before: Collection[str]) -> None:
         before: names of files that existed before the job and are kept. If the job wrote results, nothing is deleted.
     """
     written = {path.name for path in folder.iterdir()}.difference(before)
-    if not written <= {CONFIG, OVERRIDES, STATUS, LOCK, "run.log"}:
+    if not written <= {CONFIG, OVERRIDES, STATUS, LOCK, WANDB_ID, "run.log"}:
         return
     for name in written:
         (folder / name).unlink()

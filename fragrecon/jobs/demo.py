@@ -45,7 +45,7 @@ def main(config: Config, record: Record) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError('mode=demo needs Gradio: pip install "fragrecon[demo]"')
     run = run_of(config)
-    model = open_model(config, run, run.best_checkpoint)
+    model = open_model(config, run, run.checkpoint)
     check_shown(config, model, run)
 
     with temporary_folder() as folder:

@@ -57,7 +57,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         ConfigError: ``run`` is not set, or its model has nothing to draw.
     """
     run, folder = run_of(config), record.folder / FIGURES
-    checkpoint = run.best_checkpoint
+    checkpoint = run.checkpoint
     model = open_model(config, run, checkpoint).to(hardware.device_of(config.trainer))
     clustering, generation = config.evaluation.clustering, config.evaluation.generation
     if not (clustering or isinstance(model, (Inpainter, Decoder))):
@@ -68,7 +68,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     found: dict[str, float] = {}
     if config.input is None:
         write.write_epochs(run.epochs, config.selection.monitor, checkpoint.name, folder)
-        if (run.folder / SCORES).is_file():
+        if (run.folder / SCORES).is_file() and run.selected == "best":  # whose scores they are
             write.write_scores(by_method(run), class_name(config), folder)
     if clustering:
         found |= draw_puzzle(config, model, folder)

@@ -54,7 +54,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     device = hardware.device_of(config.trainer)
     run = run_of(config)
     with user_data(config, paths) if paths else nullcontext(open_data(config)) as data:
-        model = open_model(config, run, run.best_checkpoint).to(device)
+        model = open_model(config, run, run.checkpoint).to(device)
         table = open_table(config, data, model, device)
         data.warn_if_lossy()
         path = record.folder / f"embeddings.{settings.format}"

@@ -1,4 +1,4 @@
-"""``mode=evaluate``: score the best checkpoint of a finished run again, into a new record."""
+"""``mode=evaluate``: score a checkpoint of a finished run, by default the best, again, into a new record."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         raise ConfigError("evaluation.puzzles=0 leaves nothing to score; set it to 1 or more")
     data = open_data(config)
     run = run_of(config)
-    checkpoint = run.best_checkpoint
+    checkpoint = run.checkpoint
     model = open_model(config, run, checkpoint)
     check_data(config, data)
     data.warn_if_lossy()

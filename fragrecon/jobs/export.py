@@ -48,7 +48,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         raise ConfigError(f"{run.folder} is an export already; copy it, or export the run that it was made from")
     output = Path(config.output) if config.output else record.folder / "export"
     check_output(output)
-    own, checkpoint = notes(config.export.notes, output / CARD), run.best_checkpoint
+    own, checkpoint = notes(config.export.notes, output / CARD), run.checkpoint
     metrics, model, puzzle = run.metrics, run.load_model(checkpoint), generated_puzzle(run.config.data)
     weights = half_weights(model)
     exported = copy.deepcopy(model)

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -32,6 +32,7 @@ from fragrecon.training.compute import compiling
 from fragrecon.training.learner import check_monitor, make_learner
 from fragrecon.training.loggers import ending, exit_on_sigterm
 from fragrecon.training.processes import check_share, end_with_parent
+from fragrecon.training.pruning import MedianPruning
 from fragrecon.training.trainer import fit, make_trainer
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
         record: run record; if its stage is ``evaluation``, training is skipped.
 
     Returns:
-        The metrics; None if nothing is scored, or this is not the first process.
+        The metrics; None if nothing is scored, the run is pruned, or this is not the first process.
 
     Raises:
         ConfigError: a setting is invalid; raised before training begins.
@@ -71,9 +72,19 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
                 fit(trainer, make_learner(config, data, initial), record)
             if not trainer.is_global_zero:
                 return None
+            if reason := next((found.reason for found in prunings(trainer) if found.reason), None):
+                log.info("pruned: %s", reason)
+                record.prune(reason)
+                return None
             record.enter("evaluation")
         with exit_on_sigterm():
             return score_best(config, record, data, trainer, seconds)
+
+
+def prunings(trainer: pl.Trainer) -> list[MedianPruning]:
+    """Return the callbacks that may have pruned the run."""
+    callbacks = cast(Any, trainer).callbacks  # missing from its annotations
+    return [callback for callback in callbacks if isinstance(callback, MedianPruning)]
 
 
 def check_settings(config: Config, data: FragmentData) -> Path | None:
@@ -89,7 +100,7 @@ def check_settings(config: Config, data: FragmentData) -> Path | None:
     check_scorable(config, model)
     check_monitor(config, objective)
     build(config.optimizer, "optimizer", torch.optim.Optimizer, [torch.nn.Parameter(torch.zeros(1))])
-    return load_run(config.init_from).best_checkpoint if config.init_from else None
+    return load_run(config.init_from).checkpoint if config.init_from else None
 
 
 def score_best(
@@ -98,7 +109,8 @@ def score_best(
     """Score the best checkpoint of a trained run, and log the scores and embeddings."""
     epochs = record.epochs
     seconds["training"], step = (epochs[-1]["seconds"], int(epochs[-1]["step"])) if epochs else (0.0, 0)
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, PictureLogger)]
+    shows = not config.trainer.fast_dev_run  # then Lightning replaces the loggers by one that does nothing
+    loggers = [logger for logger in trainer.loggers if shows and isinstance(logger, PictureLogger)]
     if not (config.evaluation.puzzles or loggers):
         return None
     run, metrics = Run(record.folder, config, record.status), None

@@ -54,7 +54,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Failure:
-    """The folder of a job that failed, and the first line of its error."""
+    """The folder of a job that failed or was pruned, and the first line of its error, or why."""
 
     job: str
     error: str
@@ -76,6 +76,7 @@ class Row:
         seconds: mean duration of training and evaluation.
         failures: its failed jobs.
         unfinished: folders of jobs that are running or were killed.
+        pruned: its pruned jobs, and why.
     """
 
     values: dict[str, str]
@@ -88,6 +89,7 @@ class Row:
     seconds: float | None = None
     failures: list[Failure] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    pruned: list[Failure] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,11 @@ def leaderboard(name: str, jobs: Sequence[Job]) -> Leaderboard:
                 Failure(job.name, reason(job.status)) for job in groups[key] if job.status.get("status") == "failed"
             ],
             unfinished=[job.name for job in groups[key] if job.status.get("status") == "running"],
+            pruned=[
+                Failure(job.name, str(job.status.get("pruned")))
+                for job in groups[key]
+                if job.status.get("status") == "pruned"
+            ],
         )
         for key in [*finished, *(key for key in groups if not done[key])]
     ]
@@ -335,6 +342,7 @@ def caption(board: Leaderboard) -> str:
 
 
 def troubles(board: Leaderboard) -> list[str]:
-    """Return one line per job that failed or has not finished."""
+    """Return one line per job that failed, was pruned or has not finished."""
     failed = [f"{found.job} failed: {found.error}" for row in board.rows for found in row.failures]
+    failed += [f"{found.job} was pruned: {found.error}" for row in board.rows for found in row.pruned]
     return failed + [f"{job} has not finished" for row in board.rows for job in row.unfinished]

@@ -144,7 +144,6 @@ OWN = Family(
     ("own_",),
     (),
     "",
-    "raw_pixels",
     "Metrics in evaluation.own, of the embeddings of the model and of raw pixels.",
 )
 FAMILIES = (CLUSTERING, MASKED, WHOLE, PROBES, GENERATION, OWN)

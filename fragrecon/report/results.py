@@ -81,7 +81,7 @@ def score(
         The content of ``metrics.json``.
     """
     started = time.monotonic()
-    device, evaluation, checkpoint = device_of(config.trainer), config.evaluation, run.best_checkpoint
+    device, evaluation, checkpoint = device_of(config.trainer), config.evaluation, run.checkpoint
     probe_folders = [record.folder / PROBE_FILES, run.folder / PROBE_FILES]
     scoring = Scoring(config, model.to(device).eval(), checkpoint, data, device, probe_folders)
     found = suite.score_parts(scoring)

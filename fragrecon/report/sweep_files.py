@@ -13,8 +13,9 @@ from fragrecon.errors import printable
 from fragrecon.report import metrics, tables
 from fragrecon.report.leaderboard import Leaderboard, Row, caption, duration, jobs_of, leaderboard, short, troubles
 from fragrecon.runs.contents import read_metrics
+from fragrecon.runs.studies import read_search
 from fragrecon.runs.sweeps import by_key, note, time_left
-from fragrecon.runs.write import METRICS_FILE, PAGE, STATUS, Record
+from fragrecon.runs.write import FIGURES, METRICS_FILE, PAGE, STATUS, Record
 
 SECONDS = 0.1
 """Minimum age of a leaderboard that is written again while the sweep runs, for each of its jobs; about 20 times as long
@@ -36,7 +37,11 @@ def update_leaderboard(folder: Path, *, page: bool = False) -> Leaderboard:
     board = leaderboard(note(folder)["name"], jobs)
     write(board, folder)
     if page:
+        from fragrecon.report.figures.search import draw
         from fragrecon.report.page import write_sweep_page
+
+        if search := read_search(folder):
+            draw(search, folder / FIGURES)
 
         write_sweep_page(folder / PAGE, board, {job.name: job.run for job in jobs if job.run})
     return board
@@ -110,6 +115,7 @@ def _flat(rank: int, row: Row) -> dict[str, Any]:
         low, high = minus["ci95"] or (None, None)
         flat |= {f"{name}_minus_best": minus["mean"], f"{name}_minus_best_low": low, f"{name}_minus_best_high": high}
     flat |= {"jobs": " ".join(row.jobs), "unfinished": " ".join(row.unfinished)}
+    flat |= {"pruned": " ".join(found.job for found in row.pruned)}
     return flat | {"failures": "; ".join(f"{found.job}: {found.error}" for found in row.failures)}
 
 

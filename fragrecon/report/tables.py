@@ -203,8 +203,8 @@ def _cell(metric: str, mean: float, half: float | None, sign: str = "") -> Cell:
 
 
 def _not_done(row: Row) -> Cell:
-    """Return a cell with the number of failed and unfinished jobs; the filter finds them by name and error."""
-    names = [*(f"{found.job} {found.error}" for found in row.failures), *row.unfinished]
+    """Return a cell with the number of failed, pruned and unfinished jobs; the filter finds them by name and error."""
+    names = [*(f"{found.job} {found.error}" for found in (*row.failures, *row.pruned)), *row.unfinished]
     return Cell(str(len(names)) if names else "", order=len(names), found_by=" ".join(names))
 
 

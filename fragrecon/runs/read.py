@@ -23,6 +23,7 @@ from fragrecon.runs.write import (
     CHECKPOINTS,
     CONFIG,
     EXAMPLES,
+    LAST,
     METRICS_FILE,
     PROBE_FILES,
     SCORES,
@@ -52,11 +53,12 @@ class Run(RunFolder):
         folder: run folder.
         config: config that the run was started or last resumed with.
         status: contents of ``status.json``.
+        selected: which checkpoint has the weights of the model, as in `load_run`.
     """
 
-    def __init__(self, folder: Path, config: Config, status: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Config, status: Mapping[str, Any], selected: str = "best") -> None:
         super().__init__(folder)
-        self.config, self.status = config, status
+        self.config, self.status, self.selected = config, status, selected
         self._model_scores: dict[str, Scores] = {}
 
     def __repr__(self) -> str:
@@ -112,16 +114,19 @@ class Run(RunFolder):
         return (self.folder / WEIGHTS).is_file()
 
     @property
-    def best_checkpoint(self) -> Path:
-        """The selected checkpoint, or the last one if none was selected; the weights of an export.
+    def checkpoint(self) -> Path:
+        """The file with the weights of the model: the checkpoint that was selected when the run was opened.
 
-        If a run was killed while replacing the selected checkpoint, two exist and the newer one is used.
+        ``best`` is the one with the best validation score, or the last one if there was no validation. If a run was
+        killed while replacing it, two exist and the newer one is used. An export has one file of weights.
 
         Raises:
-            RunError: neither exists.
+            RunError: there is no such checkpoint.
         """
-        if self.is_export:
+        if self.is_export and self.selected == "best":
             return self.folder / WEIGHTS
+        if self.selected != "best":
+            return self._checkpoint(LAST if self.selected == "last" else self.selected)
         found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         best = found[-1] if found else self.last_checkpoint
         if best is None:
@@ -133,11 +138,19 @@ class Run(RunFolder):
             )
         return best
 
+    def _checkpoint(self, name: str) -> Path:
+        """Return a file in ``checkpoints/`` by its name or path."""
+        folder, path = self.folder / CHECKPOINTS, Path(name)
+        known = sorted(path.name for path in folder.glob("*.ckpt"))
+        if (path.parent not in (Path(), folder) and path.absolute().parent != folder) or path.name not in known:
+            raise RunError(f"checkpoint={name} is not in {folder}{nearest(path.name, known)}")
+        return folder / path.name
+
     def load_model(self, checkpoint: Path | None = None) -> FragmentModel:
         """Load the run's model.
 
         Args:
-            checkpoint: checkpoint file; by default the best one.
+            checkpoint: checkpoint file; by default the one that was selected when the run was opened.
 
         Returns:
             The model in eval mode, on the CPU.
@@ -147,11 +160,11 @@ class Run(RunFolder):
         """
         from fragrecon.runs.modules import restore
 
-        return restore(self.config, checkpoint or self.best_checkpoint)
+        return restore(self.config, checkpoint or self.checkpoint)
 
     @cached_property
     def model(self) -> FragmentModel:
-        """The model in eval mode, on the CPU, with the weights of the best checkpoint."""
+        """The model in eval mode, on the CPU, with the weights of the selected checkpoint."""
         return self.load_model()
 
     def embed(self, pixels: Pixels | Tensor, *, device: str = "cpu", batch_size: int = 1024) -> Embeddings:
@@ -294,10 +307,10 @@ def run_of(config: Config) -> Run:
     """
     if not config.run:
         raise ConfigError(f"mode={config.mode} reads a run; set run=FOLDER")
-    return load_run(config.run)
+    return load_run(config.run, checkpoint=config.checkpoint or "best")
 
 
-def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> Run:
+def load_run(folder: str | Path, plugins: Sequence[str] = (), *, checkpoint: str = "best") -> Run:
     """Open a run folder, which may have been moved, or trained weights.
 
     Args:
@@ -305,6 +318,8 @@ def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> Run:
             of installed weights; see `fragrecon.runs.weights`.
         plugins: packages whose classes the run may use, such as the package of its model: they are imported, so give
             only those that you trust. Not needed for packages with an entry point; see `fragrecon.config.plugins`.
+        checkpoint: which weights the model has: ``best`` by the validation score, ``last``, or the name of a file in
+            the run's ``checkpoints/``.
 
     Returns:
         The run. Its config and status are read now, all other files on first access.
@@ -325,7 +340,7 @@ def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> Run:
         raise ConfigError(
             f"{folder} cannot be opened as a run: its {CONFIG} is damaged or not of a run ({error})"
         ) from None
-    return Run(folder, config, read_status(folder / STATUS))
+    return Run(folder, config, read_status(folder / STATUS), checkpoint)
 
 
 def _is_run(folder: Path) -> bool:

@@ -3,10 +3,11 @@
 All files are written atomically, except ``run.log``, ``.lock`` and those of additional loggers.
 
 * At the start: ``run.log`` and ``.lock``, then ``config.yaml`` (resolved), ``overrides.yaml`` and ``status.json``. The
-  status is updated when a stage begins and at the end: running, done or failed.
+  status is updated when a stage begins and at the end: running, done, failed or pruned.
 * After each epoch: a row of ``metrics.csv``.
-* In ``checkpoints/``: ``last.ckpt`` every ``checkpoint.every_n_steps``, after each epoch and on SIGTERM;
+* In ``checkpoints/``: ``last.ckpt`` every ``trainer.checkpoint_every_n_steps``, after each epoch and on SIGTERM;
   ``best-epoch=E-MONITOR=SCORE.ckpt`` when the monitored metric improves.
+* When a run of Weights & Biases starts: ``wandb_id.txt``, its id.
 * During scoring: ``probes/`` with the trained networks, and tables (CSV) of the settings tried and the scores by class.
 * After scoring: ``metrics.json``, ``scores.npz`` (scores per puzzle), ``examples.npz`` if puzzles are clustered,
   ``robustness.csv`` with ``evaluation=robustness``, ``figures/`` (in a job of a sweep only those that the page of the
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 Stage = Literal["training", "evaluation"]
 
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
-ROBUSTNESS, LOCK = "robustness.csv", ".lock"
+ROBUSTNESS, LOCK, WANDB_ID = "robustness.csv", ".lock", "wandb_id.txt"
 METRICS_FILE, EPOCHS, SCORES = "metrics.json", "metrics.csv", "scores.npz"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 WEIGHTS, CARD, ONNX = "model.safetensors", "MODEL_CARD.md", "model.onnx"
@@ -158,7 +159,7 @@ class Record(RunFolder):
             config: job config.
 
         Returns:
-            False if the job is finished and, if its config asks for scores, has them.
+            False if the job is pruned, or is finished and, if its config asks for scores, has them.
 
         Raises:
             RunError: the folder holds a finished run of another config.
@@ -172,8 +173,10 @@ class Record(RunFolder):
                 )
             scored = config.mode in ("train", "evaluate") and config.evaluation.puzzles
             return bool(scored) and not (self.folder / METRICS_FILE).is_file()
+        if same and self.status.get("status") == "pruned":
+            return False
         if not same:
-            for name in (METRICS_FILE, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS):
+            for name in (METRICS_FILE, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS, WANDB_ID):
                 (self.folder / name).unlink(missing_ok=True)
             for name in (CHECKPOINTS, FIGURES, PROBE_FILES):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -190,6 +193,7 @@ class Record(RunFolder):
         # Keep the stage only if the config is unchanged; otherwise (e.g. more epochs) training runs again.
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
         times = {"started": started, "finished": None}
+        self.status.pop("pruned", None)
         self._note(status="running", stage=stage, error=None, config_hash=key, commit=commit(), **times)
 
     def refuse(self, overrides: Sequence[str], error: Exception) -> None:
@@ -206,9 +210,13 @@ class Record(RunFolder):
         """Write the stage to the status, and facts about it, such as the machine."""
         self._note(stage=stage, **facts)
 
+    def prune(self, reason: str) -> None:
+        """Write why the job was pruned; it then ends with the status ``pruned``."""
+        self._note(pruned=reason)
+
     def finish(self) -> None:
-        """Write the status ``done``."""
-        self._note(status="done", finished=now())
+        """Write the status ``done``, or ``pruned``."""
+        self._note(status="pruned" if "pruned" in self.status else "done", finished=now())
 
     def fail(self, error: BaseException) -> None:
         """Write the status ``failed`` with the message of an expected error, or the traceback of any other."""

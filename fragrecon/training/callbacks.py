@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints, early stopping, a guard against NaN, a row of metrics per epoch, example pictures."""
+"""Callbacks: checkpoints, early stopping, a guard against NaN, a row of metrics per epoch, pictures, your own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    Timer,
+)
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.optim import Optimizer
 
+from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, TrainingError
 from fragrecon.report import metrics
@@ -22,9 +30,21 @@ from fragrecon.report.figures.monitoring import COLUMNS, PictureLogger, pictures
 from fragrecon.runs.write import CHECKPOINTS, LAST, Record
 from fragrecon.training.averaging import WeightAverage
 from fragrecon.training.learner import Learner
+from fragrecon.training.loggers import Csv
 from fragrecon.training.processes import StopTogether
 
 log = logging.getLogger(__name__)
+
+REFUSED = {
+    "BatchSizeFinder": "set data.puzzles_per_batch; mode=bench measures the memory of batches",
+    "EMAWeightAveraging": "use trainer.ema=0.999",
+    "GradientAccumulationScheduler": "use trainer.accumulate_grad_batches={0: 8, 4: 4}",
+    "LearningRateFinder": "sweep optimizer.lr",
+    "StochasticWeightAveraging": "use trainer.ema=0.999, whose average is validated and saved in all checkpoints",
+    "Timer": "use trainer.max_time=00:00:30:00",
+    "WeightAveraging": "use trainer.ema=0.999",
+}
+"""Lightning's callbacks that do not work with the checkpoints or the schedules of this package, and what does."""
 
 
 class LastCheckpoint(Checkpoint):
@@ -88,6 +108,18 @@ class EarlyStop(EarlyStopping):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.wait_count >= max(self.patience, 1):
             trainer.should_stop = True
+
+
+class Accumulation(GradientAccumulationScheduler):
+    """Batches per optimizer step by epoch, also in an epoch that is resumed.
+
+    Args:
+        scheduling: batches per optimizer step, by the epoch from which they apply; 1 before the first.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer)  # which Lightning does not call in a resumed epoch
 
 
 class TimeLimit(Timer):
@@ -173,6 +205,9 @@ class FiniteGuard(Callback):
 class EpochRows(Callback):
     """Writes a row per epoch to ``metrics.csv`` and a line to the log.
 
+    With ``logger=csv``, the row also has what other callbacks log, such as the learning rates of Lightning's
+    ``LearningRateMonitor``.
+
     Args:
         record: record of the run.
         monitor: the metric that selects the best checkpoint, shown in the line.
@@ -190,15 +225,25 @@ class EpochRows(Callback):
         # Every rank must compute the means, because they are taken over all ranks. In a resumed epoch, Lightning
         # reports no means of the training batches.
         assert isinstance(pl_module, Learner)
-        validation = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")}
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        validation = {name: value for name, value in logged.items() if name.startswith("val")}
         means = dict(sorted((pl_module.training_means() | validation).items()))
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         seconds = round(time.monotonic() - self.started, 3)
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": seconds, "lr": rate}
-        self.record.add_epoch(row | means)
+        others = {name: value for name, value in self._of_callbacks(trainer, logged).items() if name not in row}
+        self.record.add_epoch(row | others | means)
         shown = [name for name in dict.fromkeys(["train/loss", "val/loss", self.monitor]) if name in means]
         told = ", ".join(f"{name} {metrics.text(name, means[name])}" for name in shown)
         log.info("epoch %d: %s", trainer.current_epoch, told)
+
+    def _of_callbacks(self, trainer: pl.Trainer, logged: dict[str, float]) -> dict[str, float]:
+        """Return what other callbacks logged, by ``log`` of the LightningModule or by the loggers."""
+        found: dict[str, float] = {}
+        for logger in trainer.loggers:
+            if isinstance(logger, Csv):
+                found |= logger.latest | logged
+        return {name: value for name, value in found.items() if not name.startswith(("train/", "val"))}
 
 
 class Pictures(Callback):
@@ -246,18 +291,23 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
         record: record of the run.
     """
     folder, selection = record.folder / CHECKPOINTS, config.selection
-    average = [WeightAverage(config.trainer.ema)] if config.trainer.ema else []
-    limit = [TimeLimit(config.trainer.max_time)] if config.trainer.max_time else []
+    trainer = config.trainer
+    average = [WeightAverage(trainer.ema)] if trainer.ema else []
+    limit = [TimeLimit(trainer.max_time)] if trainer.max_time else []
+    every = trainer.accumulate_grad_batches
+    accumulation = [] if isinstance(every, int) else [Accumulation(dict(every))]
     callbacks: list[Callback] = [
         StopTogether(),
         *average,
         *limit,
+        *accumulation,
         OptimizerSettings(config.optimizer),
         FiniteGuard(),
+        *own_callbacks(config, record),
         EpochRows(record, selection.monitor),
-        LastCheckpoint(folder, config.checkpoint.every_n_steps),
+        LastCheckpoint(folder, trainer.checkpoint_every_n_steps),
     ]
-    if config.trainer.limit_val_batches == 0:
+    if trainer.limit_val_batches == 0:
         return callbacks  # no checkpoint is selected without validation
     label = selection.monitor.replace("/", "_")
     best = ModelCheckpoint(
@@ -272,3 +322,30 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
     )
     stop = EarlyStop(selection.monitor, mode=selection.mode, patience=selection.patience, min_delta=selection.min_delta)
     return [stop, best, *callbacks]
+
+
+def own_callbacks(config: Config, record: Record) -> list[Callback]:
+    """Build the callbacks of ``trainer.callbacks``, of Lightning or of the user.
+
+    A callback may have the parameters ``folder``, the folder of the run, ``dirpath``, that of its checkpoints, and
+    ``selection``, the section of the config; they are passed to it.
+
+    Args:
+        config: config of the run.
+        record: record of the run.
+
+    Raises:
+        ConfigError: a node is no callback, or one that this package replaces.
+    """
+    found = []
+    for name, node in config.trainer.callbacks.items():
+        if node is None:
+            continue
+        key, target = f"trainer.callbacks.{name}", str(node.get("_target_"))
+        if target.startswith("lightning.") and (instead := REFUSED.get(target.rpartition(".")[2])):
+            raise ConfigError(f"{key}._target_={target} cannot be had; {instead}")
+        callback = build(
+            node, key, Callback, folder=record.folder, dirpath=record.folder / CHECKPOINTS, selection=config.selection
+        )
+        found.append(callback)
+    return found

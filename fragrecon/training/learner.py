@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config, class_name
 from fragrecon.data.batches import Start
-from fragrecon.data.module import FragmentData
+from fragrecon.data.module import FragmentData, accumulation_of
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, nearest
 from fragrecon.evaluation.clustering.protocol import METRICS
@@ -124,10 +124,10 @@ class Learner(pl.LightningModule):
             else:
                 weights[name] = zero if rank else by_rank.sum()
 
-    def _epoch_shape(self) -> dict[str, int]:
-        """Batches per epoch, and batches per optimizer step."""
+    def _epoch_shape(self) -> dict[str, Any]:
+        """Batches per epoch, and batches per optimizer step or their schedule."""
         batches = self.data.epoch_length(self.trainer.limit_train_batches)
-        return {"per_epoch": batches, "every": self.trainer.accumulate_grad_batches}
+        return {"per_epoch": batches, "every": accumulation_of(self.trainer)}
 
     def _begin_whole_epochs(self, checkpoint: dict[str, Any]) -> None:
         """Start a new epoch if the checkpoint has a different number of batches or optimizer steps per epoch.

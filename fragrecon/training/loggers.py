@@ -1,13 +1,14 @@
-"""Loggers: Weights & Biases and TensorBoard, with metrics, example pictures and embeddings."""
+"""Loggers: Weights & Biases, TensorBoard, MLflow, with pictures and embeddings; what callbacks log, for metrics.csv."""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,7 @@ from fragrecon.config.schema import model_name
 from fragrecon.config.types import Whole
 from fragrecon.errors import ConfigError
 from fragrecon.report.figures.monitoring import LabelledEmbeddings
+from fragrecon.runs.write import WANDB_ID
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +39,48 @@ LAST_UPLOAD = 120
 """Maximum seconds for the upload at the end of a run; ``wandb sync`` uploads the rest."""
 
 
+class Csv(Logger):
+    """Keeps what callbacks log for ``metrics.csv``, which has a row per epoch whatever the loggers are.
+
+    `fragrecon.training.callbacks.EpochRows` writes it. Of a value that is logged several times in an epoch, such as the
+    learning rate of each step, the row has the last.
+
+    Args:
+        folder: folder of the run.
+
+    Attributes:
+        latest: last value of each name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.latest: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.latest.update(metrics)
+
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """Do nothing: ``config.yaml`` has the settings."""
+
+
 class Wandb(WandbLogger):
     """Weights & Biases, which continues offline if its server does not answer or no user is logged in.
 
-    All jobs of a sweep write to the folder of the sweep, so that ``wandb leet`` shows them together.
+    All jobs of a sweep write to the folder of the sweep, so that ``wandb leet`` shows them together. The id of a run is
+    random and saved in its folder, so that a run that is moved and resumed stays one run.
 
     Args:
         folder: folder of the run.
@@ -72,7 +112,7 @@ class Wandb(WandbLogger):
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         place, sweep_name = sweep or (folder, None)
         super().__init__(
-            id=files.digest(str(folder.absolute()))[:12],  # so that a resumed run keeps its id
+            id=run_id(folder),
             resume="allow",
             name=name or folder.name,
             save_dir=place,
@@ -135,6 +175,21 @@ class Wandb(WandbLogger):
             self.log_table("embeddings", columns, [[*row, *numbers] for *row, numbers in rows], step=step)
 
 
+def run_id(folder: Path) -> str:
+    """Return the id of a run at Weights & Biases: the one kept in its folder, or else a new one, which is kept.
+
+    In a run that the agent of a W&B sweep started, the new id is the one that the agent gives it.
+    """
+    path = folder / WANDB_ID
+    if path.is_file():
+        return path.read_text().strip()
+    given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    identifier = given or secrets.token_hex(6)
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        files.write_text(path, identifier + "\n")
+    return identifier
+
+
 @contextmanager
 def _staging(folder: Path) -> Iterator[None]:
     """Set W&B's staging folder, unless the user has set one; its default is in the home directory."""
@@ -193,15 +248,14 @@ class TensorBoard(TensorBoardLogger):
 @contextmanager
 def ending(loggers: Sequence[Logger]) -> Iterator[None]:
     """Start loggers, and close them at the end of the block; if the block fails, they are closed as failed."""
-    ours = [logger for logger in loggers if isinstance(logger, (Wandb, TensorBoard))]
     succeeded = False
     try:
-        for logger in ours:
-            logger.experiment  # noqa: B018 - starts the logger, so that a failure from here on is logged
+        for logger in loggers:
+            getattr(logger, "experiment", None)  # starts the logger, so that a failure from here on is logged
         yield
         succeeded = True
     finally:
-        for logger in ours:
+        for logger in loggers:
             logger.finalize("success" if succeeded else "failed")
             if isinstance(logger, Wandb) and logger._experiment is not None:
                 logger._experiment.finish(exit_code=0 if succeeded else 1)  # the next job of a sweep starts its own

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.config.types import Fraction
+from fragrecon.data.batches import steps_per_epoch
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
 
@@ -46,8 +47,9 @@ def make_scheduler(config: Config, data: FragmentData, optimizer: Optimizer, pas
         return None
     trainer = config.trainer
     # Lightning takes an optimizer step after the last batch of an epoch, even if fewer gradients are accumulated.
-    batches, epochs = data.epoch_length(trainer.limit_train_batches), config.max_epochs - data.start.epoch
-    steps = data.start.step + -(-batches // trainer.accumulate_grad_batches) * epochs
+    batches, accumulation = data.epoch_length(trainer.limit_train_batches), trainer.accumulate_grad_batches
+    epochs = range(data.start.epoch, config.max_epochs)
+    steps = data.start.step + sum(steps_per_epoch(batches, accumulation, epoch) for epoch in epochs)
     if trainer.max_steps >= 0:
         steps = min(steps, trainer.max_steps) if steps > 0 else trainer.max_steps
     mode = config.selection.mode

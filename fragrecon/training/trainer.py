@@ -25,12 +25,13 @@ from fragrecon.runs.sweeps import note, sweep_of
 from fragrecon.runs.write import Record
 from fragrecon.training.callbacks import Pictures, training_callbacks
 from fragrecon.training.learner import Learner
+from fragrecon.training.loggers import Csv
 from fragrecon.training.processes import report_ready, started_from
 
 log = logging.getLogger(__name__)
 
-OF_CALLBACKS = ("ema", "max_time")
-"""Keys of ``trainer`` that are settings of callbacks."""
+OF_CALLBACKS = ("ema", "max_time", "callbacks", "accumulate_grad_batches", "profiler", "checkpoint_every_n_steps")
+"""Keys of ``trainer`` that are not passed to Lightning as they are."""
 
 EXPECTED_WARNINGS = (
     # A resumed run has a checkpoint folder, continues within an epoch, and keeps its means.
@@ -56,13 +57,12 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
         ConfigError: Lightning or the logger rejects a setting.
     """
     _quieten()
-    sweep = sweep_of(record.folder)
-    facts = {"folder": record.folder, "config": config.to_dict()}
-    facts["sweep"] = (sweep, note(sweep)["name"]) if sweep else None
-    logger = None if config.logger["_target_"] is None else build(config.logger, "logger", Logger, **facts)
+    loggers = make_loggers(config, record)
     callbacks = training_callbacks(config, record)
-    if isinstance(logger, PictureLogger):
-        callbacks.append(Pictures(logger))
+    callbacks += [Pictures(logger) for logger in loggers if isinstance(logger, PictureLogger)]
+    every, profiler = config.trainer.accumulate_grad_batches, config.trainer.profiler
+    if profiler:  # which prints by its logger
+        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     interactive = config.trainer.enable_progress_bar
     if interactive is None:
         interactive = sys.stdout.isatty()
@@ -70,6 +70,7 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
         callbacks += [RichProgressBar(), RichModelSummary()]
     settings = {key: value for key, value in asdict(config.trainer).items() if key not in OF_CALLBACKS} | {
         "max_epochs": config.max_epochs,
+        "accumulate_grad_batches": every if isinstance(every, int) else 1,  # otherwise by a callback
         "precision": hardware.precision_of(config.trainer),
         "enable_progress_bar": interactive,
         "enable_model_summary": interactive,
@@ -77,13 +78,36 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
     try:
         return pl.Trainer(
             **settings,
-            logger=logger or False,
+            logger=loggers or False,
+            profiler=profiler,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=record.folder,
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {error}") from error
+
+
+def make_loggers(config: Config, record: Record) -> list[Logger]:
+    """Build the loggers of a run; with ``trainer.fast_dev_run``, which logs nothing, only the one without files.
+
+    Raises:
+        ConfigError: a node is no logger, or a logger rejects a setting.
+    """
+    if config.trainer.fast_dev_run:
+        return [Csv(record.folder)]
+    sweep, found = sweep_of(record.folder), []
+    for name, node in config.logger.items():
+        logger = build(
+            node,
+            f"logger.{name}",
+            Logger,
+            folder=record.folder,
+            config=config.to_dict(),
+            sweep=(sweep, note(sweep)["name"]) if sweep else None,
+        )
+        found.append(logger)
+    return found
 
 
 def _quieten() -> None:
@@ -101,6 +125,7 @@ def fit(trainer: pl.Trainer, learner: Learner, record: Record) -> None:
     Raises:
         SystemExit: training was stopped by SIGTERM.
         KeyboardInterrupt: training was stopped by Ctrl-C.
+        ConfigError: a callback rejects the settings of the trainer.
     """
     last = record.last_checkpoint
     if last:
@@ -112,6 +137,8 @@ def fit(trainer: pl.Trainer, learner: Learner, record: Record) -> None:
     except SIGTERMException as stop:
         log.warning("stopped by SIGTERM; resume with: python -m fragrecon.run %s", typed("resume", record.folder))
         raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own exit code would be 0
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {error}") from error
     except SystemExit as stop:
         if trainer.interrupted:  # how Lightning ends on Ctrl-C
             raise KeyboardInterrupt from stop

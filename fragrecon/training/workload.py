@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fragrecon import machine as hardware
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config, class_name
+from fragrecon.data.batches import batches_per_step
 from fragrecon.data.puzzles import FragmentBatch, make_batch
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.timing import Timing, operations, peak_memory, process_memory, time_of
@@ -60,7 +61,7 @@ class Workload:
         self.batch = random_batch(facts.fragment_shape, images, config.seed).to(self.device)
         self.batch.fragments = self.batch.fragments.to(parameters[0].dtype)
         self.generator = torch_generator(config.seed, "bench", device=self.device)
-        self.batches = int(trainer.accumulate_grad_batches)
+        self.batches = batches_per_step(trainer.accumulate_grad_batches, 0)
         clip = trainer.gradient_clip_val
         by = "clip_val" if trainer.gradient_clip_algorithm == "value" else "max_norm"
         self.clip = {by: clip} if clip else {}

@@ -129,6 +129,9 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     *((f"trainer.{key}", -2, ()) for key in ("num_sanity_val_steps", "fast_dev_run", "gradient_clip_val")),
     ("trainer.devices", [-1], ()),
     *(("trainer.max_time", value, ()) for value in ("soon", "30:00", "00:00:00:00", "00:00:30:00s", 1800)),
+    *(("trainer.accumulate_grad_batches", value, ()) for value in ({}, {0: 0}, {-1: 2}, {"first": 2})),
+    *(("trainer.profiler", value, ()) for value in ("fast", True)),
+    *(("trainer.callbacks", value, ()) for value in (["a.B"], {"mine": "a.B"})),
     *(("trainer.ema", value, ()) for value in (0, 1, -0.1, 1.5, math.nan, True)),
     ("trainer.check_val_every_n_epoch", 0, ()),
     ("trainer.limit_val_batches", -0.5, ()),
@@ -138,7 +141,7 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     *(("selection.min_delta", value, ()) for value in ("small", False, -0.1)),
     ("selection.mode", "most", ()),
     ("selection.patience", -1, ()),
-    ("checkpoint.every_n_steps", 0, ()),
+    ("trainer.checkpoint_every_n_steps", 0, ()),
     ("compute.compile", "max", ()),
     *(("evaluation", value, ()) for value in (None, [3])),
     *((f"evaluation.{key}", -1, ()) for key in ("puzzles", "train_puzzles", "seed")),
@@ -269,6 +272,7 @@ def test_the_hash_depends_on_all_keys_but_inert_ones() -> None:
         ("objective._target_", "fragrecon.objectives.cross_entropy.CrossEntropy"),
         ("optimizer.lr", 0.1),
         ("trainer.max_epochs", 3),
+        ("trainer.callbacks", {"mine": {"_target_": "mine.Mine"}}),
         ("evaluation.seed", 1),
         ("selection.patience", 3),
     ):
@@ -276,9 +280,10 @@ def test_the_hash_depends_on_all_keys_but_inert_ones() -> None:
         assert not saved.is_inert(key)
     inert: list[tuple[str, Any]] = [
         ("resume", "some/run"),
-        ("logger", {"_target_": "fragrecon.training.loggers.Wandb"}),
+        ("logger", {"wandb": {"_target_": "fragrecon.training.loggers.Wandb"}}),
+        ("trainer.profiler", "simple"),
         ("sweep.name", "another"),
-        ("checkpoint.every_n_steps", 7),
+        ("trainer.checkpoint_every_n_steps", 7),
         ("data.cache_dir", "/some/where"),
         ("trainer.enable_progress_bar", False),
     ]
@@ -518,7 +523,7 @@ def test_only_what_is_given_changes() -> None:
         (READ, ("data.augment={hue:0.1}",), {"data.augment.hue"}),
         (READ, ("data.reader.train_images=99",), {"data.reader.train_images"}),
     ):
-        expected = {*found, "resume"} if command == ("resume=x",) else {*found, "mode", "run"}
+        expected = {*found, "resume"} if command == ("resume=x",) else {*found, "mode", "run", "checkpoint"}
         assert differences(composed(*SAVED).to_dict(), later(SAVED, *command, *given).to_dict()) == expected, given
 
 
@@ -624,7 +629,7 @@ def without_settings(target: Callable[..., Any], node: dict[str, Any]) -> set[st
 )
 def test_every_key_beside_a_target_is_an_argument_of_it(group: str, name: str) -> None:
     section = composed(f"{group}={name}", *needed(group, name)).to_dict()[group]
-    node = section["reader"] if group == "data" else section
+    node = {"data": lambda: section["reader"], "logger": lambda: section[name]}.get(group, lambda: section)()
     if node["_target_"] is not None:
         kinds: dict[str, Any] = {"data": Reader, "logger": Logger, "scheduler": LRScheduler, "optimizer": Optimizer}
         assert without_settings(resolve(node["_target_"], group, kinds[group]), node) == set()
@@ -644,14 +649,13 @@ def test_every_group_is_a_section_of_the_config() -> None:
 # What a Trainer takes that is not for a config: the job sets it, or has no use for it.
 SET_BY_THE_JOB = {"logger", "callbacks", "plugins", "default_root_dir", "enable_model_summary"}
 NOT_USED = {
-    "enable_checkpointing",  # what is written when is in `checkpoint` and `selection`
+    "enable_checkpointing",  # what is written when is in `selection`
     "use_distributed_sampler",  # batches are functions of their number and the rank
     "reload_dataloaders_every_n_epochs",
     "overfit_batches",
     "limit_test_batches",  # `evaluation.puzzles` says how many
     "limit_predict_batches",
     "barebones",
-    "log_every_n_steps",  # figures are logged once an epoch
     "model_registry",
     "enable_autolog_hparams",
 }
@@ -659,9 +663,9 @@ NOT_USED = {
 
 def test_the_trainers_config_has_every_argument_of_lightning_but_those_of_the_job() -> None:
     known = set(inspect.signature(pl.Trainer).parameters)
-    keys = set(read("trainer", "base")) - {"ema"}  # a callback of its own
+    keys = set(read("trainer", "base")) - {"ema", "checkpoint_every_n_steps"}  # of callbacks
     assert keys <= known
-    assert keys & (SET_BY_THE_JOB | NOT_USED) == set()
+    assert keys & (SET_BY_THE_JOB | NOT_USED) == {"callbacks"}  # to which the job adds its own
     assert known - keys - SET_BY_THE_JOB - NOT_USED == set()
 
 
@@ -672,6 +676,7 @@ def test_every_trainer_has_all_keys_of_the_base(name: str) -> None:
 
 def test_the_trainers_config_is_taken_by_lightning(tmp_path: Path) -> None:
     settings = asdict(composed().trainer) | {"precision": "32-true", "enable_progress_bar": False, "max_epochs": 3}
-    del settings["ema"]
+    for name in ("ema", "checkpoint_every_n_steps", "callbacks"):
+        del settings[name]
     trainer = pl.Trainer(**settings, logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     assert trainer.max_epochs == 3

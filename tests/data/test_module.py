@@ -528,6 +528,7 @@ def trained(data: FragmentData, **facts: Any) -> FragmentData:
     """The data module under what it asks of a trainer."""
     values = {
         "accumulate_grad_batches": 1,
+        "callbacks": [],
         "limit_train_batches": 1.0,
         "global_step": 0,
         "global_rank": 0,

@@ -221,7 +221,7 @@ def test_a_process_that_dies_alone_fails_its_job_and_not_the_sweep(cli: Cli, tog
         "data.epochs=1",
         "evaluation.puzzles=0",
     ]
-    line += ["checkpoint.every_n_steps=5"]
+    line += ["trainer.checkpoint_every_n_steps=5"]
     sizes = (4000, 4)  # long enough to be met at work, and then a short one
     folder = cli.home / "multirun" / "dying"
     first, second = (folder / job_folder([*line, f"data.batches_per_epoch={size}"]) for size in sizes)

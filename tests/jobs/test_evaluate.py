@@ -109,7 +109,7 @@ def test_a_run_that_is_half_written_or_damaged_is_refused(tmp_path: Path, cache:
         with pytest.raises(RunError, match="checkpoint" if name == "checkpoints" else re.escape(name)):
             job(tmp_path / f"run {name}", cache, "mode=evaluate", f"run={half}")
         assert status(tmp_path / f"run {name}")["status"] == "failed"
-    best = load_run(finished).best_checkpoint.relative_to(finished)
+    best = load_run(finished).checkpoint.relative_to(finished)
     for number, path in enumerate((Path("config.yaml"), Path("status.json"), best)):
         half = tmp_path / f"damaged {number}"
         shutil.copytree(finished, half)

@@ -75,7 +75,7 @@ def test_whole_images_are_trained_on_and_scored(masked: Path) -> None:
     drawn = {"masked", "curves", "scores", "attention", *(["descent"] if name == "energy_transformer" else [])}
     assert {f"figures/{figure}.png" for figure in drawn} == set(names(folder, "figures/*.png"))
     run = load_run(folder)
-    assert run.best_checkpoint.name.startswith(f"best-epoch={int(np.argmin(losses))}-val_loss=")
+    assert run.checkpoint.name.startswith(f"best-epoch={int(np.argmin(losses))}-val_loss=")
     minus = run.scores["model/masked_psnr"] - run.scores["bilinear/masked_psnr"]
     assert found["model_minus"]["bilinear"]["masked_psnr"]["mean"] == pytest.approx(minus.mean())
 
@@ -184,7 +184,7 @@ def test_recipes_of_masked_fragments_are_clustered_with_nothing_hidden(tmp_path:
     run = load_run(tmp_path / "run")
     assert run.model.patches.count == 16  # type: ignore[union-attr]
     assert {"kmeans_ari", "mean_clustering_score", "masked_psnr"} <= set(run.metrics["scores"]["model"])
-    assert run.best_checkpoint.name.startswith("best-epoch=0-val_mean_clustering_score=")
+    assert run.checkpoint.name.startswith("best-epoch=0-val_mean_clustering_score=")
 
 
 def test_the_published_recipe_says_what_was_published() -> None:

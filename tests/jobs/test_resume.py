@@ -45,7 +45,7 @@ LONG = (
     "scheduler=plateau",
     "scheduler.patience=0",
     "data.batches_per_epoch=30",
-    "checkpoint.every_n_steps=5",
+    "trainer.checkpoint_every_n_steps=5",
     "evaluation.puzzles=20",
 )
 
@@ -109,7 +109,7 @@ SHORT = (
     "data.images_per_puzzle=4",
     "data.batches_per_epoch=4",
     "evaluation.puzzles=2",
-    "checkpoint.every_n_steps=1",
+    "trainer.checkpoint_every_n_steps=1",
 )
 PLATEAU = (*SHORT, "scheduler=plateau", "scheduler.patience=0")
 UNSCORED = "evaluation.puzzles=0"  # nothing comes after training
@@ -124,7 +124,16 @@ AVERAGING = (
     "trainer.ema=0.9",
 )
 
-
+ACCUMULATING = (
+    *SHORT,
+    UNSCORED,
+    "data.batches_per_epoch=5",
+    "evaluation.validation_puzzles=2",
+    "scheduler=cosine",
+    "trainer.accumulate_grad_batches={0: 3, 1: 2}",
+    "+trainer.callbacks.rates._target_=lightning.pytorch.callbacks.LearningRateMonitor",
+    "trainer.log_every_n_steps=1",
+)
 SOLVING = (
     *(line for line in SHORT if line != "model=linear"),
     UNSCORED,
@@ -212,7 +221,9 @@ def test_a_kill_before_any_file_is_written_changes_nothing(
     assert unreadable == [1, 2, 3], "only a run without its config and status cannot be resumed"
 
 
-@pytest.mark.parametrize("line", [(*PLATEAU, UNSCORED), AVERAGING], ids=["plateau", "averaging"])
+@pytest.mark.parametrize(
+    "line", [(*PLATEAU, UNSCORED), AVERAGING, ACCUMULATING], ids=["plateau", "averaging", "accumulating"]
+)
 def test_a_sigterm_at_any_moment_of_training_changes_nothing(
     tmp_path: Path, cache: Path, terms: Moments, line: tuple[str, ...]
 ) -> None:

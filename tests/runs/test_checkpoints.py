@@ -234,7 +234,7 @@ def test_a_training_keeps_its_best_and_its_last_checkpoint(run: Path) -> None:
     assert names == ["best-epoch=1-val_mean_clustering_score=0.3000.ckpt", "last.ckpt"]
     assert load_checkpoint(run / "checkpoints" / names[0])["epoch"] == 1
     assert load_checkpoint(run / "checkpoints" / "last.ckpt")["epoch"] == 2
-    assert load_run(run).best_checkpoint.name == names[0]
+    assert load_run(run).checkpoint.name == names[0]
 
 
 @pytest.mark.parametrize(

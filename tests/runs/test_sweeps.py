@@ -120,7 +120,7 @@ def test_jobs_with_similar_overrides_have_different_names(first: list[str], seco
 
 @given(OVERRIDES)
 def test_inert_keys_are_not_part_of_a_name(values: dict[str, str]) -> None:
-    inert = ["sweep.name=x", "sweep.dir=y", "logger=wandb", "logger.offline=true", "data.cache_dir=/tmp/c"]
+    inert = ["sweep.name=x", "sweep.dir=y", "logger=wandb", "logger.wandb.offline=true", "data.cache_dir=/tmp/c"]
     hydras = ["hydra.launcher.n_jobs=4", "trainer.enable_progress_bar=false"]
     assert job_folder([*inert, *given_as(values), *hydras]) == job_folder(given_as(values))
 
@@ -409,7 +409,7 @@ def test_values_of_the_wrong_kind_fail_their_own_jobs(cli: Cli) -> None:
 # Stopped sweeps -------------------------------------------------------------------------------------------------------
 
 # Nothing is scored at the end, so that the signals arrive during training.
-LONG = (*LINE, "data.batches_per_epoch=30", "checkpoint.every_n_steps=5", "evaluation.puzzles=0")
+LONG = (*LINE, "data.batches_per_epoch=30", "trainer.checkpoint_every_n_steps=5", "evaluation.puzzles=0")
 
 
 @pytest.fixture(scope="module")

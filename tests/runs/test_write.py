@@ -391,7 +391,7 @@ def test_a_finished_run_opens(finished: Path, config: Config) -> None:
 
 def test_the_best_checkpoint_is_preferred_to_the_last_and_of_two_the_newer(finished: Path, config: Config) -> None:
     folder = finished / "checkpoints"
-    assert load_run(finished).best_checkpoint.name == "last.ckpt"
+    assert load_run(finished).checkpoint.name == "last.ckpt"
     weights = {}
     for age, name in (
         (300, "best-epoch=9-x=0.9.ckpt"),
@@ -400,7 +400,7 @@ def test_the_best_checkpoint_is_preferred_to_the_last_and_of_two_the_newer(finis
     ):
         weights[name] = save_checkpoint(folder / name, config, age / 100)
         os.utime(folder / name, (2e9 - age, 2e9 - age))
-    assert load_run(finished).best_checkpoint.name == "best-epoch=10-x=0.2.ckpt"
+    assert load_run(finished).checkpoint.name == "best-epoch=10-x=0.2.ckpt"
     assert_weights(load_run(finished), weights["best-epoch=10-x=0.2.ckpt"])
     given = load_run(finished).load_model(folder / "best-epoch=9-x=0.9.ckpt").state_dict()
     assert all(torch.equal(given[key], value) for key, value in weights["best-epoch=9-x=0.9.ckpt"].items())
@@ -427,4 +427,4 @@ def test_a_run_that_ended_early_says_how_to_end_it(config: Config, tmp_path: Pat
     with pytest.raises(RunError, match=r"metrics\.json.* running; resume="):
         _ = run.metrics
     with pytest.raises(RunError, match=r"resume="):
-        _ = run.best_checkpoint
+        _ = run.checkpoint

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,9 +23,11 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.report.figures.monitoring import LabelledEmbeddings, embedded, pictures_of
+from fragrecon.run import compose
 from fragrecon.runs.read import load_run
 from fragrecon.training import loggers
 from tests.cli import (
+    ROOT,
     SMALL,
     Cli,
     assert_same_run,
@@ -41,7 +44,7 @@ from tests.cli import (
 
 pytestmark = pytest.mark.timeout(180)
 LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4")
-OFFLINE = ("logger=wandb", "logger.offline=true")
+OFFLINE = ("logger=wandb", "logger.wandb.offline=true")
 KEY = "0123456789abcdef" * 2 + "01234567"
 Record = dict[str, Any]
 
@@ -206,14 +209,19 @@ def test_numbers_are_the_same_without_a_logger_and_go_to_metrics_csv_only(
 
 def test_pictures_can_be_disabled(tmp_path: Path, cache: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    line = ["logger=tensorboard", "logger.pictures_every_n_epochs=0", "trainer.max_epochs=1", "evaluation.puzzles=0"]
+    line = [
+        "logger=tensorboard",
+        "logger.tensorboard.pictures_every_n_epochs=0",
+        "trainer.max_epochs=1",
+        "evaluation.puzzles=0",
+    ]
     job(tmp_path / "run", cache, *LINE, *line)
     found = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     found.Reload()
     assert found.Tags()["images"] == []
     assert (tmp_path / "run" / "tensorboard" / "projector_config.pbtxt").is_file()  # also where nothing is scored
-    with pytest.raises(ConfigError, match=r"logger\.pictures_every_n_epochs=-1"):
-        job(tmp_path / "negative", cache, *LINE, "logger=tensorboard", "logger.pictures_every_n_epochs=-1")
+    with pytest.raises(ConfigError, match=r"logger\.tensorboard\.pictures_every_n_epochs=-1"):
+        job(tmp_path / "negative", cache, *LINE, "logger=tensorboard", "logger.tensorboard.pictures_every_n_epochs=-1")
 
 
 @pytest.mark.slow
@@ -244,7 +252,14 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The folder of a sweep of two jobs in one process, of which the second fails while it trains."""
     client = pytest.importorskip("wandb")
     cli = Cli(tmp_path_factory.mktemp("sweep"), cache)
-    line = [*LINE, *OFFLINE, "model=conv", "logger.tags=[small,test]", "sweep.name=rates", "optimizer.lr=0.001,1e30"]
+    line = [
+        *LINE,
+        *OFFLINE,
+        "model=conv",
+        "logger.wandb.tags=[small,test]",
+        "sweep.name=rates",
+        "optimizer.lr=0.001,1e30",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in places(cli.home / "home").items():
             patch.setenv(name, value)
@@ -353,9 +368,12 @@ def test_nothing_that_a_run_needs_is_left_in_the_home(sweep: Path, logged: Logge
     assert not [name for name in names(home) if "netrc" in name or name.startswith(("config/", "data/"))]
 
 
+MODEL = {"model": {"_target_": "fragrecon.models.pca.PCAAutoencoder"}}
+
+
 def begun(folder: Path, **settings: Any) -> loggers.Wandb:
     folder.mkdir()
-    return loggers.Wandb(folder, {"model": {"_target_": "fragrecon.models.pca.PCAAutoencoder"}}, **settings)
+    return loggers.Wandb(folder, MODEL, **settings)
 
 
 def test_a_run_outside_of_a_sweep_is_in_its_own_folder_with_its_own_name(tmp_path: Path, home: Path) -> None:
@@ -402,8 +420,55 @@ def test_a_resumed_run_keeps_its_id(tmp_path: Path, cache: Path, home: Path) -> 
     job(tmp_path / "run", cache, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
     first, second = (records(folder) for folder in wandb_runs(tmp_path / "run"))
     assert one(first, "run")["run_id"] == one(second, "run")["run_id"]
+    names_of = [folder.name for folder in wandb_runs(tmp_path / "run")]
+    assert {name.rpartition("-")[2] for name in names_of} == {one(first, "run")["run_id"]}
     assert [step for step, _ in history(first, "pictures/puzzle")] == [4]
     assert [step for step, _ in history(second, "pictures/puzzle")] == [8]
+
+
+def test_the_id_is_random_and_moves_with_the_run(tmp_path: Path, home: Path) -> None:
+    ids = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        with loggers.ending([begun(tmp_path / place / "run", offline=True)]):
+            pass
+        (folder,) = wandb_runs(tmp_path / place / "run")
+        ids.append(str(one(records(folder), "run")["run_id"]))
+        shutil.rmtree(tmp_path / place / "run" / "wandb")
+    assert len(set(ids)) == 2
+    moved = (tmp_path / "here" / "run").rename(tmp_path / "moved")
+    logger = loggers.Wandb(moved, MODEL, offline=True)
+    with loggers.ending([logger]):
+        (folder,) = wandb_runs(moved)
+        assert folder.name.endswith(f"-{ids[0]}")
+
+
+def test_the_agent_of_a_sweep_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    assert loggers.run_id(tmp_path) != "given"  # without a sweep, all jobs of a process would share it
+    (tmp_path / "agent").mkdir()
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    assert loggers.run_id(tmp_path / "agent") == "given"
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
+    assert loggers.run_id(tmp_path / "agent") == "given"
+
+
+def test_the_command_of_an_agent_is_a_command_of_this_package() -> None:
+    """By the functions of the client that fill in the template."""
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    template = yaml.safe_load((ROOT / "experiments" / "wandb_sweep.yaml").read_text())
+    drawn = {"model": "linear", "model.latent_dim": 64, "optimizer.lr": 0.00123}
+    assert drawn.keys() == template["parameters"].keys()
+    filled = utils.create_sweep_command_args({"args": {key: {"value": value} for key, value in drawn.items()}})
+    macros = {"${env}": ["/usr/bin/env"], "${program}": [template["program"]]}
+    macros["${args_no_hyphens}"] = filled["args_no_hyphens"]
+    line = [word for part in template["command"] for word in macros.get(part, [part])]
+    assert line[:4] == ["/usr/bin/env", "python", "-m", "fragrecon.run"]
+    config = compose(line[4:])
+    assert list(config.logger) == ["wandb"]
+    assert config.model["_target_"] == "fragrecon.models.linear.LinearAutoencoder"
+    assert (config.model["latent_dim"], config.optimizer["lr"]) == (64, 0.00123)
+    assert template["metric"] == {"name": config.selection.monitor, "goal": f"{config.selection.mode}imize"}
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,12 @@ def of_sweep(board: Leaderboard, runs: Mapping[str, Run], folder: Path) -> dict[
         "caption": caption(board),
         "troubles": troubles(board),
         "curves": curves.of_sweep(board, runs),
+        "search": saved_figures.of_search(folder),
         "filled": saved_figures.of_sweep({name: run for name, run in named.items() if run.folder.name in first}, MOST),
         "filled_caption": saved_figures.CAPTIONS["masked"],
         "puzzles": _puzzles(dict(islice(named.items(), SOLVERS))),
         "failed": sum(len(row.failures) for row in board.rows),
+        "pruned": sum(len(row.pruned) for row in board.rows),
         "unfinished": sum(len(row.unfinished) for row in board.rows),
         "done": len(jobs),
     }

@@ -57,6 +57,9 @@ CAPTIONS = {
     "projection_umap": "Test images, placed by UMAP of their embeddings.",
     "scores": "Distribution of each method's scores over the test puzzles.",
     "curves": "Training and validation metrics by epoch; a line marks the selected epoch.",
+    "search_history": "Best validation score of each trial; of a pruned trial, its last score.",
+    "search_importance": "Share of the variance of the scores that each parameter explains (fANOVA).",
+    "search_parameters": "Scores of all trials by parameter.",
     "robustness": "Scores under harder conditions, with 95% intervals.",
 }
 """Captions by file name; a figure without one is shown without a caption."""
@@ -77,6 +80,12 @@ def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
     filled, others = [name for name in FILLED if name in found], [name for name in found if name not in FILLED]
     first, rest = (_pictures({label(name): found[name] for name in part}) for part in (filled, others))
     return first, rest
+
+
+def of_search(folder: Path) -> list[Picture]:
+    """Return the figures of a search, from the folder of its sweep."""
+    found = sorted((folder / FIGURES).glob("search_*.png"))
+    return [Picture(label(path.stem), picture(path), CAPTIONS.get(path.stem, "")) for path in found]
 
 
 def of_sweep(runs: Mapping[str, Run], most: int) -> list[Picture]:
