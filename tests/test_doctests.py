@@ -13,7 +13,7 @@ import fragrecon.objectives
 import fragrecon.reassembly
 
 MODULES = [
-    *(f"fragrecon.{name}" for name in ("seams", "seeds", "data.adjacency", "data.puzzles")),
+    *(f"fragrecon.{name}" for name in ("seams", "seeds", "data.adjacency", "data.puzzles", "models.encoder")),
     *(
         module.name
         for package in (fragrecon.clustering, fragrecon.objectives, fragrecon.reassembly)
