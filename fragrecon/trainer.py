@@ -97,7 +97,6 @@ def _given(data: ImageDataset, test: ImageDataset | None) -> list[str]:
         "data.name=given",
         f"data.reader._target_={name}",
         "~data.reader.dataset",
-        "~data.reader.test",
         f"+data.reader.key={reader.key}",
         f"data.image_size=[{height},{width}]",
         f"data.channels={channels}",

@@ -13,7 +13,10 @@ import fragrecon.objectives
 import fragrecon.reassembly
 
 MODULES = [
-    *(f"fragrecon.{name}" for name in ("seams", "seeds", "data.adjacency", "data.puzzles", "evaluation.matching")),
+    *(
+        f"fragrecon.{name}"
+        for name in ("seams", "seeds", "data.adjacency", "data.puzzles", "evaluation.matching", "models.encoder")
+    ),
     *(
         module.name
         for package in (fragrecon.clustering, fragrecon.objectives, fragrecon.reassembly)

@@ -98,15 +98,27 @@ def test_the_run_is_evaluated_and_loaded_by_other_processes(cli: Cli, trained: P
     assert done.stdout.strip() == "puzzlings.model"
 
 
-@pytest.mark.parametrize("launcher", ["basic", "cores"])
-def test_it_can_be_swept(cli: Cli, place: dict[str, str], launcher: str) -> None:
-    if launcher == "cores":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+@pytest.mark.parametrize(
+    ("launcher", "plugin"),
+    [("basic", None), ("cores", "joblib"), ("local_queue", "submitit"), ("ray_cluster", "ray")],
+)
+def test_it_can_be_swept(cli: Cli, place: dict[str, str], launcher: str, plugin: str | None) -> None:
+    if plugin:
+        pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
     line = [*THEIRS, "evaluation.puzzles=0"]
     cli.run("-m", *line, "model.latent_dim=4,8", f"hydra/launcher={launcher}", f"sweep.name={launcher}", **place).ok()
     jobs = [cli.home / "multirun" / launcher / job_folder([*line, f"model.latent_dim={size}"]) for size in (4, 8)]
     assert [status(job)["status"] for job in jobs] == ["done", "done"]
     assert [load_run(job).config.model["latent_dim"] for job in jobs] == [4, 8]
+
+
+def test_an_own_objective_is_a_term_of_a_sum(place: dict[str, str], tmp_path: Path, cache: Path) -> None:
+    cli = Cli(tmp_path, cache)
+    term = ["objective=combined", "+objective.terms.near={_target_: puzzlings.objective.Variance, weight: 0.5}"]
+    weights = ["+objective.weights.near=2", "objective.weights.vae=0"]
+    cli.run(*THEIRS, *term, *weights, "evaluation.puzzles=0", "hydra.run.dir=run", **place).ok()
+    epoch = load_run(tmp_path / "run").epochs[0]
+    assert float(epoch["train/loss"]) == pytest.approx(2 * float(epoch["train/near_loss"]), rel=1e-4)
 
 
 def test_two_processes_train_a_class_that_is_in_the_working_folder_only(tmp_path: Path, cache: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_config_names_the_class_and_its_arguments(tmp_path: Path) -> None:
         [
             "data=dataset",
             f"data.reader.dataset._target_={__name__}.Shapes",
-            f"data.reader.test={node}",
+            f"+data.reader.test={node}",
             "data.root=somewhere",
             "data.image_size=[16,24]",
         ]
