@@ -118,7 +118,7 @@ def show(figure: Figure) -> None:
     display(Image(png.getvalue()))
 
 
-show(puzzle_figure(example.batch, example.groups, data.grid, f"grouped by KMeans on {type(model).__name__}"))
+show(puzzle_figure(example, f"grouped by KMeans on {type(model).__name__}"))
 
 # %% [markdown]
 # The same fragments laid out by t-SNE: where a model does well, fragments of an image lie side by side.

@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,12 +264,10 @@ def check_rebuilt(
     for row in found["fragments"]:
         if row["cell"] == row["cut_from"]:
             right[row["image"]][row["file"]].add(tuple(row["cell"]))
+    counts: list[Callable[[int, str], int]] = [lambda n, s: len(right[n][s]), lambda n, s: held[n, s]]
     taken = max(
         itertools.permutations(range(len(images))),
-        key=lambda order: [
-            sum(count(n, s) for n, s in zip(order, sources, strict=True))
-            for count in (lambda n, s: len(right[n][s]), lambda n, s: held[n, s])
-        ],
+        key=lambda order: [sum(count(n, s) for n, s in zip(order, sources, strict=True)) for count in counts],
     )
     wrong = 0
     for place, (number, source) in enumerate(zip(taken, sources, strict=True)):

@@ -28,7 +28,7 @@ TABLES = ("leaderboard.csv", "leaderboard.md")
 def made(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The folder of a sweep of two finished jobs and one that was refused; only to be read."""
     folder = tmp_path_factory.mktemp("report") / "sizes"
-    begin(folder, "sizes", 3, ["model.latent_dim=8,16,-1"])
+    begin(folder, "sizes", 3, ["model.latent_dim=8,16,-1"], ["model.latent_dim"])
     for size in (8, 16):
         job(folder / str(size), cache, *LINE, f"model.latent_dim={size}")
     with pytest.raises(ConfigError):
@@ -180,7 +180,7 @@ def test_damaged_examples_leave_the_figures_and_the_page(made: Path, sweep: Path
 
 
 def test_a_sweep_of_which_nothing_has_begun_is_an_empty_table(tmp_path: Path, cache: Path) -> None:
-    begin(tmp_path / "sweep", "nothing yet", 4, [])
+    begin(tmp_path / "sweep", "nothing yet", 4, [], [])
     job(tmp_path / "report", cache, "mode=report", f"sweep.dir={tmp_path / 'sweep'}")
     assert table(tmp_path / "sweep") == []
     assert "nothing yet" in (tmp_path / "sweep" / PAGE).read_text()

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import nn
 
 from fragrecon.errors import ConfigError
 from fragrecon.objectives.anti_correlation import AntiCorrelation
+from fragrecon.objectives.base import Objective
 from fragrecon.objectives.combined import Combined
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.objectives.vae import VAE
@@ -108,7 +111,7 @@ def test_what_cannot_be_combined_is_refused(overrides: list[str], words: list[st
 
 def test_what_is_no_objective_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"objective\.terms\.odd\._target_='torch\.nn\.ReLU' is not an objective"):
-        Combined({"odd": {"_target_": "torch.nn.ReLU"}}, {"odd": 1}, lambda node: nn.ReLU())
+        Combined({"odd": {"_target_": "torch.nn.ReLU"}}, {"odd": 1}, lambda node: cast(Objective, nn.ReLU()))
 
 
 def test_a_model_that_cannot_be_trained_for_a_term_is_refused_with_the_way_out() -> None:

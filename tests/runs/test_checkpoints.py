@@ -140,7 +140,7 @@ def test_no_flipped_bit_changes_what_is_loaded(io: AtomicCheckpointIO, tmp_path:
     path = tmp_path / "last.ckpt"
     io.save_checkpoint(CONTENTS, path)
     whole, refused = path.read_bytes(), 0
-    weights = CONTENTS["state_dict"]["weight"].numpy().tobytes()
+    weights = torch.arange(6.0).numpy().tobytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         try:

@@ -134,8 +134,8 @@ def test_a_link_that_leads_out_of_a_run_is_refused(folder: Path, tmp_path: Path,
     for read in (
         lambda: load_run(folder),
         lambda: Record(folder),
-        lambda: run_folder(str(folder), "", "train", "pca"),
-        lambda: sweeps.begin(folder.parent, "sweep", 1, []),
+        lambda: run_folder(str(folder), "", "train", "pca", None),
+        lambda: sweeps.begin(folder.parent, "sweep", 1, [], []),
     ):
         refusal(read, place)
     assert sorted(outside.rglob("*")) == before
@@ -242,7 +242,8 @@ def test_examples_without_what_is_read_are_refused(folder: Path, name: str, valu
 
 def test_scores_that_are_none_are_refused(folder: Path) -> None:
     for array in (np.array(["a"]), np.zeros((2, 2)), np.array([{}], object)):
-        np.savez(folder / "scores.npz", **{"model/kmeans_ari": array})
+        arrays: dict[str, Any] = {"model/kmeans_ari": array}
+        np.savez(folder / "scores.npz", **arrays)
         refusal(lambda: load_run(folder).scores, folder / "scores.npz")
 
 
@@ -315,7 +316,7 @@ EVIL = "\x1b]0;title\x07\x1b[2J\r=1+1\u202e"
 def test_text_of_a_sweep_does_not_steer_the_terminal(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweeps.begin(tmp_path, EVIL, 1, [])
+    sweeps.begin(tmp_path, EVIL, 1, [], [])
     changed(folder / "status.json", "status", value="failed")
     changed(folder / "status.json", "error", value=EVIL)
     (folder / "overrides.yaml").write_text(yaml.safe_dump(["model=pca", f"data.name={EVIL}"]))
@@ -336,7 +337,8 @@ def test_a_console_prints_escapes_of_text_but_its_own_styles(capsys: pytest.Capt
 
 def test_scores_of_another_number_of_puzzles_are_not_paired(folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(folder, tmp_path / "other")
-    np.savez(other / "scores.npz", **{"model/kmeans_ari": np.zeros(7), "raw_pixels/kmeans_ari": np.zeros(7)})
+    arrays: dict[str, Any] = {"model/kmeans_ari": np.zeros(7), "raw_pixels/kmeans_ari": np.zeros(7)}
+    np.savez(other / "scores.npz", **arrays)
     (other / "overrides.yaml").write_text("- model=pca\n- seed=1\n- data.epochs=2\n")
     assert len(leaderboard("", jobs_of(tmp_path)).rows) == 2
 
@@ -355,7 +357,9 @@ def mutations(draw: st.DrawFn) -> Callable[[bytes], bytes]:
     if draw(st.booleans()):
         random = draw(st.binary(max_size=200))
         return lambda content: random
-    changes = draw(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)), 1, 4))
+    changes = draw(
+        st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4)
+    )
 
     def mutate(content: bytes) -> bytes:
         for share, length, new in changes:
