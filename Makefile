@@ -8,7 +8,7 @@ DATA ?=
 MOSAIC := $(wildcard packages/fragrecon-mosaic/src/fragrecon_mosaic/model.safetensors)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast lint type format check bench bench-training ablations baselines tables clean
+.PHONY: help install run test test-fast faults lint type format check bench bench-training ablations baselines tables clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(VENV)/.installed-dev  ## the whole test suite
 
 test-fast: $(VENV)/.installed-dev  ## all tests except slow ones
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m 'not slow' $(ARGS)
+
+faults: $(VENV)/.installed-dev  ## test the faults that users meet, and print a table of the outcomes
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m fault -q $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff: rules and format
 	$(BIN)/ruff check .

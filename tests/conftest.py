@@ -22,11 +22,25 @@ WHOLE_JOBS = {"Cli", "job", "shared_run", "opened"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of whole jobs as slow; workers begin with the modules that have slow tests."""
     for item in items:
+        item.user_properties += [("fault", mark.args[0]) for mark in item.iter_markers("fault")]
         if isinstance(item, pytest.Function) and vars(item.module).keys() & WHOLE_JOBS:
             item.add_marker(pytest.mark.slow)
     if "PYTEST_XDIST_WORKER" in os.environ:  # so that none is left with a long module at the end
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print a table of the faults and their outcomes if only these were tested (``make faults``)."""
+    if config.getoption("markexpr") != "fault":
+        return
+    outcomes: dict[str, str] = {}
+    for outcome in ("passed", "skipped", "failed", "error"):  # the worst counts
+        for report in terminalreporter.getreports(outcome):
+            outcomes |= {str(case): outcome for name, case in report.user_properties if name == "fault"}
+    width = max(map(len, outcomes), default=0)
+    for case, outcome in sorted(outcomes.items()):
+        terminalreporter.write_line(f"{case:<{width}}  {outcome}")
 
 
 @pytest.fixture(scope="session")

@@ -124,6 +124,7 @@ def test_no_process_is_left_behind(together: Path) -> None:
     assert mentioning(str(together)) == []
 
 
+@pytest.mark.fault("two processes killed and resumed")
 def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: Path) -> None:
     folder = cli.home / "killed"
 
@@ -139,6 +140,7 @@ def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: 
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.fault("SIGTERM to one of two processes")
 def test_a_sigterm_to_one_process_stops_both_after_the_same_batch(cli: Cli, together: Path, rank: int) -> None:
     folder = cli.home / f"terminated-{rank}"
     line = [*LINE, EXACT, "trainer=ddp_cpu", "checkpoint.every_n_steps=1", f"hydra.run.dir={folder}"]
@@ -159,6 +161,7 @@ def test_a_sigterm_to_one_process_stops_both_after_the_same_batch(cli: Cli, toge
     assert_same_run(together, folder)
 
 
+@pytest.mark.fault("process that dies before training begins")
 def test_a_process_that_dies_before_training_is_named(cli: Cli) -> None:
     folder = cli.home / "stillborn"
     process = cli.start(*LINE, "trainer=ddp_cpu", f"hydra.run.dir={folder}")
@@ -177,6 +180,7 @@ def test_a_process_that_dies_before_training_is_named(cli: Cli) -> None:
         assert text in status(folder)["error"]
 
 
+@pytest.mark.fault("first process killed")
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     child = "from fragrecon.training.processes import end_with_parent as end; end(); import time; time.sleep(600)"
     parent = (
@@ -211,6 +215,7 @@ def test_a_sweep_of_runs_of_two_processes_gives_each_its_own_record(cli: Cli, to
     wait_until(lambda: not mentioning(str(cli.home)), timeout=60)
 
 
+@pytest.mark.fault("process that dies in training")
 def test_a_process_that_dies_alone_fails_its_job_and_not_the_sweep(cli: Cli, together: Path) -> None:
     """The second job also shows that two processes train in bfloat16."""
     line = [

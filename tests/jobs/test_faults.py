@@ -39,6 +39,7 @@ def limited(cli: Cli, kibibytes: int, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.fault("full disk in training, and resuming with room again")
 def test_a_run_on_a_full_disk_fails_in_one_line_and_resumes_once_there_is_room(cli: Cli) -> None:
     cli.run(*LINE, "hydra.run.dir=whole").ok()
     done = limited(cli, 200, *LINE, "hydra.run.dir=full")
@@ -54,12 +55,14 @@ def test_a_run_on_a_full_disk_fails_in_one_line_and_resumes_once_there_is_room(c
     assert_same_run(cli.home / "whole", cli.home / "full")
 
 
+@pytest.mark.fault("terminal with ASCII characters only")
 def test_a_terminal_without_the_characters_of_a_table_fails_no_run(cli: Cli) -> None:
     cli.run(*LINE, "hydra.run.dir=ascii", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0").ok()
     assert status(cli.home / "ascii")["status"] == "done"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "caf\udce9"])
+@pytest.mark.fault("folder of a run with a name that is too long or no UTF-8")
 def test_a_folder_with_an_impossible_name_is_refused(cli: Cli, name: str) -> None:
     before = sorted(cli.home.iterdir())
     assert cli.run(*LINE, f"hydra.run.dir={name}").refusal()
@@ -67,6 +70,7 @@ def test_a_folder_with_an_impossible_name_is_refused(cli: Cli, name: str) -> Non
 
 
 @pytest.mark.parametrize("line", ["model=pca,linear", "seed=0,1"])
+@pytest.mark.fault("several values without -m")
 def test_several_values_without_a_sweep_are_told_what_is_missing(cli: Cli, line: str) -> None:
     message = cli.run(line).refusal()
     assert line in message
@@ -74,12 +78,14 @@ def test_several_values_without_a_sweep_are_told_what_is_missing(cli: Cli, line:
 
 
 @pytest.mark.parametrize("part", ["reconstruction", "probe", "generation"])
+@pytest.mark.fault("evaluation without clustering selects by the validation loss")
 def test_what_clusters_nothing_selects_by_the_validation_loss(tmp_path: Path, cli: Cli, part: str) -> None:
     line = ["model=vae", f"evaluation={part}", "data.images_per_puzzle=1", "evaluation.puzzles=0", "data.epochs=1"]
     job(tmp_path, cli.cache, *SMALL, *line, "data.fragment_size=64", "trainer.limit_train_batches=2")
     assert list((tmp_path / "checkpoints").glob("best-*-val_loss=*.ckpt"))
 
 
+@pytest.mark.fault("status of a run on a full disk")
 def test_the_status_of_a_run_is_written_where_no_file_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record(tmp_path)
     record.enter("training")
@@ -93,6 +99,7 @@ def test_the_status_of_a_run_is_written_where_no_file_fits(tmp_path: Path, monke
     assert (found["status"], found["error"], found["stage"]) == ("failed", "full", "training")
 
 
+@pytest.mark.fault("checkpoint on a full disk or in a read-only folder")
 def test_a_checkpoint_that_does_not_fit_names_its_file(tmp_path: Path) -> None:
     """/dev/full behaves like a full disk."""
     with pytest.raises(Exception, match=r".") as caught, open("/dev/full", "wb") as file:  # noqa: PTH123

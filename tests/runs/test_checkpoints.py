@@ -128,6 +128,7 @@ KILLER = """
 
 
 @pytest.mark.slow
+@pytest.mark.fault("writer of a checkpoint killed")
 def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path / "last.ckpt"), str(ROUNDS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -136,6 +137,7 @@ def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.fault("flipped bit in a checkpoint")
 def test_no_flipped_bit_changes_what_is_loaded(io: AtomicCheckpointIO, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     io.save_checkpoint(CONTENTS, path)
@@ -153,6 +155,7 @@ def test_no_flipped_bit_changes_what_is_loaded(io: AtomicCheckpointIO, tmp_path:
 
 
 @pytest.mark.parametrize("how", ["torch", "pickle"])
+@pytest.mark.fault("checkpoint that holds code")
 def test_a_checkpoint_with_code_is_refused_and_the_code_not_run(
     how: str, io: AtomicCheckpointIO, tmp_path: Path
 ) -> None:
