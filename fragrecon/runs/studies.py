@@ -42,8 +42,8 @@ class Search:
     Attributes:
         trials: trials that have ended, in order.
         maximise: whether higher values are better.
-        importances: share of the variance of values that a parameter explains (fANOVA), largest first; empty if there
-            are too few trials.
+        importances: share of the decrease of variance at the splits of a random forest by parameter, largest first;
+            empty if there are too few trials.
     """
 
     trials: list[Trial]
@@ -74,10 +74,12 @@ def read_search(sweep: Path) -> Search | None:
     ended = [trial for trial in study.trials if trial.state.is_finished()]
     complete = [trial for trial in ended if trial.state == optuna.trial.TrialState.COMPLETE]
     varied = len({trial.value for trial in complete}) > 1
+    # The default evaluator of Optuna 2.10 fails with current versions of NumPy.
+    forest = optuna.importance.MeanDecreaseImpurityImportanceEvaluator(seed=0)
     return Search(
         [Trial(trial.number, trial.value, trial.state.name == "PRUNED", trial.params) for trial in ended],
         study.direction == optuna.study.StudyDirection.MAXIMIZE,
-        dict(optuna.importance.get_param_importances(study)) if varied else {},
+        dict(optuna.importance.get_param_importances(study, evaluator=forest)) if varied else {},
     )
 
 

@@ -57,7 +57,7 @@ def importance_figure(importances: dict[str, float]) -> Figure:
     """Plot the importance of each parameter as a bar.
 
     Args:
-        importances: share of the variance by parameter, largest first.
+        importances: importance by parameter, largest first.
 
     Returns:
         The figure.
@@ -66,7 +66,7 @@ def importance_figure(importances: dict[str, float]) -> Figure:
     axes = figure.subplots()
     axes.barh(list(importances), list(importances.values()), color="0.5")
     axes.invert_yaxis()
-    axes.set_xlabel("share of the variance", fontsize=8)
+    axes.set_xlabel("importance", fontsize=8)
     tidy(axes)
     return figure
 

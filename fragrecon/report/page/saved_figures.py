@@ -58,7 +58,7 @@ CAPTIONS = {
     "scores": "Distribution of each method's scores over the test puzzles.",
     "curves": "Training and validation metrics by epoch; a line marks the selected epoch.",
     "search_history": "Best validation score of each trial; of a pruned trial, its last score.",
-    "search_importance": "Share of the variance of the scores that each parameter explains (fANOVA).",
+    "search_importance": "Importance of the parameters for the scores, by the splits of a random forest.",
     "search_parameters": "Scores of all trials by parameter.",
     "robustness": "Scores under harder conditions, with 95% intervals.",
 }
