@@ -96,7 +96,8 @@ def score_best(
 ) -> dict[str, Any] | None:
     """Score the best checkpoint of a trained run, and log the scores and embeddings."""
     epochs = record.epochs
-    seconds["training"], step = (epochs[-1]["seconds"], int(epochs[-1]["step"])) if epochs else (0.0, 0)
+    last = epochs[-1] if epochs else {}
+    seconds["training"], step = last.get("seconds", 0.0), int(last.get("step", 0))
     loggers = [logger for logger in trainer.loggers if isinstance(logger, PictureLogger)]
     if not (config.evaluation.puzzles or loggers):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,14 @@ def restore(config: Config, checkpoint: Path) -> FragmentModel:
         RunError: the checkpoint is damaged, or its weights do not fit the model.
     """
     contents = load_checkpoint(checkpoint)
-    model = _new_model(config, Facts(**contents["facts"]))
+    facts = Facts(**contents["facts"])
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that weights are not copied
+            load_weights(_new_model(config, facts), checkpoint, contents)  # before memory for a larger model is taken
+    except RuntimeError as error:
+        raise RunError(f"the model of {checkpoint} cannot be built: {str(error).partition(chr(10))[0][:200]}") from None
+    model = _new_model(config, facts)
     load_weights(model, checkpoint, contents)
     return model.eval()
 

@@ -18,14 +18,20 @@ from fragrecon.config.schema import Config
 from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import RunError
 from fragrecon.run import compose
-from fragrecon.runs.checkpoints import AtomicCheckpointIO, load_checkpoint
+from fragrecon.runs.checkpoints import RESUMED, AtomicCheckpointIO, load_checkpoint
 from fragrecon.runs.modules import Facts, build_model
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import Record
 from fragrecon.training.callbacks import training_callbacks
 from fragrecon.training.learner import Learner
 
-CONTENTS = {"state_dict": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "facts": {"grid": [4, 4]}}
+FACTS = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
+CONTENTS: dict[str, Any] = {
+    "state_dict": {"weight": torch.arange(6.0).view(2, 3)},
+    "facts": FACTS,
+    **dict.fromkeys(RESUMED),
+    "epoch": 3,
+}
 ROUNDS = 5
 
 
@@ -47,7 +53,7 @@ def io() -> AtomicCheckpointIO:
 def assert_holds(contents: dict[str, Any]) -> None:
     assert contents.keys() == CONTENTS.keys()
     assert torch.equal(contents["state_dict"]["weight"], torch.arange(6.0).view(2, 3))
-    assert (contents["epoch"], contents["facts"]) == (3, {"grid": [4, 4]})
+    assert (contents["epoch"], contents["facts"]) == (3, FACTS)
 
 
 def test_what_is_saved_is_loaded(io: AtomicCheckpointIO, tmp_path: Path) -> None:
