@@ -109,6 +109,7 @@ KILLER = """
     torch.set_num_threads(1)
     path, io, random, torn = Path(sys.argv[1]), AtomicCheckpointIO(), random.Random(0), 0
     rounds = 0
+    facts = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
     while rounds < int(sys.argv[2]) or (not torn and rounds < 500):
         rounds += 1
         child = os.fork()
@@ -116,15 +117,17 @@ KILLER = """
             number = 0
             while True:
                 number += 1
-                io.save_checkpoint({"number": number, "weight": torch.full((1_000_000,), float(number))}, path)
+                weights = {"weight": torch.full((1_000_000,), float(number))}
+                io.save_checkpoint({"number": number, "state_dict": weights, "facts": facts}, path)
         while not path.exists():
             time.sleep(0.001)
         time.sleep(random.uniform(0.01, 0.1))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         contents = load_checkpoint(path)
-        assert contents["weight"].shape == (1_000_000,)
-        assert (contents["weight"] == contents["number"]).all()
+        weight = contents["state_dict"]["weight"]
+        assert weight.shape == (1_000_000,)
+        assert (weight == contents["number"]).all()
         torn += sum(1 for _ in path.parent.glob(".*.part"))
         for part in path.parent.glob(".*.part"):
             part.unlink()
