@@ -108,7 +108,8 @@ def score_best(
 ) -> dict[str, Any] | None:
     """Score the best checkpoint of a trained run, and log the scores and embeddings."""
     epochs = record.epochs
-    seconds["training"], step = (epochs[-1]["seconds"], int(epochs[-1]["step"])) if epochs else (0.0, 0)
+    last = epochs[-1] if epochs else {}
+    seconds["training"], step = last.get("seconds", 0.0), int(last.get("step", 0))
     shows = not config.trainer.fast_dev_run  # then Lightning replaces the loggers by one that does nothing
     loggers = [logger for logger in trainer.loggers if shows and isinstance(logger, PictureLogger)]
     if not (config.evaluation.puzzles or loggers):

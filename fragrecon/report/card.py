@@ -88,7 +88,7 @@ def _model(run: Run, model: FragmentModel) -> Iterator[str]:
     yield "## Model"
     yield _listed(
         [
-            f"{facts['parameters']:,} parameters; embeddings of {facts['latent_dim']} dimensions",
+            f"{facts['parameters']:,} parameters; embeddings of {facts.get('latent_dim')} dimensions",
             f"input: {size}, {channels} channel{'s' * (channels > 1)}, in [0, 1]",
             "embeds fragments, so that clusters of the embeddings are the images (`mode=embed`, `run.embed`)",
             *(use for kind, use in ABILITIES if isinstance(model, kind)),

@@ -297,11 +297,11 @@ def _puzzles(run: Run, metric: str) -> tuple[Any, ...]:
     """Return the key under which two runs' scores can be paired: test images, puzzles and hidden patches."""
     protocol, data = run.metrics["protocol"], run.metrics["data"]
     if metrics.family(metric) is metrics.PROBES:  # classifiers are scored on all test images
-        return data["name"], data["source"]
-    puzzles = protocol["puzzles"], protocol["images_per_puzzle"], protocol["seed"], data["name"], data["source"]
+        return data["name"], data.get("source")
+    puzzles = protocol["puzzles"], protocol["images_per_puzzle"], protocol.get("seed"), data["name"], data.get("source")
     if metrics.family(metric) is not metrics.MASKED:
         return puzzles
-    return *puzzles, protocol["mask_ratio"], protocol["fragment_shape"], run.config.model.get("patch")
+    return *puzzles, protocol["mask_ratio"], protocol.get("fragment_shape"), run.config.model.get("patch")
 
 
 def _by_puzzle(runs: Sequence[Run]) -> dict[str, Scores]:

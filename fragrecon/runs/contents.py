@@ -14,7 +14,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from fragrecon import files
 from fragrecon.errors import RunError
 
-NEEDED = {"masked_": "mask_ratio", "probe_": "probe_embedding", "generation_": "generated_images"}
+NEEDED = {
+    "masked_": ("mask_ratio",),
+    "composite_": ("mask_ratio",),
+    "probe_": ("probe_embedding",),
+    "generation_": ("generated_images",),
+}
 """Keys of the protocol in ``metrics.json`` that metrics with a prefix need."""
 
 
@@ -35,8 +40,7 @@ class _Protocol(_Part):
     puzzles: int
     images_per_puzzle: int
     fragments_per_image: int
-    fragment_shape: list[int]
-    seed: int
+    fragment_shape: list[int] | None = None
     mask_ratio: float | None = None
     probe_embedding: str | None = None
     generated_images: int | None = None
@@ -45,13 +49,12 @@ class _Protocol(_Part):
 class _Model(_Part):
     name: str
     parameters: int
-    latent_dim: int
+    latent_dim: int | None = None
 
 
 class _Data(_Part):
     name: str
-    images: int
-    source: str
+    images: int | None = None
     lossy: int = 0
 
 
@@ -84,10 +87,13 @@ def _metrics(found: _Metrics) -> _Metrics:
         raise ValueError(f"model_minus has {missing[0]!r}, which scores lacks")
     if missing := sorted(found.scores.keys() - found.model_minus.keys() - {"model"}):
         raise ValueError(f"model_minus lacks {missing[0]!r}")
-    for prefix, key in NEEDED.items():
-        names = (name for methods in (found.scores, found.dataset_wide) for part in methods.values() for name in part)
-        if getattr(found.protocol, key) is None and any(name.startswith(prefix) for name in names):
-            raise ValueError(f"protocol should have the key '{key}'")
+    names = {name for methods in (found.scores, found.dataset_wide) for part in methods.values() for name in part}
+    for prefix, keys in NEEDED.items():
+        for key in keys:
+            if getattr(found.protocol, key) is None and any(name.startswith(prefix) for name in names):
+                raise ValueError(f"protocol should have the key '{key}'")
+    if found.data.images is None and (found.data.lossy or any(name.startswith("probe_") for name in names)):
+        raise ValueError("data should have the key 'images'")
     return found
 
 
@@ -178,7 +184,7 @@ def read_epochs(path: Path) -> list[dict[str, float]]:
         path: CSV file.
 
     Returns:
-        The rows, each with ``epoch``, ``step``, ``seconds`` and metrics.
+        The rows, each with ``epoch`` and metrics.
 
     Raises:
         RunError: the file is damaged.
@@ -188,9 +194,8 @@ def read_epochs(path: Path) -> list[dict[str, float]]:
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
     for number, row in enumerate(rows, 1):
-        for key in ("epoch", "step", "seconds"):
-            if not 0 <= row.get(key, -1) <= 1e9:
-                raise RunError(f"{path} is damaged: row {number} has no valid '{key}'")
+        if not 0 <= row.get("epoch", -1) <= 1e9:
+            raise RunError(f"{path} is damaged: row {number} has no valid 'epoch'")
     return rows
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,15 @@ def restore(config: Config, checkpoint: Path) -> FragmentModel:
         RunError: the checkpoint is damaged, or its weights do not fit the model.
     """
     contents = load_checkpoint(checkpoint)
-    model = _new_model(config, Facts(**contents["facts"]), new=False)
+    facts = Facts(**contents["facts"])
+    # Whether the weights fit is checked before memory is taken, if the model can be built without memory.
+    with suppress(RuntimeError), torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that weights are not copied
+        load_weights(_new_model(config, facts, new=False), checkpoint, contents)
+    try:
+        model = _new_model(config, facts, new=False)
+    except RuntimeError as error:
+        raise RunError(f"the model of {checkpoint} cannot be built: {str(error).partition(chr(10))[0][:200]}") from None
     load_weights(model, checkpoint, contents)
     return model.eval()
 

@@ -218,8 +218,8 @@ class EpochRows(Callback):
         self.started = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        rows = [row for row in self.record.epochs if row["step"] <= trainer.global_step]
-        self.started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
+        rows = [row for row in self.record.epochs if row.get("step", 0) <= trainer.global_step]
+        self.started = time.monotonic() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Every rank must compute the means, because they are taken over all ranks. In a resumed epoch, Lightning

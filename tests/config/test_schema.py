@@ -319,7 +319,8 @@ def test_a_saved_config_loads_as_it_was(overrides: tuple[str, ...], tmp_path: Pa
 
 @pytest.mark.parametrize("text", ["1e3", "null", "yes", "012", "~", "", "a: b", "# no", "über", "x\ny", "3", "[1]"])
 def test_a_text_like_a_number_stays_a_text_when_saved(text: str, tmp_path: Path) -> None:
-    assert saved.load(save(parse(changed("data.name", text)), tmp_path)).data.name == text
+    config = parse(changed("selection.monitor", text))
+    assert saved.load(save(config, tmp_path)).selection.monitor == text
 
 
 @pytest.mark.parametrize("key", ["data.root", "data.cache_dir", "init_from"])

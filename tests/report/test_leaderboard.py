@@ -51,9 +51,10 @@ def config() -> Config:
 class Kept(Run):
     """A run that is not on disk."""
 
-    logged: list[dict[str, str]]
+    logged: list[dict[str, float]]
 
-    def _rows(self) -> list[dict[str, str]]:
+    @property
+    def epochs(self) -> list[dict[str, float]]:
         return self.logged
 
 
@@ -97,7 +98,7 @@ class Sweep:
             objective={"_target_": "fragrecon.objectives", "of": loss},
         )
         run = Kept(folder, config, {"status": "running" if unfinished else "done"})
-        run.logged = [{"train/loss": "1", monitor: str(value)} for value in validation or []] or [{"train/loss": "1"}]
+        run.logged = [{"train/loss": 1.0, monitor: value} for value in validation or []] or [{"train/loss": 1.0}]
         if scores is not None:
             values = np.asarray(scores, dtype=np.float64)
             clustered = {"random": {COMPARED: values * 0}, "model": {"kmeans_ari": values / 2, COMPARED: values}}

@@ -19,14 +19,20 @@ from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.data.store import Reader
 from fragrecon.errors import RunError
 from fragrecon.run import compose
-from fragrecon.runs.checkpoints import AtomicCheckpointIO, load_checkpoint
+from fragrecon.runs.checkpoints import RESUMED, AtomicCheckpointIO, load_checkpoint
 from fragrecon.runs.modules import Facts, build_model
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import Record
 from fragrecon.training.callbacks import training_callbacks
 from fragrecon.training.learner import Learner
 
-CONTENTS = {"state_dict": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "facts": {"grid": [4, 4]}}
+FACTS = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
+CONTENTS: dict[str, Any] = {
+    "state_dict": {"weight": torch.arange(6.0).view(2, 3)},
+    "facts": FACTS,
+    **dict.fromkeys(RESUMED),
+    "epoch": 3,
+}
 ROUNDS = 5
 
 
@@ -48,7 +54,7 @@ def io() -> AtomicCheckpointIO:
 def assert_holds(contents: dict[str, Any]) -> None:
     assert contents.keys() == CONTENTS.keys()
     assert torch.equal(contents["state_dict"]["weight"], torch.arange(6.0).view(2, 3))
-    assert (contents["epoch"], contents["facts"]) == (3, {"grid": [4, 4]})
+    assert (contents["epoch"], contents["facts"]) == (3, FACTS)
 
 
 def test_what_is_saved_is_loaded(io: AtomicCheckpointIO, tmp_path: Path) -> None:
@@ -104,6 +110,7 @@ KILLER = """
     torch.set_num_threads(1)
     path, io, random, torn = Path(sys.argv[1]), AtomicCheckpointIO(), random.Random(0), 0
     rounds = 0
+    facts = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
     while rounds < int(sys.argv[2]) or (not torn and rounds < 500):
         rounds += 1
         child = os.fork()
@@ -111,15 +118,17 @@ KILLER = """
             number = 0
             while True:
                 number += 1
-                io.save_checkpoint({"number": number, "weight": torch.full((1_000_000,), float(number))}, path)
+                weights = {"weight": torch.full((1_000_000,), float(number))}
+                io.save_checkpoint({"number": number, "state_dict": weights, "facts": facts}, path)
         while not path.exists():
             time.sleep(0.001)
         time.sleep(random.uniform(0.01, 0.1))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         contents = load_checkpoint(path)
-        assert contents["weight"].shape == (1_000_000,)
-        assert (contents["weight"] == contents["number"]).all()
+        weight = contents["state_dict"]["weight"]
+        assert weight.shape == (1_000_000,)
+        assert (weight == contents["number"]).all()
         torn += sum(1 for _ in path.parent.glob(".*.part"))
         for part in path.parent.glob(".*.part"):
             part.unlink()

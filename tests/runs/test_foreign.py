@@ -19,6 +19,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fragrecon import files
 from fragrecon.config.saved import load
 from fragrecon.data.readers.pickles import load_pickle
 from fragrecon.errors import ConfigError, DataError, FragreconError, RunError
@@ -176,7 +177,7 @@ def changed(path: Path, *keys: str | int, value: Any = None) -> None:
         (["scores"], [1]),
         (["model"], None),
         (["model", "parameters"], "many"),
-        (["data", "source"], None),
+        (["data", "lossy"], "some"),
         (["protocol", "puzzles"], None),
         (["seconds", "training"], 1e300),
         (["versions"], 3),
@@ -196,7 +197,7 @@ def test_a_foreign_status_is_refused(folder: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["epoch,step,seconds\n0,high,1\n", "loss\n0.5\n", "epoch,step,seconds\n0,nan,1\n", "a\n1,2\n", "\0"]
+    "text", ["epoch,step,seconds\n0,high,1\n", "loss\n0.5\n", "epoch,step,seconds\nnan,1,1\n", "a\n1,2\n", "\0"]
 )
 def test_text_in_the_metrics_of_epochs_is_refused(folder: Path, text: str) -> None:
     (folder / "metrics.csv").write_text(text)
@@ -235,15 +236,14 @@ def test_examples_without_what_is_read_are_refused(folder: Path, name: str, valu
     path = folder / "examples.npz"
     with np.load(path, allow_pickle=False) as file:
         arrays = {**file, name: value}
-    np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
+    files.write_arrays(path, {key: array for key, array in arrays.items() if array is not None})
     refusal(lambda: load_run(folder).examples, path)
     write_run_page(folder / "report.html", load_run(folder))  # says so in its place
 
 
 def test_scores_that_are_none_are_refused(folder: Path) -> None:
     for array in (np.array(["a"]), np.zeros((2, 2)), np.array([{}], object)):
-        arrays: dict[str, Any] = {"model/kmeans_ari": array}
-        np.savez(folder / "scores.npz", **arrays)
+        files.write_arrays(folder / "scores.npz", {"model/kmeans_ari": array})
         refusal(lambda: load_run(folder).scores, folder / "scores.npz")
 
 
@@ -286,6 +286,15 @@ def as_compressed(path: Path) -> None:
 def test_a_file_that_is_no_checkpoint_is_refused(folder: Path, spoil: Callable[[Path], None]) -> None:
     spoil(folder / BEST)
     refusal(lambda: load_run(folder).model, folder / BEST)
+
+
+@pytest.mark.parametrize("size", [10**9, 10**30])
+def test_a_model_larger_than_its_checkpoint_takes_no_memory(folder: Path, size: int) -> None:
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    values["model"]["latent_dim"] = size
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises((RunError, ConfigError)):
+        _ = load_run(folder).model
 
 
 def test_weights_alone_cannot_be_resumed(folder: Path) -> None:
@@ -337,8 +346,7 @@ def test_a_console_prints_escapes_of_text_but_its_own_styles(capsys: pytest.Capt
 
 def test_scores_of_another_number_of_puzzles_are_not_paired(folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(folder, tmp_path / "other")
-    arrays: dict[str, Any] = {"model/kmeans_ari": np.zeros(7), "raw_pixels/kmeans_ari": np.zeros(7)}
-    np.savez(other / "scores.npz", **arrays)
+    files.write_arrays(other / "scores.npz", {"model/kmeans_ari": np.zeros(7), "raw_pixels/kmeans_ari": np.zeros(7)})
     (other / "overrides.yaml").write_text("- model=pca\n- seed=1\n- data.epochs=2\n")
     assert len(leaderboard("", jobs_of(tmp_path)).rows) == 2
 
@@ -401,3 +409,38 @@ def test_any_pickle_is_read_or_refused(tmp_path: Path, mutate: Callable[[bytes],
     path.write_bytes(mutate(pickle.dumps(batch, protocol)))
     with suppress(DataError):
         load_pickle(path)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The keys of all values within a value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, part in inner for found in ((*path, key), *places(part, (*path, key)))]
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5) | st.just("\x1b[2J")
+)
+ANYTHING = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=5), SCALARS, max_size=3)
+
+
+@bounded
+@given(st.data(), st.sampled_from(["metrics.json", "status.json", "config.yaml"]))
+def test_a_run_with_any_other_value_is_shown_or_refused(
+    original: Path, tmp_path: Path, data: st.DataObject, name: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(original, folder)
+    values = yaml.safe_load((folder / name).read_text())
+    *path, key = data.draw(st.sampled_from(places(values)))
+    place = values
+    for part in path:
+        place = place[part]
+    place[key] = data.draw(ANYTHING)
+    (folder / name).write_text(json.dumps(values) if name.endswith("json") else yaml.safe_dump(values))
+    with suppress(FragreconError):
+        run = open_all(folder)
+        write_run_page(folder / "report.html", run)
+        print_metrics(run.metrics, folder)
+    board = leaderboard("", jobs_of(folder.parent))
+    print_leaderboard(board, folder.parent)

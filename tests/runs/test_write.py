@@ -27,6 +27,7 @@ from fragrecon.runs.modules import Facts, build_model
 from fragrecon.runs.read import Run, load_run
 from fragrecon.runs.write import Record, reason
 
+PROTOCOL = {"puzzles": 5, "images_per_puzzle": 10, "fragments_per_image": 16, "backend": "sklearn"}
 OVERRIDES = ["model=pca", "model.latent_dim=4", "seed=3"]
 FACTS = Facts((3, 16, 16), (4, 4), 10)
 
@@ -53,7 +54,7 @@ def scores(puzzles: int = 5) -> dict[str, dict[str, Scores]]:
 def write(record: Record, values: dict[str, dict[str, Scores]]) -> dict[str, Any]:
     return record.write_metrics(
         values,
-        protocol={"puzzles": 5, "backend": "sklearn"},
+        protocol=PROTOCOL,
         data={"name": "synthetic", "split": "test"},
         model={"name": "PCAAutoencoder", "parameters": 7},
         seconds={"training": 12.34567, "evaluation": 1},
@@ -285,7 +286,7 @@ def test_metrics_have_the_documented_layout(config: Config, tmp_path: Path) -> N
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert returned == metrics
     assert list(metrics) == ["protocol", "scores", "model_minus", "model", "data", "versions", "seconds"]
-    assert metrics["protocol"] == {"puzzles": 5, "backend": "sklearn"}
+    assert metrics["protocol"] == PROTOCOL
     assert metrics["data"] == {"name": "synthetic", "split": "test"}
     assert metrics["model"] == {"name": "PCAAutoencoder", "parameters": 7}
     assert metrics["seconds"] == {"training": 12.346, "evaluation": 1}
