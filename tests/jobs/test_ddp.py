@@ -143,7 +143,7 @@ def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: 
 @pytest.mark.fault("SIGTERM to one of two processes")
 def test_a_sigterm_to_one_process_stops_both_after_the_same_batch(cli: Cli, together: Path, rank: int) -> None:
     folder = cli.home / f"terminated-{rank}"
-    line = [*LINE, EXACT, "trainer=ddp_cpu", "checkpoint.every_n_steps=1", f"hydra.run.dir={folder}"]
+    line = [*LINE, EXACT, "trainer=ddp_cpu", "trainer.checkpoint_every_n_steps=1", f"hydra.run.dir={folder}"]
     process = cli.start(*line)
     try:
         wait_until(lambda: (folder / "checkpoints" / "last.ckpt").exists() or process.poll() is not None)
