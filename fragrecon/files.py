@@ -57,7 +57,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     except Exception as error:
         for cause in causes(error):
-            if isinstance(cause, OSError):  # of a write, which knows no name
+            if isinstance(cause, OSError) and cause.errno:  # of a write, which knows no name
                 cause.filename = cause.filename or str(path)
         raise
     finally:

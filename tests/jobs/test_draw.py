@@ -191,7 +191,7 @@ def test_an_autoencoder_draws_what_it_decodes_of_test_images_and_of_noise(
     tmp_path: Path, cache: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = draw(tmp_path / "run", cache, autoencoder)
-    assert names(tmp_path / "run" / "figures") == ["curves.png", "generated.png", *OF_DECODED]
+    assert names(tmp_path / "run" / "figures") == ["generated.png", *OF_DECODED]
     data = open_data(load_run(autoencoder).config)
     images = data.variant(images_per_puzzle=10).test_set(1).read(slice(0, 1)).fragments[0].numpy()
     assert len(np.unique(images.reshape(10, -1), axis=0)) == 10
@@ -222,7 +222,7 @@ def test_an_image_in_fragments_is_drawn_whole(tmp_path: Path, cache: Path) -> No
     folder = tmp_path / "run"
     job(folder, cache, "model=conv", *UNCLUSTERED, "data.image_size=[32,32]", "evaluation.puzzles=0")
     draw(tmp_path / "own", cache, folder)
-    assert names(tmp_path / "own" / "figures") == ["curves.png", "generated.png", *OF_DECODED]
+    assert names(tmp_path / "own" / "figures") == ["generated.png", *OF_DECODED]
     draw(tmp_path / "drawn", cache, folder, listed(stripes(tmp_path / "images", 32)))
     assert names(tmp_path / "drawn" / "figures") == OF_DECODED
     picture = np.asarray(Image.open(tmp_path / "drawn" / "figures" / "interpolations.png").convert("RGB"))

@@ -95,7 +95,7 @@ def test_metrics_and_probes_of_the_user_are_scored(tmp_path: Path, cache: Path) 
         f"+evaluation.own.size={{_target_: {__name__}.Norms, power: 2}}",
         f"evaluation.probe.classifiers=[linear,{{_target_: {__name__}.MostFrequentProbe, skip: 2}}]",
         *(f"optimizer._target_={__name__}.Descent", "optimizer.lr=0.01", f"scheduler._target_={__name__}.Halving"),
-        f"logger._target_={__name__}.Notes",
+        f"+logger.notes._target_={__name__}.Notes",
         *("data.batches_per_epoch=3", "data.epochs=1", "evaluation.probe.epochs=1", "selection.monitor=val/loss"),
     ]
     job(tmp_path / "run", cache, *line, "selection.mode=min")
