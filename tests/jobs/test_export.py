@@ -298,7 +298,7 @@ def test_what_would_write_to_an_export_is_refused(tmp_path: Path, cache: Path, c
     with pytest.raises(ConfigError, match="export"):
         job(tmp_path / "report", cache, "mode=report", f"run={copy}")
     with pytest.raises(RunError, match="init_from"):
-        run_folder(str(copy), "new", "train", "mosaic")
+        run_folder(str(copy), "new", "train", "mosaic", None)
     assert fingerprint(copy) == before
 
 
