@@ -55,7 +55,7 @@ COMPOSED: tuple[tuple[list[str], list[str]], ...] = (
     (["mdoel=conv"], ["mdoel", "'model'", "scheduler"]),
     (["data.epoch=3"], ["data.epoch", "'epochs'"]),
     (["run=somewhere"], ["run", "mode=demo, draw, embed"]),
-    (["model=transformer"], ["'transformer'", "cnn_v3_tiny, conv, energy_transformer, linear, mae, mosaic, pca"]),
+    (["model=transformer"], ["'transformer'", "cnn_v3_tiny, conv, encoder, energy_transformer, linear, mae, mosaic"]),
     (["trainer=gpus"], ["'gpus'", "'gpu'"]),
     (["mode=tran"], ["'tran'", "'train'"]),
     (["mode=scoring"], ["'scoring'", "evaluate"]),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 Node = dict[str, Any]
-"""A mapping with ``_target_``, the dotted name of a class or function, and its arguments."""
+"""A mapping with ``_target_``, the dotted name of a class, and its arguments."""
 
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]

@@ -88,7 +88,7 @@ class Family:
         name: name of the task.
         prefixes: prefixes of its metrics.
         shown: metrics shown by default; the others are optional.
-        compared: metric that ranks runs and whose differences are shown.
+        compared: metric that ranks runs and whose differences are shown; empty if the metrics are the user's.
         note: explanation of its metrics, shown on the page.
     """
 

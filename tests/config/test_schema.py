@@ -556,6 +556,8 @@ def needed(group: str, name: str) -> list[str]:
         return [f"{key}=PATH" for key, value in read(group, name).items() if value == "???"]
     if group == "model":
         return {"encoder": ["model.network._target_=torch.nn.Flatten"], "timm": ["model.name=resnet10t"]}.get(name, [])
+    if (group, name) == ("data", "dataset"):
+        return ["data.reader.dataset._target_=mypkg.MyDataset"]
     return ["data.root=FOLDER"] if group == "experiment" or read(group, name).get("root") == "???" else []
 
 

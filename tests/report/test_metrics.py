@@ -54,8 +54,15 @@ def test_metrics_shown_at_first_are_ordered_by_task_and_come_before_all_others()
 
 def test_every_family_compares_and_shows_metrics_of_its_own() -> None:
     for family in metrics.FAMILIES:
-        assert family.compared in family.shown
+        assert (family.compared in family.shown) == (family is not metrics.OWN)  # its metrics are not known
         assert family.of(metrics.SHOWN) == list(family.shown)
+
+
+def test_metrics_of_the_user_are_a_family_with_plain_names() -> None:
+    assert metrics.family("own_near_share") is metrics.OWN
+    assert metrics.name("own_near_share") == "near share"
+    assert metrics.measure("own_near_error").lower_is_better
+    assert metrics.compared(["own_near_share", "kmeans_ari"]) == []
 
 
 def test_no_two_columns_of_a_table_have_one_name() -> None:

@@ -176,10 +176,10 @@ def test_entry_points_are_read_only_if_there_is_no_folder(tmp_path: Path, monkey
     monkeypatch.setattr(metadata, "entry_points", noted)
     load_run(write_run(tmp_path / "run", "run"))
     compose(["init_from=mosaic"])
-    assert read == []
+    assert "fragrecon.weights" not in read
     with pytest.raises(RunError):
         load_run("nowhere")
-    assert set(read) == {"fragrecon.weights"}
+    assert "fragrecon.weights" in read
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_installed(site: Path) -> None:

@@ -73,11 +73,11 @@ class ArrayFiles:
             ]
         )
 
-    def _indices(self, split: Split, images: _Array) -> list[int]:
+    def _indices(self, split: Split, images: _StoredArray) -> list[int]:
         count = range(images.shape[0])
         return [index for index in count if images.name != "images" or hashed_split(str(index)) == split]
 
-    def _arrays(self, split: Split) -> tuple[_Array, _Array | None]:
+    def _arrays(self, split: Split) -> tuple[_StoredArray, _StoredArray | None]:
         """Return the arrays of images and of labels of a split."""
         held = self._held()
         for images, labels in _NAMES[split]:
@@ -89,17 +89,17 @@ class ArrayFiles:
             "file, or to a folder of .npy files, with these names"
         )
 
-    def _held(self) -> dict[str, _Array]:
+    def _held(self) -> dict[str, _StoredArray]:
         if self.root.is_dir():
-            return {path.stem: _Array(path, path.stem) for path in self.root.glob("*.npy")}
+            return {path.stem: _StoredArray(path, path.stem) for path in self.root.glob("*.npy")}
         try:
             with zipfile.ZipFile(self.root) as archive:
-                return {Path(name).stem: _Array(self.root, Path(name).stem) for name in archive.namelist()}
+                return {Path(name).stem: _StoredArray(self.root, Path(name).stem) for name in archive.namelist()}
         except (OSError, zipfile.BadZipFile) as error:
             raise DataError(f"{self.root} is not a folder of .npy files or an .npz file ({error})") from None
 
 
-class _Array:
+class _StoredArray:
     """An array in a file, of which only the header is read at first.
 
     Attributes:

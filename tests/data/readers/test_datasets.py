@@ -243,3 +243,46 @@ def test_a_file_that_is_shorter_than_its_header_says_allocates_nothing(tmp_path:
     (tmp_path / "data.npz").write_bytes(b"not an archive")
     with pytest.raises(DataError, match=r"data\.npz"):
         ArrayFiles(tmp_path / "data.npz").source("train")
+
+
+# Hugging Face ---------------------------------------------------------------------------------------------------------
+
+
+def opened(root: Path) -> Any:
+    config = compose(["data=huggingface", f"data.root={root}", "data.image_size=[16,24]"])
+    facts = {name: getattr(config.data, name) for name in ("root", "image_size", "channels")}
+    return build(config.data.reader, "data.reader", Reader, **facts)
+
+
+def test_a_saved_data_set_of_hugging_face_is_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["even", "odd"])})
+    parts = {"train": expected(train=True), "validation": expected(train=False)}
+    saved = {
+        name: datasets.Dataset.from_dict(
+            {
+                "image": [Image.fromarray(image) for image in part.images.transpose(0, 2, 3, 1)],
+                "label": part.labels.tolist(),
+            },
+            features=features,
+        )
+        for name, part in parts.items()
+    }
+    datasets.DatasetDict(saved).save_to_disk(tmp_path / "both")
+    reader = opened(tmp_path / "both")
+    layouts.assert_holds(reader, "train", parts["train"])
+    layouts.assert_holds(reader, "test", parts["validation"])
+    assert reader.source("train").classes == ("even", "odd")
+    layouts.assert_holds(give(saved["train"], saved["validation"]), "test", parts["validation"])
+    saved["train"].save_to_disk(tmp_path / "one")
+    for root in (tmp_path / "one", tmp_path):
+        with pytest.raises(DataError, match=str(root)):
+            opened(root)
+
+
+def test_without_the_extra_a_saved_data_set_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r'pip install "fragrecon\[huggingface\]"'):
+        opened(tmp_path)
