@@ -85,7 +85,7 @@ def assert_shows(notebook: Any, folder: Path) -> None:
     assert abs(found["random"][0][0]) < 0.01
     assert found["raw pixels"][0][0] > 0.1
     puzzle, layout = pictures(notebook)
-    assert puzzle.width > 2 * puzzle.height
+    assert puzzle.width > 1.8 * puzzle.height
     for picture in (puzzle, layout):
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 1000  # fragments, not an empty page
     assert f"embeds a fragment as {run.model.latent_dim} numbers on the CPU" in text

@@ -283,6 +283,9 @@ class Fit(nn.Module):
             Channels(2 * self.SCORES * ways, hidden), nn.GELU(), Channels(hidden, biases, bias=False)
         )
         self.sides = Channels(2 * self.SCORES, 1)
+        with torch.no_grad():  # what is known of seams is low where they fit: scores are high there from the start
+            self.mix.weight.uniform_(-2 / known, -1 / known)
+            self.sides.weight.abs_()
 
     def forward(self, seams: Tensor, fragments: int) -> Tensor:
         """Return scores, and scores relative to other partners (`best_partners`), as tables (B, 2 * scores, W, R, R).

@@ -347,7 +347,7 @@ def test_puzzles_of_your_own_images_are_drawn_like_those_of_the_run(
         (IMAGES.transpose(0, 2, 3, 1), DataError, r"uint8.*not uint8 \(6, 64, 64, 3\)"),
         (IMAGES[:, :, :32, :32], DataError, r"not uint8 \(6, 3, 32, 32\)"),
         (IMAGES, DataError, "needs 10 images, but .* has 6"),
-        (IMAGES[:0], DataError, "no image"),
+        (IMAGES[:0], DataError, "own images"),
         ("nowhere", DataError, "nowhere is not there"),
         ([Path("a.png"), "b.png"], DataError, r"a\.png is not there"),
         (3, ConfigError, "a folder, image files, or an array of images, not int"),
