@@ -73,8 +73,8 @@ def job_line(folder: Path, number: int) -> str | None:
         return None
     values = [f"{key.rpartition('.')[2]}={short(given[key])}" for key in facts.get("swept", []) if key in given]
     parts = [f"{number} of {facts['jobs'] or '?'}", " ".join(values) or folder.name]
-    if status["status"] == "failed":
-        parts.append("failed")
+    if status["status"] in ("failed", "pruned"):
+        parts.append(status["status"])
     elif (folder / METRICS_FILE).is_file():
         scores = metrics.scores_of(read_metrics(folder / METRICS_FILE))["model"]
         for metric in metrics.compared(scores)[:1]:
