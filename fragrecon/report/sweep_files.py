@@ -12,7 +12,6 @@ from fragrecon import files
 from fragrecon.errors import printable
 from fragrecon.report import metrics, tables
 from fragrecon.report.leaderboard import Leaderboard, Row, caption, duration, jobs_of, leaderboard, short, troubles
-from fragrecon.runs.contents import read_metrics
 from fragrecon.runs.studies import read_search
 from fragrecon.runs.sweeps import by_key, note, time_left
 from fragrecon.runs.write import FIGURES, METRICS_FILE, PAGE, STATUS, Record
@@ -76,7 +75,7 @@ def job_line(folder: Path, number: int) -> str | None:
     if status["status"] in ("failed", "pruned"):
         parts.append(status["status"])
     elif (folder / METRICS_FILE).is_file():
-        scores = metrics.scores_of(read_metrics(folder / METRICS_FILE))["model"]
+        scores = metrics.scores_of(files.read_json(folder / METRICS_FILE))["model"]
         for metric in metrics.compared(scores)[:1]:
             mean, unit = scores[metric]["mean"], metrics.measure(metric).unit
             parts.append(f"{metrics.name(metric)} {metrics.text(metric, mean)} {unit}".rstrip())
@@ -85,8 +84,9 @@ def job_line(folder: Path, number: int) -> str | None:
                 parts.append(f"{metrics.text(metric, mean - float(best[metric]), '+')} from the best")
             elif best:
                 parts.append("the best")
-    started, finished = (datetime.fromisoformat(status[name]) for name in ("started", "finished"))
-    parts.append(duration((finished - started).total_seconds()))
+    if "started" in status:  # a refused job has not started
+        started, finished = (datetime.fromisoformat(status[name]) for name in ("started", "finished"))
+        parts.append(duration((finished - started).total_seconds()))
     left = time_left(folder.parent, number)
     return "  ".join([*parts, *([f"{duration(left)} left"] if left else [])])
 
