@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -316,8 +317,8 @@ class Config(Section):
             )
         for name in ("lr", "weight_decay"):
             value = self.optimizer.get(name, 0.0)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e30:
-                raise ConfigError(f"optimizer.{name}={value!r} should be a number from 0 to 1e30")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ConfigError(f"optimizer.{name}={value!r} should be a number, 0 or greater")
         if getattr(self, self.mode, self) is None:
             raise ConfigError(f"{self.mode}=null should be a group of keys; leave it out for the defaults")
         if self.mode == "train" and str(self.trainer.precision) in WEIGHT_PRECISIONS:

@@ -6,6 +6,8 @@ import logging
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import lightning.pytorch as pl
@@ -18,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from fragrecon import machine as hardware
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
-from fragrecon.errors import ConfigError, typed
+from fragrecon.errors import ConfigError, TrainingError, typed
 from fragrecon.report.figures.monitoring import PictureLogger
 from fragrecon.runs.checkpoints import AtomicCheckpointIO
 from fragrecon.runs.sweeps import note, sweep_of
@@ -126,13 +128,14 @@ def fit(trainer: pl.Trainer, learner: Learner, record: Record) -> None:
         SystemExit: training was stopped by SIGTERM.
         KeyboardInterrupt: training was stopped by Ctrl-C.
         ConfigError: a callback rejects the settings of the trainer.
+        TrainingError: a step of the optimizer overflows.
     """
     last = record.last_checkpoint
     if last:
         log.info("resuming from %s", last)
     report_ready()
     try:
-        with started_from(record.folder):
+        with started_from(record.folder), _overflow():
             trainer.fit(learner, learner.data, ckpt_path=last)
     except SIGTERMException as stop:
         log.warning("stopped by SIGTERM; resume with: python -m fragrecon.run %s", typed("resume", record.folder))
@@ -146,3 +149,14 @@ def fit(trainer: pl.Trainer, learner: Learner, record: Record) -> None:
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _overflow() -> Iterator[None]:
+    """Raise `TrainingError` if a step of the optimizer is larger than any float32."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "without overflow" in str(error):
+            raise TrainingError("the optimizer's step overflows; try a lower optimizer.lr") from error
+        raise
