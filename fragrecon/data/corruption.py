@@ -85,10 +85,10 @@ class Corruption:
             keys = keys_of(seed, f"corruption/{kind}", first, len(batch))
             drawn, strength = uniforms(keys, 2).unbind(1)
             chosen = torch.nonzero(drawn < self.share).flatten()
-            if kind == "gap":
-                strength = 1 + (strength * most).floor()
+            if kind == "rotation":
+                strength = torch.full_like(strength, most)
             else:
-                strength = torch.full_like(strength, most) if kind == "rotation" else strength * most
+                strength = 1 + (strength * most).floor() if kind == "gap" else strength * most
             if len(chosen):
                 # Another key, because the same key would give the two numbers above again.
                 changed = change(corrupted[chosen].float() / 255, keys[chosen] + 1, strength[chosen])

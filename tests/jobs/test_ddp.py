@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,32 @@ def mentioning(text: str) -> list[int]:
         if text in line:
             found.append(int(folder.name))
     return found
+
+
+def struck(
+    process: subprocess.Popen[str],
+    folder: Path,
+    number: int,
+    moment: Callable[[], bool] = lambda: True,
+    rank: int = 1,
+) -> Result:
+    """Send a signal to one of the two processes of a run as soon as both are there and ``moment()`` holds."""
+    others: list[int] = []
+
+    def is_ready() -> bool:
+        others[:] = mentioning(f"fragrecon.jobs.train\0{folder}")
+        return bool(others) and moment()
+
+    try:
+        wait_until(lambda: is_ready() or process.poll() is not None)
+        (other,) = others
+        os.kill(other if rank else process.pid, number)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        result = finish(process)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +172,7 @@ def test_a_sigterm_to_one_process_stops_both_after_the_same_batch(cli: Cli, toge
     folder = cli.home / f"terminated-{rank}"
     line = [*LINE, EXACT, "trainer=ddp_cpu", "trainer.checkpoint_every_n_steps=1", f"hydra.run.dir={folder}"]
     process = cli.start(*line)
-    try:
-        wait_until(lambda: (folder / "checkpoints" / "last.ckpt").exists() or process.poll() is not None)
-        (other,) = mentioning(f"fragrecon.jobs.train\0{folder}")
-        os.kill(other if rank else process.pid, signal.SIGTERM)
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        result = finish(process)
+    result = struck(process, folder, signal.SIGTERM, lambda: (folder / "checkpoints" / "last.ckpt").exists(), rank=rank)
     assert result.code == 128 + signal.SIGTERM, result.stderr
     assert f"resume={folder}" in result.stdout + result.stderr
     wait_until(lambda: not mentioning(str(folder)), timeout=60)
@@ -165,15 +184,7 @@ def test_a_sigterm_to_one_process_stops_both_after_the_same_batch(cli: Cli, toge
 def test_a_process_that_dies_before_training_is_named(cli: Cli) -> None:
     folder = cli.home / "stillborn"
     process = cli.start(*LINE, "trainer=ddp_cpu", f"hydra.run.dir={folder}")
-    try:
-        wait_until(lambda: bool(mentioning(f"fragrecon.jobs.train\0{folder}")) or process.poll() is not None)
-        (other,) = mentioning(f"fragrecon.jobs.train\0{folder}")
-        os.kill(other, signal.SIGKILL)
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        result = finish(process)
+    result = struck(process, folder, signal.SIGKILL)
     assert result.code == 1
     assert status(folder)["status"] == "failed"
     for text in ("process 1 of 2", str(-signal.SIGKILL)):
@@ -231,15 +242,7 @@ def test_a_process_that_dies_alone_fails_its_job_and_not_the_sweep(cli: Cli, tog
     folder = cli.home / "multirun" / "dying"
     first, second = (folder / job_folder([*line, f"data.batches_per_epoch={size}"]) for size in sizes)
     process = cli.start("-m", *line, "data.batches_per_epoch=4000,4", "sweep.name=dying")
-    try:
-        wait_until(lambda: (first / "checkpoints" / "last.ckpt").exists() or process.poll() is not None)
-        (other,) = mentioning(str(first))
-        os.kill(other, signal.SIGKILL)
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        result = finish(process)
+    result = struck(process, first, signal.SIGKILL, lambda: (first / "checkpoints" / "last.ckpt").exists())
     assert result.code == 1
     assert [status(job)["status"] for job in (first, second)] == ["failed", "done"]
     assert "error: 1 of the 2 jobs that ran failed" in result.stderr

@@ -145,6 +145,7 @@ def test_a_link_that_leads_out_of_a_run_is_refused(folder: Path, tmp_path: Path,
 def test_a_run_may_be_linked_itself(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
     open_all(tmp_path / "link")
+    assert load_run(tmp_path / "link").metrics == load_run(folder).metrics
 
 
 # Damaged and foreign files -------------------------------------------------------------------------------------------
