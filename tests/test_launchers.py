@@ -92,6 +92,36 @@ def test_a_launcher_ends_a_sweep_like_the_basic_one(cli: Cli, launcher: str, mod
     assert_ended_as_described(result, cli.home)
 
 
+SEEN = """
+import os
+import time
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+
+class Seen(Callback):
+    def on_fit_start(self, trainer, learner):
+        folder = Path(trainer.default_root_dir)
+        (folder / "gpus.txt").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        end = time.monotonic() + 120
+        while len(list(folder.parent.glob("*/gpus.txt"))) < 2 and time.monotonic() < end:  # two jobs at a time
+            time.sleep(0.1)
+"""
+
+
+@pytest.mark.slow
+def test_parallel_jobs_see_a_gpu_each(cli: Cli) -> None:
+    """With names of GPUs as a machine with two has them; without any, the jobs run on the CPU."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    (cli.home / "seen.py").write_text(SEEN)
+    line = [*LINE, "trainer=auto", "+trainer.callbacks.seen._target_=seen.Seen", "sweep.name=gpus"]
+    line += ["model.latent_dim=8,16", "hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
+    cli.run("-m", *line, CUDA_VISIBLE_DEVICES="0,GPU-8a").ok()
+    found = (cli.home / "multirun" / "gpus").glob("*/gpus.txt")
+    assert sorted(path.read_text() for path in found) == ["0", "GPU-8a"]
+
+
 def composed(*overrides: str) -> DictConfig:
     """A config with its settings of Hydra."""
     GlobalHydra.instance().clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,9 @@ import pytest
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import job_folder
 from tests.cli import ROOT, Cli, metrics, shared_cache, status
-from tests.test_wheel import build, install
+from tests.wheels import place, site, wheel
+
+__all__ = ["place", "site", "wheel"]  # fixtures
 
 PACKAGE = ROOT / "examples" / "own_package"
 LINE = (
@@ -43,11 +44,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process that sees the installed package."""
-    wheel = build(PACKAGE, tmp_path_factory.mktemp("wheel"))
-    site = install(wheel, tmp_path_factory.mktemp("site"))
-    return {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
+def source() -> Path:
+    return PACKAGE
 
 
 @pytest.fixture(scope="module")

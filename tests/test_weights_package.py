@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,9 @@ import torch
 from fragrecon import load_run
 from tests.cli import ROOT, Cli, fingerprint, job, metrics, read_json, shared_cache, shared_run, status
 from tests.jobs.test_reassemble import CHINA, TINY
-from tests.test_wheel import build, call, install
+from tests.wheels import call, place, site, wheel
+
+__all__ = ["place", "site", "wheel"]  # fixtures
 
 PACKAGE = ROOT / "packages" / "fragrecon-mosaic"
 
@@ -43,23 +44,6 @@ def source(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     run = shared_run(tmp_path_factory, "mosaic", *TINY)
     job(folder / "job", cache, "mode=export", f"run={run}", f"output={weights}", "export.onnx=false")
     return folder / "fragrecon-mosaic"
-
-
-@pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(source, tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
-def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the installed package."""
-    return install(wheel, tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture
-def place(site: Path) -> dict[str, str]:
-    """The environment of a process that sees the package."""
-    return {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
 
 
 def test_the_wheel_holds_the_export_and_registers_its_name(wheel: Path, source: Path) -> None:

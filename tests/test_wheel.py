@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -11,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli import ROOT, SMALL, shared_cache, status
+from tests.wheels import call, site, wheel
+
+__all__ = ["site", "wheel"]  # fixtures
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -19,37 +20,9 @@ pytestmark = [
 ]
 
 
-def call(*line: object, cwd: Path, **environment: str) -> str:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HYDRA"))}
-    command = [str(part) for part in line]
-    done = subprocess.run(command, cwd=cwd, env=kept | environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def build(source: Path, folder: Path) -> Path:
-    """Build the wheel of a source folder."""
-    pytest.importorskip("build")
-    pytest.importorskip("hatchling")
-    call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source, cwd=folder)
-    (file,) = folder.glob("*.whl")
-    return file
-
-
-def install(wheel: Path, folder: Path) -> Path:
-    """Install a wheel, without what it depends on, into a folder."""
-    call(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, wheel, cwd=folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(ROOT, tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install(wheel, tmp_path_factory.mktemp("installed"))
+def source() -> Path:
+    return ROOT
 
 
 def test_the_wheel_holds_the_package_its_configuration_and_nothing_else(wheel: Path) -> None:
@@ -65,22 +38,22 @@ def test_the_wheel_holds_the_package_its_configuration_and_nothing_else(wheel: P
 
 
 def test_an_installed_package_runs_from_its_own_files_in_an_empty_folder(
-    installed: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    site: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    place = {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    place = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     place["MPLCONFIGDIR"] = str(shared_cache(tmp_path_factory) / "matplotlib")  # its list of fonts takes long to build
     work = tmp_path / "work"
     work.mkdir()
     code = "import fragrecon, fragrecon.run; print(fragrecon.__file__); print(fragrecon.run.CONF)"
     found = [Path(line) for line in call(sys.executable, "-c", code, cwd=work, **place).split()]
-    assert found == [installed / "fragrecon" / "__init__.py", installed / "fragrecon" / "conf"]
+    assert found == [site / "fragrecon" / "__init__.py", site / "fragrecon" / "conf"]
     call(sys.executable, "-m", "fragrecon.run", *SMALL, "model=pca", "data.epochs=1", cwd=work, **place)
     (folder,) = (work / "outputs").glob("*/*")
     assert status(folder)["status"] == "done"
     assert [path.name for path in work.iterdir()] == ["outputs"]
 
 
-def test_the_command_is_installed_too(installed: Path, tmp_path: Path) -> None:
-    place = {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path)}
-    text = call(sys.executable, installed / "bin" / "fragrecon", "--cfg", "job", cwd=tmp_path, **place)
+def test_the_command_is_installed_too(site: Path, tmp_path: Path) -> None:
+    place = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path)}
+    text = call(sys.executable, site / "bin" / "fragrecon", "--cfg", "job", cwd=tmp_path, **place)
     assert text.startswith("mode: train") or "mode: train" in text

@@ -87,7 +87,7 @@ class DataConfig(Section):
     image_height: Count | None = None
     width_step: Count = 16
     on_bad_image: Literal["fail", "skip"] = "fail"
-    max_pixels: Count = 178_956_970
+    max_pixels: Count = 178_956_970  # the limit of Pillow; a larger file may be a decompression bomb
 
     @field_validator("fragment_size", mode="before")
     @classmethod

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def main(config: Config, record: Record) -> dict[str, Any]:
-    """Export the best checkpoint of ``config.run``.
+    """Export a checkpoint of ``config.run``, by default the best.
 
     Args:
         config: job config.

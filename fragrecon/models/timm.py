@@ -37,6 +37,8 @@ class TimmEncoder(Encoder):
             import timm
         except ImportError as error:
             raise ConfigError(f'model=timm needs the extra: pip install "fragrecon[timm]" ({error})') from None
+        except (RuntimeError, OSError) as error:  # torchvision is of another build than torch
+            raise ConfigError(f"model=timm: timm cannot be imported, perhaps because of torchvision: {error}") from None
         if not timm.is_model(name):
             close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.3)
             raise ConfigError(f"model.name='{name}' is not known to timm; the nearest are {', '.join(close)}")

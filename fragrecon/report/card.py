@@ -74,7 +74,7 @@ def model_card(run: Run, model: FragmentModel, export: dict[str, Any], own: str)
         " ".join((inspect.getdoc(type(model)) or "").partition("\n\n")[0].split()),
         *_model(run, model),
         *_training(run),
-        *_scores(run),
+        *_scores(run, export["checkpoint"]),
         *_files(export),
         own.strip(),
     )
@@ -127,11 +127,13 @@ def _overrides(run: Run) -> list[str]:
     return found
 
 
-def _scores(run: Run) -> Iterator[str]:
+def _scores(run: Run, checkpoint: str) -> Iterator[str]:
     """List all scores of the model, and those of the baselines."""
     protocol, scores = run.metrics["protocol"], metrics.scores_of(run.metrics)
     methods = ["model", *(method for method in scores if method != "model")]
     yield "## Scores"
+    if (scored := run.metrics["model"].get("checkpoint")) != checkpoint:
+        yield f"These are scores of the checkpoint `{scored}` of this run. The weights here are of `{checkpoint}`."
     yield (
         f"{protocol['puzzles']} puzzles of {protocol['images_per_puzzle']} test images; mean over "
         f"{metrics.samples(protocol)} ± half its 95% interval."

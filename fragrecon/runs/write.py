@@ -7,7 +7,7 @@ All files are written atomically, except ``run.log``, ``.lock`` and those of add
 * After each epoch: a row of ``metrics.csv``.
 * In ``checkpoints/``: ``last.ckpt`` every ``trainer.checkpoint_every_n_steps``, after each epoch and on SIGTERM;
   ``best-epoch=E-MONITOR=SCORE.ckpt`` when the monitored metric improves.
-* When a run of Weights & Biases starts: ``wandb_id.txt``, its id.
+* When a run of Weights & Biases or MLflow starts: ``wandb_id.txt`` or ``mlflow_id.txt``, its id.
 * During scoring: ``probes/`` with the trained networks, and tables (CSV) of the settings tried and the scores by class.
 * After scoring: ``metrics.json``, ``scores.npz`` (scores per puzzle), ``examples.npz`` if puzzles are clustered,
   ``robustness.csv`` with ``evaluation=robustness``, ``figures/`` (in a job of a sweep only those that the page of the
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 Stage = Literal["training", "evaluation"]
 
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
-ROBUSTNESS, LOCK, WANDB_ID = "robustness.csv", ".lock", "wandb_id.txt"
+ROBUSTNESS, LOCK, WANDB_ID, MLFLOW_ID = "robustness.csv", ".lock", "wandb_id.txt", "mlflow_id.txt"
 METRICS_FILE, EPOCHS, SCORES = "metrics.json", "metrics.csv", "scores.npz"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 WEIGHTS, CARD, ONNX = "model.safetensors", "MODEL_CARD.md", "model.onnx"
@@ -176,7 +176,7 @@ class Record(RunFolder):
         if same and self.status.get("status") == "pruned":
             return False
         if not same:
-            for name in (METRICS_FILE, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS, WANDB_ID):
+            for name in (METRICS_FILE, EPOCHS, SCORES, EXAMPLES, ROBUSTNESS, WANDB_ID, MLFLOW_ID):
                 (self.folder / name).unlink(missing_ok=True)
             for name in (CHECKPOINTS, FIGURES, PROBE_FILES):
                 shutil.rmtree(self.folder / name, ignore_errors=True)

@@ -9,14 +9,15 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import yaml
+from filelock import FileLock
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from fragrecon.config.schema import model_name
 from fragrecon.config.types import Whole
 from fragrecon.errors import ConfigError
 from fragrecon.report.figures.monitoring import LabelledEmbeddings
-from fragrecon.runs.write import WANDB_ID
+from fragrecon.runs.write import MLFLOW_ID, WANDB_ID
 
 log = logging.getLogger(__name__)
 
@@ -243,6 +244,113 @@ class TensorBoard(TensorBoardLogger):
             tag="embeddings",
             metadata_header=list(embedded.facts),
         )
+
+
+class Mlflow(MLFlowLogger):
+    """MLflow, by default in files, which need no server.
+
+    All jobs of a sweep write to the store in the folder of the sweep. The id of a run in MLflow is saved in its folder;
+    a resumed run continues it, unless the store does not have it. Parameters are those that the run started with.
+
+    Args:
+        folder: folder of the run.
+        config: config of the run.
+        sweep: folder and name of the sweep that the run belongs to, if any.
+        tracking_uri: address of the store; by default that in the environment variable ``MLFLOW_TRACKING_URI``, or else
+            the folder ``mlruns`` of the sweep or the run.
+        experiment_name: name of the experiment; by default that of the sweep, or ``fragrecon``.
+        name: name of the run; by default the name of its folder.
+        tags: tags of the run.
+        pictures_every_n_epochs: how often pictures are shown; 0 shows none.
+
+    Raises:
+        ConfigError: MLflow is not installed, or refuses a setting.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        sweep: tuple[Path, str] | None = None,
+        tracking_uri: str | None = None,
+        experiment_name: str | None = None,
+        name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        pictures_every_n_epochs: Whole = 1,
+    ) -> None:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow prefers databases
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        place, sweep_name = sweep or (folder, "fragrecon")
+        self.folder, self.config, self.pictures_every_n_epochs = folder, config, pictures_every_n_epochs
+        self._own_store = (place / "mlruns").absolute().as_uri()
+        self._lock = FileLock(place / ".mlflow.lock")
+        kept = folder / MLFLOW_ID
+        with self._asking():
+            super().__init__(
+                experiment_name or sweep_name,
+                name or folder.name,
+                tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or self._own_store,
+                {"model": model_name(config["model"]), **(tags or {})},
+                run_id=kept.read_text().strip() if kept.is_file() else None,
+            )
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The client; the run starts at its first use."""
+        if not self._initialized:
+            with self._asking():
+                self._start()
+        return self._mlflow_client
+
+    def _start(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        client, name = self._mlflow_client, self._experiment_name
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            experiment = client.get_experiment(client.create_experiment(name))
+        elif self._tracking_uri == self._own_store and not experiment.artifact_location.startswith(self._own_store):
+            raise ConfigError(
+                f"logger=mlflow: {self._own_store} has been moved, and its files name their old place, "
+                f"{experiment.artifact_location}; set logger.mlflow.tracking_uri, or another logger"
+            )
+        kept = None
+        with suppress(MlflowException):  # the store does not have it
+            kept = client.get_run(self._run_id) if self._run_id else None
+        # Lightning's own start would set the store of all later runs of the process.
+        run = kept or client.create_run(experiment.experiment_id, tags=self.tags, run_name=self._run_name)
+        self._experiment_id, self._run_id, self._initialized = run.info.experiment_id, run.info.run_id, True
+        if kept:
+            client.update_run(self._run_id, "RUNNING")
+        else:
+            files.write_text(self.folder / MLFLOW_ID, f"{self._run_id}\n")
+            self.log_hyperparams(self.config)
+        client.log_dict(self._run_id, self.config, "config.yaml")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Hold the lock of the store, and raise what MLflow raises as `ConfigError`."""
+        try:
+            from mlflow.exceptions import MlflowException
+        except ModuleNotFoundError:
+            raise ConfigError('logger=mlflow needs the extra: pip install "fragrecon[mlflow]"') from None
+        try:
+            with self._lock:
+                yield
+        except MlflowException as error:
+            raise ConfigError(f"logger=mlflow: {' '.join(str(error).split())}") from error
+
+    @rank_zero_only
+    def show(self, name: str, picture: Tensor, step: int) -> None:
+        self.experiment.log_image(self._run_id, picture.movedim(0, -1).numpy(), key=PICTURES + name, step=step)
+
+    def show_embeddings(self, embedded: LabelledEmbeddings, step: int) -> None:
+        """Do nothing: MLflow has no projector."""
 
 
 @contextmanager

@@ -6,8 +6,6 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 
 import lightning.pytorch as pl
@@ -34,6 +32,9 @@ log = logging.getLogger(__name__)
 
 OF_CALLBACKS = ("ema", "max_time", "callbacks", "accumulate_grad_batches", "profiler", "checkpoint_every_n_steps")
 """Keys of ``trainer`` that are not passed to Lightning as they are."""
+
+LARGEST_RATE = 1e30
+"""Learning rate above which a step may be larger than any float32, which raises a RuntimeError in torch."""
 
 EXPECTED_WARNINGS = (
     # A resumed run has a checkpoint folder, continues within an epoch, and keeps its means.
@@ -135,13 +136,18 @@ def fit(trainer: pl.Trainer, learner: Learner, record: Record) -> None:
         log.info("resuming from %s", last)
     report_ready()
     try:
-        with started_from(record.folder), _overflow():
+        with started_from(record.folder):
             trainer.fit(learner, learner.data, ckpt_path=last)
     except SIGTERMException as stop:
         log.warning("stopped by SIGTERM; resume with: python -m fragrecon.run %s", typed("resume", record.folder))
         raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own exit code would be 0
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {error}") from error
+    except RuntimeError as error:
+        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        if max(rates, default=0) > LARGEST_RATE:
+            raise TrainingError("the optimizer's step overflows; try a lower optimizer.lr") from error
+        raise
     except SystemExit as stop:
         if trainer.interrupted:  # how Lightning ends on Ctrl-C
             raise KeyboardInterrupt from stop
@@ -149,14 +155,3 @@ def fit(trainer: pl.Trainer, learner: Learner, record: Record) -> None:
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-@contextmanager
-def _overflow() -> Iterator[None]:
-    """Raise `TrainingError` if a step of the optimizer is larger than any float32."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "without overflow" in str(error):
-            raise TrainingError("the optimizer's step overflows; try a lower optimizer.lr") from error
-        raise

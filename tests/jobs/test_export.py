@@ -69,6 +69,27 @@ def test_an_export_holds_the_best_weights_as_float16(export: Path, mosaic: Path)
         np.testing.assert_array_equal(value, expected[name].numpy().astype(np.float16))
 
 
+@pytest.mark.parametrize("checkpoint", ["last", "early.ckpt"])
+def test_other_weights_than_the_best_are_exported_and_the_card_says_so(
+    tmp_path: Path, cache: Path, mosaic: Path, checkpoint: str
+) -> None:
+    run, name = shutil.copytree(mosaic, tmp_path / "run"), "last.ckpt" if checkpoint == "last" else checkpoint
+    contents = torch.load(best(mosaic), weights_only=True)
+    contents["state_dict"] = {key: -value for key, value in contents["state_dict"].items()}
+    torch.save(contents, run / "checkpoints" / name)
+    line = ["mode=export", f"run={run}", f"output={tmp_path / 'out'}", WITHOUT]
+    found = job(tmp_path / "job", cache, *line, f"checkpoint={checkpoint}")
+    assert found is not None
+    assert found["checkpoint"] == name
+    for key, value in load_file(tmp_path / "out" / "model.safetensors").items():
+        np.testing.assert_array_equal(value, contents["state_dict"][f"model.{key}"].numpy().astype(np.float16))
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert f"`{best(mosaic).name}`" in card
+    assert f"`{name}`" in card
+    with pytest.raises(RunError, match="checkpoint=other"):
+        job(tmp_path / "none", cache, *line, "checkpoint=other")
+
+
 def test_the_effect_of_float16_is_measured(export: Path, mosaic: Path) -> None:
     """By the embeddings of ten generated images, once by the run and once by the export."""
     images = next(iter(Synthetic(test_images=10).blocks("test"))).images

@@ -12,9 +12,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.data.puzzles import FragmentBatch, cut
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.probes.base import Advance, FittedProbe, Predictions, Probe, Samples
+from fragrecon.runs.read import load_run
 from tests.cli import SMALL, job, metrics, shared_cache
 
 
@@ -110,6 +111,23 @@ def test_metrics_and_probes_of_the_user_are_scored(tmp_path: Path, cache: Path) 
     assert (tmp_path / "run" / "probes" / "most_frequent_classes.csv").is_file()
     assert Descent.rates == [0.01, 0.005, 0.0025]
     assert "train/loss" in (tmp_path / "run" / "notes" / "metrics.csv").read_text()
+
+
+def test_a_network_of_timm_is_trained_scored_and_loaded(tmp_path: Path, cache: Path) -> None:
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
+    line = ["model=timm", "model.name=resnet10t", "data.batches_per_epoch=2", "data.epochs=1", "data.fragment_size=32"]
+    job(tmp_path / "run", cache, *SMALL, *line)
+    assert metrics(tmp_path / "run")["model"]["latent_dim"] == timm.create_model("resnet10t").num_features
+    run = load_run(tmp_path / "run")
+    network = timm.create_model("resnet10t", num_classes=0).eval()
+    network.load_state_dict(run.model.network.state_dict())
+    images = torch.rand(2, *run.config.data.image_shape)
+    fragments = cut(images[None], run.config.data.fragment_shape[1:])
+    with torch.inference_mode():
+        expected = network(fragments.flatten(0, 2)).unflatten(0, (2, -1))
+    torch.testing.assert_close(torch.from_numpy(run.embed(images)), expected, rtol=1e-4, atol=1e-4)
+    job(tmp_path / "again", cache, "mode=evaluate", f"run={tmp_path / 'run'}")
+    assert metrics(tmp_path / "again")["scores"]["model"] == metrics(tmp_path / "run")["scores"]["model"]
 
 
 def test_a_metric_without_a_score_for_each_puzzle_is_refused(tmp_path: Path, cache: Path) -> None:

@@ -350,6 +350,12 @@ def test_a_rate_that_bursts_the_weights_ends_the_run_with_advice(
     assert "finite" in noted["error"]
 
 
+def test_a_step_that_overflows_ends_the_run_with_advice(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(TrainingError, match=r"optimizer\.lr"):
+        job(tmp_path / "run", cache, *QUICK, "optimizer.lr=3e38")
+    assert "optimizer.lr" in status(tmp_path / "run")["error"]
+
+
 def test_a_nan_in_the_loss_leaves_good_checkpoints_behind(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,8 +86,18 @@ def test_timm_that_is_not_installed_says_how_it_is() -> None:
         TimmEncoder(SHAPE, "resnet18")
 
 
+def test_timm_that_cannot_be_imported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is if torchvision is of another build than torch."""
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match="torchvision::nms"):
+        TimmEncoder(SHAPE, "resnet18")
+
+
 def test_a_network_of_timm_is_an_encoder() -> None:
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
     model = TimmEncoder((1, 32, 32), "resnet10t", latent_dim=None).eval()
     assert model.latent_dim == timm.create_model("resnet10t", num_classes=0).num_features
     assert model.embed(torch.rand(2, 1, 32, 32)).shape == (2, model.latent_dim)

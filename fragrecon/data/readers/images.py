@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from fragrecon.config.schema import DataConfig
 from fragrecon.data.readers.colours import fitted, to_rgb
 from fragrecon.data.store import AnyWidthShape, Block, Source, Split, image_bytes
 from fragrecon.errors import ConfigError, DataError
@@ -29,8 +30,8 @@ SUFFIXES = (
 )
 Encoded = tuple[str, bytes | Path]  # name for messages; the bytes, or the file that holds them
 OnBadImage = Literal["fail", "skip"]
-MAX_PIXELS = 178_956_970
-"""Default of ``data.max_pixels``, the limit of Pillow; a larger file may be a decompression bomb."""
+MAX_PIXELS: int = DataConfig.max_pixels
+"""Default of ``data.max_pixels``."""
 
 FITS = "check that data= fits these files"
 LFS_REASON = "a Git LFS pointer instead of the file; run git lfs pull in its repository"
