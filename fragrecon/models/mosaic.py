@@ -121,14 +121,15 @@ class Mosaic(FragmentModel):
             if self.context:
                 biases = self.fit.biases(fits, count).chunk(self.depth, 1)
                 ties = self.fit.ties(fits, count) if self.rotations else ties
+        relative = synchronised(ties) if self.rotations else ties
         rotations: Tensor | None = None
         for number, (block, bias) in enumerate(zip(self.blocks, biases, strict=True)):
             if self.halfway is not None and number == self.depth // 2:
-                hidden = hidden + self.halfway.inform(self.halfway(hidden, ties))
+                hidden = hidden + self.halfway.inform(self.halfway(hidden, relative))
             hidden = block(hidden, bias, self.context)
         tokens = self.norm(hidden)
         if self.turns is not None:
-            rotations = self.turns(hidden, ties)
+            rotations = self.turns(hidden, relative)
             tokens = tokens + self.turns.inform(rotations)
         embeddings = F.normalize(self.head(tokens).float(), dim=-1)
         return Solution(embeddings, self.cells(tokens).float(), self._sides(tokens, fits), rotations)
@@ -216,42 +217,70 @@ class Edges(nn.Module):
 
 
 class Turns(nn.Module):
-    """Predicts rotations that agree along the seams: mean-field inference on the fragments of a puzzle.
+    """Predicts the rotation of each fragment from the tokens of all fragments of its image.
 
-    The evidence for the rotation of a fragment comes from its token. Two sides that meet fix the relative rotation of
-    their fragments, so that the belief about one is evidence for the other. Gradients pass through the last update only
-    and not into the seams, because those of many updates explode where seams are sure.
-
-    Source of the update: Wainwright and Jordan, "Graphical Models, Exponential Families, and Variational Inference",
-    2008, section 5.3.
+    A token is evidence for the rotation of its own fragment and, by the rotation between the two, for that of every
+    other fragment of the image. The evidence is summed.
 
     Args:
         width: width of the tokens.
-        steps: number of updates of all beliefs.
     """
 
-    def __init__(self, width: int, steps: int = 8) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.steps = steps
         self.evidence = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4))
-        self.strength = nn.Parameter(torch.tensor(1.0))
         self.told = nn.Linear(4, width)
 
-    def forward(self, hidden: Tensor, ties: Tensor) -> Tensor:
-        """Compute logits of the rotations (B, F, 4) from tokens (B, F, width) and `Fit.ties` (B, 4, F, F)."""
+    def forward(self, hidden: Tensor, relative: Tensor) -> Tensor:
+        """Compute logits of the rotations (B, F, 4) from tokens (B, F, width) and `synchronised` (B, 4, F, F)."""
         with torch.autocast(hidden.device.type, enabled=False):
             evidence: Tensor = self.evidence(hidden.float())
-            logits, ties = evidence, ties.detach()
-            for _ in range(self.steps):
-                told = ties @ logits.detach().softmax(-1).unsqueeze(1)  # (B, 4, F, 4)
-                shifted = [part.roll(more, -1) for more, part in enumerate(told.unbind(1))]
-                logits = evidence + self.strength.exp() * torch.stack(shifted).sum(0)
-        return logits
+            return sum((part @ evidence.roll(more, -1) for more, part in enumerate(relative.unbind(1))), 0 * evidence)
 
     def inform(self, logits: Tensor) -> Tensor:
-        """Embed the beliefs of logits (B, F, 4), to be added to the tokens (B, F, width)."""
+        """Embed the probabilities of logits (B, F, 4), to be added to the tokens (B, F, width)."""
         told: Tensor = self.told(logits.softmax(-1))
         return told
+
+
+@torch.no_grad()
+def synchronised(ties: Tensor, doublings: int = 5) -> Tensor:
+    """Compute the rotations between all fragments of an image from those between fragments that seem to meet.
+
+    Rotations are complex numbers of length one, and ties a Hermitian matrix of their quotients, weighted by how sure
+    they are. In its powers, a pair is related along all paths; paths within an image agree. Two fragments are of the
+    same image as far as their rows agree up to a rotation, which is the one between them.
+
+    Source of the matrix: Singer, "Angular synchronization by eigenvectors and semidefinite programming", Applied and
+    Computational Harmonic Analysis 30, 2011, section 2.
+
+    Args:
+        ties: (B, 4, F, F), as from `Fit.ties`.
+        doublings: the power of the matrix is 2 to this number.
+
+    Returns:
+        Weights in [0, 1], (B, 4, F, F): entry r of a pair is not zero if the first fragment is rotated by r quarter turns
+        more than the second; that of a fragment and itself is 1.
+    """
+    with torch.autocast(ties.device.type, enabled=False):
+        both = (ties + ties[:, [0, 3, 2, 1]].mT).float()
+        steps = torch.complex(both[:, 0] - both[:, 2], both[:, 1] - both[:, 3])
+        steps = steps * steps.abs()
+        own = torch.eye(steps.shape[-1], device=steps.device)
+        power = _balanced(steps, steps.abs().sum(-1)) + own
+        for _ in range(doublings):
+            power = power @ power
+            power = _balanced(power, power.norm(dim=-1))
+        rows = power / power.norm(dim=-1, keepdim=True)
+        agreement = rows @ rows.mH
+        quarter = (torch.angle(agreement) * (2 / math.pi)).round().long() % 4
+        return F.one_hot(quarter, 4).movedim(-1, 1) * agreement.abs().square().unsqueeze(1)
+
+
+def _balanced(matrix: Tensor, sizes: Tensor) -> Tensor:
+    """Divide rows and columns of matrices (B, F, F) by the square roots of their sizes (B, F)."""
+    scale = sizes.clamp(min=1e-6).rsqrt()
+    return scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2)
 
 
 class Channels(nn.Linear):
