@@ -259,8 +259,8 @@ def synchronised(ties: Tensor, doublings: int = 5) -> Tensor:
         doublings: the power of the matrix is 2 to this number.
 
     Returns:
-        Weights in [0, 1], (B, 4, F, F): entry r of a pair is not zero if the first fragment is rotated by r quarter turns
-        more than the second; that of a fragment and itself is 1.
+        Weights in [0, 1], (B, 4, F, F): a pair has a weight at r, if the first fragment is rotated by r quarter turns
+        more than the second, and zeros elsewhere; that of a fragment and itself is 1.
     """
     with torch.autocast(ties.device.type, enabled=False):
         both = (ties + ties[:, [0, 3, 2, 1]].mT).float()
