@@ -219,8 +219,8 @@ class Edges(nn.Module):
 class Turns(nn.Module):
     """Predicts the rotation of each fragment from the tokens of all fragments of its image.
 
-    A token is evidence for the rotation of its own fragment and, by the rotation between the two, for that of every
-    other fragment of the image. The evidence is summed.
+    A token is evidence for the rotation of its own fragment and, by the rotation between the two, for those of the
+    other fragments of the image. All evidence for a fragment is summed.
 
     Args:
         width: width of the tokens.
@@ -228,14 +228,17 @@ class Turns(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.evidence = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4))
+        self.own, self.shared = (nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4)) for _ in range(2))
         self.told = nn.Linear(4, width)
 
     def forward(self, hidden: Tensor, relative: Tensor) -> Tensor:
         """Compute logits of the rotations (B, F, 4) from tokens (B, F, width) and `synchronised` (B, 4, F, F)."""
         with torch.autocast(hidden.device.type, enabled=False):
-            evidence: Tensor = self.evidence(hidden.float())
-            return sum((part @ evidence.roll(more, -1) for more, part in enumerate(relative.unbind(1))), 0 * evidence)
+            logits: Tensor = self.own(hidden.float())
+            shared = self.shared(hidden.float())
+            for more, part in enumerate(relative.unbind(1)):
+                logits = logits + part @ shared.roll(more, -1)
+        return logits
 
     def inform(self, logits: Tensor) -> Tensor:
         """Embed the probabilities of logits (B, F, 4), to be added to the tokens (B, F, width)."""
@@ -260,7 +263,7 @@ def synchronised(ties: Tensor, doublings: int = 5) -> Tensor:
 
     Returns:
         Weights in [0, 1], (B, 4, F, F): a pair has a weight at r, if the first fragment is rotated by r quarter turns
-        more than the second, and zeros elsewhere; that of a fragment and itself is 1.
+        more than the second, and zeros elsewhere. The weight of a fragment and itself is 1.
     """
     with torch.autocast(ties.device.type, enabled=False):
         both = (ties + ties[:, [0, 3, 2, 1]].mT).float()

@@ -545,7 +545,7 @@ def test_fragments_that_touch_none_are_related_to_themselves_alone() -> None:
 @torch.inference_mode()
 def test_one_fragment_whose_rotation_is_known_tells_those_of_its_image_alone() -> None:
     turns = Turns(4)
-    turns.evidence = torch.nn.Sequential()
+    turns.own, turns.shared = torch.nn.Identity(), torch.nn.Identity()  # type: ignore[assignment]
     hidden = torch.zeros(1, 8, 4)
     hidden[0, 0, 1] = 3.0
     found = turns(hidden, synchronised(known_ties())).softmax(-1)[0]
@@ -558,10 +558,10 @@ def test_one_fragment_whose_rotation_is_known_tells_those_of_its_image_alone() -
 def test_turns_are_those_of_a_slow_loop() -> None:
     turns, random = Turns(6), torch.Generator().manual_seed(0)
     hidden, relative = torch.randn(2, 5, 6, generator=random), torch.rand(2, 4, 5, 5, generator=random)
-    evidence, logits = turns.evidence(hidden), torch.zeros(2, 5, 4)
+    shared, logits = turns.shared(hidden), turns.own(hidden).clone()
     for b, i, quarter in itertools.product(range(2), range(5), range(4)):
         for more, j in itertools.product(range(4), range(5)):
-            logits[b, i, quarter] += relative[b, more, i, j] * evidence[b, j, (quarter - more) % 4]
+            logits[b, i, quarter] += relative[b, more, i, j] * shared[b, j, (quarter - more) % 4]
     torch.testing.assert_close(turns(hidden, relative), logits)
 
 
