@@ -8,7 +8,7 @@ DATA ?=
 MOSAIC := $(wildcard packages/fragrecon-mosaic/src/fragrecon_mosaic/model.safetensors)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast faults lint type format check bench bench-training ablations baselines tables clean
+.PHONY: help install run test test-fast faults lint type format check docs bench bench-training ablations baselines tables clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,9 +38,10 @@ test-fast: $(VENV)/.installed-dev  ## all tests except slow ones
 faults: $(VENV)/.installed-dev  ## test the faults that users meet, and print a table of the outcomes
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m fault -q $(ARGS)
 
-lint: $(VENV)/.installed-dev  ## ruff: rules and format
+lint: $(VENV)/.installed-dev  ## ruff: rules and format; codespell: spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 type: $(VENV)/.installed-dev  ## mypy
 	$(BIN)/mypy
@@ -50,6 +51,9 @@ format: $(VENV)/.installed-dev  ## fix and format the code with ruff
 	$(BIN)/ruff format .
 
 check: lint type test  ## all of the above checks
+
+docs: $(VENV)/.installed-dev  ## build the site in docs/_build/html, with its tutorials; a warning is an error
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --jobs auto $(ARGS) docs docs/_build/html
 
 bench: $(VENV)/.installed  ## time the clustering engine against a loop over the libraries; ARGS="data=imagenet64 data.root=FOLDER"
 	$(BIN)/python benchmarks/clustering.py $(ARGS)
@@ -72,5 +76,5 @@ tables: $(VENV)/.installed  ## write the tables of experiments/ and README.md fr
 	$(BIN)/python experiments/tables.py $(ARGS)
 
 clean:  ## remove caches and built files, but neither results nor .venv
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build docs/generated docs/results docs/api/fragrecon*.md .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +

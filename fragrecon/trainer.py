@@ -31,7 +31,7 @@ class FragmentAutoencoderTrainer:
         early_stopping_patience: number of validations without improvement before training stops.
         folder: run folder; by default a new one in ``outputs/``.
         data: format of the images; any name in ``conf/data``, such as folder. Or the training images: an array
-            (N, H, W) or (N, H, W, C) of uint8, a `Dataset` as in torchvision, or a data set of Hugging Face; see
+            (N, H, W) or (N, H, W, C) of uint8, a ``Dataset`` as in torchvision, or a data set of Hugging Face; see
             `fragrecon.data.readers.datasets.ImageDataset`. They have the size of the first image, unless
             ``data.image_size`` is set.
         test_data: test images, if ``data`` holds images; by default, about a tenth of ``data`` is held out.

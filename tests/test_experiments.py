@@ -60,9 +60,9 @@ def test_a_check_of_the_tables_fails_on_an_edited_page_and_writes_nothing(
     assert tables.main(["--check"]) == 0
 
 
-def test_the_readme_shows_every_model_of_the_baselines() -> None:
-    (names,) = re.findall(r"<!-- scores: ([^>]+) -->", (ROOT / "README.md").read_text())
-    assert {"baselines/conv", "baselines/linear", "baselines/pca", "baselines/supervised"} <= set(names.split())
+def test_the_readme_has_one_table_of_a_few_results() -> None:
+    ((_, names),) = re.findall(r"<!-- (\w+): ([^>]+) -->", (ROOT / "README.md").read_text())
+    assert 1 < len(names.split()) <= 6
 
 
 def test_results_were_scored_by_the_whole_protocol() -> None:

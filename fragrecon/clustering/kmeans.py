@@ -3,7 +3,7 @@
 Shapes: P problems of n points in D dimensions, R restarts, k clusters, T trials.
 
 All computations use inner products. With W (k, n) the indicators of the clusters and G (n, n) = X Xt, the squared
-distance of point i to the centre of cluster c is, up to a term that depends on i only,
+distance of point i to the centre of cluster c is, up to a term that depends on i only::
 
     W_c G Wt_c / |c|^2 - 2 (W G)_ci / |c|
 

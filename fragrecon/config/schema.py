@@ -67,6 +67,14 @@ class DataConfig(Section):
     With ``image_height``, images keep their aspect ratio: their widths vary, in multiples of ``width_step``.
     ``image_size`` is then the aspect ratio of a nominal image, which ``image_shape`` and ``fragment_shape``
     describe.
+
+    Attributes:
+        name: name of the data set in tables and in the cache folder.
+        reader: class that reads the files, and its arguments.
+        root: folder or file of the data set.
+        image_size: (height, width) that images are cropped and scaled to.
+        channels: 3 for colour, 1 for grey images.
+        download: whether missing files are downloaded into ``root``, where the reader can.
     """
 
     name: PlainName

@@ -22,7 +22,7 @@ def score_parts(scoring: Scoring) -> PartResult:
     """Run all parts that the config enables, and join their results.
 
     Args:
-        scoring: model and data; trained probes are saved in the first of `probe_folders`.
+        scoring: model and data; trained probes are saved in the first of ``probe_folders``.
 
     Returns:
         The results of all parts, with at least an entry for the model.

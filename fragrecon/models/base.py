@@ -1,7 +1,7 @@
 """The model interface: one embedding per fragment.
 
 Every model is a `FragmentModel`. Further abilities, such as decoding, are small protocols, which objectives and
-evaluations check with `isinstance`.
+evaluations check with ``isinstance``.
 
 Shapes: B puzzles of F fragments (C, h, w); M single fragments or images; D embedding dimensions; P patches of an image.
 """

@@ -29,7 +29,7 @@ maps, after all halvings, still have several positions.
 class Perceptual:
     """Mean distance of two images over the stages of a pretrained network.
 
-    It is not an `nn.Module`, so an objective neither trains nor saves the network, nor switches it to training mode.
+    It is not an ``nn.Module``, so an objective neither trains nor saves the network, nor switches it to training mode.
 
     Args:
         network: name in `NETWORKS`.

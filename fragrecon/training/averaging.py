@@ -23,12 +23,12 @@ class WeightAverage(Callback):
     ``ExponentialMovingAverage``).
 
     The model has the averaged weights from the start of a validation or the end of an epoch until the next training
-    batch, and after training. `ModelCheckpoint` saves within that time. In ``last.ckpt``, ``state_dict`` has the
+    batch, and after training. ``ModelCheckpoint`` saves within that time. In ``last.ckpt``, ``state_dict`` has the
     averaged weights too, and ``trained_weights`` the trained ones. If a run is resumed without this callback, training
     continues from the averaged weights.
 
     Lightning's ``WeightAveraging`` does not suit these checkpoints: it restores the trained weights before
-    `ModelCheckpoint` saves, and a checkpoint with ``save_weights_only`` never calls a callback.
+    ``ModelCheckpoint`` saves, and a checkpoint with ``save_weights_only`` never calls a callback.
 
     Must come before other callbacks that use the weights.
 

@@ -50,7 +50,7 @@ REFUSED = {
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` for resuming: every few steps, at the end of an epoch, and when SIGTERM stops training.
 
-    Must come after `ModelCheckpoint` in the list, so that ``last.ckpt`` contains the latest state of that callback.
+    Must come after ``ModelCheckpoint`` in the list, so that ``last.ckpt`` contains the latest state of that callback.
     (Lightning calls checkpoint callbacks after all others, in the order of the list.)
 
     Args:

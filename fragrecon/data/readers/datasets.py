@@ -1,4 +1,4 @@
-"""Data sets of the user: a `Dataset` class as in torchvision, a NumPy array, or a data set of Hugging Face."""
+"""Data sets of the user: a ``Dataset`` class as in torchvision, a NumPy array, or a data set of Hugging Face."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Labelled(Dataset[Any]):
 
 
 class DatasetReader:
-    """Reads a `Dataset`; its images are cropped and scaled to one shape like image files.
+    """Reads a ``Dataset``; its images are cropped and scaled to one shape like image files.
 
     Args:
         dataset: the training images. In a config, a node; its class may take ``root``, ``download``, ``image_size``

@@ -188,7 +188,7 @@ class ImageDecoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Settings that change which images are decoded, or how, for `Source.identity`."""
+        """Settings that change which images are decoded, or how, for ``Source.identity``."""
         width = {} if self.shape[2] is not None else {"width_step": self.step}
         return width if self.on_bad_image == "fail" else {**width, "on_bad_image": "skip", "most": self.max_pixels}
 

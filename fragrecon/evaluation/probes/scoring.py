@@ -60,7 +60,7 @@ def score_probes(scoring: Scoring) -> PartResult:
     """Train probes on the embeddings of a model and of the baselines, and score them on the test images.
 
     Args:
-        scoring: model and data; probes are saved in the first of `probe_folders`.
+        scoring: model and data; probes are saved in the first of ``probe_folders``.
 
     Returns:
         Scores and trained probes; empty if the config disables probes.

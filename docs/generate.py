@@ -1,0 +1,136 @@
+"""Write the pages and tables of the site that follow from the code, from ``conf/`` and from ``experiments/``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+
+import configuration
+
+from fragrecon.models.base import count_parameters
+from fragrecon.report import metrics
+from fragrecon.run import compose
+from fragrecon.runs.modules import build_on_meta
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = ROOT / "experiments" / "results"
+
+API = (
+    *("fragrecon.trainer", "fragrecon.runs", "fragrecon.models", "fragrecon.objectives", "fragrecon.clustering"),
+    *("fragrecon.reassembly", "fragrecon.evaluation", "fragrecon.data", "fragrecon.training", "fragrecon.config"),
+    *("fragrecon.errors", "fragrecon.seams", "fragrecon.seeds"),
+)
+"""Packages and modules with a page of their own; that of a package has its modules."""
+SCHEMA = ("fragrecon.config.schema", "fragrecon.config.evaluation", "fragrecon.config.types")
+"""Described key by key in the reference of the configuration."""
+AGAIN = ("sklearn", "embed_plain")
+"""Folders of results of models that another folder has, too."""
+
+
+def main() -> None:
+    """Write all of them."""
+    for folder in ("api", "results", "generated", "generated/models", "generated/results"):
+        (HERE / folder).mkdir(exist_ok=True)
+    api()
+    for page in sorted((ROOT / "experiments").glob("*.md")):
+        write(f"results/{page.name}", f"```{{include}} ../../experiments/{page.name}\n:relative-images:\n```\n")
+    for name, text in {"sections": configuration.sections(), "options": configuration.options()}.items():
+        write(f"generated/{name}.md", text)
+    write("generated/metrics.md", metrics_table())
+    for path in configuration.options_of("model"):
+        write(f"generated/models/{path.stem}.md", model(path))
+    classes = {configuration.target_of("model", path).__name__ for path in configuration.options_of("model")}
+    for name in classes:
+        write(f"generated/results/{name}.md", recorded(name))
+
+
+def write(name: str, text: str) -> None:
+    """Write a file, unless it is the same already, so that Sphinx reads only what has changed."""
+    path = HERE / name
+    if not path.is_file() or path.read_text() != text:
+        path.write_text(text)
+
+
+def api() -> None:
+    """Write a page for each of `API`, with what the docstrings of its public modules say."""
+    for name in API:
+        path = getattr(importlib.import_module(name), "__path__", [])
+        parts = [f"# `{name}`\n", automodule(name, members=not path)]
+        for found in pkgutil.walk_packages(path, f"{name}."):
+            if found.name not in SCHEMA:
+                head = found.name.removeprefix(f"{name}.")
+                parts += [f"## `{head}`\n", automodule(found.name, members=not found.ispkg)]
+        write(f"api/{name}.md", "\n".join(parts))
+
+
+def automodule(name: str, *, members: bool) -> str:
+    """Return what shows the docstring of a module and, unless it is a package, of its members."""
+    return f"```{{eval-rst}}\n.. automodule:: {name}\n{'   :members:' if members else ''}\n```\n"
+
+
+def metrics_table() -> str:
+    """Describe every metric that a recorded result has, and those of the registry, by family."""
+    recorded: dict[str, None] = dict.fromkeys(metrics.SHOWN)
+    for path in sorted(RESULTS.rglob("*.json")):
+        result = json.loads(path.read_text())
+        for scores in result["scores"].values() if "model_minus" in result else ():
+            recorded |= dict.fromkeys(scores)
+    for columns in (metrics.BEYOND, metrics.PAIRS, metrics.REASSEMBLY, metrics.COMPOSITE, metrics.LATENTS):
+        recorded |= dict.fromkeys(columns)
+    recorded |= dict.fromkeys(f"reconstruction_{metric}" for metric in metrics.PERCEPTUAL)
+    parts = []
+    for family in metrics.FAMILIES:
+        rows = [["name in `metrics.json`", "in tables", "unit", "better", "shown by default"]]
+        for metric in family.of(recorded):
+            found = metrics.measure(metric)
+            better = "lower" if found.lower_is_better else "higher"
+            shown = "yes" if metric in family.shown else ""
+            rows.append([f"`{metric}`", metrics.name(metric), found.unit, better, shown])
+        prefixes = " or ".join(f"`{prefix}`" for prefix in family.prefixes if prefix)
+        starts = f"Names start with {prefixes}." if prefixes else ""
+        ranks = f"Runs are ranked by `{family.compared}`." if family.compared else ""
+        parts.append(f"## {family.name}\n\n{' '.join(filter(None, (starts, ranks, family.note)))}\n\n")
+        parts.append(configuration.markdown(rows) + "\n" if len(rows) > 1 else "")
+    return "".join(parts)
+
+
+def model(path: Path) -> str:
+    """Describe an option of ``model``: its keys, its parameters and its class."""
+    target = configuration.target_of("model", path)
+    parts = [f"{configuration.summary(path)}\n\n    python -m fragrecon.run model={path.stem}\n"]
+    parts.append(configuration.markdown(configuration.keys_of("model", path)))
+    if count := parameters(path):
+        parts.append(f"{count:,} parameters for colour fragments of 16x16 pixels.\n")
+    parts.append(f"Class: {{py:class}}`{target.__module__}.{target.__qualname__}`.\n")
+    return "\n".join(parts)
+
+
+def parameters(path: Path) -> int | None:
+    """Count the parameters of a model with the default settings; None if it needs further ones."""
+    if "???" in path.read_text():
+        return None
+    return count_parameters(build_on_meta(compose([f"model={path.stem}"]), (4, 4))[0])
+
+
+def recorded(name: str) -> str:
+    """Return the recorded results of a class of models, as a table."""
+    rows = [["result", "data", "parameters", "training, min", "scores"]]
+    for path in sorted(RESULTS.rglob("*.json")):
+        result = json.loads(path.read_text())
+        if result.get("model", {}).get("name") != name or path.parent.name in AGAIN or "scores" not in result:
+            continue
+        scores, seconds = result["scores"]["model"], result.get("seconds", {}).get("training")
+        best = metrics.compared(scores)
+        cells = [path.relative_to(RESULTS).with_suffix("").as_posix(), result["data"]["name"]]
+        cells += [f"{result['model']['parameters']:,}", f"{seconds / 60:.0f}" if seconds else ""]
+        values = [metrics.around(one, scores[one]["mean"], metrics.half(scores[one])) for one in best]
+        shown = "; ".join(f"{metrics.title(one)} {value}" for one, value in zip(best, values, strict=True))
+        rows.append([*cells, shown])
+    return configuration.markdown(rows) if len(rows) > 1 else ""
+
+
+if __name__ == "__main__":
+    main()
