@@ -79,8 +79,14 @@ def _ship(costs: _Array, size: int, prices: _Array) -> npt.NDArray[np.int64]:
     n, k = costs.shape
     if n < k * size:  # a cluster with room has the price zero
         prices[:] = 0
-    labels: npt.NDArray[np.int64] = (costs - prices).argmin(1)
+    reduced = costs - prices
+    labels: npt.NDArray[np.int64] = reduced.argmin(1)
     counts, every = np.bincount(labels, minlength=k), np.arange(k)
+    cheapest = reduced == reduced.min(1, keepdims=True)
+    for point in np.flatnonzero(cheapest.sum(1) > 1):  # equal points are spread at once
+        counts[labels[point]] -= 1
+        labels[point] = np.where(cheapest[point], counts, n).argmin()
+        counts[labels[point]] += 1
     # The lowest extra cost of moving a point from a cluster to another, and this point.
     extra, mover = np.full((k, k), np.inf), np.zeros((k, k), np.int64)
 
