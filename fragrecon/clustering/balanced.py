@@ -5,6 +5,10 @@ Shapes: P problems of n points in D dimensions, k clusters.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -13,6 +17,10 @@ from fragrecon.clustering.kmeans import kmeans
 from fragrecon.clustering.problems import MEMORY, centred, check_points, parts
 
 MAX_STEPS = 100
+SMALL = 500
+"""Number of points up to which SciPy's assignment of points to single places is as fast as `_ship`."""
+
+_Array = npt.NDArray[np.float64]
 
 
 def assign(scores: Tensor, size: int | None = None) -> Tensor:
@@ -34,16 +42,86 @@ def assign(scores: Tensor, size: int | None = None) -> Tensor:
     """
     if scores.ndim != 3:
         raise ValueError(f"scores must be (P, n, k), not {tuple(scores.shape)}")
-    problems, n, k = scores.shape
-    size = _size(n, k, size)
+    return _assign(scores, _size(*scores.shape[1:], size), np.zeros((len(scores), scores.shape[2])))
+
+
+def _assign(scores: Tensor, size: int, prices: _Array) -> Tensor:
+    """Assign points as `assign` does; ``prices`` (P, k) of `_ship` are updated in place."""
     if not torch.isfinite(scores).all():
         raise ValueError("the scores are not all finite")
-    labels = torch.empty(problems, n, dtype=torch.int64)
-    # A linear assignment of points to places; a cluster has `size` places.
-    places = scores.detach().double().cpu().repeat_interleave(size, 2).numpy()
-    for found, problem in zip(labels, places, strict=True):
-        found[:] = torch.from_numpy(linear_sum_assignment(problem, maximize=True)[1] // size)
+    labels = torch.empty(scores.shape[:2], dtype=torch.int64)
+    for found, problem, own in zip(labels, scores.detach().double().cpu().numpy(), prices, strict=True):
+        if len(problem) > SMALL and size > 1:
+            found[:] = torch.from_numpy(_ship(-problem, size, own))
+        else:  # a cluster has `size` places
+            places = np.repeat(problem, size, 1)
+            found[:] = torch.from_numpy(linear_sum_assignment(places, maximize=True)[1] // size)
     return labels.to(scores.device)
+
+
+def _ship(costs: _Array, size: int, prices: _Array) -> npt.NDArray[np.int64]:
+    """Assign points to clusters of at most ``size`` points at the minimal sum of costs.
+
+    All points begin in their cheapest cluster. While a cluster has too many, one point moves on along the cheapest path
+    from such a cluster to one with room; prices of clusters keep the reduced costs of all moves at zero or above. At
+    most n moves are needed, each with a search in k steps of k operations.
+
+    Source: successive shortest paths with potentials, Ahuja, Magnanti and Orlin, "Network Flows", 1993, section 9.7.
+
+    Args:
+        costs: cost of each point in each cluster, (n, k).
+        size: maximum number of points per cluster.
+        prices: of the clusters, (k,), updated in place; those of similar costs are a good start.
+
+    Returns:
+        Labels (n,) in 0..k-1.
+    """
+    n, k = costs.shape
+    if n < k * size:  # a cluster with room has the price zero
+        prices[:] = 0
+    reduced = costs - prices
+    labels: npt.NDArray[np.int64] = reduced.argmin(1)
+    counts, every = np.bincount(labels, minlength=k), np.arange(k)
+    cheapest = reduced == reduced.min(1, keepdims=True)
+    for point in np.flatnonzero(cheapest.sum(1) > 1):  # equal points are spread at once
+        counts[labels[point]] -= 1
+        labels[point] = np.where(cheapest[point], counts, n).argmin()
+        counts[labels[point]] += 1
+    # The lowest extra cost of moving a point from a cluster to another, and this point.
+    extra, mover = np.full((k, k), np.inf), np.zeros((k, k), np.int64)
+
+    def survey(cluster: int) -> None:
+        members = np.flatnonzero(labels == cluster)
+        if len(members):
+            added = costs[members] - costs[members, cluster, None]
+            first = added.argmin(0)
+            extra[cluster], mover[cluster] = added[first, every], members[first]
+        else:
+            extra[cluster] = np.inf
+
+    for cluster in range(k):
+        survey(cluster)
+    while (counts > size).any():
+        lengths, before, open_lengths = np.where(counts > size, 0.0, np.inf), np.full(k, -1), np.zeros(k)
+        while True:  # Dijkstra's algorithm; `open_lengths` is infinite where a cluster has been visited
+            here = int((lengths + open_lengths).argmin())
+            if counts[here] < size:
+                break
+            open_lengths[here] = np.inf
+            through = lengths[here] + np.maximum(extra[here] + prices[here] - prices, 0)
+            better = (through < lengths) & (open_lengths == 0)
+            lengths[better], before[better] = through[better], here
+        prices += np.minimum(lengths, lengths[here])
+        counts[here] += 1
+        path = [here]
+        while before[path[-1]] >= 0:
+            path.append(int(before[path[-1]]))
+        counts[path[-1]] -= 1
+        for target, source in pairwise(path):
+            labels[mover[source, target]] = target
+        for cluster in path:
+            survey(cluster)
+    return labels
 
 
 def balanced_kmeans(
@@ -88,6 +166,7 @@ def balanced_kmeans(
 def _settle(points: Tensor, labels: Tensor, k: int, size: int) -> Tensor:
     """Alternate assignment and centre update for points (P, n, D) from labels (P, n) until the labels settle."""
     labels, rows = labels.clone(), torch.arange(len(points), device=points.device)
+    prices = np.zeros((len(points), k))
     for _ in range(MAX_STEPS):
         own = points[rows]
         members = torch.nn.functional.one_hot(labels[rows], k).to(own.dtype).mT
@@ -95,10 +174,10 @@ def _settle(points: Tensor, labels: Tensor, k: int, size: int) -> Tensor:
         centres = members @ own / counts.clamp(min=1)
         if bool((counts == 0).any()):  # at the start, or with clusters that need not be full
             _share(centres, counts.squeeze(-1))
-        moved = assign(2 * own @ centres.mT - centres.square().sum(-1).unsqueeze(1), size)
+        moved = _assign(2 * own @ centres.mT - centres.square().sum(-1).unsqueeze(1), size, prices)
         changed = (moved != labels[rows]).any(1)
         labels[rows] = moved
-        rows = rows[changed]
+        rows, prices = rows[changed], prices[changed.cpu().numpy()]
         if len(rows) == 0:
             break
     return labels

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fragrecon.clustering.balanced import assign, balanced_kmeans
@@ -210,3 +212,38 @@ def test_equal_points_are_shared_within_the_size(n: int, distinct: int) -> None:
     labels = balanced_kmeans(points, k, keys(3), size=6)
     assert torch.nn.functional.one_hot(labels, k).sum(1).amax() <= 6
     assert labels.min() >= 0
+
+
+# Large problems ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "k", "size"), [(600, 30, 20), (520, 40, 16), (501, 3, 400), (504, 252, 2)])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_large_assignment_is_as_good_as_that_to_single_places(n: int, k: int, size: int, coarse: bool) -> None:
+    scores = torch.randn(2, n, k, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    if coarse:  # many ties
+        scores = scores.round()
+    found = assign(scores, size)
+    assert torch.nn.functional.one_hot(found, k).sum(1).amax() <= size
+    for own, labels in zip(scores.numpy(), found.numpy(), strict=True):
+        best = own.repeat(size, 1)[linear_sum_assignment(own.repeat(size, 1), maximize=True)].sum()
+        assert own[range(n), labels].sum() == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("size", [None, 18])
+def test_a_large_result_is_a_best_assignment_to_its_own_centres(size: int | None) -> None:
+    points = blobs(2, 34, 16, 2.0, 3)[0]
+    labels = balanced_kmeans(points, 34, keys(2), restarts=1, size=size)
+    near = closeness(points, means(points, labels, 34))
+    torch.testing.assert_close(total(near, assign(near, size)), total(near, labels), rtol=1e-9, atol=0)
+
+
+@pytest.mark.fault("puzzles of 200 images")
+@pytest.mark.parametrize("spread", [0.0, 2.0])
+def test_a_puzzle_of_200_images_is_clustered_in_bounded_time(spread: float) -> None:
+    """One assignment of 3,200 points to places takes SciPy seconds, and there are up to a hundred."""
+    points = spread * blobs(1, 200, 16, 1.0, 8)[0]
+    started = time.process_time()
+    labels = balanced_kmeans(points, 200, keys(1), restarts=1)
+    assert time.process_time() - started < 60
+    assert labels[0].bincount().tolist() == [16] * 200
