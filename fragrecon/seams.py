@@ -8,10 +8,12 @@ opposite side of fragment b. For fragments that may be rotated, W = 1 and R = 4 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SIDES = ("right", "below", "left", "above")
@@ -153,3 +155,73 @@ def of_one_fragment(ways: Tensor, fragments: int) -> Tensor:
     """Return which entries of a table of ways (..., W, R, R) are for two sides of the same fragment, (R, R) bool."""
     repeats = 4 // ways.shape[-3]
     return torch.eye(fragments, dtype=torch.bool, device=ways.device).repeat(repeats, repeats)
+
+
+def relative_rotations(sure: Tensor, fragments: int) -> Tensor:
+    """Sum how surely sides meet by the rotation between the fragments.
+
+    Args:
+        sure: probability that two sides meet, a table of ways (B, 1, 4 F, 4 F).
+        fragments: number of fragments, F.
+
+    Returns:
+        Ties (B, 4, F, F) in [0, 4]: entry r of a pair is the sum over the sides of the first fragment at which it would
+        be rotated by r quarter turns more than the second.
+    """
+    ways = sure.reshape(sure.shape[0], 4, fragments, 4, fragments).transpose(2, 3)  # (B, side, other, F, F)
+    sides = torch.arange(4, device=sure.device)
+    return torch.stack([ways[:, sides, (sides + more - 2) % 4].sum(1) for more in range(4)], 1)
+
+
+@torch.no_grad()
+def synchronised(tied: Tensor, doublings: int = 5) -> Tensor:
+    """Compute the rotations between all fragments of an image from those between fragments that seem to meet.
+
+    Rotations are complex numbers of length one, and ties a Hermitian matrix of their quotients, weighted by how sure
+    they are. In its powers, a pair is related along all paths; paths within an image agree. Two fragments are of the
+    same image as far as their rows agree up to a rotation, which is the one between them.
+
+    Source of the matrix: Singer, "Angular synchronization by eigenvectors and semidefinite programming", Applied and
+    Computational Harmonic Analysis 30, 2011, section 2.
+
+    Args:
+        tied: (B, 4, F, F), from `relative_rotations`.
+        doublings: the power of the matrix is 2 to this number.
+
+    Returns:
+        Weights in [0, 1], (B, 4, F, F): a pair has a weight at r, if the first fragment is rotated by r quarter turns
+        more than the second, and zeros elsewhere. The weight of a fragment and itself is 1.
+    """
+    with torch.autocast(tied.device.type, enabled=False):
+        both = (tied + tied[:, [0, 3, 2, 1]].mT).float()
+        steps = torch.complex(both[:, 0] - both[:, 2], both[:, 1] - both[:, 3])
+        steps = steps * steps.abs()
+        own = torch.eye(steps.shape[-1], device=steps.device)
+        power = _balanced(steps, steps.abs().sum(-1)) + own
+        for _ in range(doublings):
+            power = power @ power
+            power = _balanced(power, power.norm(dim=-1))
+        rows = power / power.norm(dim=-1, keepdim=True)
+        agreement = rows @ rows.mH
+        quarter = (torch.angle(agreement) * (2 / math.pi)).round().long() % 4
+        weights: Tensor = F.one_hot(quarter, 4).movedim(-1, 1) * agreement.abs().square().unsqueeze(1)
+    return weights
+
+
+def _balanced(matrix: Tensor, sizes: Tensor) -> Tensor:
+    """Divide rows and columns of matrices (B, F, F) by the square roots of their sizes (B, F)."""
+    scale = sizes.clamp(min=1e-6).rsqrt()
+    return scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2)
+
+
+def votes(relative: Tensor, logits: Tensor) -> Tensor:
+    """Sum what all fragments tell of the rotation of each.
+
+    Args:
+        relative: weights (B, 4, F, F) from `synchronised`.
+        logits: of the rotation of each fragment, by that fragment, (B, F, 4).
+
+    Returns:
+        Logits (B, F, 4).
+    """
+    return torch.stack([part @ logits.roll(more, -1) for more, part in enumerate(relative.unbind(1))]).sum(0)

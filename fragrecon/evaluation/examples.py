@@ -103,8 +103,7 @@ def example_of(
     placement = None
     if solution is not None:
         keys, k, memory = protocol.keys(batch), batch.images_per_puzzle, protocol.memory
-        clues, groups = clues_and_groups(solution, batch.fragments, grid, k, keys, protocol.restarts, memory)
-        rotations = solution.quarter_turns().cpu()
+        clues, groups, rotations = clues_and_groups(solution, batch.fragments, grid, k, keys, protocol.restarts, memory)
         placement = rebuild(clues, groups, grid, rotations=rotations, regroup=True, memory=memory)
     batch, embeddings = batch.to("cpu"), embeddings.float().cpu()
     return Example(batch, grid, embeddings, protocol.cluster(embeddings, batch)["kmeans"], decoded, placement)

@@ -20,9 +20,12 @@ from fragrecon.seams import (
     for_all_ways,
     log_mean_squared,
     of_one_fragment,
+    relative_rotations,
     seam_features,
     strips,
     swapped,
+    synchronised,
+    votes,
 )
 
 SIDE_WIDTH = 32
@@ -234,56 +237,13 @@ class Turns(nn.Module):
     def forward(self, hidden: Tensor, relative: Tensor) -> Tensor:
         """Compute logits of the rotations (B, F, 4) from tokens (B, F, width) and `synchronised` (B, 4, F, F)."""
         with torch.autocast(hidden.device.type, enabled=False):
-            logits: Tensor = self.own(hidden.float())
-            shared = self.shared(hidden.float())
-            for more, part in enumerate(relative.unbind(1)):
-                logits = logits + part @ shared.roll(more, -1)
+            logits: Tensor = self.own(hidden.float()) + votes(relative, self.shared(hidden.float()))
         return logits
 
     def inform(self, logits: Tensor) -> Tensor:
         """Embed the probabilities of logits (B, F, 4), to be added to the tokens (B, F, width)."""
         told: Tensor = self.told(logits.softmax(-1))
         return told
-
-
-@torch.no_grad()
-def synchronised(ties: Tensor, doublings: int = 5) -> Tensor:
-    """Compute the rotations between all fragments of an image from those between fragments that seem to meet.
-
-    Rotations are complex numbers of length one, and ties a Hermitian matrix of their quotients, weighted by how sure
-    they are. In its powers, a pair is related along all paths; paths within an image agree. Two fragments are of the
-    same image as far as their rows agree up to a rotation, which is the one between them.
-
-    Source of the matrix: Singer, "Angular synchronization by eigenvectors and semidefinite programming", Applied and
-    Computational Harmonic Analysis 30, 2011, section 2.
-
-    Args:
-        ties: (B, 4, F, F), as from `Fit.ties`.
-        doublings: the power of the matrix is 2 to this number.
-
-    Returns:
-        Weights in [0, 1], (B, 4, F, F): a pair has a weight at r, if the first fragment is rotated by r quarter turns
-        more than the second, and zeros elsewhere. The weight of a fragment and itself is 1.
-    """
-    with torch.autocast(ties.device.type, enabled=False):
-        both = (ties + ties[:, [0, 3, 2, 1]].mT).float()
-        steps = torch.complex(both[:, 0] - both[:, 2], both[:, 1] - both[:, 3])
-        steps = steps * steps.abs()
-        own = torch.eye(steps.shape[-1], device=steps.device)
-        power = _balanced(steps, steps.abs().sum(-1)) + own
-        for _ in range(doublings):
-            power = power @ power
-            power = _balanced(power, power.norm(dim=-1))
-        rows = power / power.norm(dim=-1, keepdim=True)
-        agreement = rows @ rows.mH
-        quarter = (torch.angle(agreement) * (2 / math.pi)).round().long() % 4
-        return F.one_hot(quarter, 4).movedim(-1, 1) * agreement.abs().square().unsqueeze(1)
-
-
-def _balanced(matrix: Tensor, sizes: Tensor) -> Tensor:
-    """Divide rows and columns of matrices (B, F, F) by the square roots of their sizes (B, F)."""
-    scale = sizes.clamp(min=1e-6).rsqrt()
-    return scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2)
 
 
 class Channels(nn.Linear):
@@ -348,9 +308,7 @@ class Fit(nn.Module):
         """
         sure = best_partners(self.side_logits(fits), fragments).exp()
         sure = sure.masked_fill(of_one_fragment(sure, fragments), 0.0)
-        ways = sure.reshape(sure.shape[0], 4, fragments, 4, fragments).transpose(2, 3)  # (B, side, other, F, F)
-        sides = torch.arange(4, device=fits.device)
-        return torch.stack([ways[:, sides, (sides + more - 2) % 4].sum(1) for more in range(4)], 1)
+        return relative_rotations(sure, fragments)
 
     def side_logits(self, fits: Tensor) -> Tensor:
         """Compute logits that two sides meet, (B, W, R, R), from the result of `forward`."""

@@ -5,6 +5,8 @@ Shapes: B puzzles of F fragments (C, h, w).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,13 +14,14 @@ from fragrecon.clustering.balanced import balanced_kmeans
 from fragrecon.models.base import Solution, Solver
 from fragrecon.reassembly.clues import Clues, all_clues
 from fragrecon.reassembly.rebuild import Placement, count_images, rebuild
+from fragrecon.seams import SIDES, relative_rotations, synchronised, votes
 from fragrecon.seeds import keys_of
 
 
 def clues_and_groups(
     solution: Solution, fragments: Tensor, grid: tuple[int, int], k: int, keys: Tensor, restarts: int, memory: int
-) -> tuple[Clues, Tensor]:
-    """Compute the inputs of `rebuild`: placement scores, and the image of each fragment.
+) -> tuple[Clues, Tensor, Tensor]:
+    """Compute the inputs of `rebuild`: placement scores, and the image and rotation of each fragment.
 
     Args:
         solution: the model's predictions for the puzzles.
@@ -30,10 +33,30 @@ def clues_and_groups(
         memory: working memory in bytes.
 
     Returns:
-        Placement scores, and groups (B, F) in 0..k-1, both on the CPU.
+        Placement scores, groups (B, F) in 0..k-1, and rotations (B, F), all on the CPU.
     """
     groups = balanced_kmeans(solution.embeddings, k, keys, restarts, memory, size=grid[0] * grid[1])
-    return all_clues(solution, fragments, grid).cpu(), groups.cpu()
+    solution = agreeing(solution, groups)
+    return all_clues(solution, fragments, grid).cpu(), groups.cpu(), solution.quarter_turns().cpu()
+
+
+def agreeing(solution: Solution, groups: Tensor) -> Solution:
+    """Replace predicted rotations, if any, so that those of an image agree with the sides that meet in it.
+
+    Args:
+        solution: the model's predictions for the puzzles.
+        groups: image of each fragment, (B, F).
+
+    Returns:
+        The predictions, in which all fragments of an image vote on the rotation of each.
+    """
+    if solution.rotations is None:
+        return solution
+    puzzles, count = groups.shape
+    sides = solution.sides.float().softmax(-1)[..., :-1].transpose(1, 2)  # (B, 4, F, 4 F)
+    same = (groups.unsqueeze(-1) == groups.unsqueeze(-2)).unsqueeze(1)
+    tied = relative_rotations(sides.reshape(puzzles, 1, len(SIDES) * count, len(SIDES) * count), count)
+    return replace(solution, rotations=votes(synchronised(tied * same) * same, solution.rotations.log_softmax(-1)))
 
 
 @torch.inference_mode()
@@ -56,6 +79,5 @@ def solve(
     solution = model.solve(fragments)
     k = count_images(solution.embeddings, grid[0] * grid[1], memory)
     keys = keys_of(seed, "reassemble", 0, 1)
-    clues, groups = clues_and_groups(solution, fragments, grid, k, keys, restarts, memory)
-    rotations = solution.quarter_turns().cpu()
+    clues, groups, rotations = clues_and_groups(solution, fragments, grid, k, keys, restarts, memory)
     return rebuild(clues, groups, grid, rotations=rotations, regroup=True, memory=memory), k

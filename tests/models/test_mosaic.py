@@ -11,8 +11,8 @@ from fragrecon.data.adjacency import meeting_sides, neighbours
 from fragrecon.data.puzzles import cut
 from fragrecon.data.readers.synthetic import Synthetic
 from fragrecon.models.base import Shape
-from fragrecon.models.mosaic import Edges, Fit, Mosaic, Turns, synchronised
-from fragrecon.seams import FEATURES, SIDES, best_partners, seam_features, swapped
+from fragrecon.models.mosaic import Edges, Fit, Mosaic, Turns
+from fragrecon.seams import FEATURES, SIDES, best_partners, seam_features, swapped, synchronised
 from tests.descent import descend
 from tests.test_seams import OPPOSITE, permuted, places_after, turned, turns
 

@@ -36,10 +36,10 @@ def score_solution(
         Scores (B,) of `score_clues`.
     """
     keys, memory = protocol.keys(batch), protocol.memory
-    clues, groups = clues_and_groups(
+    clues, groups, rotations = clues_and_groups(
         solution, batch.fragments, grid, batch.images_per_puzzle, keys, protocol.restarts, memory
     )
-    return score_clues(clues, groups, batch, grid, memory, solution.quarter_turns().cpu())
+    return score_clues(clues, groups, batch, grid, memory, rotations)
 
 
 def solved(model: FragmentModel, fragments: Tensor) -> tuple[Solution | None, Tensor]:
