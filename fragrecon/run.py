@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -152,11 +153,15 @@ def _hydra_main(composed: DictConfig) -> float | None:
             raise error from error.__cause__
         sys.exit(printable(f"error: {error}"))  # otherwise Hydra would print another line first
     if outcome is not None and (folder / METRICS_FILE).is_file():
+        from fragrecon.progress import Stopwatch, progress
         from fragrecon.report.page import write_run_page
-        from fragrecon.report.terminal import plain_console
+        from fragrecon.report.terminal import plain_console, print_time
 
-        write_run_page(folder / PAGE, load_run(folder))
+        watch = Stopwatch()
+        with watch.part("page"), progress("writing the page", announce=False):
+            write_run_page(folder / PAGE, load_run(folder))
         if not multirun:
+            print_time(outcome["seconds"] | watch.seconds)
             plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)
     return best_validation(load_run(folder)) if multirun else None  # the objective of a search
 
@@ -295,6 +300,9 @@ def main() -> None:
         if f"{group}=null" in sys.argv:  # Hydra would raise a ValueError
             names = sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "base")
             sys.exit(f"error: {group}='null' is not known{nearest('null', names)}")
+    if {"--help", "-h"}.intersection(sys.argv):
+        # Hydra lists the config groups for templates that show them: four fifths of the time, and ours does not.
+        Hydra.format_config_groups = lambda *_: ""  # type: ignore[method-assign]
     problem, begun = None, True
     try:
         _hydra_main()

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
@@ -35,6 +34,8 @@ class PrincipalComponents:
     """
 
     def __init__(self, points: Tensor, most: int) -> None:
+        from sklearn.decomposition import PCA  # slow to import, and not needed where scores are cached
+
         values = points.double().numpy()
         keep = min(most, *values.shape)
         solver = "covariance_eigh" if values.shape[1] <= LARGE or keep == min(values.shape) else "arpack"

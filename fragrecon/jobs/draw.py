@@ -25,6 +25,7 @@ from fragrecon.evaluation.statistics import Scores
 from fragrecon.models.base import Decoder, FragmentModel, Inpainter, Viewer
 from fragrecon.objectives.masked import draw_mask
 from fragrecon.objectives.reconstruction import psnr
+from fragrecon.progress import progress
 from fragrecon.report.figures import tiles, write
 from fragrecon.report.figures.inpainting import masked_psnr
 from fragrecon.report.figures.monitoring import view_picture
@@ -98,7 +99,8 @@ def draw_puzzle(config: Config, model: FragmentModel, folder: Path) -> dict[str,
         example, shown = first_test_puzzle(config, model), None
     else:
         example, shown = photographed_puzzle(config, model)
-    write.write_example(example, class_name(config), folder, shown)
+    with progress("drawing the puzzle", announce=False):
+        write.write_example(example, class_name(config), folder, shown)
     table = agreement.contingency(example.groups, example.batch.source_ids)
     found = {
         "kmeans_ari": float(agreement.adjusted_rand_index(table)),

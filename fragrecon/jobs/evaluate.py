@@ -10,6 +10,7 @@ from fragrecon.data.module import FragmentData
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.setup import READER_KEYS, open_data
 from fragrecon.evaluation.suite import check_data
+from fragrecon.progress import Stopwatch
 from fragrecon.report.results import open_model, score
 from fragrecon.runs.read import Run, run_of
 from fragrecon.runs.write import Record
@@ -32,16 +33,18 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     """
     if not config.evaluation.puzzles:
         raise ConfigError("evaluation.puzzles=0 leaves nothing to score; set it to 1 or more")
-    data = open_data(config)
-    run = run_of(config)
-    checkpoint = run.checkpoint
-    model = open_model(config, run, checkpoint)
-    check_data(config, data)
-    data.warn_if_lossy()
-    warn_if_changed(config, run, data)
+    watch = Stopwatch()
+    with watch.part("data"):
+        data = open_data(config)
+        run = run_of(config)
+        checkpoint = run.checkpoint
+        model = open_model(config, run, checkpoint)
+        check_data(config, data)
+        data.warn_if_lossy()
+        warn_if_changed(config, run, data)
     record.enter("evaluation")
     log.info("scoring %s", checkpoint)
-    return score(config, model, run, data, record, {})
+    return score(config, model, run, data, record, watch)
 
 
 def warn_if_changed(config: Config, run: Run, data: FragmentData) -> None:

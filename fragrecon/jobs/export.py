@@ -18,6 +18,7 @@ from fragrecon.data.puzzles import cut
 from fragrecon.data.readers.synthetic import SMALLEST_SIDE, Synthetic
 from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
+from fragrecon.progress import progress
 from fragrecon.report.card import model_card, notes
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.checkpoints import half_weights, load_checkpoint, save_weights
@@ -74,7 +75,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     files.write_text(output / CONFIG, OmegaConf.to_yaml(OmegaConf.create(portable(run.config).to_dict())))
     files.write_json(output / METRICS_FILE, metrics | {"export": export})
     files.write_text(output / CARD, model_card(run, model, export, own))
-    kept = ("status", "started", "finished", "machine", "commit")
+    kept = ("status", "started", "finished", "machine", "commits")
     files.write_json(output / STATUS, {key: run.status.get(key) for key in kept})
     plain_console().print(f"export: {output}", soft_wrap=True)
     return export
@@ -123,7 +124,8 @@ def onnx_of(model: FragmentModel, puzzle: Tensor, wanted: bool | str) -> tuple[b
     if not wanted:
         return None, None
     try:
-        content, difference = to_onnx(model, puzzle)
+        with progress(f"converting to {ONNX}"):
+            content, difference = to_onnx(model, puzzle)
     except ConfigError as error:
         if wanted is True:
             raise ConfigError(f"export.onnx=true: {error}") from error

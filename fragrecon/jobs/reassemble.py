@@ -22,6 +22,7 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.reassembly import agreement
 from fragrecon.evaluation.setup import shape_text
 from fragrecon.models.base import Solver
+from fragrecon.progress import progress
 from fragrecon.reassembly.rebuild import Placement
 from fragrecon.reassembly.solve import solve
 from fragrecon.report.figures import tiles
@@ -92,16 +93,18 @@ def main(config: Config, record: Record) -> dict[str, Any]:
             )
     device = hardware.device_of(config.trainer)
     evaluation = config.evaluation
-    placement, k = solve(
-        model.to(device),
-        puzzle.seen.to(device),
-        grid,
-        seed=evaluation.seed,
-        restarts=evaluation.restarts,
-        memory=evaluation.memory_mb * 2**20,
-    )
+    with progress(f"reassembling {fragments} fragments"):
+        placement, k = solve(
+            model.to(device),
+            puzzle.seen.to(device),
+            grid,
+            seed=evaluation.seed,
+            restarts=evaluation.restarts,
+            memory=evaluation.memory_mb * 2**20,
+        )
     result = describe(puzzle, placement, k, grid)
-    draw(puzzle, placement, k, grid, record.folder)
+    with progress("drawing figures", announce=False):
+        draw(puzzle, placement, k, grid, record.folder)
     files.write_json(record.folder / "placement.json", result)
     print_result(result, record.folder)
     return result

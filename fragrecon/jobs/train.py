@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from fragrecon.data.module import FragmentData
 from fragrecon.errors import FragreconError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.evaluation.suite import check_data
+from fragrecon.progress import Stopwatch, progress
 from fragrecon.report.figures.monitoring import PUZZLES, ROWS, PictureLogger, embedded
 from fragrecon.report.metrics import scores_of
 from fragrecon.report.results import check_scorable, score
@@ -52,20 +53,23 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
         ConfigError: a setting is invalid; raised before training begins.
         DataError: the data cannot be read or is too small; raised before training begins.
     """
-    started = time.monotonic()
-    data = open_data(config)
-    initial = check_settings(config, data)
-    trainer = make_trainer(config, record)
-    processes = trainer.num_devices * trainer.num_nodes
-    check_share(config.data, processes)
-    with ending(trainer.loggers):
+    watch = Stopwatch()
+    with watch.part("data"):
+        data = open_data(config)
+        initial = check_settings(config, data)
+        trainer = make_trainer(config, record)
+        processes = trainer.num_devices * trainer.num_nodes
+        check_share(config.data, processes)
+    with ExitStack() as stack:
+        with watch.part("loggers"), progress("starting loggers", announce=False):
+            stack.enter_context(ending(trainer.loggers))
         together = f" by {processes} processes" if processes > 1 else ""
         machine = hardware.describe(config.trainer)
         log.info("training%s on %s", together, machine)
-        data.check(config.evaluation.puzzles)
-        check_data(config, data)
-        data.warn_if_lossy()
-        seconds = {"data": time.monotonic() - started}
+        with watch.part("data"):
+            data.check(config.evaluation.puzzles)
+            check_data(config, data)
+            data.warn_if_lossy()
         if record.status.get("stage") != "evaluation":
             record.enter("training", machine=machine)
             with compiling(config.compute):
@@ -78,7 +82,7 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
                 return None
             record.enter("evaluation")
         with exit_on_sigterm():
-            return score_best(config, record, data, trainer, seconds)
+            return score_best(config, record, data, trainer, watch)
 
 
 def prunings(trainer: pl.Trainer) -> list[MedianPruning]:
@@ -104,26 +108,27 @@ def check_settings(config: Config, data: FragmentData) -> Path | None:
 
 
 def score_best(
-    config: Config, record: Record, data: FragmentData, trainer: pl.Trainer, seconds: dict[str, float]
+    config: Config, record: Record, data: FragmentData, trainer: pl.Trainer, watch: Stopwatch
 ) -> dict[str, Any] | None:
     """Score the best checkpoint of a trained run, and log the scores and embeddings."""
     epochs = record.epochs
     last = epochs[-1] if epochs else {}
-    seconds["training"], step = last.get("seconds", 0.0), int(last.get("step", 0))
+    watch.seconds["training"], step = last.get("seconds", 0.0), int(last.get("step", 0))
     shows = not config.trainer.fast_dev_run  # then Lightning replaces the loggers by one that does nothing
     loggers = [logger for logger in trainer.loggers if shows and isinstance(logger, PictureLogger)]
     if not (config.evaluation.puzzles or loggers):
         return None
     run, metrics = Run(record.folder, config, record.status), None
     if config.evaluation.puzzles:
-        metrics = score(config, run.model, run, data, record, seconds)
+        metrics = score(config, run.model, run, data, record, watch)
         means = {f"test/{name}": summary["mean"] for name, summary in scores_of(metrics)["model"].items()}
         for logger in trainer.loggers:
             logger.log_metrics(means, step=step)
     shown = data.side_by_side(ROWS // PUZZLES).validation_set()
     for logger in loggers:
         device = hardware.device_of(config.trainer)
-        logger.show_embeddings(embedded(run.model.to(device), shown, device), step)
+        with progress(f"embeddings for {type(logger).__name__}"):
+            logger.show_embeddings(embedded(run.model.to(device), shown, device), step)
     return metrics
 
 

@@ -110,10 +110,16 @@ def _training(run: Run) -> Iterator[str]:
             f"machine: {run.status.get('machine') or 'not recorded'}",
             f"started {run.status.get('started')}, finished {run.status.get('finished')}",
             f"time: {', '.join(f'{part} {value:,.0f} s' for part, value in seconds.items())}",
-            f"commit: {run.status.get('commit') or 'not recorded'}",
+            f"commits: {_commits(run)}",
             f"versions: {versions}",
         ]
     )
+
+
+def _commits(run: Run) -> str:
+    """List the commit of each package; those of packages that are not in a checkout are not known."""
+    found: dict[str, str | None] = run.status.get("commits") or {}
+    return ", ".join(f"{name} {known}" for name, known in found.items() if known) or "not recorded"
 
 
 def _overrides(run: Run) -> list[str]:

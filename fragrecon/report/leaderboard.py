@@ -314,7 +314,7 @@ def _by_puzzle(runs: Sequence[Run]) -> dict[str, Scores]:
 
 def _seconds(run: Run) -> float:
     seconds: dict[str, float] = run.metrics["seconds"]
-    return sum(value for name, value in seconds.items() if name != "data")
+    return seconds.get("training", 0.0) + seconds.get("evaluation", 0.0)
 
 
 def short(value: str) -> str:

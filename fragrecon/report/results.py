@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from fragrecon.evaluation.examples import arrays_of
 from fragrecon.evaluation.setup import Scoring, shape_text
 from fragrecon.machine import device_of
 from fragrecon.models.base import FragmentModel, count_parameters
+from fragrecon.progress import Stopwatch, progress
 from fragrecon.report.figures import projections, write
 from fragrecon.report.terminal import print_metrics, print_robustness
 from fragrecon.runs.read import Run
@@ -63,7 +63,7 @@ def score(
     run: Run,
     data: FragmentData,
     record: Record,
-    seconds: dict[str, float],
+    watch: Stopwatch,
 ) -> dict[str, Any]:
     """Score a model and the baselines on the test split, write the record, print the tables and draw the figures.
 
@@ -75,16 +75,16 @@ def score(
         run: run of the model.
         data: data to score on.
         record: record to write.
-        seconds: duration of each part of the job so far, by name.
+        watch: durations of the parts of the job; those of this function are added.
 
     Returns:
         The content of ``metrics.json``.
     """
-    started = time.monotonic()
     device, evaluation, checkpoint = device_of(config.trainer), config.evaluation, run.checkpoint
     probe_folders = [record.folder / PROBE_FILES, run.folder / PROBE_FILES]
     scoring = Scoring(config, model.to(device).eval(), checkpoint, data, device, probe_folders)
-    found = suite.score_parts(scoring)
+    with watch.part("evaluation"):
+        found = suite.score_parts(scoring)
     store = data.store("test")
     elsewhere = {} if run.folder == record.folder else {"run": str(run.folder)}
     metrics = record.write_metrics(
@@ -114,25 +114,31 @@ def score(
             **elsewhere,
             "checkpoint": checkpoint.name,
         },
-        seconds=seconds | {"evaluation": time.monotonic() - started},
+        seconds=watch.seconds,
         dataset_wide=found.dataset_wide,
     )
     if found.examples:
         record.write_examples(arrays_of(found.examples))
     folder, in_sweep = record.folder / FIGURES, sweep_of(record.folder) is not None
     all_figures = config.report.figures or (config.report.figures is None and not in_sweep)
-    if all_figures:
-        write.write_parts(found, scoring.name, evaluation.probe.projections if evaluation.probe else [], folder)
-        write.write_epochs(record.epochs, config.selection.monitor, checkpoint.name, folder)
-    elif found.inpainted and config.report.figures is None:
-        write.write_masked(found.inpainted, folder)
+    with watch.part("figures"):
+        if all_figures:
+            with progress("drawing figures"):
+                projected = evaluation.probe.projections if evaluation.probe else []
+                write.write_parts(found, scoring.name, projected, folder)
+                write.write_epochs(record.epochs, config.selection.monitor, checkpoint.name, folder)
+        elif found.inpainted and config.report.figures is None:
+            write.write_masked(found.inpainted, folder)
     if not in_sweep:
         print_metrics(metrics, record.folder)
     if evaluation.robustness:
-        outcomes = score_robustness(scoring, found.scores)
+        with watch.part("robustness"):
+            outcomes = score_robustness(scoring, found.scores)
         record.write_robustness(table(outcomes))
         if all_figures:
-            write.write_robustness(outcomes, found.scores, folder)
+            with watch.part("figures"):
+                write.write_robustness(outcomes, found.scores, folder)
         if not in_sweep:
             print_robustness(outcomes)
+    record.write_seconds(metrics, watch.seconds)
     return metrics

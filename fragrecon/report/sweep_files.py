@@ -10,6 +10,7 @@ from typing import Any
 
 from fragrecon import files
 from fragrecon.errors import printable
+from fragrecon.progress import progress
 from fragrecon.report import metrics, tables
 from fragrecon.report.leaderboard import Leaderboard, Row, caption, duration, jobs_of, leaderboard, short, troubles
 from fragrecon.runs.studies import read_search
@@ -39,10 +40,10 @@ def update_leaderboard(folder: Path, *, page: bool = False) -> Leaderboard:
         from fragrecon.report.figures.search import draw
         from fragrecon.report.page import write_sweep_page
 
-        if search := read_search(folder):
-            draw(search, folder / FIGURES)
-
-        write_sweep_page(folder / PAGE, board, {job.name: job.run for job in jobs if job.run})
+        with progress("writing the page of the sweep", announce=False):
+            if search := read_search(folder):
+                draw(search, folder / FIGURES)
+            write_sweep_page(folder / PAGE, board, {job.name: job.run for job in jobs if job.run})
     return board
 
 

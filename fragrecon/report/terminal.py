@@ -52,7 +52,7 @@ def plain_console() -> Console:
 
 
 def print_metrics(record: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
-    """Print the scores of the model and the baselines, the duration of each part, and the folder.
+    """Print the scores of the model and the baselines, and the folder.
 
     Args:
         record: content of ``metrics.json``.
@@ -94,8 +94,14 @@ def print_metrics(record: Mapping[str, Any], folder: Path, console: Console | No
         console.print(f"pairs of fragments: {'; '.join(values)}", soft_wrap=True)
     if caveat := metrics.caveat(record):
         console.print(caveat, soft_wrap=True)
-    console.print(f"time: {', '.join(f'{name} {value:.1f} s' for name, value in record['seconds'].items())}")
     console.print(f"record: {folder}", soft_wrap=True)
+
+
+def print_time(seconds: Mapping[str, float], console: Console | None = None) -> None:
+    """Print the duration of each part of a job."""
+    console = console or plain_console()
+    parts = (f"{name} {value:.1f} s" for name, value in seconds.items())
+    console.print(f"time: {', '.join(parts)}", soft_wrap=True)
 
 
 def _compared(

@@ -76,7 +76,7 @@ class _Status(_Part):
     started: str | None = None
     finished: str | None = None
     machine: str | None = None
-    commit: str | None = None
+    commits: dict[str, str | None] = {}
     config_hash: str | None = None
 
 

@@ -26,12 +26,10 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import subprocess
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,6 +43,7 @@ from fragrecon.config.plain import read_yaml
 from fragrecon.config.saved import config_hash
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, FolderTakenError, FragreconError, RunError, typed
+from fragrecon.runs.commits import commits
 from fragrecon.runs.contents import read_epochs, read_status
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ class Record(RunFolder):
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
         times = {"started": started, "finished": None}
         self.status.pop("pruned", None)
-        self._note(status="running", stage=stage, error=None, config_hash=key, commit=commit(), **times)
+        self._note(status="running", stage=stage, error=None, config_hash=key, commits=commits(config), **times)
 
     def refuse(self, overrides: Sequence[str], error: Exception) -> None:
         """Record a refused config as a failed run; a run that is running or done is left unchanged."""
@@ -279,15 +278,20 @@ class Record(RunFolder):
             "model": dict(model),
             "data": dict(data),
             "versions": versions(),
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
         if self.writes:
             arrays = {
                 f"{method}/{metric}": values for method, rows in scores.items() for metric, values in rows.items()
             }
             files.write_arrays(self.folder / SCORES, arrays)
-            files.write_json(self.folder / METRICS_FILE, metrics)
+        self.write_seconds(metrics, seconds)
         return metrics
+
+    def write_seconds(self, metrics: dict[str, Any], seconds: Mapping[str, float]) -> None:
+        """Write ``metrics.json`` with the duration of each part of the job so far, which is added to ``metrics``."""
+        metrics["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+        if self.writes:
+            files.write_json(self.folder / METRICS_FILE, metrics)
 
     def write_examples(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write ``examples.npz``: the first P test puzzles with the model's predictions.
@@ -318,17 +322,6 @@ def versions() -> dict[str, str]:
     return {"fragrecon": __version__, "python": platform.python_version()} | {
         name: metadata.version(name) for name in _PACKAGES
     }
-
-
-@cache
-def commit() -> str | None:
-    """Return the git commit of this checkout, with ``-dirty`` if files have changed; None if it is not a checkout."""
-    root = Path(__file__).parents[2]
-    if (root / ".git").exists():
-        line = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        with suppress(OSError, subprocess.SubprocessError):
-            return subprocess.run(line, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    return None
 
 
 def now() -> str:

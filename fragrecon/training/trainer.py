@@ -24,6 +24,7 @@ from fragrecon.runs.checkpoints import AtomicCheckpointIO
 from fragrecon.runs.sweeps import note, sweep_of
 from fragrecon.runs.write import Record
 from fragrecon.training.callbacks import Pictures, training_callbacks
+from fragrecon.training.epoch_progress import EpochProgress
 from fragrecon.training.learner import Learner
 from fragrecon.training.loggers import Csv
 from fragrecon.training.processes import report_ready, started_from
@@ -69,8 +70,7 @@ def make_trainer(config: Config, record: Record) -> pl.Trainer:
     interactive = config.trainer.enable_progress_bar
     if interactive is None:
         interactive = sys.stdout.isatty()
-    if interactive:
-        callbacks += [RichProgressBar(), RichModelSummary()]
+    callbacks += [RichProgressBar(), RichModelSummary()] if interactive else [EpochProgress()]
     settings = {key: value for key, value in asdict(config.trainer).items() if key not in OF_CALLBACKS} | {
         "max_epochs": config.max_epochs,
         "accumulate_grad_batches": every if isinstance(every, int) else 1,  # otherwise by a callback

@@ -22,6 +22,7 @@ from fragrecon.evaluation.cache import cached_scores
 from fragrecon.evaluation.clustering.protocol import ClusteringProtocol, Embed, Score
 from fragrecon.evaluation.components import PrincipalComponents
 from fragrecon.evaluation.statistics import Scores
+from fragrecon.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class Baselines:
     @cached_property
     def components(self) -> PrincipalComponents:
         """Principal components of the pixels of training fragments, without augmentation."""
-        return PrincipalComponents(training_fragments(self.data).flatten(1), COMPONENTS)
+        with progress("fitting principal components"):
+            return PrincipalComponents(training_fragments(self.data).flatten(1), COMPONENTS)
 
     def score(
         self, puzzles: FixedPuzzles, *, condition: str = "", advance: Callable[[int], None], **settings: Any

@@ -33,7 +33,9 @@ def score_clustering(scoring: Scoring) -> PartResult:
     with progress("scoring the model", len(puzzles)) as advance:
         methods = methods_of(scoring.model, protocol, grid)
         scores |= evaluate(puzzles, methods, advance=advance, **scoring.settings)
-    return PartResult(scores, examples=first_examples(scoring.model, puzzles, grid, protocol, scoring.device))
+    with progress("example puzzles", announce=False):
+        examples = first_examples(scoring.model, puzzles, grid, protocol, scoring.device)
+    return PartResult(scores, examples=examples)
 
 
 def methods_of(model: FragmentModel, protocol: ClusteringProtocol, grid: tuple[int, int]) -> dict[str, Score]:

@@ -18,6 +18,7 @@ from fragrecon.data.puzzles import batches
 from fragrecon.evaluation.clustering.baselines import training_fragments
 from fragrecon.evaluation.pixels.reconstruction import Fill, pixels_of
 from fragrecon.models.base import PatchGrid
+from fragrecon.progress import progress
 
 LINEAR = "linear_prediction"
 """Name of the baseline that is fitted on training images."""
@@ -108,7 +109,9 @@ def inpainting_baselines(data: FragmentData, patches: PatchGrid) -> dict[str, Fi
 
     @cache
     def linear() -> ConditionalMean:
-        return ConditionalMean(training_fragments(data, max(1, FITTED // data.cells), "linear prediction"), patches)
+        with progress("fitting the linear prediction"):
+            fragments = training_fragments(data, max(1, FITTED // data.cells), "linear prediction")
+            return ConditionalMean(fragments, patches)
 
     return {
         "mean_colour": lambda images, mask: mean_colour(images, mask, patches),

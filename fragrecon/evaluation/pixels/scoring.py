@@ -93,10 +93,12 @@ def score_generation(scoring: Scoring) -> PartResult:
     networks, puzzles = PerceptualNetworks(asked.perceptual, scoring.device), generation.puzzles(asked.samples)
     with progress("scoring samples", len(puzzles)) as advance:
         perceptual = generation.score(puzzles, networks, advance)
+    with progress("example samples", announce=False):
+        shown = generation.show(protocol_of(scoring.config))
     return PartResult(
         dataset_wide=perceptual.dataset_wide,
         protocol={"generated_images": perceptual.images or asked.samples},
-        generated=generation.show(protocol_of(scoring.config)),
+        generated=shown,
     )
 
 
