@@ -76,7 +76,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     files.write_json(output / METRICS_FILE, metrics | {"export": export})
     files.write_text(output / CARD, model_card(run, model, export, own))
     kept = ("status", "started", "finished", "machine", "commits")
-    files.write_json(output / STATUS, {key: run.status.get(key) for key in kept})
+    files.write_json(output / STATUS, {key: run.status[key] for key in kept if key in run.status})
     plain_console().print(f"export: {output}", soft_wrap=True)
     return export
 
