@@ -212,27 +212,36 @@ def _array(file: IO[bytes], size: int) -> npt.NDArray[Any]:
     return found
 
 
-def check_links(folder: Path) -> None:
-    """Check that no file or folder below a run folder is a link that leads out of it; the folder itself may be a link.
+def check_links(folder: Path, names: Collection[str] | None = None) -> None:
+    """Check that below a run folder are only files and folders, and links between them; it may be a link itself.
 
     Args:
         folder: run folder; if it does not exist, nothing is checked.
+        names: the entries of the folder to check; by default all.
 
     Raises:
-        RunError: there is such a link.
+        RunError: there is a link that leads out of the folder, or something else, such as a pipe, which would block.
     """
     inside = Path(os.path.realpath(folder))
-    for path, folders, names in os.walk(inside):
-        found = [*folders, *names]
-        if Path(path) == inside:  # the client of Weights & Biases has links in its own folder
-            folders[:] = [name for name in folders if name != "wandb"]
-        for name in found:
-            place = Path(path, name)
-            if place.is_symlink() and not Path(os.path.realpath(place)).is_relative_to(inside):
-                raise RunError(
-                    f"{folder / place.relative_to(inside)} is a link that leads out of the run; put what it links to "
-                    "in its place, or delete it"
-                )
+    left = [inside]
+    while left:  # no recursion, because folders can be deeper than Python's stack
+        place = left.pop()
+        with suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                if place == inside and names is not None and entry.name not in names:
+                    continue
+                here = folder / Path(entry.path).relative_to(inside)
+                if entry.is_symlink():
+                    if not Path(os.path.realpath(entry.path)).is_relative_to(inside):
+                        raise RunError(
+                            f"{here} is a link that leads out of the run; put what it links to in its place, or "
+                            "delete it"
+                        )
+                elif entry.is_dir():
+                    if here != folder / "wandb":  # the client of Weights & Biases has links in its own folder
+                        left.append(Path(entry.path))
+                elif not entry.is_file():
+                    raise RunError(f"{here} is neither a file nor a folder; delete it")
 
 
 def read_tensors(path: Path, map_location: Any = "cpu") -> Any:

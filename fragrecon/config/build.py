@@ -16,6 +16,12 @@ from fragrecon.config import plugins
 from fragrecon.config.parse import typed_as
 from fragrecon.errors import ConfigError, FragreconError, nearest
 
+DECIDED = {
+    "download": "set data.download=true to download the data",
+    "load_pretrained": "pretrained weights are loaded into new models only",
+}
+"""Arguments that no config may set: a run that is only read, such as that of a stranger, downloads nothing."""
+
 
 def build(node: Mapping[str, Any], path: str, kind: Any, /, *arguments: Any, **facts: Any) -> Any:
     """Build the object that a node describes.
@@ -35,6 +41,8 @@ def build(node: Mapping[str, Any], path: str, kind: Any, /, *arguments: Any, **f
     """
     target = resolve(node.get("_target_"), path, kind)
     given = {key: value for key, value in node.items() if key != "_target_"}
+    if decided := [key for key in DECIDED if key in given and key in facts]:
+        raise ConfigError(f"{path}.{decided[0]} cannot be set, because it depends on the job; {DECIDED[decided[0]]}")
     parameters = inspect.signature(target).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         for key in given:

@@ -110,7 +110,7 @@ class EvaluationConfig(Section):
     batch_size: Count
     seed: Whole
     backend: Literal["batched", "sklearn"]
-    restarts: Count
+    restarts: Annotated[int, Field(ge=1, le=1000)]
     memory_mb: Count = 32
     robustness: RobustnessConfig | None = None
     clustering: bool = True

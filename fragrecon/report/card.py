@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fragrecon import files
 from fragrecon.config.saved import is_inert
 from fragrecon.config.schema import class_name
 from fragrecon.errors import ConfigError
@@ -42,10 +43,13 @@ def notes(given: str | None, earlier: Path) -> str:
         earlier: the earlier card, which need not exist.
 
     Raises:
-        ConfigError: the file is missing, or does not consist of these sections.
+        ConfigError: the file is missing, or does not consist of these sections; the earlier card is no text.
     """
     if given is None:
-        text = earlier.read_text() if earlier.is_file() else ""
+        try:
+            text = files.read_text(earlier) if earlier.is_file() else ""
+        except ValueError as error:
+            raise ConfigError(f"{earlier} cannot be read, so that its last sections cannot be kept: {error}") from None
         return "".join(text.partition(f"\n{LIMITS}\n")[1:]).lstrip() or TO_FILL_IN
     try:
         text = Path(given).read_text().strip()

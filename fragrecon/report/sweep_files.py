@@ -13,8 +13,8 @@ from fragrecon.errors import printable
 from fragrecon.progress import progress
 from fragrecon.report import metrics, tables
 from fragrecon.report.leaderboard import Leaderboard, Row, caption, duration, jobs_of, leaderboard, short, troubles
-from fragrecon.runs.studies import read_search
-from fragrecon.runs.sweeps import by_key, note, time_left
+from fragrecon.runs.studies import STUDY, read_search
+from fragrecon.runs.sweeps import SWEEP, by_key, note, time_left
 from fragrecon.runs.write import FIGURES, METRICS_FILE, PAGE, STATUS, Record
 
 SECONDS = 0.1
@@ -32,7 +32,11 @@ def update_leaderboard(folder: Path, *, page: bool = False) -> Leaderboard:
 
     Returns:
         The leaderboard.
+
+    Raises:
+        RunError: the folder is not that of a sweep, or a file of the sweep itself is a link that leads out of it.
     """
+    files.check_links(folder, (SWEEP, STUDY, FIGURES))
     jobs = jobs_of(folder)
     board = leaderboard(note(folder)["name"], jobs)
     write(board, folder)
@@ -85,7 +89,7 @@ def job_line(folder: Path, number: int) -> str | None:
                 parts.append(f"{metrics.text(metric, mean - float(best[metric]), '+')} from the best")
             elif best:
                 parts.append("the best")
-    if "started" in status:  # a refused job has not started
+    if status.get("started"):  # a refused job has not started
         started, finished = (datetime.fromisoformat(status[name]) for name in ("started", "finished"))
         parts.append(duration((finished - started).total_seconds()))
     left = time_left(folder.parent, number)

@@ -69,12 +69,21 @@ class _Metrics(_Part):
     seconds: dict[str, _Seconds]
 
 
+def _moment(text: str) -> str:
+    if datetime.fromisoformat(text).utcoffset() is None:
+        raise ValueError("it should be a time with its offset from UTC")
+    return text
+
+
+_Moment = Annotated[str, AfterValidator(_moment)]
+
+
 class _Status(_Part):
     status: str
     stage: str | None = None
     error: str | None = None
-    started: str | None = None
-    finished: str | None = None
+    started: _Moment | None = None
+    finished: _Moment | None = None
     machine: str | None = None
     commits: dict[str, str | None] = {}
     config_hash: str | None = None
@@ -100,7 +109,9 @@ def _metrics(found: _Metrics) -> _Metrics:
 class _Note(_Part):
     name: str
     jobs: int | None
-    started: Annotated[str, AfterValidator(datetime.fromisoformat)]
+    started: _Moment
+    overrides: list[str] = []
+    swept: list[str] = []
 
 
 class _Facts(_Part):

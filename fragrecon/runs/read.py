@@ -224,7 +224,10 @@ class Run(RunFolder):
         embeddings = embed_images(
             self._model_on(device), images, config.image_shape, device=device, batch_size=batch_size
         )
-        found: Embeddings = load_probe(path).log_probabilities(embeddings).exp().numpy()
+        network = load_probe(path)
+        if len(network.scaling.mean) != embeddings.shape[-1]:
+            raise RunError(f"{path} is not a classifier of embeddings of {embeddings.shape[-1]} dimensions")
+        found: Embeddings = network.log_probabilities(embeddings).exp().numpy()
         return found
 
     def evaluate(

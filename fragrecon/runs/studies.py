@@ -15,6 +15,8 @@ from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import job_folder
 from fragrecon.runs.write import STATUS
 
+log = logging.getLogger(__name__)
+
 STUDY = "study.db"
 
 
@@ -58,11 +60,19 @@ def read_search(sweep: Path) -> Search | None:
         sweep: folder of the sweep.
 
     Returns:
-        The study; None if the sweep has none, or Optuna is not installed.
+        The study; None if the sweep has none that can be read, or Optuna is not installed.
     """
     path = sweep / STUDY
     if not path.is_file() or find_spec("optuna") is None:
         return None
+    try:
+        return _read(path)
+    except Exception as error:  # a damaged database may raise anything
+        log.warning("%s is not a readable study (%s); the page lacks it", path, str(error).partition("\n")[0])
+        return None
+
+
+def _read(path: Path) -> Search | None:
     import optuna
 
     optuna.logging.set_verbosity(logging.WARNING)

@@ -120,7 +120,7 @@ def test_a_network_of_timm_is_trained_scored_and_loaded(tmp_path: Path, cache: P
     assert metrics(tmp_path / "run")["model"]["latent_dim"] == timm.create_model("resnet10t").num_features
     run = load_run(tmp_path / "run")
     network = timm.create_model("resnet10t", num_classes=0).eval()
-    network.load_state_dict(run.model.network.state_dict())
+    network.load_state_dict(run.model.get_submodule("network").state_dict())
     images = torch.rand(2, *run.config.data.image_shape)
     fragments = cut(images[None], run.config.data.fragment_shape[1:])
     with torch.inference_mode():

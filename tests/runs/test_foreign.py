@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
+import os
 import pickle
 import shutil
+import subprocess
+import threading
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +120,16 @@ def test_the_run_of_these_tests_is_one(folder: Path) -> None:
     assert run.scores["model/kmeans_ari"].tolist() == [0, 0.5, 1]
 
 
+@contextmanager
+def chdir(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 # Links ---------------------------------------------------------------------------------------------------------------
 
 
@@ -140,6 +155,46 @@ def test_a_link_that_leads_out_of_a_run_is_refused(folder: Path, tmp_path: Path,
     ):
         refusal(read, place)
     assert sorted(outside.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["figures/pipe.png", BEST, "metrics.json", ".lock"])
+def test_a_pipe_in_a_run_is_refused_before_it_is_opened(folder: Path, name: str) -> None:
+    """Reading it would wait for ever."""
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    for read in (lambda: load_run(folder), lambda: Record(folder)):
+        refusal(read, folder / name)
+
+
+def test_folders_deeper_than_the_stack_are_no_trouble(folder: Path, tmp_path: Path) -> None:
+    (folder / "probes").mkdir()
+    with chdir(folder / "probes"):
+        for _ in range(1200):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("link").symlink_to(tmp_path)
+    place = folder / "probes" / "/".join(["d"] * 1200) / "link"
+    with pytest.raises(RunError) as caught:
+        load_run(folder)
+    assert str(place) in str(caught.value)
+    with chdir(place.parent):
+        Path("link").unlink()
+    load_run(folder)
+    subprocess.run(["rm", "-rf", folder], check=True)  # `shutil.rmtree` is recursive
+
+
+def test_the_files_of_a_sweep_itself_are_no_links_out_of_it(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path.parent / "outside"
+    outside.mkdir()
+    sweeps.begin(tmp_path, "sweep", 1, [], [])
+    for name in ("figures", "study.db"):
+        (tmp_path / name).symlink_to(outside)
+        refusal(lambda: update_leaderboard(tmp_path, page=True), tmp_path / name)
+        (tmp_path / name).unlink()
+    (tmp_path / "sweep.json").unlink()
+    os.mkfifo(tmp_path / "sweep.json")
+    refusal(lambda: update_leaderboard(tmp_path), tmp_path / "sweep.json")
+    assert not list(outside.iterdir())
 
 
 def test_a_run_may_be_linked_itself(folder: Path, tmp_path: Path) -> None:
@@ -191,10 +246,30 @@ def test_metrics_without_what_is_read_are_refused(folder: Path, keys: list[str],
     assert job.status["status"] == "failed"
 
 
-@pytest.mark.parametrize("text", ["[" * 10**5, '{"status": 3}', '{"status": "done", "finished": 7}', "9" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 10**5, '{"status": 3}', '{"status": "done", "finished": 7}', "9" * 5000),
+        *('{"status": "done", "started": "yesterday"}', '{"status": "done", "finished": "2999-01-01T00:00:00"}'),
+    ],
+)
 def test_a_foreign_status_is_refused(folder: Path, text: str) -> None:
     (folder / "status.json").write_text(text)
     refusal(lambda: load_run(folder), folder / "status.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("swept", 5), ("swept", [5]), ("overrides", {"a": 1}), ("jobs", 0.5), ("name", None)],
+        *[("started", "yesterday"), ("started", "2020-01-01"), ("started", "2020-01-01T00:00:00")],
+    ],
+)
+def test_a_foreign_note_of_a_sweep_is_refused(folder: Path, key: str, value: Any) -> None:
+    sweeps.begin(folder.parent, "sweep", 1, [], [])
+    path = folder.parent / "sweep.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    refusal(lambda: update_leaderboard(folder.parent), path)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +384,83 @@ def test_a_page_skips_a_broken_figure(folder: Path, caplog: pytest.LogCaptureFix
         write_run_page(folder / "report.html", load_run(folder))
     assert str(folder / "figures/broken.png") in caplog.text
     assert (folder / "report.html").read_text().count("<figure") == 1
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 100, b"SQLite format 3\0" + bytes(4080)])
+def test_the_page_of_a_sweep_skips_a_broken_study_and_its_figures(
+    folder: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    sweep = folder.parent
+    sweeps.begin(sweep, "sweep", 1, [], [])
+    (sweep / "study.db").write_bytes(content)
+    (sweep / "figures").mkdir()
+    (sweep / "figures" / "search_history.png").write_bytes(b"<html>")
+    with caplog.at_level(logging.WARNING):
+        update_leaderboard(sweep, page=True)
+    assert str(sweep / "figures" / "search_history.png") in caplog.text
+    assert (sweep / "report.html").is_file()
+    if importlib.util.find_spec("optuna"):
+        assert str(sweep / "study.db") in caplog.text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"mean": "x"},
+        {"mean": torch.zeros(7), "deviation": torch.ones(7)},
+        {"widths": [2, -3]},
+        {"weights": {"0.weight": torch.zeros(3, 2)}},
+        {"classes": 5},
+        {
+            **{"widths": [4, 3], "mean": torch.zeros(4), "deviation": torch.ones(4)},
+            "weights": {"0.weight": torch.zeros(3, 4), "0.bias": torch.zeros(3)},
+        },
+    ],
+)
+def test_a_classifier_whose_parts_do_not_fit_is_refused(folder: Path, part: dict[str, Any]) -> None:
+    whole = {"format": 1, "key": "", "classes": None, "widths": [2, 3], "mean": torch.zeros(2), "trials": []}
+    whole |= {"deviation": torch.ones(2), "weights": {"0.weight": torch.zeros(3, 2), "0.bias": torch.zeros(3)}}
+    images = np.zeros((1, 3, 64, 64), np.uint8)
+    (folder / "probes").mkdir()
+    torch.save(whole | {"chosen": 0}, folder / PROBE)
+    np.testing.assert_allclose(load_run(folder).classify(images), np.full((1, 3), 1 / 3), rtol=1e-6)
+    torch.save(whole | {"chosen": 0} | part, folder / PROBE)
+    refusal(lambda: load_run(folder).classify(images), folder / PROBE)
+
+
+@pytest.fixture
+def asked() -> Iterator[list[str]]:
+    """The requests that a server gets, after its address."""
+    found: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.append(self.path)
+            self.send_error(404)
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found.append(f"http://127.0.0.1:{server.server_port}")
+        yield found
+        server.shutdown()
+
+
+def test_a_run_that_is_read_downloads_nothing_wherever_its_config_asks_for_it(
+    folder: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    reader = {"_target_": "fragrecon.data.readers.cifar.Cifar10", "url": f"{asked[0]}/x.tgz", "md5": "0" * 32}
+    values["data"] |= {"name": "cifar10", "image_size": [32, 32], "root": str(tmp_path / "new"), "download": True}
+    for extra, named in (({}, "data.root"), ({"download": True}, "data.reader.download")):
+        values["data"]["reader"] = reader | extra
+        (folder / "config.yaml").write_text(yaml.safe_dump(values))
+        with pytest.raises(FragreconError, match=named.replace(".", r"\.")):
+            load_run(folder).evaluate(puzzles=2)
+    assert len(asked) == 1
+    values["model"] = {"_target_": "fragrecon.models.timm.TimmEncoder", "name": "resnet10t", "load_pretrained": True}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=r"model\.load_pretrained"):
+        _ = load_run(folder).model
 
 
 def test_the_saved_config_is_not_resolved(folder: Path) -> None:

@@ -109,7 +109,7 @@ class Listing:
                 if entry.is_dir():
                     if not (entry.is_symlink() and self._is_listed(Path(entry.path))):
                         folders.append(entry.name)
-                elif entry.name.lower().endswith(SUFFIXES):
+                elif entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or not Path(entry.path).exists()):
                     images.append((entry.name, _stamp(entry)))
                 else:
                     self._skipped[Path(entry.name).suffix.lower()] += 1

@@ -205,6 +205,7 @@ def load_fitted(path: Path) -> tuple[FittedProbe, str]:
             layers_of(contents["widths"], contents["weights"]),
             tuple(names) if names else None,
         )
+        network.log_probabilities(torch.zeros(1, contents["widths"][0]))  # whether its parts fit each other
         return FittedProbe(network, contents["trials"], contents["chosen"]), contents["key"]
     except FileNotFoundError:
         raise RunError(f"there is no saved probe {path}") from None

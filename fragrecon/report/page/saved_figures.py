@@ -85,7 +85,7 @@ def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
 def of_search(folder: Path) -> list[Picture]:
     """Return the figures of a search, from the folder of its sweep."""
     found = sorted((folder / FIGURES).glob("search_*.png"))
-    return [Picture(label(path.stem), picture(path), CAPTIONS.get(path.stem, "")) for path in found]
+    return _pictures({label(path.stem): path for path in found})
 
 
 def of_sweep(runs: Mapping[str, Run], most: int) -> list[Picture]:

@@ -306,6 +306,14 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("a link in a data folder that leads back to its root")
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    """Reading it would wait for ever."""
+    tree(tmp_path, {"train/a/1.png": 1, "val/a/2.png": 2})
+    os.mkfifo(tmp_path / "val" / "a" / "3.png")
+    (tmp_path / "val" / "a" / "4.png").symlink_to(tmp_path / "val" / "a" / "3.png")
+    assert found(tmp_path, "test") == [(2, 0)]
+
+
 def test_links_within_the_root_are_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "data"
     tree(root, {"train/a/1.png": 1, "train/b/1.png": 2, "test/a/1.png": 3, "test/.store/1.png": 4})
