@@ -7,6 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of `python` in the tutorials
+os.environ["XDG_CACHE_HOME"] = str(HERE / "_build" / "cache")  # of converted images
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
 
 import generate  # noqa: E402
@@ -20,7 +21,11 @@ exclude_patterns = ["_build", "generated"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 nitpicky = True  # links lead to pages of this site only, so that it builds without a network
-nitpick_ignore_regex = [("py:(class|exc)", r"(?!fragrecon\.).*"), ("py:class", r"fragrecon\..*\._.*")]
+nitpick_ignore_regex = [
+    ("py:(class|exc)", r"(?!fragrecon\.).*"),
+    ("py:class", r"fragrecon\..*\._.*"),
+    ("py:obj", r"typing\..*"),
+]
 default_role = "py:obj"  # of `names` in docstrings
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
@@ -31,7 +36,8 @@ napoleon_use_ivar = True
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
-nb_execution_timeout = 120  # seconds per cell
+nb_execution_in_temp = True
+nb_execution_timeout = 600  # seconds per cell, on a machine that is busy with tests
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 

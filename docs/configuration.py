@@ -97,13 +97,14 @@ def documented() -> dict[str, tuple[str, str]]:
     return found
 
 
-def named(section: Any) -> dict[str, str]:
-    """Return the meanings of attributes or arguments, from a docstring."""
-    text = inspect.getdoc(section) or ""
+def named(section: type) -> dict[str, str]:
+    """Return the meanings of attributes or arguments, from the docstrings of a class and of its bases."""
     found: dict[str, str] = {}
-    for block in re.findall(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)+)", text, re.MULTILINE):
-        for name, meaning in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", block, re.MULTILINE):
-            found[name] = re.sub(r"\s+", " ", meaning).replace("``", "`").removesuffix(".")
+    for base in reversed(section.__mro__):
+        text = inspect.cleandoc(vars(base).get("__doc__") or "")
+        for block in re.findall(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)+)", text, re.MULTILINE):
+            for name, meaning in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", block, re.MULTILINE):
+                found[name] = re.sub(r"\s+", " ", meaning).replace("``", "`").removesuffix(".")
     return found
 
 

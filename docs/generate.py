@@ -31,31 +31,33 @@ AGAIN = ("sklearn", "embed_plain")
 
 
 def main() -> None:
-    """Write all of them."""
-    for folder in ("api", "results", "generated", "generated/models", "generated/results"):
-        (HERE / folder).mkdir(exist_ok=True)
-    api()
-    for page in sorted((ROOT / "experiments").glob("*.md")):
-        write(f"results/{page.name}", f"```{{include}} ../../experiments/{page.name}\n:relative-images:\n```\n")
-    for name, text in {"sections": configuration.sections(), "options": configuration.options()}.items():
-        write(f"generated/{name}.md", text)
-    write("generated/metrics.md", metrics_table())
+    """Write all of them, and delete those that are out of date."""
+    pages = api() | results()
+    tables = {"sections": configuration.sections(), "options": configuration.options(), "metrics": metrics_tables()}
+    pages |= {f"generated/{name}.md": text for name, text in tables.items()}
     for path in configuration.options_of("model"):
-        write(f"generated/models/{path.stem}.md", model(path))
-    classes = {configuration.target_of("model", path).__name__ for path in configuration.options_of("model")}
-    for name in classes:
-        write(f"generated/results/{name}.md", recorded(name))
+        pages[f"generated/models/{path.stem}.md"] = model(path)
+        name = configuration.target_of("model", path).__name__
+        pages[f"generated/results/{name}.md"] = recorded(name)
+    for name, text in pages.items():
+        path = HERE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_text() != text:  # so that Sphinx reads only what has changed
+            path.write_text(text)
+    for path in (*HERE.glob("api/fragrecon*.md"), *HERE.glob("results/*.md")):
+        if str(path.relative_to(HERE)) not in pages:
+            path.unlink()
 
 
-def write(name: str, text: str) -> None:
-    """Write a file, unless it is the same already, so that Sphinx reads only what has changed."""
-    path = HERE / name
-    if not path.is_file() or path.read_text() != text:
-        path.write_text(text)
+def results() -> dict[str, str]:
+    """Return a page for each of ``experiments/``, which includes it."""
+    names = sorted(path.name for path in (ROOT / "experiments").glob("*.md"))
+    return {f"results/{name}": f"```{{include}} ../../experiments/{name}\n:relative-images:\n```\n" for name in names}
 
 
-def api() -> None:
-    """Write a page for each of `API`, with what the docstrings of its public modules say."""
+def api() -> dict[str, str]:
+    """Return a page for each of `API`, with what the docstrings of its public modules say."""
+    pages = {}
     for name in API:
         path = getattr(importlib.import_module(name), "__path__", [])
         parts = [f"# `{name}`\n", automodule(name, members=not path)]
@@ -63,7 +65,8 @@ def api() -> None:
             if found.name not in SCHEMA:
                 head = found.name.removeprefix(f"{name}.")
                 parts += [f"## `{head}`\n", automodule(found.name, members=not found.ispkg)]
-        write(f"api/{name}.md", "\n".join(parts))
+        pages[f"api/{name}.md"] = "\n".join(parts)
+    return pages
 
 
 def automodule(name: str, *, members: bool) -> str:
@@ -71,7 +74,7 @@ def automodule(name: str, *, members: bool) -> str:
     return f"```{{eval-rst}}\n.. automodule:: {name}\n{'   :members:' if members else ''}\n```\n"
 
 
-def metrics_table() -> str:
+def metrics_tables() -> str:
     """Describe every metric that a recorded result has, and those of the registry, by family."""
     recorded: dict[str, None] = dict.fromkeys(metrics.SHOWN)
     for path in sorted(RESULTS.rglob("*.json")):
@@ -100,7 +103,7 @@ def metrics_table() -> str:
 def model(path: Path) -> str:
     """Describe an option of ``model``: its keys, its parameters and its class."""
     target = configuration.target_of("model", path)
-    parts = [f"{configuration.summary(path)}\n\n    python -m fragrecon.run model={path.stem}\n"]
+    parts = [f"    python -m fragrecon.run model={path.stem}\n"]
     parts.append(configuration.markdown(configuration.keys_of("model", path)))
     if count := parameters(path):
         parts.append(f"{count:,} parameters for colour fragments of 16x16 pixels.\n")
