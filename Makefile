@@ -6,6 +6,8 @@ ARGS ?=
 WORKERS ?= auto
 DATA ?=
 MOSAIC := $(wildcard packages/fragrecon-mosaic/src/fragrecon_mosaic/model.safetensors)
+# Two photographs that scikit-learn brings along.
+PHOTOGRAPHS = "$$($(BIN)/python -c 'from importlib.util import find_spec as f; print(f("sklearn").submodule_search_locations[0])')/datasets/images"
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-fast faults lint type format check docs bench bench-training ablations baselines tables clean
@@ -28,6 +30,7 @@ install: $(VENV)/.installed-dev  ## make .venv with everything the tests need, a
 
 run: $(VENV)/.installed  ## train and evaluate a model on synthetic images; ARGS="model=pca" adds overrides
 	$(BIN)/python -m fragrecon.run $(ARGS)
+	$(if $(MOSAIC),$(BIN)/python -m fragrecon.run mode=reassemble run=$(dir $(MOSAIC)) input=$(PHOTOGRAPHS))
 
 test: $(VENV)/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)

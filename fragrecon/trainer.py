@@ -83,7 +83,7 @@ def _model(model: str | type[nn.Module]) -> list[str]:
         return [f"model={model}"]
     name = f"{model.__module__}.{model.__qualname__}"
     if issubclass(model, FragmentModel):
-        return [f"model._target_={name}"]
+        return ["model=conv", f"model._target_={name}"]  # its objective, reconstruction
     return ["model=encoder", f"model.network._target_={name}"]
 
 

@@ -47,6 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "energy_transformer": {"heads": 2, "head_width": 8, "steps": 3, "alpha": 0.5},
     "mae": {"depth": 1, "decoder_width": 6, "decoder_depth": 1},
     "mosaic": {"width": 16, "depth": 1, "heads": 2},
+    "mosaic_small": {"width": 16, "depth": 1, "heads": 2},
     "resnet_ae": {"width": 4},
     "resnet_vae": {"width": 4},
 }
@@ -274,8 +275,8 @@ def test_only_what_a_model_can_do_is_asked_of_it(name: str) -> None:
     assert isinstance(model, Classifier) == (name == "supervised")
     assert isinstance(model, Variational) == (name in ("resnet_vae", "vae"))
     assert isinstance(model, PairPredictor) == (name == "siamese")
-    assert isinstance(model, PairScorer) == (name in ("siamese", "mosaic"))
-    assert isinstance(model, Solver) == (name == "mosaic")
+    assert isinstance(model, PairScorer) == (name in ("siamese", "mosaic", "mosaic_small"))
+    assert isinstance(model, Solver) == (name in ("mosaic", "mosaic_small"))
     assert isinstance(model, Inpainter) == (name in ("mae", "energy_transformer"))
     assert isinstance(model, Unmixer) == (name == "mae")
 

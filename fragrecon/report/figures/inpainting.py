@@ -74,14 +74,15 @@ def descent_figure(inpainted: Inpainted) -> Figure:
 def attention_figure(inpainted: Inpainted) -> Figure:
     """Draw one column per image: the image, its visible patches, and the attention of the framed patch.
 
-    The attention is averaged over heads, then shown per head. Darker is more, relative to the most that another patch
-    gets in each map: the framed patch may get far more.
+    The attention is averaged over heads, then shown per head. Darker is more. Black is the most that a patch other than
+    the framed one gets in the map, or twice the mean if that is more, so that uniform attention is grey.
     """
     assert inpainted.attention is not None
     weights = inpainted.attention.weights[:, :HEADS]  # (M, H, rows, columns)
     maps = torch.cat([inpainted.attention.weights.mean(1, keepdim=True), weights], 1)
     others = maps.flatten(2).scatter(2, inpainted.attention.chosen.view(-1, 1, 1).expand(-1, maps.shape[1], 1), 0.0)
-    light = 1 - (maps / others.amax(2)[..., None, None].clamp(min=1e-12)).clamp(max=1)
+    most = torch.maximum(others.amax(2), 2 * maps.mean((2, 3)))[..., None, None]
+    light = 1 - (maps / most.clamp(min=1e-12)).clamp(max=1)
     patch = inpainted.images.shape[-2] // maps.shape[2], inpainted.images.shape[-1] // maps.shape[3]
     light = light.repeat_interleave(patch[0], 2).repeat_interleave(patch[1], 3)
     rows = {"image": inpainted.images, "visible patches": visible(inpainted), "all heads": light[:, :1]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,8 @@ def test_attention_is_the_darker_the_more_and_its_patch_is_framed(tmp_path: Path
     weights = given.attention.weights
     for row, maps in zip(found[2:], [weights.mean(1), *weights[:, :8].unbind(1)], strict=True):
         for tile, map_, chosen in zip(row, maps.flatten(1), given.attention.chosen.tolist(), strict=True):
-            most = max(weight for patch, weight in enumerate(map_.tolist()) if patch != chosen)
+            others = (weight for patch, weight in enumerate(map_.tolist()) if patch != chosen)
+            most = max(*others, 2 * sum(map_.tolist()) / len(map_))
             middles = 1 - tile[24::48, 24::48, 0].flatten() / 255
             np.testing.assert_allclose(middles, (map_ / most).clamp(max=1), atol=0.01)
     for row in found:
@@ -84,3 +86,14 @@ def test_attention_is_the_darker_the_more_and_its_patch_is_framed(tmp_path: Path
             top, left = chosen // 2 * 48, chosen % 2 * 48
             assert framed.min(0).tolist() == [top, left]
             assert framed.max(0).tolist() == [top + 47, left + 47]
+
+
+def test_uniform_attention_is_grey(tmp_path: Path) -> None:
+    given = inpainted()
+    assert given.attention is not None
+    uniform = replace(given.attention, weights=torch.full_like(given.attention.weights, 0.25))
+    figure = attention_figure(replace(given, attention=uniform))
+    names = [text.get_text() for text in figure.texts]
+    for row in tiles_of(drawn(figure, tmp_path), names, len(names), IMAGES)[2:]:
+        for tile in row:
+            np.testing.assert_allclose(tile[24::48, 24::48], 127.5, atol=1)
