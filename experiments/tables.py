@@ -26,6 +26,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import cnn_v3
+import jigsaw as puzzles
 import latents
 
 from fragrecon import files
@@ -437,6 +438,46 @@ def ablations(names: list[str]) -> Rows:
     return rows
 
 
+def jigsaw(names: list[str]) -> Rows:
+    """Direct and neighbour comparison of each result and of publications, and results up to equal pieces."""
+    heads = ["direct, %", "neighbours, %", "perfect"]
+    rows = [["", "", "puzzles", *heads, *(f"{head}, equal pieces exchanged" for head in heads), "s per puzzle"]]
+    for name in names:
+        found, task = result_of(name), puzzles.title(short(name))
+        rows += [
+            [task, source, "20", *figures, "", "", "", ""]
+            for source, *figures in puzzles.PUBLISHED.get(short(name), [])
+        ]
+        cells = []
+        for kind in ("strict", "alike"):
+            scores = found["scores"][kind]
+            perfect = sum(row[kind]["perfect"] == 1 for row in found["rows"])
+            cells += [f"{100 * scores['direct']:.1f}", f"{100 * scores['neighbours']:.1f}", str(perfect)]
+        rows.append([task, "here", str(found["puzzles"]), *cells, f"{found['seconds']['mean']:.1f}"])
+    return rows
+
+
+def bags(names: list[str]) -> Rows:
+    """Scores of puzzles of several images, whose number and sizes were not known."""
+    rows = [["", "bags", "SEDAS", "ENAS", "neighbours, %", "bags perfect", "bags of the right number", "s per bag"]]
+    for name in names:
+        found = result_of(name)
+        scores = found["scores"]["strict"]
+        cells = [f"{scores['sedas']:.3f}", f"{scores['enas']:.3f}", f"{100 * scores['neighbours']:.1f}"]
+        counts = [str(found["perfect_puzzles"]), str(found["counted_right"]), f"{found['seconds']['mean']:.1f}"]
+        rows.append([puzzles.title(short(name)), str(found["puzzles"]), *cells, *counts])
+    return rows
+
+
+def sides(names: list[str]) -> Rows:
+    """Share of sides whose true neighbour is the likeliest, by each compatibility."""
+    results = {puzzles.title(short(name).removeprefix("sides_")): result_of(name) for name in names}
+    rows = [["", *(f"{name}: {found['sides']:,} sides" for name, found in results.items())]]
+    for measure in next(iter(results.values()))["rank_one"]:
+        rows.append([f"`{measure}`", *(f"{found['rank_one'][measure]:.3f}" for found in results.values())])
+    return rows
+
+
 def read(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())
     return found
@@ -490,6 +531,7 @@ KINDS: dict[str, Callable[[list[str]], Rows]] = {
             epochs,
         ),
         *(probes, seeds, published, crops, timings, estimates, speeds, bench, training, steps),
+        *(jigsaw, bags, sides),
     )
 }
 

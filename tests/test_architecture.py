@@ -31,6 +31,7 @@ ORDER = (
     "models",
     "objectives",
     "reassembly",
+    "jigsaw",
     "evaluation",
     "runs",
     "report",

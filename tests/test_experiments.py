@@ -13,10 +13,12 @@ import colours
 import count
 import crops
 import decoded
+import jigsaw
 import leak
 import pytest
 import tables
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from fragrecon import files
 from fragrecon.report import metrics
@@ -31,6 +33,7 @@ MASKED = [path for path in RESULTS if path.parent.name == "masked"]
 EMBEDDED = [path for path in RESULTS if path.parent.name.startswith("embed")]
 LARGER = [path for path in RESULTS if path.parent.name == "cnn_v3"]
 TIMED = [path for path in RESULTS if path.parent.name == "bench"]
+JIGSAW = [path for path in RESULTS if path.parent.name == "jigsaw"]
 LEAKING = [path for path in RESULTS if path.parent.name == "leak"]
 FEW = ["data.reader.train_images=300", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
 COLUMNS = CLUSTERING.shown
@@ -68,7 +71,9 @@ def test_the_readme_has_one_table_of_a_few_results() -> None:
 def test_results_were_scored_by_the_whole_protocol() -> None:
     filling = ["mean_colour", "bilinear", "linear_prediction"]
     special = {"Mosaic": ["seam_gradients"], "MaskedAutoencoder": filling, "EnergyTransformer": filling}
-    found = [path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *LARGER, *TIMED, *LEAKING]]
+    found = [
+        path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *LARGER, *TIMED, *LEAKING, *JIGSAW]
+    ]
     assert found
     for path in found:
         result = json.loads(path.read_text())
@@ -130,6 +135,49 @@ def test_every_training_and_timing_of_larger_images_is_recorded() -> None:
     for preset in cnn_v3.PRESETS:
         for size in cnn_v3.SIZES:
             assert {f"{preset}_{size}.cpu", f"{preset}_{size}_float32.cpu"} <= {path.stem for path in TIMED}
+
+
+def test_jigsaw_puzzles_were_scored_on_the_whole_sets_and_are_better_than_published() -> None:
+    assert JIGSAW
+    for path in JIGSAW:
+        result = json.loads(path.read_text())
+        if "rank_one" in result:
+            shares = result["rank_one"]
+            assert max(shares, key=lambda name: shares[name]) == "combined", path
+            continue
+        count = {"bags": jigsaw.BAGS, "eroded": 40}.get(path.stem.partition("_")[0], 20)
+        assert result["puzzles"] == len(result["rows"]) == count, path
+        scores = result["scores"]["strict"]
+        for name, *figures in jigsaw.PUBLISHED.get(path.stem, []):
+            if "not verified" not in name:
+                direct, neighbours, perfect = map(float, figures)
+                assert 100 * scores["direct"] > direct, (path, name)
+                assert 100 * scores["neighbours"] > neighbours, (path, name)
+                assert result["perfect_puzzles"] >= perfect, (path, name)
+        assert all(result["scores"]["alike"][name] >= scores[name] - 1e-9 for name in ("direct", "neighbours")), path
+
+
+def test_the_script_of_jigsaw_puzzles_writes_results_and_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, image in zip(("mit", "mcgill"), load_sample_images().images, strict=True):
+        (tmp_path / name).mkdir()
+        Image.fromarray(image[:170, 200:420]).save(tmp_path / name / "01.png")
+    monkeypatch.setattr(jigsaw, "RESULTS", tmp_path / "results" / "jigsaw")
+    monkeypatch.setattr(jigsaw, "BAGS", 1)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    jigsaw.main([str(tmp_path), "mit_known", "bags_2_rotated", "mcgill_unsized", "sides_mit"])
+    assert "bags_2_rotated mcgill/01 mit/01" in (printed := capsys.readouterr().out) or "mit/01 mcgill/01" in printed
+    found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results" / "jigsaw").iterdir()}
+    assert {name: result["rows"][0]["pieces"] for name, result in found.items() if "rows" in result} == {
+        "mit_known": 42,
+        "bags_2_rotated": 84,
+        "mcgill_unsized": 42,
+    }
+    assert found["sides_mit"]["sides"] == 2 * (6 * 6 + 5 * 7)
+    assert [row[0] for row in tables.jigsaw(["jigsaw/mit_known"])[1:]] == ["MIT, known"] * 7
+    assert tables.bags(["jigsaw/bags_2_rotated"])[1][:2] == ["bags of 2, rotated", "1"]
+    assert len(tables.sides(["jigsaw/sides_mit"])) == 7
 
 
 def run(script: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

@@ -258,6 +258,30 @@ class ExportConfig(Section):
 
 
 @dataclass(frozen=True)
+class PiecesConfig(Section):
+    """How ``mode=reassemble`` cuts whole photographs into pieces, without a run, and what it knows of them.
+
+    The pieces have ``size`` (height and width in pixels), or every photograph has ``grid`` (rows and columns).
+    ``images`` is the number of images, or the rows and columns of each; ``known`` tells the sizes of the photographs.
+    """
+
+    size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    grid: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    rotation: Literal["known", "unknown"]
+    images: (
+        Literal["known", "unknown"]
+        | Count
+        | Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(min_length=1)]
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PiecesConfig:
+        if self.size is not None and self.grid is not None:
+            raise ConfigError(f"set pieces.size={self.size} or pieces.grid={self.grid}, not both")
+        return self
+
+
+@dataclass(frozen=True)
 class SweepConfig(Section):
     """The name of a sweep and of its folder under ``multirun/``, and whether no job starts after one has failed.
 
@@ -303,6 +327,7 @@ class Config(Section):
     loose: bool | None = None
     rotate: bool | None = None
     missing: Annotated[float, Field(ge=0, lt=1)] | None = None
+    pieces: PiecesConfig | None = None
     embed: EmbedConfig | None = None
     demo: DemoConfig | None = None
     bench: BenchConfig | None = None

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from fragrecon.data.corruption import corrupt, lose
 from fragrecon.data.puzzles import FragmentBatch, make_batch
@@ -80,6 +81,24 @@ def check_count(fragments: int) -> None:
     """
     if fragments > MOST:
         raise ConfigError(f"{fragments} fragments are more than the {MOST} that one puzzle may hold; give fewer files")
+
+
+def read_whole(paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> list[Tensor]:
+    """Read photographs at full size.
+
+    Args:
+        paths: paths of the files.
+        max_pixels: maximum number of pixels of a file.
+
+    Returns:
+        Images (C, H, W) uint8; C is 1 if all are grey, else 3.
+
+    Raises:
+        DataError: a file is not an image, or is too large.
+    """
+    images = [torch.from_numpy(decode(path, (3, *size_of(path, max_pixels)), max_pixels=max_pixels)) for path in paths]
+    grey = all(bool((image == image[:1]).all()) for image in images)
+    return [image[:1] for image in images] if grey else images
 
 
 def cut_photographs(

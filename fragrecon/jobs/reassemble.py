@@ -1,4 +1,8 @@
-"""``mode=reassemble``: cut, shuffle and reassemble photographs, or reassemble loose fragments, with a run's model."""
+"""``mode=reassemble``: cut, shuffle and reassemble photographs, or reassemble loose fragments.
+
+With a run, its model reassembles photographs that are reduced to the images it was trained on; without one, whole
+photographs are cut into pieces, and `fragrecon.jigsaw` assembles them.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +18,26 @@ from torch import Tensor
 
 from fragrecon import files
 from fragrecon import machine as hardware
-from fragrecon.config.schema import Config
-from fragrecon.data.photographs import check_count, cut_photographs, image_files
+from fragrecon.config.schema import Config, PiecesConfig
+from fragrecon.data.photographs import check_count, cut_photographs, image_files, read_whole
 from fragrecon.data.puzzles import FragmentBatch, grid_of
 from fragrecon.data.readers.images import decode, size_of
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.clustering.reassembly import agreement
 from fragrecon.evaluation.setup import shape_text
+from fragrecon.jigsaw.pieces import Grid, Jigsaw, check_square, cut, piece_size, shuffle
+from fragrecon.jigsaw.solve import solve_jigsaw
 from fragrecon.models.base import Solver
 from fragrecon.progress import progress
 from fragrecon.reassembly.rebuild import Placement
 from fragrecon.reassembly.solve import solve
 from fragrecon.report.figures import tiles
 from fragrecon.report.figures.reassembly import groups_sheet, rebuilt_images, rebuilt_sheet, shuffled_sheet
+from fragrecon.report.jigsaw import write_assembly
 from fragrecon.report.terminal import plain_console
 from fragrecon.runs.read import run_of
 from fragrecon.runs.write import FIGURES, Record
+from fragrecon.seeds import torch_generator
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +70,13 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         The content of ``placement.json``.
 
     Raises:
-        ConfigError: ``run`` is not set, or its model does not reassemble such images.
+        ConfigError: the model of ``run`` does not reassemble such images, or nothing says how to cut without a run.
         DataError: loose fragments differ in size.
     """
+    if config.run is None:
+        return main_jigsaw(config, record)
+    if config.pieces and (config.pieces.size or config.pieces.grid):
+        raise ConfigError("pieces.size and pieces.grid are for photographs at full size, without run=; leave one out")
     paths = image_files(config.input)
     run = run_of(config)
     shape, grid = config.data.fragment_shape, grid_of(config.data.image_shape[1:], config.data.fragment_shape[1:])
@@ -110,6 +122,70 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     return result
 
 
+def main_jigsaw(config: Config, record: Record) -> dict[str, Any]:
+    """Assemble pieces of whole photographs, or loose pieces, without a model."""
+    settings = config.pieces
+    if settings is None or not (settings.size or settings.grid or config.loose):
+        raise ConfigError(
+            "set run=FOLDER to reassemble with the model of a run; without one, set pieces.size=PIXELS or "
+            "pieces.grid=[ROWS,COLUMNS] to cut whole photographs, or loose=true for pieces in files of their own"
+        )
+    if config.rotate:
+        raise ConfigError("rotate=true is for the model of a run; without one, set pieces.rotation=unknown")
+    paths, rotations = image_files(config.input), settings.rotation == "unknown"
+    jigsaw = loose_pieces(paths, config) if config.loose else cut_pieces(paths, config, settings)
+    check_count(len(jigsaw.pieces))
+    check_square(jigsaw.pieces, rotations)
+    images, grids = known_images(settings, jigsaw)
+    solved = solve_jigsaw(jigsaw.pieces, rotations=rotations, grids=grids, images=images, seed=config.seed)
+    return write_assembly(jigsaw, solved, rotations, [str(path) for path in paths], record.folder)
+
+
+def known_images(settings: PiecesConfig, jigsaw: Jigsaw) -> tuple[int | None, list[Grid] | None]:
+    """Return the number of images and the rows and columns of each, as far as ``pieces.images`` tells them."""
+    given, count = settings.images, len(jigsaw.pieces)
+    if given == "known":
+        if jigsaw.truth is None:
+            raise ConfigError(
+                "pieces.images=known is for photographs; of loose pieces, give the number of images or the rows and "
+                "columns of each, as pieces.images=[[12,16]]"
+            )
+        return None, list(jigsaw.truth.grids)
+    if isinstance(given, list):
+        if (cells := sum(rows * columns for rows, columns in given)) < count:
+            raise ConfigError(f"pieces.images={given} has room for {cells} pieces, but there are {count}")
+        return None, [(rows, columns) for rows, columns in given]
+    if isinstance(given, int) and given > count:
+        raise ConfigError(f"pieces.images={given} is more than the number of pieces, {count}")
+    return (given if isinstance(given, int) else None), None
+
+
+def cut_pieces(paths: Sequence[Path], config: Config, settings: PiecesConfig) -> Jigsaw:
+    """Cut photographs into pieces, in random order."""
+    images = read_whole(paths, config.data.max_pixels)
+    grid = (settings.grid[0], settings.grid[1]) if settings.grid else None
+    if grid:
+        size = piece_size(images, grid)
+    else:
+        height, width = settings.size if isinstance(settings.size, list) else [settings.size or 0] * 2
+        size = height, width
+    jigsaw = cut(images, size, grid)
+    assert jigsaw.truth is not None
+    log.info("%d photographs are cut into %d pieces of %dx%d pixels", len(paths), len(jigsaw.pieces), *size)
+    for path, image, (rows, columns) in zip(paths, images, jigsaw.truth.grids, strict=True):
+        lost = image.shape[1] - rows * size[0], image.shape[2] - columns * size[1]
+        if any(lost):
+            log.info("%s: %d rows and %d columns of pixels at the border fill no piece and are cropped", path, *lost)
+    generator = torch_generator(config.seed, "jigsaw")
+    return shuffle(jigsaw, generator, rotate=settings.rotation == "unknown", missing=config.missing or 0.0)
+
+
+def loose_pieces(paths: Sequence[Path], config: Config) -> Jigsaw:
+    """Read pieces from files of one size."""
+    check_one_size(paths, [size_of(path, config.data.max_pixels) for path in paths])
+    return Jigsaw(torch.stack(read_whole(paths, config.data.max_pixels)), None)
+
+
 def are_loose(sizes: Sequence[tuple[int, int]], config: Config) -> bool:
     """Return whether files of these sizes are loose fragments: equal in size and smaller than an image."""
     height, width = config.data.image_size
@@ -139,18 +215,23 @@ def loose_puzzle(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], shape:
         DataError: the fragments differ in size.
     """
     channels, h, w = shape
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
-            raise DataError(
-                f"loose fragments should have one size, but {path} has {size[0]}x{size[1]} pixels and {paths[0]} "
-                f"{sizes[0][0]}x{sizes[0][1]}; loose=false reads the files as whole images"
-            )
+    check_one_size(paths, sizes)
     shown = torch.stack([torch.from_numpy(decode(path, (channels, *sizes[0]))) for path in paths])
     smaller = sizes[0][0] < h or sizes[0][1] < w
     how: dict[str, Any] = {"mode": "bilinear", "align_corners": False} if smaller else {"mode": "area"}
     if smaller:
         log.warning("the fragments are smaller than the %dx%d pixels that the model needs and are enlarged", h, w)
     return Puzzle([str(path) for path in paths], shown, F.interpolate(shown.float() / 255, (h, w), **how)[None], None)
+
+
+def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise `DataError` if files of loose fragments differ in size."""
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise DataError(
+                f"loose fragments should have one size, but {path} has {size[0]}x{size[1]} pixels and {paths[0]} "
+                f"{sizes[0][0]}x{sizes[0][1]}; loose=false reads the files as whole images"
+            )
 
 
 def describe(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int]) -> dict[str, Any]:

@@ -100,8 +100,8 @@ def gradient_clues(fragments: Tensor, cells: int) -> Clues:
 def _compatibility(pixels: Tensor) -> Tensor:
     """Return scores (B, F, F), float32, of the second fragment right of the first, from pixels (B, F, C, h, w)."""
     right, left = pixels[..., -1].mT, pixels[..., 0].mT  # (B, F, h, C)
-    rightwards = _mahalanobis(right, right - pixels[..., -2].mT, left)
-    leftwards = _mahalanobis(left, left - pixels[..., 1].mT, right).mT
+    rightwards = mahalanobis(right, right - pixels[..., -2].mT, left)
+    leftwards = mahalanobis(left, left - pixels[..., 1].mT, right).mT
     dissimilarity = rightwards + leftwards
     itself = torch.eye(dissimilarity.shape[-1], dtype=torch.bool, device=pixels.device)
     logs = torch.log(dissimilarity.clamp(min=1e-6)).masked_fill(itself, torch.inf)
@@ -110,13 +110,16 @@ def _compatibility(pixels: Tensor) -> Tensor:
     return (-logs).clamp(min=IMPOSSIBLE).float()
 
 
-def _mahalanobis(edge: Tensor, steps: Tensor, other: Tensor) -> Tensor:
-    """Return the dissimilarity (B, F, F) of the edges of two fragments across a seam.
+def mahalanobis(edge: Tensor, steps: Tensor, other: Tensor) -> Tensor:
+    """Compare the edges of fragments across a seam by Mahalanobis gradients, in one direction; see `gradient_clues`.
 
     Args:
-        edge: edge pixels (B, F, h, C) of the first fragment.
-        steps: colour gradients (B, F, h, C) of the first fragment towards its edge.
-        other: edge pixels (B, F, h, C) of the second fragment.
+        edge: edge pixels (B, F, h, C) of the first fragments, in 0..255.
+        steps: colour gradients (B, F, h, C) of the first fragments towards their edge.
+        other: edge pixels (B, F, h, C) of the second fragments.
+
+    Returns:
+        Dissimilarities (B, F, F).
     """
     channels = edge.shape[-1]
     mean = steps.mean(-2, keepdim=True)

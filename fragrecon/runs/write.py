@@ -14,8 +14,9 @@ All files are written atomically, except ``run.log``, ``.lock`` and those of add
   sweep shows, unless ``report.figures`` is set) and ``report.html``.
 
 Modes add their own: ``embeddings.npz`` or ``.parquet`` and ``images.csv`` (embed), ``placement.json`` and ``images/``
-(reassemble), ``bench.json`` (bench). A sweep folder contains one such folder per job, ``sweep.json`` from the start,
-``leaderboard.csv`` and ``.md`` while it runs, and ``report.html`` at the end.
+(reassemble; without a run also ``neighbours.csv`` and ``report.html``), ``bench.json`` (bench). A sweep folder contains
+one such folder per job, ``sweep.json`` from the start, ``leaderboard.csv`` and ``.md`` while it runs, and
+``report.html`` at the end.
 
 An export (``mode=export``) is a run to be read only: ``config.yaml`` and ``metrics.json`` of the run,
 ``model.safetensors`` in place of checkpoints, ``MODEL_CARD.md``, perhaps ``model.onnx``, and ``status.json``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fragrecon import files
 from fragrecon.report.leaderboard import Leaderboard
@@ -33,3 +34,16 @@ def write_run_page(path: Path, run: Run) -> None:
     from fragrecon.report.page import content, document
 
     files.write_text(path, document.render("run.html", content.of_run(run)))
+
+
+def write_jigsaw_page(path: Path, result: Mapping[str, Any], folder: Path) -> None:
+    """Write the page of an assembled jigsaw puzzle.
+
+    Args:
+        path: file to write.
+        result: contents of ``placement.json``.
+        folder: folder of the job, with its figures.
+    """
+    from fragrecon.report.page import content, document
+
+    files.write_text(path, document.render("jigsaw.html", content.of_jigsaw(result, folder)))

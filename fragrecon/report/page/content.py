@@ -80,6 +80,22 @@ def of_run(run: Run) -> dict[str, Any]:
     }
 
 
+def of_jigsaw(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the values of ``jigsaw.html``."""
+    scores = {
+        "counting equal pieces as different": result.get("scores"),
+        "counting equal pieces as one": result.get("scores_up_to_equal_pieces"),
+    }
+    return {
+        "title": folder.resolve().name,
+        "images": result["images"],
+        "pieces": len(result["pieces"]),
+        "piece_size": result["piece_size"],
+        "scores": {name: found for name, found in scores.items() if found},
+        "figures": saved_figures.of_jigsaw(folder),
+    }
+
+
 def _puzzles(runs: Mapping[str, Run]) -> dict[str, Any] | None:
     """Return the example puzzles of runs that cluster fragments; None if no run does."""
     clustered = {name: run for name, run in runs.items() if run.config.evaluation.clustering}

@@ -82,6 +82,12 @@ def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
     return first, rest
 
 
+def of_jigsaw(folder: Path) -> list[Picture]:
+    """Return the figures of an assembled jigsaw puzzle, the images first."""
+    found = sorted((folder / FIGURES).glob("*.png"), key=lambda path: not path.stem.startswith("rebuilt"))
+    return _pictures({label(path.stem): path for path in found})
+
+
 def of_search(folder: Path) -> list[Picture]:
     """Return the figures of a search, from the folder of its sweep."""
     found = sorted((folder / FIGURES).glob("search_*.png"))
