@@ -42,6 +42,7 @@ from fragrecon.errors import (
     explained,
     nearest,
     printable,
+    typed,
 )
 
 if TYPE_CHECKING:
@@ -155,7 +156,12 @@ def _hydra_main(composed: DictConfig) -> float | None:
         from fragrecon.report.page import write_run_page
         from fragrecon.report.terminal import plain_console
 
-        write_run_page(folder / PAGE, load_run(folder))
+        try:
+            write_run_page(folder / PAGE, load_run(folder))
+        except KeyboardInterrupt:
+            again = "the same command" if multirun else f"python -m fragrecon.run {typed('resume', folder)}"
+            log.warning("interrupted; the run is finished, but not its page, which is written by: %s", again)
+            sys.exit(130)
         if not multirun:
             plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)
     return best_validation(load_run(folder)) if multirun else None  # the objective of a search

@@ -42,7 +42,8 @@ def assign(scores: Tensor, size: int | None = None) -> Tensor:
     """
     if scores.ndim != 3:
         raise ValueError(f"scores must be (P, n, k), not {tuple(scores.shape)}")
-    return _assign(scores, _size(*scores.shape[1:], size), np.zeros((len(scores), scores.shape[2])))
+    problems, n, k = scores.shape
+    return _assign(scores, _size(n, k, size), np.zeros((problems, k)))
 
 
 def _assign(scores: Tensor, size: int, prices: _Array) -> Tensor:

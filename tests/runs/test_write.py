@@ -114,23 +114,23 @@ def test_a_failure_is_saved_by_its_message_or_if_unexpected_by_its_traceback(con
 def test_a_resumed_run_keeps_its_start_and_stage_but_not_its_error(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = "start"
+    now = "1 start"
     monkeypatch.setattr("fragrecon.runs.write.now", lambda: now)
     first = Record(tmp_path)
     first.start(config, [])
     first.enter("evaluation")
-    now = "failure"
+    now = "2 failure"
     first.fail(KeyboardInterrupt())
-    assert status(tmp_path)["finished"] == "failure"
-    now = "end"
+    assert status(tmp_path)["finished"] == "2 failure"
+    now = "3 end"
     again = Record(tmp_path)
     assert again.status == status(tmp_path)
     again.start(config, ["resume=here"])
     found = status(tmp_path)
-    assert (found["started"], found["stage"], found["status"]) == ("start", "evaluation", "running")
+    assert (found["started"], found["stage"], found["status"]) == ("1 start", "evaluation", "running")
     assert (found["error"], found["finished"]) == (None, None)
     again.finish()
-    assert (status(tmp_path)["started"], status(tmp_path)["finished"]) == ("start", "end")
+    assert (status(tmp_path)["started"], status(tmp_path)["finished"]) == ("1 start", "3 end")
 
 
 # The folder of a run ----------------------------------------------------------------------------------------------
