@@ -157,9 +157,9 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
     Raises:
         ValueError: the file is damaged, its arrays are not plain numbers, or it would unpack to far more than its size.
     """
-    check_zip(path, MOST_UNPACKED)
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_size(archive, path, MOST_UNPACKED)
             found = {}
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
@@ -183,9 +183,14 @@ def check_zip(path: Path, most: int) -> None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
+            _check_size(archive, path, most)
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ValueError(f"it is no archive ({error})") from None
+
+
+def _check_size(archive: zipfile.ZipFile, path: Path, most: int) -> None:
+    """Raise ValueError if an archive would unpack to more than ``most`` bytes beyond its size."""
+    size = sum(member.file_size for member in archive.infolist())
     if size > path.stat().st_size + most:
         raise ValueError(f"it would unpack to {size:,} bytes, far more than its {path.stat().st_size:,}")
 

@@ -43,6 +43,7 @@ from fragrecon.errors import (
     explained,
     nearest,
     printable,
+    typed,
 )
 
 if TYPE_CHECKING:
@@ -158,8 +159,13 @@ def _hydra_main(composed: DictConfig) -> float | None:
         from fragrecon.report.terminal import plain_console, print_time
 
         watch = Stopwatch()
-        with watch.part("page"), progress("writing the page", announce=False):
-            write_run_page(folder / PAGE, load_run(folder))
+        try:
+            with watch.part("page"), progress("writing the page", announce=False):
+                write_run_page(folder / PAGE, load_run(folder))
+        except KeyboardInterrupt:
+            again = "the same command" if multirun else f"python -m fragrecon.run {typed('resume', folder)}"
+            log.warning("interrupted; the run is finished, but not its page, which is written by: %s", again)
+            sys.exit(130)
         if not multirun:
             print_time(outcome["seconds"] | watch.seconds)
             plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)

@@ -22,9 +22,10 @@ from fragrecon.config.saved import changed
 from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, explained, typed
 from fragrecon.report.sweep_files import keep_current, update_leaderboard
+from fragrecon.runs.contents import read_metrics
 from fragrecon.runs.read import load_run
-from fragrecon.runs.sweeps import sweep_of
-from fragrecon.runs.write import CONFIG, LOCK, OVERRIDES, STATUS, WANDB_ID, Record
+from fragrecon.runs.sweeps import note, sweep_of
+from fragrecon.runs.write import CONFIG, LOCK, METRICS_FILE, OVERRIDES, PAGE, STATUS, WANDB_ID, Record
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def run_job(
     first = is_first_process()
     if not first:
         logging.getLogger("fragrecon").setLevel(logging.WARNING)  # the first process logs for all
-    record = Record(folder, writes=first)
+    sweep = sweep_of(folder)
+    record = Record(folder, writes=first, after=note(sweep)["started"] if sweep else "")
     with record.hold():
         if not composed.get("resume") and not multirun:
             record.check_unused()
@@ -63,22 +65,28 @@ def run_job(
         if config.resume:
             if record.status.get("status") == "done" and overrides == [f"resume={config.resume}"]:
                 log.info("%s is finished; nothing is left to do", folder)
-                return None
+                return _unshown(record)
             overrides = [*record.overrides, *(o for o in overrides if not o.startswith("resume="))]
         elif multirun and record.status and not record.must_run(config):
             log.info("%s is finished; skipped", folder.name)
-            return None
+            return _unshown(record)
         try:
             return run(config, record, overrides)
         except KeyboardInterrupt:
-            if sweep := sweep_of(folder):
+            if sweep:
                 update_leaderboard(sweep)
             again = "the same command" if multirun else f"python -m fragrecon.run {typed('resume', folder)}"
             log.warning("interrupted; resume with: %s", again)
             sys.exit(130)
         finally:
-            if sweep := sweep_of(folder):
+            if sweep:
                 keep_current(sweep)
+
+
+def _unshown(record: Record) -> dict[str, Any] | None:
+    """Return the metrics of a finished run that has no page yet, because it was stopped before."""
+    path = record.folder / METRICS_FILE
+    return read_metrics(path) if record.writes and path.is_file() and not (record.folder / PAGE).exists() else None
 
 
 def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from fragrecon.config.saved import is_inert
 from fragrecon.errors import FragreconError
 from fragrecon.report import metrics
-from fragrecon.runs.read import Run, load_run
+from fragrecon.runs.read import Run, open_run
 from fragrecon.runs.sweeps import by_key
 from fragrecon.runs.write import CONFIG, STATUS, Record, reason
 
@@ -115,12 +116,12 @@ class Leaderboard:
     samples: str = "puzzles"
     caveat: str = ""
 
-    @property
+    @cached_property
     def metrics(self) -> list[str]:
         """The metrics of all rows, in display order."""
         return metrics.ordered(name for row in self.rows for name in row.scores)
 
-    @property
+    @cached_property
     def compared(self) -> list[str]:
         """The metrics whose differences are shown."""
         return metrics.compared(self.metrics)
@@ -140,9 +141,9 @@ def _job(folder: Path) -> Job:
     """Read a job; one whose files cannot be read counts as failed."""
     given: dict[str, str] = {}
     try:
-        record = Record(folder, writes=False)
+        record = Record(folder, writes=False)  # which checks the links
         given = by_key(record.overrides)
-        run = load_run(folder) if (folder / CONFIG).is_file() else None  # a refused job has no config
+        run = open_run(folder) if (folder / CONFIG).is_file() else None  # a refused job has no config
         job = Job(folder.name, given, record.status, run)
         leaderboard("", [job])
         if job.finished and job.finished.is_scored:
@@ -237,7 +238,9 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     if not values or any(value is None for value in values):
         return None
     numbers = np.array(values, dtype=np.float64)
-    return Spread(float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None, len(numbers))
+    if len(numbers) == 1:
+        return Spread(float(numbers[0]), None, 1)
+    return Spread(float(numbers.mean()), float(numbers.std(ddof=1)), len(numbers))
 
 
 def best_validation(run: Run) -> float | None:

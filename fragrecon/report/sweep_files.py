@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fragrecon import files
-from fragrecon.errors import printable
+from fragrecon.errors import RunError, printable
 from fragrecon.progress import progress
 from fragrecon.report import metrics, tables
 from fragrecon.report.leaderboard import Leaderboard, Row, caption, duration, jobs_of, leaderboard, short, troubles
+from fragrecon.runs.contents import read_metrics
 from fragrecon.runs.studies import STUDY, read_search
 from fragrecon.runs.sweeps import SWEEP, by_key, note, time_left
 from fragrecon.runs.write import FIGURES, METRICS_FILE, PAGE, STATUS, Record
@@ -80,7 +81,10 @@ def job_line(folder: Path, number: int) -> str | None:
     if status["status"] in ("failed", "pruned"):
         parts.append(status["status"])
     elif (folder / METRICS_FILE).is_file():
-        scores = metrics.scores_of(files.read_json(folder / METRICS_FILE))["model"]
+        try:
+            scores = metrics.scores_of(read_metrics(folder / METRICS_FILE))["model"]
+        except RunError:
+            scores = {}  # the leaderboard reports the error
         for metric in metrics.compared(scores)[:1]:
             mean, unit = scores[metric]["mean"], metrics.measure(metric).unit
             parts.append(f"{metrics.name(metric)} {metrics.text(metric, mean)} {unit}".rstrip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -75,6 +76,11 @@ class Run(RunFolder):
             )
         return read_metrics(path)
 
+    @cached_property
+    def epochs(self) -> list[dict[str, float]]:
+        """Rows of ``metrics.csv``; empty if no epoch has ended."""
+        return super().epochs
+
     @property
     def is_scored(self) -> bool:
         """Whether the run has been scored on the test split."""
@@ -118,7 +124,7 @@ class Run(RunFolder):
         """The file with the weights of the model: the checkpoint that was selected when the run was opened.
 
         ``best`` is the one with the best validation score, or the last one if there was no validation. If a run was
-        killed while replacing it, two exist and the newer one is used. An export has one file of weights.
+        killed while replacing it, two exist and the one of the later epoch is used. An export has one file of weights.
 
         Raises:
             RunError: there is no such checkpoint.
@@ -127,7 +133,7 @@ class Run(RunFolder):
             return self.folder / WEIGHTS
         if self.selected != "best":
             return self._checkpoint(LAST if self.selected == "last" else self.selected)
-        found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        found = sorted((self.folder / CHECKPOINTS).glob("best-*.ckpt"), key=_age)
         best = found[-1] if found else self.last_checkpoint
         if best is None:
             trained = bool(self.epochs) or self.status["status"] == "done"
@@ -337,6 +343,23 @@ def load_run(folder: str | Path, plugins: Sequence[str] = (), *, checkpoint: str
     folder = path if path.is_dir() else installed_folder(str(folder)) or path
     _check_folder(folder)
     files.check_links(folder)
+    return open_run(folder, checkpoint)
+
+
+def open_run(folder: Path, checkpoint: str = "best") -> Run:
+    """Open a run folder whose links have been checked; otherwise, use `load_run`.
+
+    Args:
+        folder: run folder.
+        checkpoint: as for `load_run`.
+
+    Returns:
+        The run.
+
+    Raises:
+        RunError: its status is missing or damaged.
+        ConfigError: its config is damaged or does not belong to a run.
+    """
     try:
         config = saved.load(folder / CONFIG)
     except ConfigError as error:
@@ -344,6 +367,12 @@ def load_run(folder: str | Path, plugins: Sequence[str] = (), *, checkpoint: str
             f"{folder} cannot be opened as a run: its {CONFIG} is damaged or not of a run ({error})"
         ) from None
     return Run(folder, config, read_status(folder / STATUS), checkpoint)
+
+
+def _age(best: Path) -> tuple[int, int]:
+    """Sort key of best checkpoints: the epoch in the name, because a clock may be set back, and the time within it."""
+    epoch = re.match(r"best-epoch=(\d+)-", best.name)
+    return int(epoch[1]) if epoch else -1, best.stat().st_mtime_ns
 
 
 def _is_run(folder: Path) -> bool:

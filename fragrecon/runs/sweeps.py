@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fragrecon import files
 from fragrecon.config.saved import is_inert
 from fragrecon.errors import RunError
-from fragrecon.runs.contents import read_note
-from fragrecon.runs.write import STATUS, Record, now
+from fragrecon.runs.contents import read_note, read_status
+from fragrecon.runs.write import STATUS, now
 
 SWEEP = "sweep.json"
 LONGEST = 100
@@ -92,12 +93,19 @@ def ended_since_start(folder: Path) -> list[dict[str, Any]]:
     started, found = note(folder)["started"], []
     for path in sorted(folder.glob(f"*/{STATUS}")):
         try:
-            status = Record(path.parent, writes=False).status
-        except RunError:
+            written = path.stat()
+            status = _status(path, written.st_mtime_ns, written.st_size)
+        except (RunError, OSError):
             continue  # the leaderboard reports the error
         if (status.get("finished") or "") >= started:
             found.append(status | {"name": path.parent.name})
     return found
+
+
+@lru_cache(1 << 14)
+def _status(path: Path, time: int, size: int) -> dict[str, Any]:
+    """Read a status again only if its file has changed."""
+    return read_status(path)
 
 
 def time_left(folder: Path, begun: int) -> float | None:

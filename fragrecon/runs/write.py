@@ -104,6 +104,7 @@ class Record(RunFolder):
     Args:
         folder: run folder.
         writes: False in all processes but the first; nothing is written then.
+        after: a time, as of `now`, that times in the status are not before, should the clock be set back.
 
     Attributes:
         status: contents of ``status.json``; empty if there is none yet.
@@ -112,10 +113,10 @@ class Record(RunFolder):
         RunError: the folder holds a link that leads out of it, or its status is damaged.
     """
 
-    def __init__(self, folder: Path, writes: bool = True) -> None:
+    def __init__(self, folder: Path, writes: bool = True, after: str = "") -> None:
         super().__init__(folder)
         files.check_links(folder)
-        self.writes = writes
+        self.writes, self.after = writes, after
         self.status = self._read_status()
 
     def _read_status(self) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class Record(RunFolder):
                 left.unlink()  # an incomplete file of a run that was killed
             files.write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
             self._write_overrides(overrides)
-        started, key = self.status.get("started", now()), config_hash(config)
+        started, key = self.status.get("started") or self._now(), config_hash(config)
         # Keep the stage only if the config is unchanged; otherwise (e.g. more epochs) training runs again.
         stage = self.status.get("stage") if self.status.get("config_hash") == key else None
         times = {"started": started, "finished": None}
@@ -216,18 +217,21 @@ class Record(RunFolder):
 
     def finish(self) -> None:
         """Write the status ``done``, or ``pruned``."""
-        self._note(status="pruned" if "pruned" in self.status else "done", finished=now())
+        self._note(status="pruned" if "pruned" in self.status else "done", finished=self._now())
 
     def fail(self, error: BaseException) -> None:
         """Write the status ``failed`` with the message of an expected error, or the traceback of any other."""
         expected = isinstance(error, FragreconError)
         text = str(error) if expected else "".join(traceback.format_exception(error))
         try:
-            self._note(status="failed", error=text, finished=now())
+            self._note(status="failed", error=text, finished=self._now())
         except OSError:  # a full disk has no room for another file
             with suppress(OSError), (self.folder / STATUS).open("r+b") as file:
                 file.write(json.dumps(self.status).encode())
                 file.truncate()
+
+    def _now(self) -> str:
+        return max(now(), self.after, self.status.get("started") or "")
 
     def _note(self, **values: Any) -> None:
         self.status.update(values)
@@ -284,6 +288,7 @@ class Record(RunFolder):
             arrays = {
                 f"{method}/{metric}": values for method, rows in scores.items() for metric, values in rows.items()
             }
+            (self.folder / PAGE).unlink(missing_ok=True)  # of earlier scores
             files.write_arrays(self.folder / SCORES, arrays)
         self.write_seconds(metrics, seconds)
         return metrics

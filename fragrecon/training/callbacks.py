@@ -184,9 +184,15 @@ class FiniteGuard(Callback):
 
     Gradients are checked after they are averaged over ranks, so all ranks stop together.
 
+    Args:
+        record: record of the run, for the name of its last checkpoint.
+
     Raises:
         TrainingError: the norm of the gradient is not finite.
     """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -195,9 +201,11 @@ class FiniteGuard(Callback):
             return  # the loss scaler skips such a step and lowers its scale
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
+            last = self.record.last_checkpoint
+            unaffected = f"the last checkpoint, {last}, is unaffected" if last else "no checkpoint has been written yet"
             raise TrainingError(
                 f"the loss or its gradient is not finite at epoch {trainer.current_epoch}, "
-                f"step {trainer.global_step}; the weights and the last checkpoint are unaffected. "
+                f"step {trainer.global_step}; {unaffected}. "
                 "Try a lower optimizer.lr, trainer.gradient_clip_val=1.0 or trainer.precision=32-true"
             )
 
@@ -302,7 +310,7 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
         *limit,
         *accumulation,
         OptimizerSettings(config.optimizer),
-        FiniteGuard(),
+        FiniteGuard(record),
         *own_callbacks(config, record),
         EpochRows(record, selection.monitor),
         LastCheckpoint(folder, trainer.checkpoint_every_n_steps),

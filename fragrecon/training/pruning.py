@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks import Callback
 from fragrecon.config.schema import SelectionConfig
 from fragrecon.config.types import Whole
 from fragrecon.errors import RunError
+from fragrecon.runs.contents import read_status
 from fragrecon.runs.sweeps import sweep_of
-from fragrecon.runs.write import STATUS, Record
+from fragrecon.runs.write import STATUS, RunFolder
 
 
 class MedianPruning(Callback):
@@ -36,6 +37,7 @@ class MedianPruning(Callback):
     def __init__(self, folder: Path, selection: SelectionConfig, startup: Whole = 5, warmup: Whole = 0) -> None:
         self.folder, self.selection, self.startup, self.warmup = folder, selection, startup, warmup
         self.reason: str | None = None
+        self._known: dict[Path, dict[int, float]] = {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch, monitor = trainer.current_epoch, self.selection.monitor
@@ -56,7 +58,7 @@ class MedianPruning(Callback):
         values = [scores[epoch] for scores in others if epoch in scores]
         if len(others) < self.startup or not values:
             return None
-        earlier = Record(self.folder, writes=False).epochs
+        earlier = RunFolder(self.folder).epochs
         scores = [score, *(row[monitor] for row in earlier if monitor in row and row["epoch"] < epoch)]
         best, middle = {"max": max, "min": min}[self.selection.mode](scores), statistics.median(values)
         if best >= middle if self.selection.mode == "max" else best <= middle:
@@ -64,12 +66,13 @@ class MedianPruning(Callback):
         return f"{monitor} {best:.4f} until epoch {epoch}; the median of {len(values)} finished jobs is {middle:.4f}"
 
     def _finished(self, sweep: Path) -> Iterator[dict[int, float]]:
-        """Yield the scores by epoch of each finished job."""
+        """Yield the scores by epoch of each finished job, whose files are read once."""
         for path in sorted(sweep.glob(f"*/{STATUS}")):
             try:
-                job = Record(path.parent, writes=False)
-                if job.status.get("status") == "done":
-                    rows = [row for row in job.epochs if self.selection.monitor in row]
-                    yield {int(row["epoch"]): row[self.selection.monitor] for row in rows}
+                if path not in self._known and read_status(path)["status"] == "done":
+                    rows = [row for row in RunFolder(path.parent).epochs if self.selection.monitor in row]
+                    self._known[path] = {int(row["epoch"]): row[self.selection.monitor] for row in rows}
             except (RunError, OSError, ValueError, KeyError):
                 continue  # the leaderboard reports damaged files
+            if path in self._known:
+                yield self._known[path]

@@ -118,6 +118,7 @@ def test_no_problems_are_no_labels() -> None:
     assert assign(torch.zeros(0, 6, 2)).shape == (0, 6)
 
 
+@pytest.mark.fault("k > points")
 def test_kmeans_refuses_what_plain_kmeans_refuses_and_unequal_clusters() -> None:
     points = uniform(2, 10, 2)
     for k in (4, 7):

@@ -233,6 +233,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.fault("a half-built or truncated store")
 def test_a_damaged_store_is_refused_and_the_message_says_how_to_mend_it(tmp_path: Path, damage: str) -> None:
     folder = build(tmp_path).folder
     harm, message = DAMAGES[damage]
@@ -365,6 +366,7 @@ def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.fault("a disk too small for the converted images")
 def test_a_disk_that_is_too_small_is_refused_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage(NamedTuple):
         free: int
@@ -401,6 +403,7 @@ except DataError as error:
         pytest.param(200, {"shape": (1, 1, 1)}, id="amid the labels"),
     ],
 )
+@pytest.mark.fault("a disk that fills up while images are converted")
 def test_a_disk_that_fills_up_while_writing_gives_a_plain_error_and_leaves_nothing(
     tmp_path: Path, limit: int, options: dict[str, Any]
 ) -> None:
@@ -437,6 +440,7 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
+@pytest.mark.fault("a cache folder that cannot be written")
 def test_a_cache_folder_without_permission_is_refused_but_a_store_in_it_is_opened() -> None:
     # Not tmp_path: it lies in a folder that others than its owner may not enter.
     with tempfile.TemporaryDirectory() as name:
@@ -468,7 +472,7 @@ def test_a_file_in_the_place_of_the_store_is_refused(tmp_path: Path) -> None:
 
 # Several builders -----------------------------------------------------------------------------------------------------
 
-TWO_BUILDERS = """
+BUILDERS = """
 import sys, time
 from contextlib import nullcontext
 from pathlib import Path
@@ -480,7 +484,7 @@ cache, meeting, name, locked = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def meet(number):
     if number == (-1 if locked else 3):
         (meeting / name).touch()
-        wait_for(lambda: len(list(meeting.iterdir())) == 2)
+        wait_for(lambda: len(list(meeting.iterdir())) == 4)
 
 class NoLock:
     def __init__(self, path): pass
@@ -502,15 +506,16 @@ print(len(builds))
 
 
 @pytest.mark.parametrize("lock", ["locked", "without locks"])
-def test_two_processes_that_build_at_once_both_get_the_one_store(tmp_path: Path, lock: str) -> None:
-    """Without locks both are made to meet in the middle of their work, so that only the rename keeps them apart."""
+@pytest.mark.fault("four builders of a store at once")
+def test_processes_that_build_at_once_all_get_the_one_store(tmp_path: Path, lock: str) -> None:
+    """Without locks all are made to meet in the middle of their work, so that only the rename keeps them apart."""
     cache, meeting = tmp_path / "cache", tmp_path / "meeting"
     meeting.mkdir()
-    processes = [python(TWO_BUILDERS, cache, meeting, name, lock) for name in "ab"]
+    processes = [python(BUILDERS, cache, meeting, name, lock) for name in "abcd"]
     outputs = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [process.returncode for process in processes] == [0] * 4, outputs
     blocks = sorted(int(output) for output, _ in outputs)
-    assert blocks == ([0, 5] if lock == "locked" else [5, 5])
+    assert blocks == ([0, 0, 0, 5] if lock == "locked" else [5] * 4)
     assert left_behind(cache) == [str(folder_of(cache))]
     assert (build(cache, Toy(during=never)).images == Toy().images("train")).all()
 
@@ -554,6 +559,7 @@ build(Path(sys.argv[1]), Toy(during=during))
 """
 
 
+@pytest.mark.fault("a builder of a store killed")
 def test_a_builder_that_is_killed_leaves_no_store_and_the_next_one_succeeds(tmp_path: Path) -> None:
     cache, marker = tmp_path / "cache", tmp_path / "midway"
     process = python(STUCK, cache, marker)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from fragrecon.config import schema
-from fragrecon.errors import ConfigError
+from fragrecon.errors import ConfigError, RunError
 from fragrecon.evaluation.timing import Timing
 from fragrecon.jobs import bench
 from fragrecon.models.conv import ConvAutoencoder
@@ -313,6 +313,15 @@ def killed(config: schema.Config, images: int, threads: int) -> dict[str, Any]:
     return {}
 
 
+def crashed(config: schema.Config, images: int, threads: int) -> dict[str, Any]:
+    os.write(2, b"first\na library says why\n")  # as code in C does
+    os._exit(3)
+
+
+def aborted(config: schema.Config, images: int, threads: int) -> dict[str, Any]:
+    os.abort()
+
+
 def test_where_memory_ends_the_series_does(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,6 +340,7 @@ def test_where_memory_ends_the_series_does(
     assert "stopped: batches of 100000" in capsys.readouterr().out
 
 
+@pytest.mark.fault("a process of mode=bench killed for its memory")
 def test_where_the_first_is_killed_there_is_nothing_to_tell(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +348,19 @@ def test_where_the_first_is_killed_there_is_nothing_to_tell(
     with pytest.raises(ConfigError, match=r"the process of batches of 2 was killed.*; set bench.batch_sizes lower"):
         job(tmp_path / "run", cache, *SMALL, "bench.batch_sizes=[2,4]")
     assert not (tmp_path / "run" / "bench.json").exists()
+
+
+@pytest.mark.parametrize(("end", "words"), [(crashed, ["3", "a library says why"]), (aborted, ["SIGABRT"])])
+@pytest.mark.fault("a crash in mode=bench")
+def test_a_crash_is_named_by_its_exit_code_and_last_lines(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, end: Any, words: list[str]
+) -> None:
+    monkeypatch.setattr(bench, "measure", end)
+    with pytest.raises(RunError) as stop:
+        job(tmp_path / "run", cache, *SMALL, "bench.batch_sizes=[2,4]")
+    assert all(word in str(stop.value) for word in words)
+    assert "memory" not in str(stop.value)
+    assert status(tmp_path / "run")["error"] == str(stop.value)
 
 
 def test_a_sweep_compares_ways_to_compute(cli: Cli) -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from fragrecon.errors import MachineError, explained
+from fragrecon.errors import MachineError, RunError, explained
+from fragrecon.run import compose
+from fragrecon.runs import sweeps, write
 from fragrecon.runs.checkpoints import AtomicCheckpointIO
 from fragrecon.runs.write import Record
 from tests.cli import SMALL, Cli, assert_same_run, job, shared_cache, status
+from tests.jobs.apart import LACKING
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 LINE = (*SMALL, "model=pca")
@@ -113,3 +120,102 @@ def test_a_checkpoint_that_does_not_fit_names_its_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="last") as denied:
         AtomicCheckpointIO().save_checkpoint({}, folder / "last.ckpt")
     assert isinstance(explained(denied.value), MachineError)
+
+
+# Processes that lack something ---------------------------------------------------------------------------------------
+
+
+def apart(home: Path) -> Any:
+    """The outcomes of `tests.jobs.apart`."""
+    home.mkdir()
+    line = [sys.executable, "-m", "tests.jobs.apart", str(home)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def lacking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    # Not below the folders of these tests, which only their user may open.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield apart(Path(folder) / "home")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.fault(case)) for case in LACKING if "written" not in case]
+)
+def test_a_run_does_without(case: str, lacking: dict[str, Any]) -> None:
+    found = lacking[case]["result"]
+    if "skipped" in found:
+        pytest.skip(found["skipped"])
+    assert found["code"] == 0, found
+    assert status(Path(lacking[case]["folder"]))["status"] == "done"
+
+
+@pytest.mark.fault("output folder that cannot be written")
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(lacking: dict[str, Any]) -> None:
+    found = lacking["a folder that cannot be written"]["result"]
+    if "skipped" in found:
+        pytest.skip(found["skipped"])
+    assert found["code"] == 1
+    assert found["stderr"].startswith("error: ")
+    assert found["stderr"].count("\n") == 1
+    assert "hydra.run.dir" in found["stderr"]
+
+
+@pytest.mark.fault("damaged newest checkpoint, and the way on")
+def test_a_damaged_last_checkpoint_is_named_and_the_best_starts_another_run(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    job(folder, cli.cache, *LINE, "data.epochs=1", "evaluation.puzzles=0")
+    last = folder / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(RunError) as refused:
+        job(folder, cli.cache, f"resume={folder}", "data.epochs=2")
+    assert str(last) in str(refused.value)
+    assert f"init_from={folder}" in str(refused.value)
+    job(tmp_path / "next", cli.cache, *LINE, f"init_from={folder}", "data.epochs=1", "evaluation.puzzles=0")
+    assert status(tmp_path / "next")["status"] == "done"
+
+
+@pytest.mark.fault("Ctrl-C while the page is written")
+def test_a_page_that_was_not_written_is_written_by_resuming(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = cli.home / "pageless"
+    with monkeypatch.context() as patch:
+        patch.setattr("fragrecon.report.page.write_run_page", interrupted)
+        result = cli.here(*LINE, f"hydra.run.dir={folder}")
+    assert result.code == 130
+    assert status(folder)["status"] == "done"
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    assert cli.here(f"resume={folder}").code == 0
+    assert (folder / "report.html").is_file()
+    assert (folder / "metrics.json").stat().st_mtime_ns == before, "nothing is scored again"
+    page = (folder / "report.html").stat().st_mtime_ns
+    assert cli.here(f"resume={folder}").code == 0
+    assert (folder / "report.html").stat().st_mtime_ns == page, "there is nothing left to do"
+
+
+@pytest.mark.fault("clock set back during a sweep")
+def test_a_job_that_fails_after_the_clock_was_set_back_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps.begin(tmp_path, "name", 1, [], [])
+    started = sweeps.note(tmp_path)["started"]
+    monkeypatch.setattr(write, "now", lambda: "2001-01-01T00:00:00+00:00")
+    Record(tmp_path / "job", after=started).fail(MachineError("full"))
+    assert [found["name"] for found in sweeps.ended_since_start(tmp_path)] == ["job"]
+    record = Record(tmp_path / "run")
+    record.status["started"] = started
+    record.finish()
+    assert status(tmp_path / "run")["finished"] == started
+
+
+@pytest.mark.fault("two sweeps started in the same second")
+def test_sweeps_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    found = {compose([]).sweep.name for _ in range(3)}
+    assert len(found) == 3

@@ -67,6 +67,7 @@ def in_evaluation(folder: Path) -> bool:
     return (folder / "status.json").exists() and status(folder)["stage"] == "evaluation"
 
 
+@pytest.mark.fault("SIGINT, SIGTERM and SIGKILL")
 def test_a_process_that_is_stopped_again_and_again_ends_as_one_that_was_not(cli: Cli, cache: Path) -> None:
     job(cli.home / "whole", cache, *LONG)
     folder, line = cli.home / "run", [*LONG, f"data.cache_dir={cache}", "hydra.run.dir=run"]
@@ -91,9 +92,11 @@ def test_a_process_that_is_stopped_again_and_again_ends_as_one_that_was_not(cli:
     assert {path.name for path in cli.home.iterdir()} == {"run", "whole"}
 
 
+@pytest.mark.fault("resuming a finished run")
 def test_resuming_a_finished_run_says_so_and_changes_nothing(cli: Cli, finished: Path) -> None:
     folder = cli.home / "run"  # a copy, because the shared run would get a log
     shutil.copytree(finished, folder)
+    (folder / "report.html").touch()  # which jobs of these tests do not write
     before = fingerprint(folder)
     result = cli.run(f"resume={folder}").ok()
     assert "is finished; nothing is left to do" in result.stdout
@@ -195,6 +198,7 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> Moments:
 
 
 @pytest.mark.parametrize("line", [PLATEAU, AVERAGING], ids=["plateau", "averaging"])
+@pytest.mark.fault("a kill before any file is written")
 def test_a_kill_before_any_file_is_written_changes_nothing(
     tmp_path: Path, cache: Path, kills: Moments, line: tuple[str, ...]
 ) -> None:
@@ -224,6 +228,7 @@ def test_a_kill_before_any_file_is_written_changes_nothing(
 @pytest.mark.parametrize(
     "line", [(*PLATEAU, UNSCORED), AVERAGING, ACCUMULATING], ids=["plateau", "averaging", "accumulating"]
 )
+@pytest.mark.fault("SIGTERM at any batch, resumed bit for bit")
 def test_a_sigterm_at_any_moment_of_training_changes_nothing(
     tmp_path: Path, cache: Path, terms: Moments, line: tuple[str, ...]
 ) -> None:

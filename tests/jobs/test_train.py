@@ -356,6 +356,7 @@ def test_a_step_that_overflows_ends_the_run_with_advice(tmp_path: Path, cache: P
     assert "optimizer.lr" in status(tmp_path / "run")["error"]
 
 
+@pytest.mark.fault("NaN in the loss")
 def test_a_nan_in_the_loss_leaves_good_checkpoints_behind(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ from fragrecon.report.sweep_files import job_line, keep_current, markdown, write
 from fragrecon.run import compose
 from fragrecon.runs import sweeps
 from fragrecon.runs.read import Run
+from fragrecon.runs.write import Record
 
 Numbers = npt.NDArray[np.float64]
 COMPARED = "mean_clustering_score"
@@ -564,7 +565,9 @@ def test_a_line_tells_how_far_a_job_is_from_the_best(tmp_path: Path) -> None:
         files.write_text(folder / "overrides.yaml", f"- model=pca\n- model.latent_dim={size}\n- seed=0\n")
         status = {"status": "done", "started": "2100-01-01T00:00:00+00:00", "finished": "2100-01-01T00:01:40+00:00"}
         files.write_json(folder / "status.json", status)
-        files.write_json(folder / "metrics.json", {"scores": {"model": {COMPARED: summary(np.array([score] * 2))}}})
+        protocol = {"puzzles": 2, "images_per_puzzle": 10, "fragments_per_image": 16}
+        facts: Any = {"data": {"name": "x"}, "model": {"name": "m", "parameters": 1}, "seconds": {"training": 1.0}}
+        Record(folder).write_metrics({"model": {COMPARED: np.array([score] * 2)}}, protocol=protocol, **facts)
     line = job_line(tmp_path / "8", 2)
     assert line is not None
     assert line.split("  ")[:4] == ["2 of 3", "latent_dim=8 seed=0", "mean clustering score 0.2500", "0:01:40"]
@@ -573,6 +576,8 @@ def test_a_line_tells_how_far_a_job_is_from_the_best(tmp_path: Path) -> None:
     assert "the best" in (job_line(tmp_path / "16", 2) or "").split("  ")
     files.write_json(tmp_path / "8" / "status.json", status | {"finished": "2000-01-01T00:00:00+00:00"})
     assert job_line(tmp_path / "8", 2) is None, "it was skipped"
+    (tmp_path / "16" / "metrics.json").write_text('{"scores": {}}')
+    assert (job_line(tmp_path / "16", 2) or "").split("  ")[2] == "0:01:40", "damaged scores are not shown"
 
 
 def test_a_leaderboard_is_not_written_more_often_than_its_size_allows(tmp_path: Path) -> None:

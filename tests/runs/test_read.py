@@ -416,6 +416,7 @@ def test_a_path_may_start_with_the_home_folder(folder: Path, monkeypatch: pytest
         ("metrics.json", ["", '{"scores": {', "[]", "{}", "\udcff"]),
     ],
 )
+@pytest.mark.fault("damaged files of a run")
 def test_a_damaged_file_is_refused_by_name(copy: Path, name: str, texts: list[str]) -> None:
     for text in texts:
         (copy / name).write_bytes(text.encode(errors="surrogateescape"))
@@ -453,6 +454,7 @@ def of_another_model(path: Path) -> None:
         (of_another_model, r"best.*\.ckpt .*PCAAutoencoder"),
     ],
 )
+@pytest.mark.fault("damaged or foreign checkpoint")
 def test_a_damaged_or_foreign_checkpoint_is_refused(copy: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(best(copy))
     run = load_run(copy)

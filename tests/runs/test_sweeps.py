@@ -229,6 +229,7 @@ def copied(cli: Cli, sweep: Path) -> Path:
     return Path(shutil.copytree(sweep, cli.home / "multirun" / "sizes"))
 
 
+@pytest.mark.fault("failed jobs of a sweep")
 def test_a_bad_value_fails_its_own_jobs_only(home: Path, sweep: Path) -> None:
     assert names(home, "*").count("outputs") == 0
     assert {path.name for path in sweep.iterdir() if path.is_file()} == GATHERED
@@ -420,6 +421,7 @@ def whole(home: Path, cache: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("a sweep stopped and killed")
 def test_a_sweep_that_was_stopped_and_killed_resumes_where_it_was(cli: Cli, whole: Path) -> None:
     folder, line = cli.home / "multirun" / "cut", ["-m", *LONG, "seed=0,1,2", "sweep.name=cut"]
     first, second = (folder / job_folder([*LONG, f"seed={seed}"]) for seed in (0, 1))
@@ -453,6 +455,7 @@ def test_a_sweep_that_was_stopped_and_killed_resumes_where_it_was(cli: Cli, whol
 
 
 @pytest.mark.slow
+@pytest.mark.fault("two processes in one folder")
 def test_two_processes_never_run_in_one_folder(cli: Cli) -> None:
     folder = cli.home / "multirun" / "twice"
     line = ["-m", *LONG, "data.epochs=100", "sweep.name=twice", "seed=0,1"]

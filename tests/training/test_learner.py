@@ -26,6 +26,7 @@ from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.run import compose
 from fragrecon.runs.checkpoints import AtomicCheckpointIO
 from fragrecon.runs.modules import Facts, build_model
+from fragrecon.runs.write import Record
 from fragrecon.training.callbacks import EarlyStop, FiniteGuard
 from fragrecon.training.learner import SELECTION, Learner, logged_name
 
@@ -360,12 +361,19 @@ class Snapshots(pl.Callback):
 
 
 @pytest.mark.parametrize("how", ["nan", "inf", "-inf", "finite loss, infinite gradient"])
+@pytest.mark.fault("NaN in training, with and without an earlier checkpoint")
 def test_numbers_that_are_not_finite_stop_training_before_they_reach_the_weights(
-    how: str, given: Given, trainer: Callable[..., pl.Trainer]
+    how: str, given: Given, trainer: Callable[..., pl.Trainer], tmp_path: Path
 ) -> None:
     trainable, snapshots = given(*LINEAR, objective=Broken(how)), Snapshots()
-    with pytest.raises(TrainingError, match=r"epoch 0, step 2;.*optimizer\.lr"):
-        trainable.fit(trainer(max_epochs=1, limit_val_batches=0, callbacks=[FiniteGuard(), snapshots]))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    if how != "nan":
+        last.parent.mkdir(parents=True)
+        last.touch()
+    guard = FiniteGuard(Record(tmp_path / "run"))
+    with pytest.raises(TrainingError, match=r"epoch 0, step 2;.*optimizer\.lr") as stop:
+        trainable.fit(trainer(max_epochs=1, limit_val_batches=0, callbacks=[guard, snapshots]))
+    assert (str(last) in str(stop.value)) == (how != "nan")
     assert snapshots.steps == [0, 1, 2]
     assert_same(trainable.weights(), snapshots.weights)
     assert all(value.isfinite().all() for value in trainable.weights().values())

@@ -519,6 +519,7 @@ def silent() -> Iterator[int]:
         ("absent", "", "No API key configured"),
     ],
 )
+@pytest.mark.fault("wandb unreachable")
 def test_a_run_continues_offline_if_there_is_no_answer_no_server_or_no_login(
     server: str,
     key: str,

@@ -203,6 +203,7 @@ def test_fewer_bits_are_taken_too(protocol: ClusteringProtocol) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.fault("NaN embeddings")
 def test_embeddings_that_are_not_finite_are_refused(protocol: ClusteringProtocol, value: float) -> None:
     batch = puzzles(2)
     embeddings = one_hot(batch)

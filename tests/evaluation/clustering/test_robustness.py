@@ -274,6 +274,7 @@ def test_what_is_no_puzzle_has_a_reason_and_stops_nothing(data: FragmentData, tm
             assert values.get(str(outcome.condition), "data.fragment_size") in outcome.not_applicable["all"]
 
 
+@pytest.mark.fault("too few training images")
 def test_fewer_training_images_than_a_puzzle_has_stop_nothing(tmp_path: Path) -> None:
     few = data_of(tmp_path, Pictures((3, 8, 8), train=5), fragment_size=4)
     large, eroded = run(harder(puzzles=1, images=[9], gap=[1]), few, Halves((3, 4, 4)), tmp_path / "scores")

@@ -219,6 +219,7 @@ def test_images_without_classes_are_refused(cache: Path) -> None:
         probing_of(few)
 
 
+@pytest.mark.fault("too few images for a classifier")
 def test_too_few_images_for_a_classifier_are_refused_and_the_others_do_with_them(cache: Path) -> None:
     data = data_of(cache)
     with pytest.raises(ConfigError, match=r"probe\.classifiers: logistic .* 3 .* 2"):
