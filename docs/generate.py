@@ -123,7 +123,9 @@ def recorded(name: str) -> str:
     rows = [["result", "data", "parameters", "training, min", "scores"]]
     for path in sorted(RESULTS.rglob("*.json")):
         result = json.loads(path.read_text())
-        if result.get("model", {}).get("name") != name or path.parent.name in AGAIN or "scores" not in result:
+        if result.get("model", {}).get("name") != name or path.parent.name in AGAIN:
+            continue
+        if "model" not in result.get("scores", {}):  # of a benchmark, or by condition
             continue
         scores, seconds = result["scores"]["model"], result.get("seconds", {}).get("training")
         best = metrics.compared(scores)
