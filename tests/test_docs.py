@@ -62,8 +62,10 @@ def test_the_citation_has_the_version() -> None:
     not all(map(find_spec, SPHINX)),
     reason='the site is not built: Sphinx is not installed; pip install "fragrecon[docs]"',
 )
-def test_the_site_builds_without_a_warning_and_its_tutorials_run(tmp_path: Path) -> None:
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Without its tutorials, which ``make docs`` runs in minutes; their cells have no lexer then."""
     line = [sys.executable, "-m", "sphinx", "--builder", "html", "--fail-on-warning", "--keep-going", "--quiet"]
+    line += ["-D", "nb_execution_mode=off", "-D", "suppress_warnings=myst-nb.lexer"]
     line += ["--jobs", "2", "--doctree-dir", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")]
     built = subprocess.run(line, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
