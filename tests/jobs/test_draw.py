@@ -143,7 +143,13 @@ def test_photographs_are_shown_in_finer_pixels_than_those_the_model_sees(
 
 def test_photographs_are_drawn_where_run_and_data_are_elsewhere(tmp_path: Path, cache: Path) -> None:
     layouts.imagenet64(tmp_path / "source", train=60, test=20)
-    given = ["data=imagenet64", f"data.root={tmp_path / 'source'}", "data.batches_per_epoch=2", "data.epochs=1"]
+    given = [
+        "model=conv",
+        "data=imagenet64",
+        f"data.root={tmp_path / 'source'}",
+        "data.batches_per_epoch=2",
+        "data.epochs=1",
+    ]
     few = ["data.puzzles_per_batch=2", "data.images_per_puzzle=2", "evaluation.puzzles=0"]
     job(tmp_path / "run", tmp_path / "cache", *given, *few, "evaluation.validation_puzzles=1")
     shutil.rmtree(tmp_path / "source")
