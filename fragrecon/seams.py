@@ -8,7 +8,6 @@ opposite side of fragment b. For fragments that may be rotated, W = 1 and R = 4 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -194,17 +193,20 @@ def synchronised(tied: Tensor, doublings: int = 5) -> Tensor:
     """
     with torch.autocast(tied.device.type, enabled=False):
         both = (tied + tied[:, [0, 3, 2, 1]].mT).float()
-        steps = torch.complex(both[:, 0] - both[:, 2], both[:, 1] - both[:, 3])
-        steps = steps * steps.abs()
-        own = torch.eye(steps.shape[-1], device=steps.device)
-        power = _balanced(steps, steps.abs().sum(-1)) + own
+        # Real and imaginary parts are kept apart, because ONNX has no complex numbers.
+        real, imaginary = both[:, 0] - both[:, 2], both[:, 1] - both[:, 3]
+        sure = (real.square() + imaginary.square()).sqrt()
+        real, imaginary = (_balanced(part * sure, (sure * sure).sum(-1)) for part in (real, imaginary))
+        real = real + torch.eye(real.shape[-1], device=real.device)
         for _ in range(doublings):
-            power = power @ power
-            power = _balanced(power, power.norm(dim=-1))
-        rows = power / power.norm(dim=-1, keepdim=True)
-        agreement = rows @ rows.mH
-        quarter = (torch.angle(agreement) * (2 / math.pi)).round().long() % 4
-        weights: Tensor = F.one_hot(quarter, 4).movedim(-1, 1) * agreement.abs().square().unsqueeze(1)
+            real, imaginary = real @ real - imaginary @ imaginary, real @ imaginary + imaginary @ real
+            length = (real.square() + imaginary.square()).sum(-1).sqrt()
+            real, imaginary = _balanced(real, length), _balanced(imaginary, length)
+        length = (real.square() + imaginary.square()).sum(-1, keepdim=True).sqrt()
+        real, imaginary = real / length, imaginary / length
+        cosine, sine = real @ real.mT + imaginary @ imaginary.mT, imaginary @ real.mT - real @ imaginary.mT
+        quarter = torch.stack([cosine, sine, -cosine, -sine], 1).argmax(1)
+        weights: Tensor = F.one_hot(quarter, 4).movedim(-1, 1) * (cosine.square() + sine.square()).unsqueeze(1)
     return weights
 
 
