@@ -34,6 +34,7 @@ EMBEDDED = [path for path in RESULTS if path.parent.name.startswith("embed")]
 LARGER = [path for path in RESULTS if path.parent.name == "cnn_v3"]
 TIMED = [path for path in RESULTS if path.parent.name == "bench"]
 JIGSAW = [path for path in RESULTS if path.parent.name == "jigsaw"]
+GROUNDS = [path for path in RESULTS if path.parent.name in tables.GROUNDS]
 LEAKING = [path for path in RESULTS if path.parent.name == "leak"]
 FEW = ["data.reader.train_images=300", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
 COLUMNS = CLUSTERING.shown
@@ -65,25 +66,25 @@ def test_a_check_of_the_tables_fails_on_an_edited_page_and_writes_nothing(
 
 def test_the_readme_has_one_table_of_a_few_results() -> None:
     ((_, names),) = re.findall(r"<!-- (\w+): ([^>]+) -->", (ROOT / "README.md").read_text())
-    assert 1 < len(names.split()) <= 6
+    assert len(names.split()) <= 6
 
 
 def test_results_were_scored_by_the_whole_protocol() -> None:
     filling = ["mean_colour", "bilinear", "linear_prediction"]
     special = {"Mosaic": ["seam_gradients"], "MaskedAutoencoder": filling, "EnergyTransformer": filling}
-    found = [
-        path for path in RESULTS if path not in [*ELSEWHERE, *MASKED, *EMBEDDED, *LARGER, *TIMED, *LEAKING, *JIGSAW]
-    ]
-    assert found
+    other = [*ELSEWHERE, *MASKED, *EMBEDDED, *LARGER, *TIMED, *LEAKING, *JIGSAW]
+    found = [path for path in RESULTS if path not in other]
+    assert set(GROUNDS) < set(found)
     for path in found:
         result = json.loads(path.read_text())
-        assert result["protocol"]["puzzles"] == 1000, path
+        assert result["protocol"]["puzzles"] == (300 if path in GROUNDS else 1000), path
         assert result["protocol"]["images_per_puzzle"] == 10, path
         assert list(result["scores"]) == [*BASELINES, "model", *special.get(result["model"]["name"], [])], path
         assert result["protocol"]["backend"] == ("sklearn" if path.parent.name == "sklearn" else "batched"), path
         random, pixels = result["scores"]["random"], result["scores"]["raw_pixels"]
         assert abs(random["kmeans_ari"]["mean"]) < 0.002, path
-        assert 0.145 < pixels["kmeans_ari"]["mean"] < 0.160, path
+        most = 0.2 if path.parent.name == "clean" else 0.160
+        assert 0.145 < pixels["kmeans_ari"]["mean"] < most, path
 
 
 def test_inpainting_is_better_than_by_mean_colour_and_interpolation() -> None:
@@ -251,15 +252,14 @@ def test_both_back_ends_give_the_same_figures_within_their_intervals() -> None:
 
 def test_the_figures_of_the_puzzle_models_stand_where_the_pages_say() -> None:
     for name, metric, least in (
-        ("simclr", "kmeans_ari", 0.521),
-        ("siamese", "spectral_ari", 0.45),
-        ("mosaic", "kmeans_ari", 0.98),
-        ("mosaic", "adjacency_auroc", 0.948),
-        ("mosaic", "reassembly_direct", 0.98),
-        ("mosaic", "reassembly_perfect", 0.9),
-        ("mosaic_any", "kmeans_ari", 0.98),
+        ("mosaic/simclr", "kmeans_ari", 0.521),
+        ("mosaic/siamese", "spectral_ari", 0.45),
+        ("clean/mosaic_any", "kmeans_ari", 0.97),
+        ("clean/mosaic_any", "adjacency_auroc", 0.948),
+        ("clean/mosaic_any", "reassembly_perfect", 0.85),
+        ("compressed/mosaic_any", "kmeans_ari", 0.95),
     ):
-        found = json.loads((ROOT / "experiments" / "results" / "mosaic" / f"{name}.json").read_text())
+        found = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
         assert found["scores"]["model"][metric]["ci95"][0] > least, (name, metric)
 
 
