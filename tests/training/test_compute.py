@@ -247,7 +247,7 @@ def test_a_missing_compiler_is_refused_with_what_to_do(
     monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/cxx"))
     torch._dynamo.reset()
     with pytest.raises(ConfigError, match=r"compute\.compile=default .*/nowhere/cxx.*compute\.compile=null"):
-        job(tmp_path / "run", cache, *SMALL, "compute.compile=default", "model.encoder_channels=[4]")
+        job(tmp_path / "run", cache, *SMALL, "model=conv", "compute.compile=default", "model.encoder_channels=[4]")
 
 
 def test_other_failures_are_left_as_they_are() -> None:
