@@ -19,7 +19,8 @@ from fragrecon.config.plugins import trust
 from fragrecon.config.schema import Config, model_name
 from fragrecon.errors import ConfigError, DataError, RunError, nearest, typed
 from fragrecon.runs.contents import read_examples, read_metrics, read_scores, read_status
-from fragrecon.runs.weights import installed, installed_folder
+from fragrecon.runs.folders import check_folder
+from fragrecon.runs.weights import installed_folder
 from fragrecon.runs.write import (
     CHECKPOINTS,
     CONFIG,
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 Scores = npt.NDArray[np.float64]
 Embeddings = npt.NDArray[np.float32]
 Pixels = npt.NDArray[Any]
-
-SHOWN = 5
-"""Number of jobs of a sweep that an error message lists."""
 
 
 class Run(RunFolder):
@@ -341,7 +339,7 @@ def load_run(folder: str | Path, plugins: Sequence[str] = (), *, checkpoint: str
     trust(plugins)
     path = Path(folder).expanduser().absolute()
     folder = path if path.is_dir() else installed_folder(str(folder)) or path
-    _check_folder(folder)
+    check_folder(folder)
     files.check_links(folder)
     return open_run(folder, checkpoint)
 
@@ -373,31 +371,6 @@ def _age(best: Path) -> tuple[int, int]:
     """Sort key of best checkpoints: the epoch in the name, because a clock may be set back, and the time within it."""
     epoch = re.match(r"best-epoch=(\d+)-", best.name)
     return int(epoch[1]) if epoch else -1, best.stat().st_mtime_ns
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() and (folder / STATUS).is_file()
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise `RunError` if a folder is not a run folder; the message names a run above or below it, if any."""
-    if _is_run(folder):
-        return
-    missing = next(name for name in (CONFIG, STATUS) if not (folder / name).is_file())
-    message = f"{folder} holds no {missing}" if folder.is_dir() else f"{folder} is not a folder"
-    above = next((parent for parent in folder.parents if _is_run(parent)), None)
-    jobs = sorted(path.name for path in folder.iterdir() if _is_run(path)) if folder.is_dir() else []
-    if above:
-        hint = f"it is part of a run: use {above}"
-    elif jobs:
-        more = f" and {len(jobs) - SHOWN} more" if len(jobs) > SHOWN else ""
-        hint = f"it holds runs; use one of them: {', '.join(map(repr, jobs[:SHOWN]))}{more}"
-    else:
-        hint = "the folder of a run is under outputs/ or multirun/ and holds config.yaml and status.json"
-        if not folder.is_dir():
-            known = nearest(folder.name, names) if (names := installed()) else "; none are installed"
-            hint += f"; '{folder.name}' is not the name of installed weights either{known}"
-    raise RunError(f"{message}; {hint}")
 
 
 def _own(data: Any) -> Pixels | list[Path]:

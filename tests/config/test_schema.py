@@ -75,8 +75,8 @@ def group(name: str) -> list[str]:
 def read(name: str, stem: str) -> dict[str, Any]:
     contents = OmegaConf.to_container(OmegaConf.load(CONF / name / f"{stem}.yaml"))
     assert isinstance(contents, dict)
-    own = contents.get(name, contents)  # a file may also set keys of other sections
-    assert isinstance(own, dict)
+    own = contents.get(name)  # a file may also set keys of other sections
+    own = own if isinstance(own, dict) else contents
     return {str(key): value for key, value in own.items()}
 
 

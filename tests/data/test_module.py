@@ -41,6 +41,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """300 training images, 285 of them to train on: 28 puzzles of 10, so 3 batches of 8 and some left over."""
     return compose(
         [
+            "model=pca",
             "data=synthetic",
             "data.reader.train_images=300",
             "data.reader.test_images=60",
