@@ -71,15 +71,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         zipped = self.headers["Content-Encoding"] == "gzip"
-        asked = json.loads(gzip.decompress(content) if zipped else content)
+        asked = json.loads((gzip.decompress(content) if zipped else content) or b"{}")
         if stream := re.fullmatch(r"/files/me/fragrecon/(\w+)/file_stream", self.path):
             history = asked.get("files", {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
             kept = self.server.history.setdefault(stream[1], {})
             kept.update(enumerate(map(json.loads, history["content"]), history["offset"]))
             self.answer({})
         else:
-            query = re.search(r"(?:query|mutation) (\w+)", asked["query"])
-            self.answer({"data": self.server.data(query[1] if query else "", asked["variables"])})
+            query = re.search(r"(?:query|mutation) (\w+)", asked.get("query", ""))
+            self.answer({"data": self.server.data(query[1] if query else "", asked.get("variables") or {})})
 
     def answer(self, value: dict[str, Any]) -> None:
         content = json.dumps(value).encode()
