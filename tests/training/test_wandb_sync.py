@@ -71,7 +71,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         zipped = self.headers["Content-Encoding"] == "gzip"
-        asked = json.loads((gzip.decompress(content) if zipped else content) or b"{}")
+        try:
+            asked = json.loads(gzip.decompress(content) if zipped else content)
+        except ValueError:  # of another protocol, which the client speaks if some packages are imported
+            asked = {}
         if stream := re.fullmatch(r"/files/me/fragrecon/(\w+)/file_stream", self.path):
             history = asked.get("files", {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
             kept = self.server.history.setdefault(stream[1], {})
