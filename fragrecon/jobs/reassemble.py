@@ -34,7 +34,7 @@ from fragrecon.reassembly.solve import solve
 from fragrecon.report.figures import tiles
 from fragrecon.report.figures.reassembly import groups_sheet, rebuilt_images, rebuilt_sheet, shuffled_sheet
 from fragrecon.report.jigsaw import write_assembly
-from fragrecon.report.terminal import plain_console
+from fragrecon.report.terminal import plain_console, rebuilt_text
 from fragrecon.runs.read import run_of
 from fragrecon.runs.write import FIGURES, Record
 from fragrecon.seeds import torch_generator
@@ -269,10 +269,7 @@ def print_result(result: dict[str, Any], folder: Path) -> None:
     console = plain_console()
     found = f"{len(result['fragments'])} fragments were assigned to {result['images']} images"
     if scores := result.get("scores"):
-        found += (
-            f": {scores['direct']:.1%} at the correct cell, {scores['neighbours']:.1%} of pairs adjacent again, "
-            f"{scores['perfect']:.1%} of images without an error"
-        )
+        found += rebuilt_text(scores)
     console.print(found, soft_wrap=True)
     console.print(f"pictures: {folder / FIGURES}, each image: {folder / 'images'}", soft_wrap=True)
     console.print(f"record: {folder}", soft_wrap=True)

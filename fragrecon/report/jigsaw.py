@@ -21,7 +21,7 @@ from fragrecon.jigsaw.solve import Assembly
 from fragrecon.report.figures import tiles
 from fragrecon.report.figures.jigsaw import DOUBTFUL, groups_of_pieces, mark_doubtful, shuffled_pieces
 from fragrecon.report.page import write_jigsaw_page
-from fragrecon.report.terminal import plain_console
+from fragrecon.report.terminal import plain_console, rebuilt_text
 from fragrecon.runs.write import FIGURES, PAGE
 from fragrecon.seams import SIDES
 
@@ -107,10 +107,7 @@ def _print(result: dict[str, Any], folder: Path) -> None:
     sizes = ", ".join("x".join(map(str, image["grid"])) for image in result["images"])
     line = f"{len(result['pieces'])} pieces were assembled to {len(result['images'])} images ({sizes} pieces)"
     if scores := result.get("scores"):
-        line += (
-            f": {scores['direct']:.1%} at the correct cell, {scores['neighbours']:.1%} of pairs adjacent again, "
-            f"{scores['perfect']:.1%} of images without an error"
-        )
+        line += rebuilt_text(scores)
     console.print(line, soft_wrap=True)
     doubtful = int(np.sum([image["doubtful"] for image in result["images"]]))
     console.print(f"{doubtful} pieces are doubtful: probability below {DOUBTFUL}", soft_wrap=True)

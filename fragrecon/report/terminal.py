@@ -239,3 +239,11 @@ def _scored(scores: Mapping[str, Scores], metric: str) -> str:
 
 def _cell(metric: str, found: Summary, sign: str = "") -> str:
     return str(tables.summed(found, metric, sign))
+
+
+def rebuilt_text(scores: Mapping[str, float]) -> str:
+    """Return the shares of pieces, pairs and images that are right, for the line that says how many were rebuilt."""
+    return (
+        f": {scores['direct']:.1%} at the correct cell, {scores['neighbours']:.1%} of pairs adjacent again, "
+        f"{scores['perfect']:.1%} of images without an error"
+    )
