@@ -41,8 +41,9 @@ SMALL = (
     "evaluation.validation_puzzles=4",
     "evaluation.train_puzzles=2",
     "evaluation.restarts=2",
+    "model=conv",
 )
-"""Settings under which a run takes about a second beside the start of Python; an epoch has 14 batches."""
+"""Settings of a run of a quick model that takes about a second beside the start of Python; an epoch has 14 batches."""
 
 
 @dataclass(frozen=True)
