@@ -181,7 +181,7 @@ OF_DECODED = ["interpolations.png", "reconstructions.png"]
 def autoencoder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The folder of a run of which nothing is clustered; only to be read."""
     folder = tmp_path_factory.mktemp("autoencoder") / "run"
-    job(folder, cache, "model=conv", *UNCLUSTERED, "model.latent_dim=12", "evaluation.puzzles=0")
+    job(folder, cache, *UNCLUSTERED, "model.latent_dim=12", "evaluation.puzzles=0")
     return folder
 
 
@@ -226,7 +226,7 @@ def test_an_autoencoder_draws_photographs_at_the_size_it_sees(
 def test_an_image_in_fragments_is_drawn_whole(tmp_path: Path, cache: Path) -> None:
     """Of plain images, whose fragments are alike, and so is what is decoded of each."""
     folder = tmp_path / "run"
-    job(folder, cache, "model=conv", *UNCLUSTERED, "data.image_size=[32,32]", "evaluation.puzzles=0")
+    job(folder, cache, *UNCLUSTERED, "data.image_size=[32,32]", "evaluation.puzzles=0")
     draw(tmp_path / "own", cache, folder)
     assert names(tmp_path / "own" / "figures") == ["generated.png", *OF_DECODED]
     draw(tmp_path / "drawn", cache, folder, listed(stripes(tmp_path / "images", 32)))
@@ -303,6 +303,6 @@ def test_a_run_must_be_named_and_have_a_model(tmp_path: Path, cache: Path, finis
 
 def test_a_model_of_which_there_is_nothing_to_draw_is_refused(tmp_path: Path, cache: Path) -> None:
     monitored = ["evaluation.puzzles=0", "selection.monitor=val/accuracy", "selection.mode=max"]
-    job(tmp_path / "run", cache, "model=supervised", *UNCLUSTERED, *monitored)
+    job(tmp_path / "run", cache, *UNCLUSTERED, "model=supervised", *monitored)
     with pytest.raises(ConfigError, match=r"evaluation\.clustering=false"):
         job(tmp_path / "drawn", cache, "mode=draw", f"run={tmp_path / 'run'}")

@@ -305,7 +305,7 @@ def test_a_run_scores_itself_like_its_metrics(run: Run, mosaic: Run) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [[*WHOLE], [*SMALL, "model.patch=4", "evaluation.clustering=true"]])
 def test_a_run_scores_reconstructions_like_its_metrics(tmp_path: Path, cache: Path, line: list[str]) -> None:
-    job(tmp_path / "run", cache, *TINY["mae"], *line, "evaluation=reconstruction", "data.epochs=1")
+    job(tmp_path / "run", cache, *line, *TINY["mae"], "evaluation=reconstruction", "data.epochs=1")
     run = load_run(tmp_path / "run")
     kept = run.metrics["scores"]["model"]
     assert run.evaluate() == kept

@@ -141,7 +141,7 @@ def test_a_name_starts_with_the_model_and_the_seed() -> None:
     given = ["data.epochs=2", "seed=1", "model.latent_dim=8", "model=pca"]
     assert job_folder(given) == "model-pca_model.latent_dim-8_seed-1_data.epochs-2"
     assert job_folder(["trainer=ddp_cpu"]) == "trainer-ddp__cpu"
-    assert job_folder([*given, *SMALL]).startswith("model-pca_model.latent_dim-8_seed-1_")
+    assert job_folder([*SMALL, *given]).startswith("model-pca_model.latent_dim-8_seed-1_")
     assert job_folder([]) == "job"
 
 
