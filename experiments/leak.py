@@ -4,7 +4,7 @@
 
 FOLDER is the run of a model, IMAGES a data set that was never compressed at the size at which it is cut. Overrides are
 those of the command line; all models are scored on the puzzles that they define. Writes ``results/leak/NAME.json`` and
-prints the table of all results there; `leak.md` explains it.
+prints their table; `leak.md` explains it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data.warn_if_lossy()
     for name, folder in given.run:
         files.write_json(tables.RESULTS / "leak" / f"{name}.json", compared(load_run(folder), config, data))
-    print(tables.markdown(tables.leak(["leak"])), end="")
+    print(tables.markdown(tables.leak([f"leak/{name}" for name, _ in given.run])), end="")
 
 
 def compared(run: Run, config: Config, data: FragmentData) -> dict[str, Any]:

@@ -10,8 +10,7 @@ the results in the order of its rows:
 
 A result NAME is ``results/NAME.json``, a copy of a run's ``metrics.json``; some kinds read further files of that name:
 ``.csv`` (epochs), ``.npz`` (scores by puzzle), ``.robustness.csv``, ``-SEED.json``, or ``.cpu.json`` and ``.cuda.json``
-(of ``mode=bench``). ``leak`` reads all results in the folder NAME; ``bench``, ``training`` and ``steps`` read
-``benchmarks/results/NAME.json``.
+(of ``mode=bench``). ``bench``, ``training`` and ``steps`` read ``benchmarks/results/NAME.json``.
 """
 
 from __future__ import annotations
@@ -401,14 +400,13 @@ def aims(names: list[str]) -> Rows:
 
 
 def leak(names: list[str]) -> Rows:
-    """Scores of all results in a folder on images as they are and after JPEG compression, and paired differences."""
-    (folder,) = names
-    results = {path.stem: read(path) for path in sorted((RESULTS / folder).glob("*.json"))}
+    """Scores on images as they are and after JPEG compression, and paired differences."""
+    results = {name: result_of(name) for name in names}
     if len({json.dumps([result["protocol"], result["data"]]) for result in results.values()}) > 1:
         raise ValueError(f"{list(results)} were not scored on the same puzzles")
     reassembled = [result for result in results.values() if "seam_gradients" in result["scores"]["as_they_are"]]
     shown = [(label("seam_gradients"), "seam_gradients", result) for result in reassembled[:1]]
-    shown += [(f"`{name}`", "model", result) for name, result in results.items()]
+    shown += [(code(name), "model", result) for name, result in results.items()]
     rows = [["", "images", *(part for metric in LEAKING for part in (metrics.title(metric), "minus as they are"))]]
     for name, method, result in shown:
         for condition, scores in result["scores"].items():
