@@ -199,12 +199,14 @@ def synchronised(tied: Tensor, doublings: int = 5) -> Tensor:
         real, imaginary = (_balanced(part * sure, (sure * sure).sum(-1)) for part in (real, imaginary))
         real = real + torch.eye(real.shape[-1], device=real.device)
         for _ in range(doublings):
-            real, imaginary = real @ real - imaginary @ imaginary, real @ imaginary + imaginary @ real
+            mixed = real @ imaginary  # real is symmetric, and imaginary antisymmetric
+            real, imaginary = real @ real - imaginary @ imaginary, mixed - mixed.mT
             length = (real.square() + imaginary.square()).sum(-1).sqrt()
             real, imaginary = _balanced(real, length), _balanced(imaginary, length)
         length = (real.square() + imaginary.square()).sum(-1, keepdim=True).sqrt()
         real, imaginary = real / length, imaginary / length
-        cosine, sine = real @ real.mT + imaginary @ imaginary.mT, imaginary @ real.mT - real @ imaginary.mT
+        mixed = imaginary @ real.mT
+        cosine, sine = real @ real.mT + imaginary @ imaginary.mT, mixed - mixed.mT
         quarter = torch.stack([cosine, sine, -cosine, -sine], 1).argmax(1)
         weights: Tensor = F.one_hot(quarter, 4).movedim(-1, 1) * (cosine.square() + sine.square()).unsqueeze(1)
     return weights
