@@ -92,15 +92,15 @@ def beam(clues: Clues, grid: tuple[int, int], width: int = WIDTH) -> Tensor:
     for cell in range(n):
         step = clues.cells[:, :, cell].unsqueeze(1).expand(-1, placed.shape[1], -1)  # (G, W, n)
         if cell % columns:
-            step = step + rows_of(clues.across, placed[..., -1])
+            step = step + _rows(clues.across, placed[..., -1])
         if cell >= columns:
-            step = step + rows_of(clues.down, placed[..., -columns])
+            step = step + _rows(clues.down, placed[..., -columns])
         reached = (scores.unsqueeze(-1) + step).masked_fill(used, -torch.inf).flatten(1)
         possible = (n - cell) * placed.shape[1]  # number of extensions without repeated fragments
         scores, best = reached.topk(min(width, possible), 1)
         parent, fragment = best // n, best % n
-        placed = torch.cat([rows_of(placed, parent), fragment.unsqueeze(-1)], -1)
-        used = rows_of(used, parent).scatter(-1, fragment.unsqueeze(-1), True)
+        placed = torch.cat([_rows(placed, parent), fragment.unsqueeze(-1)], -1)
+        used = _rows(used, parent).scatter(-1, fragment.unsqueeze(-1), True)
     return placed[:, 0]
 
 
@@ -153,6 +153,6 @@ def _look_up(table: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return table.flatten(1).gather(1, places.flatten(1)).view_as(places).sum(-1)
 
 
-def rows_of(table: Tensor, chosen: Tensor) -> Tensor:
+def _rows(table: Tensor, chosen: Tensor) -> Tensor:
     """Rows (G, W, m) of tables (G, n, m) at indices (G, W)."""
     return table.gather(1, chosen.unsqueeze(-1).expand(-1, -1, table.shape[-1]))

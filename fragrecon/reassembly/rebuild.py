@@ -86,7 +86,7 @@ def rebuild(
     """
     puzzles, fragments = images.shape
     n, k = grid[0] * grid[1], int(images.max()) + 1
-    members = _members(images, k, n)  # (B, k, n)
+    members = members_of(images, k, n)  # (B, k, n)
     placed = members.gather(-1, place(_of_images(clues, members), grid, width, memory).view_as(members))
     if regroup:
         placed = _regroup(clues, placed, grid)
@@ -120,8 +120,20 @@ def _of_images(clues: Clues, members: Tensor) -> Clues:
     )
 
 
-def _members(images: Tensor, k: int, most: int) -> Tensor:
-    """Return the fragments of each image, (B, k, most), padded with F."""
+def members_of(images: Tensor, k: int, most: int) -> Tensor:
+    """List the fragments of each image.
+
+    Args:
+        images: image (B, F) of each fragment, in 0..k-1.
+        k: number of images.
+        most: number of places of an image.
+
+    Returns:
+        Fragments (B, k, most), in ascending order, padded with F.
+
+    Raises:
+        ValueError: an image has more fragments than places.
+    """
     puzzles, fragments = images.shape
     order = torch.argsort(images, stable=True, dim=1)
     sorted_images = images.gather(1, order)

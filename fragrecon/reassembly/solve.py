@@ -13,7 +13,7 @@ from torch import Tensor
 from fragrecon.clustering.balanced import balanced_kmeans
 from fragrecon.models.base import Solution, Solver
 from fragrecon.reassembly.clues import Clues, all_clues
-from fragrecon.reassembly.rebuild import Placement, count_images, rebuild
+from fragrecon.reassembly.rebuild import Placement, count_images, members_of, rebuild
 from fragrecon.seams import SIDES, relative_rotations, synchronised, votes
 from fragrecon.seeds import keys_of
 
@@ -52,11 +52,22 @@ def agreeing(solution: Solution, groups: Tensor) -> Solution:
     """
     if solution.rotations is None:
         return solution
-    puzzles, count = groups.shape
-    sides = solution.sides.float().softmax(-1)[..., :-1].transpose(1, 2)  # (B, 4, F, 4 F)
-    same = (groups.unsqueeze(-1) == groups.unsqueeze(-2)).unsqueeze(1)
-    tied = relative_rotations(sides.reshape(puzzles, 1, len(SIDES) * count, len(SIDES) * count), count)
-    return replace(solution, rotations=votes(synchronised(tied * same) * same, solution.rotations.log_softmax(-1)))
+    (puzzles, count), turns = groups.shape, len(SIDES)
+    members = members_of(groups, int(groups.max()) + 1, int(torch.nn.functional.one_hot(groups).sum(1).max()))
+    images, n = members.shape[1:]
+    held, safe = members < count, members.clamp(max=count - 1)
+    ways = solution.sides.float().softmax(-1)[..., :-1].view(puzzles, count, turns, turns, count)
+    each = torch.arange(puzzles, device=groups.device).view(-1, 1, 1)
+    # Only fragments of the same image meet: (B, k, n, n, side, other side).
+    ways = ways[each.unsqueeze(-1), safe.unsqueeze(-1), :, :, safe.unsqueeze(-2)]
+    both = held.unsqueeze(-1) & held.unsqueeze(-2)
+    ways = (ways * both[..., None, None]).flatten(0, 1).permute(0, 3, 1, 4, 2).reshape(-1, 1, turns * n, turns * n)
+    weights = synchronised(relative_rotations(ways, n)) * both.view(-1, 1, n, n)
+    own = solution.rotations.log_softmax(-1)
+    agreed = votes(weights, own[each, safe].flatten(0, 1)).view(puzzles, images, n, turns)
+    rotations = own.new_empty(own.shape)
+    rotations[each.expand_as(members)[held], members[held]] = agreed[held]
+    return replace(solution, rotations=rotations)
 
 
 @torch.inference_mode()

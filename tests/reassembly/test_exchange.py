@@ -56,8 +56,8 @@ def test_what_a_fragment_would_gain_is_that_of_a_slow_loop(seed: int, sizes: tup
     clues = random_clues(2, fragments, grid, seed)
     held = laid(2, fragments, places, seed % 1000)
     padded = Clues(*(torch.nn.functional.pad(clue, (0, 1, 0, 1)) for clue in (clues.cells, clues.across, clues.down)))
-    padded = Clues(padded.cells[..., :-1], padded.across, padded.down)
-    found = fit(padded, held, grid, torch.arange(places).expand_as(held))
+    every = torch.arange(places).expand_as(held)
+    found = fit(Clues(padded.cells[..., :-1], padded.across, padded.down), held, grid, every)
     assert found.shape == (2, places, fragments + 1)
     for b in range(2):
         own = held[b].tolist()
