@@ -8,10 +8,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of `python` in the tutorials
 os.environ["XDG_CACHE_HOME"] = str(HERE / "_build" / "cache")  # of converted images
+os.environ["TTY_COMPATIBLE"] = "0"  # no colours in the output of the tutorials
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
 
 import generate  # noqa: E402
 import references  # noqa: E402
+from nbclient import NotebookClient  # noqa: E402
 
 generate.main()
 
@@ -39,7 +41,8 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_timeout = 600  # seconds per cell, on a machine that is busy with tests
 nb_execution_raise_on_error = True
-nb_merge_streams = True
+nb_render_markdown_format = "myst"  # so that a table is one
+NotebookClient.coalesce_streams = True  # `nb_merge_streams` would break lines: output comes in parts of 100 characters
 
 html_theme = "furo"
 html_title = "fragrecon"

@@ -228,6 +228,11 @@ def target_of(group: str, path: Path) -> Any:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Return a table, whose first row is its header."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    """Return a table, whose first row is its header. Outside of code, underscores and asterisks mean themselves."""
+    cells = [[re.sub(r"`[^`]*`|[_*]", _literal, cell).replace("|", "\\|") for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in (cells[0], ["---"] * len(cells[0]), *cells[1:]))
+
+
+def _literal(found: re.Match[str]) -> str:
+    """Return code as it is, and any other character escaped."""
+    return found[0] if len(found[0]) > 1 else f"\\{found[0]}"
