@@ -134,17 +134,17 @@ def milliseconds(work: Callable[[], Any], puzzles: int, repeats: int = 1) -> flo
 def floor_of_kmeans(points: Tensor, k: int) -> dict[str, float]:
     """Return how long the matrix products of KMeans alone would take at the measured speed of such products."""
     n, counted = points.shape[1], [2.0 * points.shape[0] * points.shape[1] ** 2 * points.shape[2]]
-    inner = kmeans._inner
+    inner = kmeans.inner_products
 
     def counting(members: Tensor, products: Tensor) -> Tensor:
         counted.append(2.0 * members.shape[0] * members.shape[1] * n * n)
         return inner(members, products)
 
-    kmeans._inner = counting
+    kmeans.inner_products = counting
     try:
         kmeans.kmeans(points, k, keys_of(0, "benchmark", 0, len(points)), RESTARTS)
     finally:
-        kmeans._inner = inner
+        kmeans.inner_products = inner
     members, products = torch.rand(32, RESTARTS * k, n), torch.rand(32, n, n)
     milliseconds(lambda: members @ products, 1, 20)
     speed = 2.0 * 32 * RESTARTS * k * n * n / (milliseconds(lambda: members @ products, 1, 50) * 1e6)  # GFLOP/s

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from fragrecon.clustering.kmeans import kmeans
+from fragrecon.clustering.kmeans import inner_products, kmeans
 from fragrecon.clustering.problems import MEMORY, centred, check_points, parts
 
 MAX_STEPS = 100
@@ -43,24 +43,56 @@ def assign(scores: Tensor, size: int | None = None) -> Tensor:
     if scores.ndim != 3:
         raise ValueError(f"scores must be (P, n, k), not {tuple(scores.shape)}")
     problems, n, k = scores.shape
-    return _assign(scores, _size(n, k, size), np.zeros((problems, k)))
+    return _assign(scores, _size(n, k, size), torch.zeros(problems, k, dtype=torch.float64))
 
 
-def _assign(scores: Tensor, size: int, prices: _Array) -> Tensor:
-    """Assign points as `assign` does; ``prices`` (P, k) of `_ship` are updated in place."""
+def _assign(scores: Tensor, size: int, prices: Tensor) -> Tensor:
+    """Assign points as `assign` does, the faster the closer ``prices`` (P, k) are to optimal ones, see `_prices`."""
     if not torch.isfinite(scores).all():
         raise ValueError("the scores are not all finite")
-    labels = torch.empty(scores.shape[:2], dtype=torch.int64)
-    for found, problem, own in zip(labels, scores.detach().double().cpu().numpy(), prices, strict=True):
+    priced = scores.detach().double().cpu() + prices.unsqueeze(1)
+    # An assignment of each point to its best cluster at these prices is optimal if no cluster has too many points.
+    labels = priced.argmax(2)
+    crowded = (torch.nn.functional.one_hot(labels, scores.shape[2]).sum(1) > size).any(1)
+    for place in crowded.nonzero().flatten().tolist():
+        problem = priced[place].numpy()
         if len(problem) > SMALL and size > 1:
-            found[:] = torch.from_numpy(_ship(-problem, size, own))
+            found = _ship(-problem, size)
         else:  # a cluster has `size` places
-            places = np.repeat(problem, size, 1)
-            found[:] = torch.from_numpy(linear_sum_assignment(places, maximize=True)[1] // size)
+            found = linear_sum_assignment(np.repeat(problem, size, 1), maximize=True)[1] // size
+        labels[place] = torch.from_numpy(found)
     return labels.to(scores.device)
 
 
-def _ship(costs: _Array, size: int, prices: _Array) -> npt.NDArray[np.int64]:
+def _prices(scores: Tensor, labels: Tensor) -> Tensor:
+    """Compute prices of clusters at which each point prefers its own, from a best assignment to full clusters.
+
+    The prices are shortest paths between clusters, where a step is the lowest cost of moving a point. Shortest paths
+    from and to all clusters are the bounds of optimal prices; their mean is the least likely to be wrong after a small
+    change of the scores.
+
+    Args:
+        scores: score of each point in each cluster, (P, n, k).
+        labels: a best assignment (P, n) of n / k points to each cluster.
+
+    Returns:
+        Prices (P, k), float64 on the CPU, to be added to the scores.
+    """
+    problems, n, k = scores.shape
+    costs = (scores.gather(2, labels.unsqueeze(2)) - scores).double().cpu()
+    order = labels.cpu().argsort(1).unsqueeze(2).expand(-1, -1, k)
+    steps = costs.gather(1, order).view(problems, k, n // k, k).amin(2)  # from a cluster to another
+    ahead = behind = torch.zeros(problems, k, dtype=torch.float64)
+    for _ in range(k - 1):
+        last = ahead, behind
+        ahead = torch.minimum(ahead, (ahead.unsqueeze(2) + steps).amin(1))
+        behind = torch.minimum(behind, (behind.unsqueeze(1) + steps).amin(2))
+        if torch.equal(ahead, last[0]) and torch.equal(behind, last[1]):
+            break
+    return (ahead - behind) / 2
+
+
+def _ship(costs: _Array, size: int) -> npt.NDArray[np.int64]:
     """Assign points to clusters of at most ``size`` points at the minimal sum of costs.
 
     All points begin in their cheapest cluster. While a cluster has too many, one point moves on along the cheapest path
@@ -72,18 +104,14 @@ def _ship(costs: _Array, size: int, prices: _Array) -> npt.NDArray[np.int64]:
     Args:
         costs: cost of each point in each cluster, (n, k).
         size: maximum number of points per cluster.
-        prices: of the clusters, (k,), updated in place; those of similar costs are a good start.
 
     Returns:
         Labels (n,) in 0..k-1.
     """
     n, k = costs.shape
-    if n < k * size:  # a cluster with room has the price zero
-        prices[:] = 0
-    reduced = costs - prices
-    labels: npt.NDArray[np.int64] = reduced.argmin(1)
-    counts, every = np.bincount(labels, minlength=k), np.arange(k)
-    cheapest = reduced == reduced.min(1, keepdims=True)
+    prices, every = np.zeros(k), np.arange(k)
+    labels: npt.NDArray[np.int64] = costs.argmin(1)
+    counts, cheapest = np.bincount(labels, minlength=k), costs == costs.min(1, keepdims=True)
     for point in np.flatnonzero(cheapest.sum(1) > 1):  # equal points are spread at once
         counts[labels[point]] -= 1
         labels[point] = np.where(cheapest[point], counts, n).argmin()
@@ -130,10 +158,7 @@ def balanced_kmeans(
 ) -> Tensor:
     """KMeans with exactly n / k points in each cluster, or at most ``size``.
 
-    Starts from the centres that `kmeans` finds; then alternates between the best balanced assignment of points to
-    centres and the update of the centres, until no label changes.
-
-    Source: Malinen and Fraenti, "Balanced K-Means for Clustering", 2014.
+    It is `balance`, from the clusters that `kmeans` finds.
 
     Args:
         points: (P, n, D).
@@ -156,9 +181,38 @@ def balanced_kmeans(
         ([2, 2], True)
     """
     check_points(points, k)
-    size = _size(points.shape[1], k, size)
-    labels = kmeans(points, k, keys, restarts, memory).labels
+    _size(points.shape[1], k, size)  # before the work
+    return balance(points, kmeans(points, k, keys, restarts, memory).labels, k, memory, size)
+
+
+def balance(points: Tensor, labels: Tensor, k: int, memory: int = MEMORY, size: int | None = None) -> Tensor:
+    """Move points between clusters until each has exactly n / k points, or at most ``size``, as close as possible.
+
+    Alternates between the update of the centres and the best balanced assignment of points to centres, until no label
+    changes, for at most 100 steps.
+
+    Source: Malinen and Fraenti, "Balanced K-Means for Clustering", 2014.
+
+    Args:
+        points: (P, n, D).
+        labels: clusters (P, n) in 0..k-1 whose centres are the start.
+        k: number of clusters.
+        memory: working memory in bytes, as for `kmeans`.
+        size: maximum number of points per cluster.
+
+    Returns:
+        Labels (P, n) in 0..k-1.
+
+    Raises:
+        ValueError: as for `kmeans`, or the points do not fit into the clusters.
+
+    Example:
+        >>> balance(torch.tensor([[[0.0], [1.0], [2.0], [9.0]]]), torch.tensor([[0, 0, 0, 1]]), 2)
+        tensor([[0, 0, 1, 1]])
+    """
+    check_points(points, k)
     n, dim = points.shape[1:]
+    size, labels = _size(n, k, size), labels.clone()
     for part in parts(len(points), 8 * n * (3 * dim + 4 * k + 2 * n), memory):
         labels[part] = _settle(centred(points[part].double())[0], labels[part], k, size)
     return labels
@@ -167,30 +221,42 @@ def balanced_kmeans(
 def _settle(points: Tensor, labels: Tensor, k: int, size: int) -> Tensor:
     """Alternate assignment and centre update for points (P, n, D) from labels (P, n) until the labels settle."""
     labels, rows = labels.clone(), torch.arange(len(points), device=points.device)
-    prices = np.zeros((len(points), k))
-    for _ in range(MAX_STEPS):
-        own = points[rows]
-        members = torch.nn.functional.one_hot(labels[rows], k).to(own.dtype).mT
+    n, dim = points.shape[1:]
+    products = points if 2 * dim < n else points @ points.mT
+    prices = torch.zeros(len(points), k, dtype=torch.float64)
+    for step in range(MAX_STEPS):
+        members = torch.nn.functional.one_hot(labels[rows], k).to(points.dtype).mT
         counts = members.sum(-1, keepdim=True)
-        centres = members @ own / counts.clamp(min=1)
+        weights = members / counts.clamp(min=1)  # of the points in the centres, (P, k, n)
         if bool((counts == 0).any()):  # at the start, or with clusters that need not be full
-            _share(centres, counts.squeeze(-1))
-        moved = _assign(2 * own @ centres.mT - centres.square().sum(-1).unsqueeze(1), size, prices)
+            _share(weights, counts.squeeze(-1))
+        inner = inner_products(weights, products)
+        scores = 2 * inner.mT - (weights * inner).sum(-1).unsqueeze(1)
+        moved = _assign(scores, size, prices)
         changed = (moved != labels[rows]).any(1)
         labels[rows] = moved
-        rows, prices = rows[changed], prices[changed.cpu().numpy()]
+        rows = rows[changed]
         if len(rows) == 0:
             break
+        products = products[changed]
+        prices = prices[: len(rows)]
+        if step and n == k * size:  # the first step moves the centres far
+            prices = _prices(scores[changed], moved[changed])
     return labels
 
 
-def _share(centres: Tensor, counts: Tensor) -> None:
-    """Move the centre (P, k, D) of each empty cluster, in place, to the cluster with the most points per centre."""
+def _share(weights: Tensor, counts: Tensor) -> None:
+    """Move the centre of each empty cluster, in place, to the cluster with the most points per centre.
+
+    Args:
+        weights: weights of the points in the centres, (P, k, n).
+        counts: points of the clusters, (P, k).
+    """
     rows, copies = torch.arange(len(counts), device=counts.device), torch.ones_like(counts)
     for cluster in range(counts.shape[1]):
         empty = counts[:, cluster] == 0
         crowded = (counts / copies).argmax(1)
-        centres[rows[empty], cluster] = centres[rows[empty], crowded[empty]]
+        weights[rows[empty], cluster] = weights[rows[empty], crowded[empty]]
         copies[rows[empty], crowded[empty]] += 1
 
 

@@ -116,7 +116,7 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
     members, counts, _ = nearest_of(starts)
     for step in range(1, MAX_STEPS + 1):
         active = members.shape[1]
-        sums = _inner(members.view(len(members), active * k, n), products).view_as(members)
+        sums = inner_products(members.view(len(members), active * k, n), products).view_as(members)
         own = (members * sums).sum(-1, keepdim=True)
         weights = 1 / counts.clamp(min=1)
         scores = sums.mul_(-2 * weights).add_(own * weights.square())
@@ -175,7 +175,7 @@ def _plus_plus(distances: Tensor, draws: Tensor) -> Tensor:
     return chosen
 
 
-def _inner(members: Tensor, products: Tensor) -> Tensor:
+def inner_products(members: Tensor, products: Tensor) -> Tensor:
     """W G (P, Rk, n) for indicators W; ``products`` holds G (P, n, n), or points X (P, n, D) with G = X Xt."""
     if products.shape[1] == products.shape[2]:
         return members @ products

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fragrecon.clustering import agreement
 from fragrecon.clustering.backends import Backend
-from fragrecon.clustering.balanced import balanced_kmeans
+from fragrecon.clustering.balanced import balance
 from fragrecon.clustering.count import estimate_count
 from fragrecon.data.module import FixedPuzzles
 from fragrecon.data.puzzles import FragmentBatch
@@ -102,7 +102,7 @@ class ClusteringProtocol:
         keys, k = self.keys(batch), batch.images_per_puzzle
 
         if points.shape[1] % k == 0:  # otherwise some fragments are missing
-            balanced = balanced_kmeans(points, k, keys, self.restarts, self.memory)
+            balanced = balance(points, labels["kmeans"], k, self.memory)
             agreements = _agreement(balanced, batch, ("ari", "accuracy"))
             scores |= {f"balanced_{name}": score for name, score in agreements.items()}
 
