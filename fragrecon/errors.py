@@ -34,12 +34,15 @@ class TrainingError(FragreconError):
 
 
 class MachineError(FragreconError):
-    """A full disk, a place that cannot be written, a name that is too long, or too many open files."""
+    """A full disk, a place that cannot be written, a name that is too long or taken, or too many open files."""
 
 
 _OF_MACHINE = {
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EISDIR", "ENAMETOOLONG", "EMFILE", "ENFILE")
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE"),
+        *("EISDIR", "ENOTDIR", "EEXIST", "ENAMETOOLONG"),
+    )
     if hasattr(errno, name)
 }
 

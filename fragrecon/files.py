@@ -57,6 +57,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     except Exception as error:
         for cause in causes(error):
+            if not isinstance(cause, Exception):  # a Ctrl-C, after which torch cannot close its archive
+                raise cause from None
             if isinstance(cause, OSError) and cause.errno:  # of a write, which knows no name
                 cause.filename = cause.filename or str(path)
         raise

@@ -5,16 +5,16 @@ Heavy imports are deferred until a job starts, so that an invalid command fails 
 
 from __future__ import annotations
 
-from fragrecon import search_path
+from fragrecon import __version__, search_path
 
 if __name__ == "__main__":
     search_path.leave_working_folder()  # before anything is imported that a file there could take the place of
 
-import io
 import logging
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +45,7 @@ from fragrecon.errors import (
     printable,
     typed,
 )
+from fragrecon.output import make_output_lasting
 
 if TYPE_CHECKING:
     from fragrecon.config.schema import Config
@@ -194,6 +195,8 @@ class SweepCallback(Callback):
         overrides = list(config.hydra.overrides.task)
         sweeper = config.hydra.sweeper
         jobs, swept = count_jobs(sweeper, overrides), swept_keys(sweeper, overrides)
+        if jobs is not None and jobs < 1:  # of any other error in a callback, Hydra makes a warning
+            sys.exit(f"error: hydra.sweeper.n_trials={jobs} should be 1 or more")
         sweeps.begin(_sweep, config.sweep.name, jobs, overrides, swept)
         if "study_name" in config.hydra.sweeper:
             from fragrecon.runs.studies import record_jobs_in_studies
@@ -264,6 +267,10 @@ def explain(error: Exception) -> str:
             return f"{group}='{name}' is not known{nearest(name, error.options)}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
         hint = nearest(str(cause.key), map(str, cause.parent_node))
+        sections: Any = OmegaConf.to_container(cause.parent_node)
+        inside = [name for name, keys in sections.items() if isinstance(keys, dict) and cause.key in keys]
+        if inside:
+            hint = f"; did you mean {' or '.join(f'{name}.{cause.key}' for name in inside)}?"
         modes = {path.stem: list(map(str, OmegaConf.load(path))) for path in (CONF / "mode").glob("*.yaml")}
         if having := sorted(mode for mode, keys in modes.items() if str(cause.key) in keys):
             hint = f"; it belongs to mode={', '.join(having)}"
@@ -284,7 +291,9 @@ def explain(error: Exception) -> str:
             "hydra.sweep.dir=FOLDER)"
         )
     if listed := re.match(r"Ambiguous value for argument '(.+)'", str(error)):
-        return f"{listed[1]} lists several values; to run one job for each, add -m"
+        key, _, values = listed[1].partition("=")
+        hint = f"; a single value that is a list has brackets: {key}=[{values}]" if "." in key else ""
+        return f"{listed[1]} lists several values; to run one job for each, add -m{hint}"
     text = re.split(r"\n\s*full_key", str(cause if isinstance(cause, FragreconError) else error).strip())[0]
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
 
@@ -293,12 +302,13 @@ def main() -> None:
     """Run the command line; an error that the user can correct is printed as one message."""
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
-    for stream in (sys.stdout, sys.stderr):  # a character that the terminal lacks must not fail a finished job
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    make_output_lasting()
     for argument in sys.argv:
         if argument != argument.encode(errors="replace").decode():
             sys.exit(f"error: {argument} is not valid UTF-8")
+    if "--version" in sys.argv:  # Hydra would print its own
+        print(f"fragrecon {__version__}")
+        return
     for flag in {"-m", "--multirun"}.intersection(sys.argv[2:]):  # Hydra accepts it before or after all overrides only
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
@@ -312,7 +322,10 @@ def main() -> None:
     problem, begun = None, True
     try:
         _hydra_main()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a further Ctrl-C would be an error of Python's exit
+        if isinstance(stop, SystemExit):
+            raise
         if _sweep:
             log.warning(
                 "interrupted; jobs in other processes may still run. Repeat the command to run the remaining jobs"

@@ -117,13 +117,15 @@ class Cli:
             patch.setattr("fragrecon.report.results.write", Mock())
             patch.chdir(self.home)
             GlobalHydra.instance().clear()
-            out, err, code = io.StringIO(), io.StringIO(), 0
+            out, err, code, handler = io.StringIO(), io.StringIO(), 0, signal.getsignal(signal.SIGINT)
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:
                     command.main()
                 except SystemExit as stop:
                     code = stop.code if isinstance(stop.code, int) else 1
                     err.write(f"{stop.code}\n" if isinstance(stop.code, str) else "")
+                finally:
+                    signal.signal(signal.SIGINT, handler)
         return Result(code, out.getvalue(), err.getvalue())
 
     def stopped(self, moment: Callable[[], bool], signal_number: int, *arguments: object) -> Result:

@@ -26,6 +26,7 @@ ORDER = (
     "config",
     "machine",
     "progress",
+    "output",
     "data",
     "clustering",
     "models",

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+import fragrecon
 from fragrecon import run as command
 from fragrecon.data.readers.pickles import load_pickle
 from fragrecon.errors import DataError, FragreconError
@@ -54,6 +55,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 COMPOSED: tuple[tuple[list[str], list[str]], ...] = (
     (["mdoel=conv"], ["mdoel", "'model'", "scheduler"]),
     (["data.epoch=3"], ["data.epoch", "'epochs'"]),
+    (["epochs=3"], ["epochs", "data.epochs?"]),
     (["run=somewhere"], ["run", "mode=demo, draw, embed"]),
     (["model=transformer"], ["'transformer'", "cnn_v3_tiny, conv, encoder, energy_transformer, linear, mae, mosaic"]),
     (["trainer=gpus"], ["'gpus'", "'gpu'"]),
@@ -69,6 +71,11 @@ def test_a_home_folder_that_the_shell_does_not_expand(cli: Cli) -> None:
     assert "data.root=$HOME/images" in cli.here("data=folder", "data.root=~/images").refusal()
 
 
+def test_the_version_is_that_of_the_package(cli: Cli) -> None:
+    assert cli.here("--version").ok().stdout == f"fragrecon {fragrecon.__version__}\n"
+
+
+@pytest.mark.fault("unknown names and keys")
 def test_a_command_that_cannot_be_composed_is_refused_and_leaves_nothing(cli: Cli) -> None:
     for arguments, words in COMPOSED:
         message = cli.here(*arguments).refusal()
@@ -108,6 +115,7 @@ REFUSED: tuple[tuple[str, list[str]], ...] = (
 )
 
 
+@pytest.mark.fault("invalid values")
 def test_an_invalid_value_is_refused_by_name_before_any_training(tmp_path: Path, cache: Path) -> None:
     for number, (key, arguments) in enumerate(REFUSED):
         with pytest.raises(FragreconError, match=re.escape(key)):

@@ -22,7 +22,7 @@ from fragrecon.errors import ConfigError, nearest
 
 _CONFIG = TypeAdapter(Config)
 
-_FOLDERS = ("data.root", "run", "output", "sweep.dir")
+_FOLDERS = ("data.root", "run", "input", "output", "sweep.dir")
 LONGEST = 200
 """Maximum length of a value in a message."""
 
@@ -141,7 +141,10 @@ def _message(errors: Sequence[ErrorDetails]) -> str:
     if "ctx" in error and isinstance(error["ctx"].get("error"), Exception):
         return str(error["ctx"]["error"])
     # A union has one error per alternative.
-    expected = dict.fromkeys(one["msg"].removeprefix("Input ") for one in errors if _key(one) == parts)
+    said = (
+        one["msg"].removeprefix("Input ").replace("array", "list in brackets") for one in errors if _key(one) == parts
+    )
+    expected = dict.fromkeys(said)
     return f"{path}={shown} {' or '.join(expected)}"
 
 

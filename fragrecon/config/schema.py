@@ -72,7 +72,7 @@ class DataConfig(Section):
         name: name of the data set in tables and in the cache folder.
         reader: class that reads the files, and its arguments.
         root: folder or file of the data set.
-        image_size: (height, width) that images are cropped and scaled to.
+        image_size: (height, width) that images are cropped and scaled to; a single number stands for both.
         channels: 3 for colour, 1 for grey images.
         download: whether missing files are downloaded into ``root``, where the reader can.
     """
@@ -101,6 +101,11 @@ class DataConfig(Section):
     @classmethod
     def _square(cls, size: Any) -> Any:
         return size * 2 if isinstance(size, list) and len(size) == 1 else size
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square_image(cls, size: Any) -> Any:
+        return [size, size] if isinstance(size, int) else size
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:

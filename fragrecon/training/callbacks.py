@@ -328,7 +328,13 @@ def training_callbacks(config: Config, record: Record) -> list[Callback]:
         save_weights_only=True,
         enable_version_counter=False,
     )
-    stop = EarlyStop(selection.monitor, mode=selection.mode, patience=selection.patience, min_delta=selection.min_delta)
+    stop = EarlyStop(
+        selection.monitor,
+        mode=selection.mode,
+        patience=selection.patience,
+        min_delta=selection.min_delta,
+        strict=False,  # `trainer.max_steps` may end training before the first validation
+    )
     return [stop, best, *callbacks]
 
 

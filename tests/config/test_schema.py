@@ -105,7 +105,7 @@ REFUSED: list[tuple[str, Any, tuple[str, ...]]] = [
     *(("seed", value, ()) for value in ("three", 1.0, True, None, -1, [0, 1])),
     *(("mode", value, ()) for value in (3, None)),
     *(("data.download", value, ()) for value in (1, "yes")),
-    *(("data.image_size", value, ()) for value in (64, [64, "64"], [64], [64, 64, 3], [], [64, 0])),
+    *(("data.image_size", value, ()) for value in (0, True, "large", [64, "64"], [64], [64, 64, 3], [], [64, 0])),
     *(("data.fragment_size", value, ()) for value in ("16", 16.0, True, None, [], [16, 16, 16], [16, True])),
     *(("data.channels", value, ()) for value in (2, 0, "3")),
     *(("data.augment", value, ()) for value in ([1.0], None)),
@@ -226,6 +226,11 @@ def test_values_of_the_right_type_are_kept() -> None:
     assert isinstance(parse(changed("trainer.limit_train_batches", 1.0)).trainer.limit_train_batches, float)
     assert isinstance(parse(changed("selection.min_delta", 1)).selection.min_delta, float)
     assert str(composed("mode=bench", "trainer.precision=bf16-true").trainer.precision) == "bf16-true"
+
+
+@pytest.mark.fault("data.image_size with one number")
+def test_one_number_is_the_size_of_a_square_image() -> None:
+    assert parse(changed("data.image_size", 32)).data.image_size == [32, 32]
 
 
 @pytest.mark.parametrize(("size", "shape"), [(8, (3, 8, 8)), ([8, 16], (3, 8, 16)), ([32], (3, 32, 32))])

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own that lack something: ``python -m tests.jobs.apart HOME``.
+"""Jobs in processes of their own that lack something, or are killed: ``python -m tests.jobs.apart KIND HOME``.
 
 A process that has imported everything and done a job is forked for each case, so that a case costs only its job. The
 outcomes are printed as JSON.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import resource
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,10 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.cli import SMALL, Cli
+from fragrecon.errors import RunError
+from tests.cli import SMALL, Cli, assert_same_run, job, names, status
 
 NOBODY = 65534
 LINE = (*SMALL, "model=pca", "data.epochs=1", "evaluation.puzzles=2")
+TRAINED = (
+    *(*SMALL, "model=linear", "scheduler=plateau", "scheduler.patience=0", "data.images_per_puzzle=4"),
+    *("data.batches_per_epoch=3", "evaluation.puzzles=2", "trainer.checkpoint_every_n_steps=1"),
+)
 
 
 def forked(act: Callable[[], Any]) -> dict[str, Any]:
@@ -105,11 +112,66 @@ def lacking(home: Path, cache: Path) -> dict[str, Any]:
     return found
 
 
+# Kills at writes ------------------------------------------------------------------------------------------------------
+
+
+def watch(met: Callable[[str], None]) -> None:
+    """Call ``met`` with the kind of file before this process puts a finished file in its place or deletes one."""
+
+    def watched(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(path: Any, *others: Any, **named: Any) -> Any:
+            met(f"{name} {re.sub(r'^[.]|-.*|[.][^.]*[.]part$', '', Path(path).name)}")
+            return real(path, *others, **named)
+
+        setattr(os, name, call)
+
+    for name in ("replace", "unlink"):
+        watched(name)
+
+
+def kills(home: Path, cache: Path) -> list[dict[str, Any]]:
+    """Kill a job at the first, the second and the last call of each kind, and resume it."""
+
+    def traced() -> list[str]:
+        points: list[str] = []
+        watch(points.append)
+        job(home / "whole", cache, *TRAINED)
+        return points
+
+    points: list[str] = forked(traced)["result"]
+    kinds = {kind: [at for at, point in enumerate(points) if point == kind] for kind in points}
+    outcomes = []
+    for at in sorted({at for places in kinds.values() for at in (*places[:2], places[-1])}):
+        folder, count = home / str(at), iter(range(len(points)))
+
+        def strike(folder: Path = folder, at: int = at, count: Any = count) -> None:
+            watch(lambda _: os.kill(os.getpid(), signal.SIGKILL) if next(count) == at else None)
+            job(folder, cache, *TRAINED)
+
+        def resume(folder: Path = folder) -> str:
+            before = status(folder)["status"] if (folder / "status.json").exists() else "none"
+            try:
+                job(folder, cache, f"resume={folder}")
+            except RunError:
+                return f"{before}, refused"
+            assert_same_run(home / "whole", folder)
+            assert not names(folder, "*.part")
+            return f"{before}, resumed"
+
+        ended = forked(strike)
+        outcomes.append({"point": points[at], "code": ended["code"], "then": forked(resume)["result"]})
+    return outcomes
+
+
 if __name__ == "__main__":
-    home = Path(sys.argv[1])
+    kind, home = sys.argv[1], Path(sys.argv[2])
     cache = home / "cache"
     printed = os.dup(1)
     os.dup2(2, 1)  # what jobs print
     home.chmod(0o755)
-    Cli(home / "warm", cache).here(*LINE, f"data.cache_dir={cache}", "hydra.run.dir=run").ok()
-    os.write(printed, json.dumps(lacking(home, cache)).encode())
+    warm = Cli(home / "warm", cache).here(*LINE, f"data.cache_dir={cache}", "hydra.run.dir=run").ok()
+    job(home / "warm" / "run2", cache, *TRAINED)
+    outcome = lacking(home, cache) if kind == "lacking" else kills(home, cache)
+    os.write(printed, json.dumps(outcome).encode())

@@ -252,6 +252,23 @@ def test_a_process_that_dies_alone_fails_its_job_and_not_the_sweep(cli: Cli, tog
     wait_until(lambda: not mentioning(str(folder)), timeout=60)
 
 
+@pytest.mark.long
+@pytest.mark.fault("process that dies while a checkpoint is written")
+def test_a_process_that_dies_at_a_checkpoint_leaves_a_whole_one(cli: Cli) -> None:
+    folder = cli.home / "checkpointing"
+    line = [*LINE, "trainer=ddp_cpu", "trainer.limit_train_batches=1.0", "data.epochs=1", "evaluation.puzzles=0"]
+    line += ["trainer.checkpoint_every_n_steps=1", "data.batches_per_epoch=4000", f"hydra.run.dir={folder}"]
+    written = folder / "checkpoints"
+    process = cli.start(*line)
+    result = struck(
+        process, folder, signal.SIGKILL, lambda: (written / "last.ckpt").exists() and any(written.glob(".*.part"))
+    )
+    assert result.code == 1
+    assert status(folder)["status"] == "failed"
+    assert checkpoint(folder)["global_step"] > 0
+    wait_until(lambda: not mentioning(str(folder)), timeout=60)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_lightning_leaves_in_the_environment_is_cleared_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool

@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, e
 
 VARIABLE = "FRAGRECON_CHROMIUM"
 LOCAL = ("file:", "data:", "blob:")
+OPENING = 60_000
+"""Most milliseconds until a page is open, on a busy machine."""
 
 
 def executable() -> str:
@@ -70,8 +72,8 @@ def opened(browser: Browser, path: Path, width: int = 1280, height: int = 900) -
     page.on("pageerror", lambda error: found.troubles.append(str(error)))
     page.on("console", said)
     context.route("**/*", refuse)
-    page.goto(path.as_uri())
-    expect(page.locator("table.sorted:not(.dataTable)")).to_have_count(0)
+    page.goto(path.as_uri(), timeout=OPENING)
+    expect(page.locator("table.sorted:not(.dataTable)")).to_have_count(0, timeout=OPENING)
     yield found
     context.close()
     assert not found.troubles

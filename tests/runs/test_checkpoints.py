@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from fragrecon import files
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.puzzles import FragmentBatch
@@ -144,6 +146,27 @@ def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0, "no kill fell into the writing of a checkpoint, so nothing was tested"
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Interrupted(BytesIO):
+    """A file in whose second write a Ctrl-C falls."""
+
+    writes = 0
+
+    def write(self, content: Any, /) -> int:
+        self.writes += 1
+        if self.writes == 2:
+            raise KeyboardInterrupt
+        return len(content)
+
+
+@pytest.mark.fault("Ctrl-C while a checkpoint is written")
+def test_a_ctrl_c_is_one_also_while_torch_writes(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        torch.save(CONTENTS, Interrupted())
+    with pytest.raises(KeyboardInterrupt), files.atomic_file(tmp_path / "last.ckpt"):
+        torch.save(CONTENTS, Interrupted())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.fault("flipped bit in a checkpoint")
