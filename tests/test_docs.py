@@ -36,6 +36,11 @@ def test_every_key_of_an_option_has_a_meaning(group: str) -> None:
             assert meaning or "split" in key, (path, key)
 
 
+def test_a_table_has_underscores_and_bars_as_they_are() -> None:
+    table = configuration.markdown([["key", "meaning"], ["`image_size`", "a package with __init__.py | a *"]])
+    assert table.splitlines()[-1] == r"| `image_size` | a package with \_\_init\_\_.py \| a \* |"
+
+
 def test_every_model_has_a_page() -> None:
     pages = "".join(path.read_text() for path in (DOCS / "models").glob("*.md"))
     for path in configuration.options_of("model"):
