@@ -276,7 +276,7 @@ def read_tensors(path: Path, map_location: Any = "cpu") -> Any:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, begun: Path | None = None) -> Iterator[Path]:
     """Build a folder atomically.
 
     No lock is needed: each process builds its own folder, and the first to rename it wins; later ones discard their
@@ -284,6 +284,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Args:
         path: path of the folder.
+        begun: temporary folder that a killed process has left; by default, it is a new one.
 
     Yields:
         A temporary folder next to it, which is renamed to ``path`` if the block succeeds.
@@ -292,7 +293,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    temporary = begun or Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     try:
         yield temporary
         sync_folder(temporary)

@@ -17,7 +17,9 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -64,12 +66,17 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str, target: st
     """Return the folder of this job: the run to resume, or a new folder.
 
     A new folder is named after the mode and, if a model is trained, the model: its name in ``conf/model``, or the name
-    of the user's own class.
+    of the user's own class. Only the first process of a job makes one; further processes, which may start at another
+    time, get a temporary folder.
 
     Raises:
         RunError: ``resume`` is not a run folder, holds a link that leads out of it, or is an export.
     """
     if not resume:
+        from fragrecon.jobs import is_first_process
+
+        if not is_first_process():
+            return _scratch_folder().name
         name = str(target).rpartition(".")[2]
         model = name if name.isidentifier() and not str(target).startswith(plugins.OWN) else model
         return f"{fresh}-{mode}-{model}" if mode == "train" else f"{fresh}-{mode}"
@@ -82,6 +89,12 @@ def run_folder(resume: str | None, fresh: str, mode: str, model: str, target: st
     if (Path(resume) / WEIGHTS).is_file():
         raise RunError(f"resume={resume} is an export, which cannot be resumed; init_from= starts from its weights")
     return resume
+
+
+@cache
+def _scratch_folder() -> TemporaryDirectory[str]:
+    """Return the folder of a further process, which is deleted when the process ends."""
+    return TemporaryDirectory(prefix="fragrecon-", ignore_cleanup_errors=True)
 
 
 def job_folder(overrides: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from fragrecon import files
 from fragrecon.data.digests import first_damage, write_digests
+from fragrecon.data.journal import claim, journal
 from fragrecon.errors import DataError
 from fragrecon.progress import progress
 
@@ -239,7 +240,8 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path) -> Store
     """Open the store of a split; convert the source first if there is no store yet.
 
     Several processes may call this at once: each builds in its own folder, and the first to finish wins. The lock only
-    avoids repeated work, so a file system without working locks does no harm.
+    avoids repeated work, so a file system without working locks does no harm. The blocks that a killed process has
+    written are kept: they are read from the source again, but not written.
 
     Args:
         reader: reader of the source.
@@ -262,7 +264,7 @@ def open_or_build(reader: Reader, name: str, split: Split, cache: Path) -> Store
             with suppress(OSError, NotImplementedError):
                 lock.acquire()
             if not folder.is_dir():
-                _build(reader, source, split, folder)
+                _build(reader, source, split, folder, claim(folder))
         except OSError as error:  # errors of the reader are DataErrors
             raise DataError(
                 f"cannot write the converted data to {folder.parent} ({error.strerror or error}); "
@@ -323,32 +325,27 @@ def _fingerprint(source: Source, shape: AnyWidthShape) -> str:
     return files.digest({"format": FORMAT, "shape": shape, "identity": source.identity})
 
 
-def _build(reader: Reader, source: Source, split: Split, folder: Path) -> None:
+def _build(reader: Reader, source: Source, split: Split, folder: Path, begun: Path | None) -> None:
     needed = source.images * (image_bytes(reader.shape) + 8)
-    free = shutil.disk_usage(folder.parent).free
+    free = shutil.disk_usage(folder.parent).free + ((begun / IMAGES).stat().st_size if begun else 0)
     if free < needed:
         raise DataError(
             f"the converted {split} images need {needed / 1e9:.2f} GB, but {folder.parent} has "
             f"{free / 1e9:.2f} GB free; choose another folder with data.cache_dir=FOLDER"
         )
-    labels: list[npt.NDArray[np.int64]] = []
-    widths: list[npt.NDArray[np.int64]] = []
-    lossy = 0
-    skipped: list[str] = []
-    with (
-        files.atomic_folder(folder) as temporary,
-        progress(f"converting {split} images", source.images) as advance,
-    ):
-        with (temporary / IMAGES).open("wb") as file:
-            for block in _blocks(reader, split):
-                file.write(np.ascontiguousarray(block.images).data)  # unlike `tofile`, this reports why it fails
-                labels.append(block.labels.astype(np.int64))
-                widths.append(np.full(len(block.labels), block.images.shape[3]))
-                lossy += block.lossy
-                skipped += block.skipped
+    with files.atomic_folder(folder, begun) as temporary:
+        with (
+            progress(f"converting {split} images", source.images) as advance,
+            journal(temporary / IMAGES, reader.shape[0] * reader.shape[1]) as converted,
+        ):
+            if converted.known:
+                log.info("resuming the conversion of the %s images in %s", split, temporary)
+            kept = len(converted.known)
+            for number, block in enumerate(_blocks(reader, split)):
+                if number >= kept:
+                    converted.add(block)
                 advance(len(block.labels))
-            files.sync(file)
-        all_labels = np.concatenate([*labels, np.empty(0, np.int64)])
+        all_labels, skipped = converted.labels, [name for block in converted.known for name in block["skipped"]]
         if not len(all_labels):
             root = source.identity.get("root", source.identity["reader"])
             raise DataError(f"the source of the {split} images contains no readable images: {root}")
@@ -363,14 +360,14 @@ def _build(reader: Reader, source: Source, split: Split, folder: Path) -> None:
             "count": len(all_labels),
             "num_classes": len(source.classes) if source.classes else int(all_labels.max()) + 1,
             "classes": source.classes,
-            "lossy": lossy,
+            "lossy": sum(block["lossy"] for block in converted.known),
             "source": _fingerprint(source, reader.shape),
             "labels_sha256": files.file_digest(temporary / LABELS),
             "digests_sha256": files.file_digest(temporary / DIGESTS),
             "skipped": len(skipped),
         }
         if reader.shape[2] is None:
-            _save(temporary / WIDTHS, np.concatenate(widths))
+            _save(temporary / WIDTHS, converted.widths)
             manifest["widths_sha256"] = files.file_digest(temporary / WIDTHS)
         files.write_json(temporary / MANIFEST, manifest)
 

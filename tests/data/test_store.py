@@ -559,8 +559,10 @@ build(Path(sys.argv[1]), Toy(during=during))
 """
 
 
+@pytest.mark.parametrize("torn", ["nothing", "pixels", "line", "pixels of a line"])
 @pytest.mark.fault("a builder of a store killed")
-def test_a_builder_that_is_killed_leaves_no_store_and_the_next_one_succeeds(tmp_path: Path) -> None:
+def test_a_builder_that_is_killed_leaves_no_store_and_the_next_one_resumes_it(tmp_path: Path, torn: str) -> None:
+    """Two bytes of the killed builder's pixels are changed: only those that are not written again keep the change."""
     cache, marker = tmp_path / "cache", tmp_path / "midway"
     process = python(STUCK, cache, marker)
     try:
@@ -570,9 +572,25 @@ def test_a_builder_that_is_killed_leaves_no_store_and_the_next_one_succeeds(tmp_
     _, errors = process.communicate(timeout=10)
     assert process.returncode == -signal.SIGKILL, errors
     assert not folder_of(cache).exists()
-    (stale,) = left_behind(cache)
-    assert stale.endswith(".part")
-    assert (build(cache).images == Toy().images("train")).all()
+    (stale,) = (cache / name for name in left_behind(cache))
+    assert stale.suffix == ".part"
+    pixels, (lines,) = stale / IMAGES, stale.glob("*.jsonl")
+    image = Toy().images("train")[0].size
+    assert pixels.stat().st_size == 15 * image
+    changed = bytearray(pixels.read_bytes())
+    for first_of_block in (0, 2):
+        changed[5 * first_of_block * image] ^= 255
+    pixels.write_bytes(changed[: -image if torn == "pixels of a line" else None] + b"torn" * (torn == "pixels"))
+    lines.write_bytes(lines.read_bytes() + b'{"labels": [1' * (torn == "line"))
+    expected = Toy().images("train")
+    expected[0].reshape(-1)[0] ^= 255
+    if torn != "pixels of a line":
+        expected[10].reshape(-1)[0] ^= 255
+    store = build(cache)
+    assert (store.images == expected).all()
+    assert (store.labels == Toy().labels()).all()
+    assert left_behind(cache) == [str(folder_of(cache))]
+    assert {path.name for path in store.folder.iterdir()} == {IMAGES, LABELS, MANIFEST, DIGESTS}
 
 
 def test_waiting_for_another_builder_ends_with_its_store(tmp_path: Path) -> None:
