@@ -284,6 +284,7 @@ def test_a_few_pieces_are_checked_at_opening(tmp_path: Path, monkeypatch: pytest
     assert first_damage(tmp_path / "values", tmp_path / "digests", thorough=True) == 100
 
 
+@pytest.mark.fault("all stores checked by a command")
 def test_the_command_that_checks_stores(tmp_path: Path) -> None:
     folders = [build(tmp_path, split=split).folder for split in SPLITS]
     command = [sys.executable, "-m", "fragrecon.data.check"]

@@ -317,6 +317,7 @@ def test_batches_of_another_size_make_whole_epochs_from_the_one_that_was_begun(
 
 
 @pytest.mark.parametrize("key", ["trainer.max_epochs", "data.epochs"])
+@pytest.mark.fault("resume at the end of training, with more epochs")
 def test_a_finished_run_goes_on_with_more_epochs(folder: Path, cache: Path, short: Path, key: str) -> None:
     assert len(rows(folder)) == 1
     job(folder, cache, f"resume={folder}", f"{key}=2")
@@ -390,6 +391,7 @@ def test_a_new_learning_rate_counts_from_where_the_run_is_taken_up(tmp_path: Pat
     )
 
 
+@pytest.mark.fault("resume with another optimizer")
 def test_another_optimizer_cannot_take_over_the_state_of_the_first(folder: Path, cache: Path) -> None:
     with pytest.raises(ConfigError, match="init_from=FOLDER"):
         job(folder, cache, f"resume={folder}", "trainer.max_epochs=2", "optimizer=adamw")

@@ -141,6 +141,7 @@ def test_malformed_files(tmp_path: Path) -> None:
         layouts.read(Parquet(tmp_path), "train")
 
 
+@pytest.mark.fault("damaged Parquet files")
 def test_damaged_files(tmp_path: Path) -> None:
     layouts.parquet(tmp_path, train=8, shards=1)
     path = tmp_path / "data/train-00000-of-00001.parquet"

@@ -254,6 +254,7 @@ def test_a_message_is_short_whatever_the_file_holds(file: Path) -> None:
     assert len(batch_error(file, {f"{number}": 0 for number in range(10**4)})) < 600
 
 
+@pytest.mark.fault("truncated, empty and foreign pickles")
 def test_truncated_empty_and_foreign_files(file: Path) -> None:
     content = pickle.dumps({"data": np.zeros((10, 12), np.uint8), "labels": list(range(10))}, 4)
     assert "is empty" in refusal(file, b"")
@@ -274,6 +275,7 @@ VALID = [pickle.dumps({"data": np.arange(6, dtype=np.uint8), "labels": [1, 2]}, 
 
 
 @given(st.sampled_from(VALID), st.data())
+@pytest.mark.fault("damaged pickles")
 def test_a_damaged_file_is_a_data_error_or_a_dict(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
 ) -> None:

@@ -113,6 +113,13 @@ def test_the_truth_is_perfect_whatever_its_images_are_called(images: int, grid: 
     assert torch.equal(matches(placed(names[batch.source_ids], batch.positions), batch)[0, names], torch.arange(images))
 
 
+@pytest.mark.fault("rebuilt.png where no fragment is in place")
+def test_where_no_fragment_is_in_place_images_match_by_their_fragments() -> None:
+    batch, names = puzzles(1, 3, 6), torch.tensor([2, 0, 1])
+    found = matches(placed(names[batch.source_ids], (batch.positions + 1) % 6), batch)
+    assert torch.equal(found[0, names], torch.arange(3))
+
+
 def test_a_fragment_in_its_cell_is_right_only_if_its_rotation_is_undone() -> None:
     batch = dataclasses.replace(puzzles(2, 3, 6), rotations=torch.randint(4, (2, 18), generator=seeded(1)))
     truth = Placement(batch.source_ids, batch.positions, batch.rotations)

@@ -340,13 +340,16 @@ def test_a_saved_classifier_says_the_same_bit_for_bit(tmp_path: Path, name: str)
     assert load_probe(path).classes is None
 
 
+@pytest.mark.fault("flipped bit in a saved classifier")
 def test_what_is_no_saved_classifier_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mlp.pt"
     with pytest.raises(RunError, match=r"mlp\.pt"):
         load_probe(path)
     save_probe(path, fit("mlp"), "key", None)
     whole = path.read_bytes()
-    for content in (b"", whole[: len(whole) // 2], b"something else"):
+    at = whole.index(torch.load(path, weights_only=True)["mean"].numpy().tobytes())
+    flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    for content in (b"", whole[: len(whole) // 2], flipped, b"something else"):
         path.write_bytes(content)
         with pytest.raises(RunError, match=r"mlp\.pt is damaged"):
             load_probe(path)
