@@ -10,7 +10,7 @@ MOSAIC := $(wildcard packages/fragrecon-mosaic/src/fragrecon_mosaic/model.safete
 PHOTOGRAPHS = "$$($(BIN)/python -c 'from importlib.util import find_spec as f; print(f("sklearn").submodule_search_locations[0])')/datasets/images"
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast faults lint type format check docs bench bench-training ablations baselines tables clean
+.PHONY: help install run test test-fast faults lint type format check docs bench bench-training gpu ablations baselines tables clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench: $(VENV)/.installed  ## time the clustering engine against a loop over the
 bench-training: $(VENV)/.installed  ## time training steps, and the time to exceed the best published score; DATA=FOLDER
 	@test -n "$(DATA)" || { echo 'usage: make bench-training DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }
 	$(BIN)/python benchmarks/training.py data=imagenet64 data.root="$(DATA)" $(ARGS)
+
+gpu: $(VENV)/.installed  ## measure all that needs a GPU, in parts that the next call resumes; ARGS="data=imagenet64 data.root=FOLDER"
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 ablations: $(VENV)/.installed  ## train models with and without some of their parts; DATA=FOLDER
 	@test -n "$(DATA)" || { echo 'usage: make ablations DATA=FOLDER   (ImageNet-64, with train_data/ and dev_data/)'; exit 2; }

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fragrecon import files
@@ -36,43 +37,65 @@ from fragrecon.run import compose
 from fragrecon.runs.modules import Facts, build_model
 from fragrecon.runs.write import versions
 from fragrecon.seeds import torch_generator
+from fragrecon.training.compute import prepare
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIDE = 2048
+CLASSES = 1000
+"""Classes of models with a classifier."""
 
 
-def step_figures(config: Config, steps: int) -> dict[str, Any]:
-    """Return medians over steps: seconds a step, puzzles a second, and the share of the peak of matrix products."""
-    data = open_data(config)
-    model, objective = build_model(config, Facts(config.data.fragment_shape, data.grid, 1))
+def step_figures(config: Config, steps: int, *, made: bool = False, side: int = SIDE) -> dict[str, Any]:
+    """Return medians over steps: seconds a step, puzzles a second, and the share of the peak of matrix products.
+
+    Args:
+        config: of the run.
+        steps: number of steps that are timed.
+        made: whether all steps use one batch that is on the device already; otherwise, making batches counts.
+        side: side of the matrices.
+    """
+    data, device = open_data(config), hardware.device_of(config.trainer)
+    model, objective = build_model(config, Facts(config.data.fragment_shape, data.grid, CLASSES))
+    model, objective = model.to(device), objective.to(device)
     optimizer = build(config.optimizer, "optimizer", torch.optim.Optimizer, model.parameters())
     short = hardware.precision_of(config.trainer) == "bf16-mixed"
-    matrix = torch.rand(SIDE, SIDE, dtype=torch.bfloat16 if short else torch.float32)
-    puzzles = 0
+    matrix = torch.rand(side, side, dtype=torch.bfloat16 if short else torch.float32, device=device)
+    first, puzzles = data.train_batch(0).to(device).as_float(), 0
+
+    def waited() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
 
     def step(number: int) -> float:
         nonlocal puzzles
-        started = time.perf_counter()
-        batch = data.train_batch(number).as_float()
-        with torch.autocast("cpu", torch.bfloat16, enabled=short):
-            loss = objective(model, batch, torch_generator(config.seed, "benchmark", number))["loss"]
+        started = waited()
+        batch = first if made else data.train_batch(number).to(device).as_float()
+        with torch.autocast(device.type, torch.bfloat16, enabled=short):
+            generator = torch_generator(config.seed, "benchmark", number, device=device)
+            loss = objective(model, batch, generator)["loss"]
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         puzzles = len(batch)
-        return time.perf_counter() - started
+        return waited() - started
 
     def product() -> float:
-        started = time.perf_counter()
+        started = waited()
         matrix @ matrix
-        return time.perf_counter() - started
+        return waited() - started
 
-    with FlopCounterMode(display=False) as counter:
-        step(0)
-    product()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        step(0)  # the counter does not know all fused kernels of attention
+    prepare(model, config.compute)
+    for number in range(3):  # compiles, and fills caches
+        step(number)
+        product()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     taken, products = zip(*((step(number), product()) for number in range(1, steps + 1)), strict=True)
-    seconds, peak = statistics.median(taken), 2 * SIDE**3 / statistics.median(products)
+    seconds, peak = statistics.median(taken), 2 * side**3 / statistics.median(products)
     operations = counter.get_total_flops()
     return {
         "model": config.model["_target_"].rpartition(".")[2],
@@ -84,6 +107,7 @@ def step_figures(config: Config, steps: int) -> dict[str, Any]:
         "gflop_a_step": operations / 1e9,
         "peak_gflop_a_second": peak / 1e9,
         "share_of_peak": operations / seconds / peak,
+        **({"memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}),
     }
 
 

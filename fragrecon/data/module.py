@@ -284,6 +284,12 @@ class FragmentData(pl.LightningDataModule):
         validation = self.validation_set()
         return validation.loader(self.config.puzzles_per_batch, trainer.global_rank, trainer.world_size, self._pinned)
 
+    def transfer_batch_to_device(
+        self, batch: FragmentBatch, device: torch.device, dataloader_idx: int
+    ) -> FragmentBatch:
+        """Copy a batch to the device without waiting for it, which Lightning does for tensors only."""
+        return batch.to(device, non_blocking=device.type == "cuda")
+
     def on_after_batch_transfer(self, batch: FragmentBatch, dataloader_idx: int) -> FragmentBatch:
         """Convert the fragments to floats; called by Lightning on the device."""
         return batch.as_float()

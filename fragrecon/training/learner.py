@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -52,6 +51,18 @@ def check_monitor(config: Config, objective: Objective) -> None:
         raise ConfigError(f"selection.monitor='{monitor}' is not logged{nearest(monitor, names)}")
 
 
+class Mean(MeanMetric):
+    """A weighted mean that keeps NaN, so that a diverged loss is seen.
+
+    MeanMetric looks for NaN in every update, for which it waits for the device; with `nan_strategy="disable"`, which
+    does not, it ignores the weights (torchmetrics 1.9).
+    """
+
+    def update(self, value: Tensor, weight: int) -> None:  # type: ignore[override]
+        self.mean_value += (value.to(self.dtype) * weight).sum()
+        self.weight += weight * value.numel()
+
+
 class Learner(pl.LightningModule):
     """Trains a model with an objective.
 
@@ -78,10 +89,8 @@ class Learner(pl.LightningModule):
         self.scored_batches = -(-config.evaluation.train_puzzles // config.data.puzzles_per_batch)
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
-        # MeanMetric ignores NaN by default, which hides a diverged loss; `nan_strategy="disable"` ignores the weights
-        # (torchmetrics 1.9). Replacing NaN by NaN keeps the NaN and the weights.
         names = logged_names(objective, clustering=config.evaluation.clustering)
-        self.means = nn.ModuleDict({name: MeanMetric(math.nan) for name in names})
+        self.means = nn.ModuleDict({name: Mean() for name in names})
         for mean in self.means.values():
             cast(MeanMetric, mean).persistent(True)  # so that a resumed epoch ends with the same means
 

@@ -28,7 +28,7 @@ from fragrecon.runs.checkpoints import AtomicCheckpointIO
 from fragrecon.runs.modules import Facts, build_model
 from fragrecon.runs.write import Record
 from fragrecon.training.callbacks import EarlyStop, FiniteGuard
-from fragrecon.training.learner import SELECTION, Learner, logged_name
+from fragrecon.training.learner import SELECTION, Learner, Mean, logged_name
 
 TINY = (
     "data.reader.train_images=160",
@@ -284,6 +284,15 @@ def test_the_mean_of_an_epoch_is_that_of_its_own_batches(given: Given, trainer: 
     figures = Figures()
     given(*LINEAR, objective=Step()).fit(trainer(max_epochs=3, limit_val_batches=0, callbacks=[figures]))
     assert [epoch["train/loss"] for epoch in figures.epochs] == pytest.approx([1, 4, 7])
+
+
+def test_a_mean_equals_that_of_torchmetrics() -> None:
+    own, expected = Mean(), MeanMetric()
+    for number, weight in enumerate((3, 1, 7)):
+        values = torch.randn(number or (), generator=torch.Generator().manual_seed(number), dtype=torch.bfloat16)
+        own.update(values, weight)
+        expected.update(values, weight)
+    assert torch.equal(own.compute(), expected.compute())
 
 
 def test_a_mean_includes_nan(given: Given, trainer: Callable[..., pl.Trainer]) -> None:
