@@ -35,7 +35,7 @@ LARGER = [path for path in RESULTS if path.parent.name == "cnn_v3"]
 TIMED = [path for path in RESULTS if path.parent.name == "bench"]
 JIGSAW = [path for path in RESULTS if path.parent.name == "jigsaw"]
 GROUNDS = [path for path in RESULTS if path.parent.name in tables.GROUNDS]
-LEAKING = [path for path in RESULTS if path.parent.name == "leak"]
+LEAKING = [path for path in RESULTS if "leak" in path.parts]
 FEW = ["data.reader.train_images=300", "evaluation.validation_puzzles=2", "evaluation.restarts=1"]
 COLUMNS = CLUSTERING.shown
 BASELINES = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca"]
@@ -66,7 +66,7 @@ def test_a_check_of_the_tables_fails_on_an_edited_page_and_writes_nothing(
 
 def test_the_readme_has_one_table_of_a_few_results() -> None:
     ((_, names),) = re.findall(r"<!-- (\w+): ([^>]+) -->", (ROOT / "README.md").read_text())
-    assert len(names.split()) <= 6
+    assert len(names.split()) <= 7
 
 
 def test_results_were_scored_by_the_whole_protocol() -> None:
