@@ -166,7 +166,7 @@ def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: 
     assert mentioning(str(folder)) == []
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.fault("SIGTERM to one of two processes")
 def test_a_sigterm_to_one_process_stops_both_after_the_same_batch(cli: Cli, together: Path, rank: int) -> None:
     folder = cli.home / f"terminated-{rank}"
@@ -226,6 +226,7 @@ def test_a_sweep_of_runs_of_two_processes_gives_each_its_own_record(cli: Cli, to
     wait_until(lambda: not mentioning(str(cli.home)), timeout=60)
 
 
+@pytest.mark.long
 @pytest.mark.fault("process that dies in training")
 def test_a_process_that_dies_alone_fails_its_job_and_not_the_sweep(cli: Cli, together: Path) -> None:
     """The second job also shows that two processes train in bfloat16."""

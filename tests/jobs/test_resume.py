@@ -67,6 +67,7 @@ def in_evaluation(folder: Path) -> bool:
     return (folder / "status.json").exists() and status(folder)["stage"] == "evaluation"
 
 
+@pytest.mark.long
 @pytest.mark.fault("SIGINT, SIGTERM and SIGKILL")
 def test_a_process_that_is_stopped_again_and_again_ends_as_one_that_was_not(cli: Cli, cache: Path) -> None:
     job(cli.home / "whole", cache, *LONG)
