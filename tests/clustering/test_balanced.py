@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from fragrecon.clustering.balanced import assign, balanced_kmeans
+from fragrecon.clustering.balanced import assign, balance, balanced_kmeans
 from fragrecon.clustering.kmeans import kmeans
 from fragrecon.seeds import keys_of
 from tests.clustering.samples import ari, blobs, inertia, means, uniform
@@ -85,6 +85,27 @@ def test_the_result_is_a_best_assignment_to_its_own_centres() -> None:
     labels = balanced_kmeans(points, 6, keys(20))
     near = closeness(points, means(points, labels, 6))
     torch.testing.assert_close(total(near, assign(near)), total(near, labels), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("spread", "size"), [(1.0, None), (3.0, None), (3.0, 20)])
+def test_clusters_of_any_start_become_a_best_assignment_to_their_own_centres(spread: float, size: int | None) -> None:
+    """Over many steps, of which the later ones reuse the prices of the earlier ones."""
+    points = blobs(20, 10, 16, spread, 5)[0]
+    start = torch.randint(3, (20, 160), generator=torch.Generator().manual_seed(0))
+    before = start.clone()
+    labels = balance(points, start, 10, size=size)
+    assert torch.equal(start, before)
+    assert torch.nn.functional.one_hot(labels, 10).sum(1).amax() <= (size or 16)
+    near = closeness(points, means(points, labels, 10))
+    for own, found in zip(near.numpy(), labels.numpy(), strict=True):
+        places = own.repeat(size or 16, 1)
+        best = places[linear_sum_assignment(places, maximize=True)].sum()
+        assert own[range(160), found].sum() == pytest.approx(best, rel=1e-9)
+
+
+def test_balanced_kmeans_starts_from_the_clusters_of_kmeans() -> None:
+    points = blobs(10, 6, 8, 2.0, 3)[0]
+    assert torch.equal(balance(points, kmeans(points, 6, keys(10)).labels, 6), balanced_kmeans(points, 6, keys(10)))
 
 
 @pytest.mark.parametrize("distinct", [3, 6])

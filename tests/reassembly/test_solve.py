@@ -45,6 +45,23 @@ def test_a_fragment_is_outvoted_by_those_of_its_image_and_not_by_those_of_anothe
     assert torch.equal(agreeing(wrong, images).quarter_turns()[images == 0], rotations[images == 0])
 
 
+def test_images_do_not_depend_on_each_other_and_may_be_of_any_size() -> None:
+    made, _, _ = puzzles()
+    random = torch.Generator().manual_seed(0)
+    itself = torch.nn.functional.pad(torch.eye(COUNT, dtype=torch.bool).repeat(1, 4), (0, 1)).unsqueeze(1)
+    sides = 3 * torch.randn(made.sides.shape, generator=random).masked_fill(itself, -torch.inf)
+    noisy = replace(made, sides=sides, rotations=torch.randn(3, COUNT, 4, generator=random))
+    groups = torch.tensor([2, 0, 1, 1, 0, 1, 3, 1, 0, 1, 0, 0]).expand(3, -1)  # 5, 5, 1 and 1 fragments
+    whole = agreeing(noisy, groups).rotations
+    assert whole is not None
+    for group in range(4):
+        # Each of the others is an image of its own.
+        apart = torch.where(groups == group, 0, torch.arange(1, COUNT + 1))
+        alone = agreeing(noisy, apart).rotations
+        assert alone is not None
+        torch.testing.assert_close(whole[groups == group], alone[groups == group], rtol=1e-4, atol=1e-4)
+
+
 def test_fragments_that_meet_none_keep_their_own_rotations() -> None:
     made, images, _ = puzzles(logit=0.0)
     random = torch.rand(3, COUNT, 4, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -53,6 +52,8 @@ class Neighbours:
 
     def nearest(self, embeddings: Tensor) -> Tensor:
         """Return the classes (M, count) of the nearest training images, nearest first."""
+        from sklearn.neighbors import NearestNeighbors  # slow to import
+
         with threadpool_limits(torch.get_num_threads()):
             search = NearestNeighbors(algorithm="brute").fit(self.train.embeddings.numpy())
             found = search.kneighbors(embeddings.numpy(), self.count, return_distance=False)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -50,6 +49,8 @@ class LogisticProbe(Probe):
 
     def fit(self, train: Samples, validation: Samples, classes: int, advance: Advance) -> FittedProbe:
         """See `Probe.fit`."""
+        from sklearn.linear_model import LogisticRegression  # slow to import
+
         scaling = Scaling.of(train.embeddings)
         inputs, labels = scaling(train.embeddings).numpy(), train.labels.numpy()
 

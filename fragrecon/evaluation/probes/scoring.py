@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sklearn.metrics import precision_recall_fscore_support
 
 from fragrecon import files
 from fragrecon.config.build import build
@@ -261,6 +260,8 @@ def write_tables(results: ProbeResults, probe: Probe, folder: Path) -> None:
 
 def class_table(results: ProbeResults, name: str) -> list[dict[str, Any]]:
     """Return one row per class: number of test images, and a probe's precision, recall and F1, 0 where undefined."""
+    from sklearn.metrics import precision_recall_fscore_support  # slow to import
+
     found = precision_recall_fscore_support(
         results.test.labels.numpy(),
         results.predictions[name].classes.numpy(),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -20,6 +19,9 @@ from fragrecon.evaluation.probes.base import (
     Scaling,
     fit_strengths,
 )
+
+if TYPE_CHECKING:
+    from sklearn.svm import SVC
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class SupportVectorProbe(Probe):
 
     def fit(self, train: Samples, validation: Samples, classes: int, advance: Advance) -> FittedProbe:
         """See `Probe.fit`."""
+        from sklearn.svm import SVC  # slow to import
+
         some = train.first(self.images)
         scaling = Scaling.of(some.embeddings)
         inputs, labels = scaling(some.embeddings).numpy(), some.labels.numpy()

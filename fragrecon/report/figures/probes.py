@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from fragrecon.evaluation.probes.base import FittedProbe
@@ -62,6 +61,8 @@ def confusion_figure(labels: Tensor, predicted: Tensor, classes: Sequence[str], 
     Returns:
         The figure.
     """
+    from sklearn.metrics import confusion_matrix  # slow to import
+
     count = len(classes)
     counted = count <= COUNTED
     table = confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(count)).astype(float)
