@@ -23,6 +23,8 @@ STAGES = (0.9, 0.6, 2.0, 1.5, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 """Minimum evidence for a merger in each pass over the pairs, in units of one pair of sides without doubt."""
 ROUNDS, PATIENCE = 40, 12
 """Maximum number of rounds of the search, and of those in a row without success."""
+LARGE, LEAST_PATIENCE = 1000, 3
+"""With more pieces, patience decreases in proportion to their number, down to this many rounds."""
 SURE = 0.9
 """The search ends if all pieces have a higher probability."""
 SMALLEST, SHARE = 9, 0.15
@@ -59,9 +61,10 @@ def assemble(
     unit, pairs = float(np.log(partners(table))), likely_pairs(table, CANDIDATES)
     forest = _grown(Forest(table), pairs, unit, grids)
     best = _completed(forest, grids, images)
+    patience = min(PATIENCE, max(LEAST_PATIENCE, PATIENCE * LARGE // table.shape[1]))
     total, failures, sure = best.total(), 0, bool((best.confidences() > SURE).all())
     for _ in range(rounds):
-        if sure or failures == PATIENCE:
+        if sure or failures == patience:
             break
         order = np.argsort(np.arange(len(pairs)) * generator.uniform(0.7, 1.3, len(pairs)))
         forest = _grown(_loosened(best, unit, generator), pairs[order], unit, grids, generator.uniform(-2.0, 0.5))
