@@ -126,7 +126,25 @@ def _completed(forest: Forest, grids: Sequence[Grid] | None, images: int | None)
     filling.exchange()
     if not grids and images is None:
         filling.canvases = [part for canvas in filling.canvases for part in _split(filling, canvas)]
+    if not grids:
+        _tighten(filling)
     return filling
+
+
+def _tighten(filling: Filling) -> None:
+    """Take pieces off rows and columns at the border that are nearly empty, and place them where they fit best."""
+    for canvas in filling.canvases:
+        first, last = _densest(np.where(canvas.grid == EMPTY, -1, 1))
+        rows, columns = (last - first).tolist()
+        inside = np.full_like(canvas.grid, EMPTY)
+        window = slice(first[0], last[0]), slice(first[1], last[1])
+        inside[window] = canvas.grid[window]
+        filling.pool = np.append(filling.pool, canvas.grid[canvas.grid != inside])
+        canvas.grid, canvas.limit = inside, (rows, columns)
+    filling.fill()
+    while len(filling.pool):
+        filling.extend()
+        filling.fill()
 
 
 def _split(filling: Filling, canvas: Canvas) -> list[Canvas]:
