@@ -40,7 +40,10 @@ from fragrecon.jigsaw.solve import solve_jigsaw
 from fragrecon.runs.write import versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "jigsaw"
-SIZE, BAGS, FITTED = 28, 10, 30
+SIZE, FITTED = 28, 30
+BAGS = {"bags_2_known": 10, "bags_3_known": 10}
+FEWER_BAGS = 5
+"""Number of bags of the tasks that `BAGS` does not list."""
 SETS = ("mit", "mcgill")
 
 PUBLISHED: dict[str, list[tuple[str, str, str, str]]] = {
@@ -80,7 +83,8 @@ def puzzles(folder: Path, task: str) -> list[tuple[list[str], Jigsaw, dict[str, 
     rotations = task.endswith("_rotated")
     if first == "bags":
         every = [path for paths in photographs.values() for path in paths]
-        groups = [random.Random(f"{task} {bag}").sample(every, int(rest[0])) for bag in range(BAGS)]
+        bags = range(BAGS.get(task, FEWER_BAGS))
+        groups = [random.Random(f"{task} {bag}").sample(every, int(rest[0])) for bag in bags]
     else:
         groups = [[path] for name in (SETS if first == "eroded" else [first]) for path in photographs[name]]
     found = []

@@ -23,6 +23,8 @@ STAGES = (0.9, 0.6, 2.0, 1.5, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 """Minimum evidence for a merger in each pass over the pairs, in units of one pair of sides without doubt."""
 ROUNDS, PATIENCE = 40, 12
 """Maximum number of rounds of the search, and of those in a row without success."""
+LARGE, LEAST_PATIENCE = 1000, 3
+"""With more pieces, patience decreases in proportion to their number, down to this many rounds."""
 SURE = 0.9
 """The search ends if all pieces have a higher probability."""
 SMALLEST, SHARE = 9, 0.15
@@ -59,9 +61,10 @@ def assemble(
     unit, pairs = float(np.log(partners(table))), likely_pairs(table, CANDIDATES)
     forest = _grown(Forest(table), pairs, unit, grids)
     best = _completed(forest, grids, images)
+    patience = min(PATIENCE, max(LEAST_PATIENCE, PATIENCE * LARGE // table.shape[1]))
     total, failures, sure = best.total(), 0, bool((best.confidences() > SURE).all())
     for _ in range(rounds):
-        if sure or failures == PATIENCE:
+        if sure or failures == patience:
             break
         order = np.argsort(np.arange(len(pairs)) * generator.uniform(0.7, 1.3, len(pairs)))
         forest = _grown(_loosened(best, unit, generator), pairs[order], unit, grids, generator.uniform(-2.0, 0.5))
@@ -123,7 +126,25 @@ def _completed(forest: Forest, grids: Sequence[Grid] | None, images: int | None)
     filling.exchange()
     if not grids and images is None:
         filling.canvases = [part for canvas in filling.canvases for part in _split(filling, canvas)]
+    if not grids:
+        _tighten(filling)
     return filling
+
+
+def _tighten(filling: Filling) -> None:
+    """Take pieces off rows and columns at the border that are nearly empty, and place them where they fit best."""
+    for canvas in filling.canvases:
+        first, last = _densest(np.where(canvas.grid == EMPTY, -1, 1))
+        rows, columns = (last - first).tolist()
+        inside = np.full_like(canvas.grid, EMPTY)
+        window = slice(first[0], last[0]), slice(first[1], last[1])
+        inside[window] = canvas.grid[window]
+        filling.pool = np.append(filling.pool, canvas.grid[canvas.grid != inside])
+        canvas.grid, canvas.limit = inside, (rows, columns)
+    filling.fill()
+    while len(filling.pool):
+        filling.extend()
+        filling.fill()
 
 
 def _split(filling: Filling, canvas: Canvas) -> list[Canvas]:

@@ -77,7 +77,7 @@ class Filling:
             side = (direction + 2 - self.rotations[beside[there]]) % 4
             for quarter in range(self.quarters):
                 way = side if self.quarters == 1 else 4 * side + (direction - quarter) % 4
-                found[there, quarter] += self.table[way[:, None], beside[there][:, None], pieces]
+                found[there, quarter] += self.table[way, beside[there]][:, pieces]
         return found
 
     def fill(self) -> None:
@@ -85,34 +85,32 @@ class Filling:
         pool, free = self.pool, np.ones(len(self.pool), bool)
         best: dict[tuple[int, int, int], tuple[int, float, int, Floats]] = {}  # neighbours, score, choice, all scores
 
-        def consider(number: int, cell: tuple[int, int]) -> None:
-            canvas = self.canvases[number]
-            if canvas.grid[cell] == EMPTY and _is_inside(canvas, cell):
-                scores = self.scores(canvas, np.array([cell]), pool)[0]
-                count = sum(canvas.grid[cell[0] + down, cell[1] + across] != EMPTY for down, across in STEPS.tolist())
-                key = number, cell[0], cell[1]
-                best[key] = count, *_best(scores, free), scores
+        def consider(number: int, cells: Ints) -> None:
+            canvas, box = self.canvases[number], boxes[number]
+            inside = [_is_inside(canvas, box, (row, column)) for row, column in cells.tolist()]
+            cells = cells[np.array(inside, bool) & (canvas.grid[tuple(cells.T)] == EMPTY)]
+            counts = (canvas.grid[tuple((cells + STEPS[:, None]).transpose(2, 0, 1))] != EMPTY).sum(0).tolist()
+            for cell, count, scores in zip(cells.tolist(), counts, self.scores(canvas, cells, pool), strict=True):
+                best[number, cell[0], cell[1]] = count, *_best(scores, free), scores
 
+        boxes = [_ends(canvas) for canvas in self.canvases]
         for number, canvas in enumerate(self.canvases if len(pool) else []):
-            for cell in _frontier(canvas.grid).tolist():
-                consider(number, (cell[0], cell[1]))
+            consider(number, _frontier(canvas.grid))
         while best and free.any():
             number, row, column = max(best, key=lambda key: best[key][:2])
-            choice = best.pop((number, row, column))[2]
-            quarter, chosen = divmod(choice, len(pool))
-            canvas, piece = self.canvases[number], pool[chosen]
-            before = canvas.box()
+            quarter, chosen = divmod(best.pop((number, row, column))[2], len(pool))
+            canvas, piece, before = self.canvases[number], pool[chosen], boxes[number]
             canvas.grid[row, column], self.rotations[piece], free[chosen] = piece, quarter, False
-            for key, (count, _, other, scores) in list(best.items()):
-                if other % len(pool) == chosen and free.any():
+            for key, (count, _, other, scores) in best.items() if free.any() else ():
+                if other % len(pool) == chosen:
                     best[key] = count, *_best(scores, free), scores
-            after = canvas.box()
-            if (before[0] != after[0]).any() or (before[1] != after[1]).any():
-                for key in [key for key in best if key[0] == number and not _is_inside(canvas, key[1:])]:
+            top, left, bottom, right = before
+            boxes[number] = min(top, row), min(left, column), max(bottom, row + 1), max(right, column + 1)
+            if boxes[number] != before:
+                for key in [key for key in best if key[0] == number and not _is_inside(canvas, boxes[number], key[1:])]:
                     del best[key]
             if free.any():
-                for down, across in STEPS.tolist():
-                    consider(number, (row + down, column + across))
+                consider(number, np.array([row, column]) + STEPS)
         self.pool = pool[free]
 
     def extend(self) -> None:
@@ -230,14 +228,19 @@ def _frontier(grid: Ints) -> Ints:
     return found
 
 
-def _is_inside(canvas: Canvas, cell: tuple[int, int]) -> bool:
-    """Whether an image does not exceed its limit if it has a piece at a cell."""
-    rows, columns = canvas.grid.shape
-    if not (0 < cell[0] < rows - 1 and 0 < cell[1] < columns - 1):
+def _ends(canvas: Canvas) -> tuple[int, int, int, int]:
+    """Return the first row and column of an image with a piece, and those after the last."""
+    (top, left), (bottom, right) = (ends.tolist() for ends in canvas.box())
+    return top, left, bottom, right
+
+
+def _is_inside(canvas: Canvas, box: tuple[int, int, int, int], cell: tuple[int, int]) -> bool:
+    """Whether an image of these `_ends` does not exceed its limit if it has a piece at a cell."""
+    (rows, columns), (row, column), (top, left, bottom, right) = canvas.grid.shape, cell, box
+    if not (0 < row < rows - 1 and 0 < column < columns - 1):
         return False
-    least, most = canvas.box()
-    size = np.maximum(most, np.array(cell) + 1) - np.minimum(least, cell)
-    return bool((size <= canvas.limit).all())
+    height, width = max(bottom, row + 1) - min(top, row), max(right, column + 1) - min(left, column)
+    return height <= canvas.limit[0] and width <= canvas.limit[1]
 
 
 def _window(canvas: Canvas, colour: int) -> Ints:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fragrecon.jigsaw.assemble import assemble, count_images
+from fragrecon.jigsaw.assemble import _tighten, assemble, count_images
 from fragrecon.jigsaw.evidence import FLOOR, Floats, log_odds, logits
 from fragrecon.jigsaw.fill import Canvas, Filling
 from fragrecon.jigsaw.forest import EMPTY, STEPS, Forest, likely_pairs, turned
@@ -167,6 +167,23 @@ def test_pieces_are_exchanged_to_their_cells() -> None:
     filling.exchange()
     assert (filling.canvases[0].grid == grid).all()
     assert filling.total() > before
+
+
+def test_pieces_far_off_or_in_nearly_empty_lines_fill_the_holes_instead() -> None:
+    places = np.array([[row, column] for row in range(5) for column in range(6)])
+    table = np.full((4, 30, 30), -1.0, np.float32)
+    for side, step in enumerate(STEPS):
+        ends = np.argwhere((places[:, None] + step == places).all(-1))
+        table[side, ends[:, 0], ends[:, 1]] = 5.0
+    grid = np.full((13, 10), EMPTY)
+    grid[tuple((places + 6).T - np.array([[0], [4]]))] = np.arange(30)
+    grid[9, 4], grid[1, 3] = EMPTY, grid[9, 4]  # far above
+    grid[10, 2], grid[7, 8] = EMPTY, grid[10, 2]  # alone in a column
+    filling = Filling(table, [Canvas(grid, (11, 8))], np.zeros(30, np.int64))
+    _tighten(filling)
+    (top, left), _ = filling.canvases[0].box()
+    np.testing.assert_array_equal(filling.canvases[0].grid[top : top + 5, left : left + 6], np.arange(30).reshape(5, 6))
+    assert filling.canvases[0].size() == (5, 6)
 
 
 def test_only_large_parts_count_as_images() -> None:

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.runs.read import load_run
-from tests.cli import Cli, job, names, read_json, status
+from tests.cli import Cli, names
+from tests.jobs.reassembled import pixels_of, reassembled
 
-Pixels = npt.NDArray[np.uint8]
 CHINA, FLOWER = (Path(name) for name in load_sample_images().filenames)
 
 
@@ -31,16 +30,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assemble(folder: Path, cache: Path, given: Path, *more: str) -> dict[str, Any]:
-    found = job(folder, cache, "mode=reassemble", f"input={given}", *more)
-    assert found is not None
-    assert found == read_json(folder / "placement.json")
-    assert status(folder)["status"] == "done"
-    return found
-
-
-def pixels_of(path: Path) -> Pixels:
-    with Image.open(path) as file:
-        return np.asarray(file)
+    return reassembled(folder, cache, f"input={given}", *more)
 
 
 def test_mixed_photographs_of_different_sizes_are_assembled_at_full_size(
@@ -121,7 +111,7 @@ def test_loose_grey_pieces_are_assembled(tmp_path: Path, cache: Path) -> None:
     for number, piece in enumerate(found["pieces"]):
         assert piece["file"] == str(folder / f"{number:02d}.png")
         assert piece["cell"] == list(divmod(int(order[number]), 8))
-    np.testing.assert_array_equal(pixels_of(tmp_path / "run" / "images" / "0.png"), grey[:420])
+    np.testing.assert_array_equal(pixels_of(tmp_path / "run" / "images" / "0.png")[..., 0], grey[:420])
 
 
 @pytest.mark.parametrize(

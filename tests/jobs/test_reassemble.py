@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -29,11 +28,10 @@ from fragrecon.runs.read import load_run
 from fragrecon.runs.write import LOCK
 from fragrecon.seeds import keys_of
 from tests.cli import SMALL, Cli, fingerprint, job, metrics, names, read_json, shared_run, status
+from tests.jobs.reassembled import Pixels, pixels_of, reassembled
 from tests.reassembly.samples import slow_gain
 
 pytestmark = pytest.mark.timeout(180)
-Pixels = npt.NDArray[np.uint8]
-"""(H, W, C)."""
 TINY = [
     *SMALL,
     "model=mosaic",
@@ -82,17 +80,7 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory, cache: Path, mosaic: Path)
 
 def reassemble(folder: Path, cache: Path, run: Path, given: Path | Sequence[Path], *more: str) -> dict[str, Any]:
     named = given if isinstance(given, Path) else f"[{','.join(map(str, given))}]"
-    found = job(folder, cache, "mode=reassemble", f"run={run}", f"input={named}", *more)
-    assert found is not None
-    assert found == read_json(folder / "placement.json")
-    assert status(folder)["status"] == "done"
-    return found
-
-
-def pixels_of(path: Path) -> Pixels:
-    with Image.open(path) as file:
-        found = np.asarray(file)
-    return found.reshape(*found.shape[:2], -1)
+    return reassembled(folder, cache, f"run={run}", f"input={named}", *more)
 
 
 def resized(path: Path, height: int, width: int, mode: str = "RGB") -> Image.Image:
