@@ -476,6 +476,21 @@ def sides(names: list[str]) -> Rows:
     return rows
 
 
+def edges(names: list[str]) -> Rows:
+    """Rank-one neighbours, and assembled puzzles, of whole and worn pieces by each model that compares sides."""
+    (name,) = names
+    result = result_of(name)
+    rows = [["pieces", "model", "rank one", "neighbours, %", f"perfect of {result['puzzles']}"]]
+    for condition, found in result["conditions"].items():
+        for model, share in found["rank_one"].items():
+            scores = found["assembled"].get(model)
+            cells = (
+                [f"{100 * scores['neighbours']:.1f}", f"{result['puzzles'] * scores['perfect']:.0f}"] if scores else []
+            )
+            rows.append([puzzles.title(condition), model, f"{share:.3f}", *(cells or ["", ""])])
+    return rows
+
+
 def read(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())
     return found
@@ -529,7 +544,7 @@ KINDS: dict[str, Callable[[list[str]], Rows]] = {
             epochs,
         ),
         *(probes, seeds, published, crops, timings, estimates, speeds, bench, training, steps),
-        *(jigsaw, bags, sides),
+        *(jigsaw, bags, sides, edges),
     )
 }
 

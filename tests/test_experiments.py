@@ -14,6 +14,7 @@ import count
 import crops
 import decoded
 import jigsaw
+import jigsaw_edges
 import leak
 import pytest
 import tables
@@ -142,6 +143,11 @@ def test_jigsaw_puzzles_were_scored_on_the_whole_sets_and_are_better_than_publis
     assert JIGSAW
     for path in JIGSAW:
         result = json.loads(path.read_text())
+        if path.stem == "edges":
+            assert result["puzzles"] == 40
+            for found in result["conditions"].values():
+                assert found["rank_one"]["learned"] > found["rank_one"]["gradients"]
+            continue
         if "rank_one" in result:
             shares = result["rank_one"]
             assert max(shares, key=lambda name: shares[name]) == "combined", path
@@ -180,6 +186,24 @@ def test_the_script_of_jigsaw_puzzles_writes_results_and_tables(
     assert [row[0] for row in tables.jigsaw(["jigsaw/mit_known"])[1:]] == ["MIT, known"] * 7
     assert tables.bags(["jigsaw/bags_2_rotated"])[1][:2] == ["bags of 2, rotated", "1"]
     assert len(tables.sides(["jigsaw/sides_mit"])) == 7
+
+
+@pytest.mark.slow
+def test_learned_edges_are_measured_beside_classical_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, image in zip(("mit", "mcgill"), load_sample_images().images, strict=True):
+        (tmp_path / name).mkdir()
+        Image.fromarray(image).resize((500, 500)).save(tmp_path / name / "01.png")
+    (tmp_path / "bsds").mkdir()
+    for name, image in zip(("1", "2"), load_sample_images().images, strict=True):
+        Image.fromarray(image[::-1, :200]).save(tmp_path / "bsds" / f"{name}.png")
+    monkeypatch.setattr(jigsaw, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(jigsaw_edges, "CONDITIONS", {"eroded_2": (2, 0.0)})
+    monkeypatch.setattr(jigsaw_edges, "STEPS", 30)
+    jigsaw_edges.main(tmp_path)
+    _, *rows = tables.edges(["edges"])
+    assert [row[:2] for row in rows] == [["eroded, 2", name] for name in ("gradients", "classical", "learned")]
+    assert all(float(row[2]) > 0.1 for row in rows)  # one of 99 by chance
 
 
 def run(script: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
