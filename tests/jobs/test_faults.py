@@ -49,6 +49,7 @@ def limited(cli: Cli, kibibytes: int, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.long
 @pytest.mark.fault("full disk in training, and resuming with room again")
 def test_a_run_on_a_full_disk_fails_in_one_line_and_resumes_once_there_is_room(cli: Cli) -> None:
     cli.run(*LINE, "hydra.run.dir=whole").ok()

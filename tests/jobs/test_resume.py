@@ -198,7 +198,9 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> Moments:
     return moments
 
 
-@pytest.mark.parametrize("line", [PLATEAU, AVERAGING], ids=["plateau", "averaging"])
+@pytest.mark.parametrize(
+    "line", [PLATEAU, pytest.param(AVERAGING, marks=pytest.mark.long)], ids=["plateau", "averaging"]
+)
 @pytest.mark.fault("a kill before any file is written")
 def test_a_kill_before_any_file_is_written_changes_nothing(
     tmp_path: Path, cache: Path, kills: Moments, line: tuple[str, ...]
@@ -227,7 +229,13 @@ def test_a_kill_before_any_file_is_written_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "line", [(*PLATEAU, UNSCORED), AVERAGING, ACCUMULATING], ids=["plateau", "averaging", "accumulating"]
+    "line",
+    [
+        (*PLATEAU, UNSCORED),
+        pytest.param(AVERAGING, marks=pytest.mark.long),
+        pytest.param(ACCUMULATING, marks=pytest.mark.long),
+    ],
+    ids=["plateau", "averaging", "accumulating"],
 )
 @pytest.mark.fault("SIGTERM at any batch, resumed bit for bit")
 def test_a_sigterm_at_any_moment_of_training_changes_nothing(

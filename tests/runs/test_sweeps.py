@@ -316,7 +316,7 @@ def test_the_markdown_table_shows_the_figures_of_the_csv(sweep: Path) -> None:
 
 
 def test_the_same_command_runs_failed_jobs_again_and_skips_the_rest(cli: Cli, copied: Path) -> None:
-    """One of the failed jobs ends in an unexpected error."""
+    """One of the failed jobs finds a file where it needs a folder."""
     odd = job_of(copied, size=16, seed=1)
     files.write_json(odd / "status.json", status(odd) | {"status": "running", "stage": None})
     shutil.rmtree(odd / "checkpoints")
@@ -332,10 +332,9 @@ def test_the_same_command_runs_failed_jobs_again_and_skips_the_rest(cli: Cli, co
     failed = job_of(copied, size=-1, seed=0)
     assert (failed / "run.log").read_text().count(status(failed)["error"]) == 2
     assert status(odd)["status"] == "failed"
-    assert status(odd)["error"].startswith("Traceback")
-    assert f"{odd.name}: {status(odd)['error'].strip().splitlines()[-1]}\n" in result.stderr
+    assert str(odd / "checkpoints") in status(odd)["error"]
+    assert f"{odd.name}: {status(odd)['error']}\n" in result.stderr
     assert "Traceback" not in result.stderr
-    assert "Traceback" in (odd / "run.log").read_text(), "what a developer needs is in the log"
     assert {row["model.latent_dim"]: row["seeds"] for row in table(copied)} == {"8": "0 1", "16": "0", "-1": ""}
 
 
@@ -420,7 +419,7 @@ def whole(home: Path, cache: Path) -> Path:
     return home / "multirun" / "whole"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.fault("a sweep stopped and killed")
 def test_a_sweep_that_was_stopped_and_killed_resumes_where_it_was(cli: Cli, whole: Path) -> None:
     folder, line = cli.home / "multirun" / "cut", ["-m", *LONG, "seed=0,1,2", "sweep.name=cut"]
