@@ -13,6 +13,7 @@ The last lines are a table of all parts, and what could not be done.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import statistics
 import subprocess
@@ -248,8 +249,37 @@ def resume(call: Call) -> dict[str, Any]:
     return {"largest_relative_difference": worst, "bit_identical": worst == 0.0}
 
 
+def children_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return the processes that a job has started for its further ranks."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if b"fragrecon.jobs.train" in Path("/proc", pid, "cmdline").read_bytes()]
+
+
+def killed_rank(call: Call, line: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Kill the last rank of a job in training; return the job's exit code, and the seconds until it ended.
+
+    Raises:
+        RuntimeError: the job did not train, or did not end in time.
+    """
+    process = subprocess.Popen([sys.executable, "-m", "fragrecon.run", *line, f"hydra.run.dir={folder}"])
+    try:
+        while not (folder / "checkpoints" / "last.ckpt").is_file():
+            if process.poll() is not None or time.monotonic() > call.end:
+                raise RuntimeError("the job of which a process was to be killed did not train")
+            time.sleep(0.02)
+        os.kill(children_of(process)[-1], signal.SIGKILL)
+        started = time.perf_counter()
+        try:
+            code = process.wait(max(1.0, call.end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise RuntimeError("the job did not end after one of its processes was killed") from None
+        return {"exit_code_after_kill": code, "seconds_after_kill": time.perf_counter() - started}
+    finally:
+        process.kill()
+
+
 def together(call: Call) -> dict[str, Any]:
-    """Training by a process for each GPU; with fewer than two GPUs, by two processes on the CPU."""
+    """Training by a process for each GPU, or by two on the CPU if there are fewer than two; and with one killed."""
     gpus = torch.cuda.device_count()
     by = [f"trainer.devices={gpus}", "trainer.strategy=ddp"] if gpus > 1 else ["trainer=ddp_cpu"]
     puzzles = max(2, gpus)
@@ -257,8 +287,10 @@ def together(call: Call) -> dict[str, Any]:
         line = [*call.overrides("conv", puzzles), *SHORT, "data.batches_per_epoch=4"]
         if gpus < 2:
             line.remove("trainer=auto")
-        seconds = call.command(Path(scratch, "run"), *line, *by)
-    return {"processes": max(2, gpus), "device": "cuda" if gpus > 1 else "cpu", "seconds": seconds}
+        found = {"seconds": call.command(Path(scratch, "run"), *line, *by)}
+        line += ["data.epochs=1000", "trainer.checkpoint_every_n_steps=1"]
+        found |= killed_rank(call, [*line, *by], Path(scratch, "killed"))
+    return {"processes": max(2, gpus), "device": "cuda" if gpus > 1 else "cpu", **found}
 
 
 PARTS: dict[str, Callable[[Call], dict[str, Any]]] = {
