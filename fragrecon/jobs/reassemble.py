@@ -267,7 +267,8 @@ def draw(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int], fo
 def print_result(result: dict[str, Any], folder: Path) -> None:
     """Print the scores and the paths of the images."""
     console = plain_console()
-    found = f"{len(result['fragments'])} fragments were assigned to {result['images']} images"
+    count = result["images"]
+    found = f"{len(result['fragments'])} fragments were assigned to {count} image{'s' * (count != 1)}"
     if scores := result.get("scores"):
         found += rebuilt_text(scores)
     console.print(found, soft_wrap=True)

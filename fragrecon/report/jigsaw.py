@@ -105,7 +105,8 @@ def likely_neighbours(solved: Assembly) -> list[dict[str, Any]]:
 def _print(result: dict[str, Any], folder: Path) -> None:
     console = plain_console()
     sizes = ", ".join("x".join(map(str, image["grid"])) for image in result["images"])
-    line = f"{len(result['pieces'])} pieces were assembled to {len(result['images'])} images ({sizes} pieces)"
+    count = len(result["images"])
+    line = f"{len(result['pieces'])} pieces were assembled to {count} image{'s' * (count != 1)} ({sizes} pieces)"
     if scores := result.get("scores"):
         line += rebuilt_text(scores)
     console.print(line, soft_wrap=True)
