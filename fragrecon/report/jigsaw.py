@@ -111,6 +111,6 @@ def _print(result: dict[str, Any], folder: Path) -> None:
         line += rebuilt_text(scores)
     console.print(line, soft_wrap=True)
     doubtful = int(np.sum([image["doubtful"] for image in result["images"]]))
-    console.print(f"{doubtful} pieces are doubtful: probability below {DOUBTFUL}", soft_wrap=True)
+    console.print(f"doubtful pieces, of a probability below {DOUBTFUL}: {doubtful}", soft_wrap=True)
     console.print(f"page: {folder / PAGE}, each image: {folder / 'images'}", soft_wrap=True)
     console.print(f"record: {folder}", soft_wrap=True)

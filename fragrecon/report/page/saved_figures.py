@@ -84,7 +84,7 @@ def of_run(run: Run) -> tuple[list[Picture], list[Picture]]:
 
 def of_jigsaw(folder: Path) -> list[Picture]:
     """Return the figures of an assembled jigsaw puzzle, the images first."""
-    found = sorted((folder / FIGURES).glob("*.png"), key=lambda path: not path.stem.startswith("rebuilt"))
+    found = sorted((folder / FIGURES).glob("*.png"), key=lambda path: (not path.stem.startswith("rebuilt"), path.name))
     return _pictures({label(path.stem): path for path in found})
 
 
