@@ -127,7 +127,7 @@ def features(pieces: Tensor, pixels: int) -> Tensor:
     return torch.cat([pairs, known, gains(others, -1), gains(others, -2)]).masked_fill(itself, 0.0)
 
 
-def worn(pieces: Tensor, condition: str, seed: int) -> Tensor:
+def in_condition(pieces: Tensor, condition: str, seed: int) -> Tensor:
     """Return pieces (n, C, h, w) in 0..255 of a condition."""
     pixels, noise = CONDITIONS[condition]
     kept = erode(pieces, pixels).float()
@@ -142,7 +142,9 @@ def training_samples(folder: Path, condition: str) -> list[Sample]:
         jigsaw = cut([image], (SIZE, SIZE))
         assert jigsaw.truth is not None
         wanted = torch.from_numpy(neighbours(jigsaw.truth))[:2]
-        found.append((features(worn(jigsaw.pieces, condition, number), CONDITIONS[condition][0]).half(), wanted))
+        found.append(
+            (features(in_condition(jigsaw.pieces, condition, number), CONDITIONS[condition][0]).half(), wanted)
+        )
     return found
 
 
@@ -195,7 +197,7 @@ def measure(folder: Path, condition: str) -> dict[str, Any]:
     with torch.inference_mode():
         for number, (_, jigsaw, arguments) in enumerate(puzzles.puzzles(folder, "eroded_0")):
             assert jigsaw.truth is not None
-            pieces = worn(jigsaw.pieces, condition, number)
+            pieces = in_condition(jigsaw.pieces, condition, number)
             cases.append((features(pieces, CONDITIONS[condition][0]), jigsaw.truth, arguments["grids"]))
     for name in MODELS:
         began = time.process_time()

@@ -477,7 +477,7 @@ def sides(names: list[str]) -> Rows:
 
 
 def edges(names: list[str]) -> Rows:
-    """Rank-one neighbours, and assembled puzzles, of whole and worn pieces by each model that compares sides."""
+    """Rank-one neighbours, and assembled puzzles, of pieces in each condition by each model that compares sides."""
     (name,) = names
     result = result_of(name)
     rows = [["pieces", "model", "rank one", "neighbours, %", f"perfect of {result['puzzles']}"]]

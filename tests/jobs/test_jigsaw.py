@@ -147,4 +147,4 @@ def test_loose_pieces_have_one_size_and_no_known_images(tmp_path: Path, cache: P
 
 def test_the_command_line_prints_the_outcome(tmp_path: Path, cache: Path) -> None:
     result = Cli(tmp_path, cache).here("mode=reassemble", f"input={CHINA}", "pieces.grid=[4,6]").ok()
-    assert "1 images (4x6 pieces): 100.0%" in result.stdout
+    assert "1 image (4x6 pieces): 100.0%" in result.stdout
