@@ -38,8 +38,8 @@ test: $(VENV)/.installed-dev  ## the whole test suite
 test-fast: $(VENV)/.installed-dev  ## all tests except slow ones
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m 'not slow' $(ARGS)
 
-faults: $(VENV)/.installed-dev  ## test the faults that users meet, and print a table of the outcomes
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m fault -q $(ARGS)
+faults: $(VENV)/.installed-dev  ## test the faults that users meet, and print a table of the outcomes, which docs/ shows
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m fault -q --faults docs/faults.json $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff: rules and format; codespell: spelling
 	$(BIN)/ruff check .

@@ -39,6 +39,7 @@ def main() -> None:
         pages[f"generated/models/{path.stem}.md"] = model(path)
         name = configuration.target_of("model", path).__name__
         pages[f"generated/results/{name}.md"] = recorded(name)
+    pages["generated/faults.md"] = faults()
     for name, text in pages.items():
         path = HERE / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,15 @@ def results() -> dict[str, str]:
     """Return a page for each of ``experiments/``, which includes it."""
     names = sorted(path.name for path in (ROOT / "experiments").glob("*.md"))
     return {f"results/{name}": f"```{{include}} ../../experiments/{name}\n:relative-images:\n```\n" for name in names}
+
+
+def faults() -> str:
+    """Return the outcomes of the last ``make faults``, as a table."""
+    found = json.loads((HERE / "faults.json").read_text())
+    outcomes = found["outcomes"]
+    head = f"`make faults` on {found['date']}: {len(outcomes)} cases in {found['seconds'] / 60:.0f} minutes"
+    rows = [["case", "outcome"], *([case, outcome] for case, outcome in outcomes.items())]
+    return f"{head}, in {found['machine']}.\n\n{configuration.markdown(rows)}"
 
 
 def api() -> dict[str, str]:

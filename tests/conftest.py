@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import platform
+import time
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Collecting garbage goes through all objects of the libraries; drawing a figure makes enough for that many times.
 gc.set_threshold(50_000, 20, 20)
 
+
+STARTED = pytest.StashKey[float]()
 
 # What a module imports if its tests do whole jobs, or look at pages in a browser.
 WHOLE_JOBS = {"Cli", "job", "shared_run", "opened"}
@@ -30,17 +36,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: item.path not in slow)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", metavar="FILE", type=Path, help="print a table of the faults, and write it as JSON")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[STARTED] = time.monotonic()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print a table of the faults and their outcomes if only these were tested (``make faults``)."""
-    if config.getoption("markexpr") != "fault":
+    """With ``--faults``, print the outcomes of the faults, and write them with the time and the machine."""
+    if (path := config.getoption("faults")) is None:
         return
     outcomes: dict[str, str] = {}
     for outcome in ("passed", "skipped", "failed", "error"):  # the worst counts
         for report in terminalreporter.getreports(outcome):
             outcomes |= {str(case): outcome for name, case in report.user_properties if name == "fault"}
+    outcomes = dict(sorted(outcomes.items()))
     width = max(map(len, outcomes), default=0)
-    for case, outcome in sorted(outcomes.items()):
+    for case, outcome in outcomes.items():
         terminalreporter.write_line(f"{case:<{width}}  {outcome}")
+    machine = f"{config.getoption('numprocesses', None) or 1} processes on {processor()}"
+    seconds = round(time.monotonic() - config.stash[STARTED])
+    facts = {"date": date.today().isoformat(), "seconds": seconds, "machine": machine, "outcomes": outcomes}
+    path.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def processor() -> str:
+    """Name of the processor, where the system says it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import configuration
+import generate
 import pytest
 import yaml
 
@@ -39,6 +41,14 @@ def test_every_key_of_an_option_has_a_meaning(group: str) -> None:
 def test_a_table_has_underscores_and_bars_as_they_are() -> None:
     table = configuration.markdown([["key", "meaning"], ["`image_size`", "a package with __init__.py | a *"]])
     assert table.splitlines()[-1] == r"| `image_size` | a package with \_\_init\_\_.py \| a \* |"
+
+
+def test_no_fault_of_the_table_fails() -> None:
+    outcomes = json.loads((DOCS / "faults.json").read_text())["outcomes"]
+    assert set(outcomes.values()) <= {"passed", "skipped"}
+    assert [line.split(" | ")[1] for line in generate.faults().splitlines() if line.startswith("| ")][2:] == [
+        f"{outcome} |" for outcome in outcomes.values()
+    ]
 
 
 def test_every_model_has_a_page() -> None:
