@@ -54,7 +54,7 @@ def check_monitor(config: Config, objective: Objective) -> None:
 class Mean(MeanMetric):
     """A weighted mean that keeps NaN, so that a diverged loss is seen.
 
-    MeanMetric looks for NaN in every update, for which it waits for the device; with `nan_strategy="disable"`, which
+    MeanMetric looks for NaN in every update, for which it waits for the device; with ``nan_strategy="disable"``, which
     does not, it ignores the weights (torchmetrics 1.9).
     """
 
