@@ -37,6 +37,9 @@ class MachineError(FragreconError):
     """A full disk, a place that cannot be written, a name that is too long or taken, or too many open files."""
 
 
+LONGEST_NAME = 200
+"""Characters of a path that a message shows; of a longer one, its end."""
+
 _OF_MACHINE = {
     getattr(errno, name)
     for name in (
@@ -53,7 +56,8 @@ def explained(error: Exception) -> Exception:
         return error
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in _OF_MACHINE:
-            place = f"{str(cause.filename)[:200]}: " if cause.filename else ""
+            name = str(cause.filename or "")
+            place = f"{name if len(name) <= LONGEST_NAME else '...' + name[-LONGEST_NAME:]}: " if name else ""
             found = MachineError(f"{place}{cause.strerror}")
             found.__cause__ = error
             return found
