@@ -71,12 +71,15 @@ def journal(pixels: Path, row: int) -> Iterator[Journal]:
         The journal; its file is deleted if the block succeeds.
     """
     path, known, whole, size = pixels.with_name(_name(os.getpid())), list[dict[str, Any]](), 0, 0
-    with path.open("a+b") as lines, pixels.open("ab") as file:
+    with pixels.open("ab") as file, path.open("a+b") as lines:  # where there are lines, there is a file of pixels
         lines.seek(0)
         for line in lines:
-            block = json.loads(line) if line.endswith(b"\n") else None
-            end = size + row * block["width"] * len(block["labels"]) if block else size
-            if block is None or end > file.tell():
+            try:
+                block = json.loads(line)
+            except ValueError:  # cut off, or lost in a power failure
+                break
+            end = size + row * block["width"] * len(block["labels"])
+            if not line.endswith(b"\n") or end > file.tell():
                 break
             known.append({**block, "labels": np.array(block["labels"], np.int64)})
             whole, size = whole + len(line), end
