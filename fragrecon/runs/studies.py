@@ -105,11 +105,10 @@ def record_jobs_in_studies(sweep: Path) -> None:
 
     tell = getattr(optuna.Study.tell, "__wrapped__", optuna.Study.tell)
 
-    def tell_with_scores(study: Any, trial: Any, values: Any = None, state: Any = None) -> None:
-        status = _report(sweep, trial)
-        if status == "pruned":
-            values, state = None, optuna.trial.TrialState.PRUNED
-        tell(study, trial, values, state)
+    def tell_with_scores(study: Any, trial: Any, *values: Any, **named: Any) -> Any:
+        if _report(sweep, trial) == "pruned":
+            return tell(study, trial, state=optuna.trial.TrialState.PRUNED)
+        return tell(study, trial, *values, **named)
 
     tell_with_scores.__wrapped__ = tell  # type: ignore[attr-defined]
     optuna.Study.tell = tell_with_scores  # type: ignore[method-assign, assignment]

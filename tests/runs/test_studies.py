@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from fragrecon.runs.studies import read_search
+from fragrecon.runs.studies import read_search, record_jobs_in_studies
 
 
+@pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("maximise", [True, False])
-def test_a_study_is_read_with_the_importance_of_its_parameters(tmp_path: Path, maximise: bool) -> None:
+def test_a_study_is_read_with_the_importance_of_its_parameters(
+    tmp_path: Path, maximise: bool, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     optuna = pytest.importorskip("optuna")
+    monkeypatch.setattr(optuna.Study, "tell", optuna.Study.tell)
+    if recorded:  # a study of something else in a process that runs a search
+        record_jobs_in_studies(tmp_path / "sweep")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler, direction = optuna.samplers.RandomSampler(seed=0), "maximize" if maximise else "minimize"
     study = optuna.create_study(f"sqlite:///{tmp_path / 'study.db'}", sampler, direction=direction, study_name="a")
