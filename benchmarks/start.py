@@ -39,16 +39,14 @@ main()
 """
 CONFIG = "a: 1\nhydra: {output_subdir: null, run: {dir: .}}\n"
 
+TRAIN = "from fragrecon.jobs import import_heavy; import_heavy('fragrecon.jobs.train')"
 COMMANDS = {
     "a bare Hydra job": ["bare.py"],
     "--cfg job": ["-m", "fragrecon.run", "--cfg", "job"],
     "--help": ["-m", "fragrecon.run", "--help"],
     "imports of torch and Lightning": ["-c", "import torch, lightning.pytorch, torchmetrics"],
-    "imports of a training job": ["-c", "import fragrecon.jobs.train"],
-    "imports of a training job and its page": [
-        "-c",
-        "import fragrecon.jobs.train, fragrecon.report.page.content, fragrecon.report.page.document",
-    ],
+    "imports of a training job": ["-c", TRAIN],
+    "imports of a training job and its page": ["-c", f"{TRAIN}; from fragrecon.report.page import content, document"],
 }
 """Arguments of Python by what is timed."""
 

@@ -5,6 +5,7 @@ This file runs a mode in the folder of its job. ``conf/mode/`` lists the modes.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -13,6 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -91,17 +93,33 @@ def _unshown(record: Record) -> dict[str, Any] | None:
 
 def run(config: Config, record: Record, overrides: list[str]) -> dict[str, Any] | None:
     """Run the mode of a config and record the outcome."""
-    if find_spec(f"{__name__}.{config.mode}") is None:
+    name = f"{__name__}.{config.mode}"
+    if find_spec(name) is None:
         raise ConfigError(f"mode={config.mode} of the saved config is not known")
     record.start(config, overrides)
     try:
-        metrics: dict[str, Any] | None = importlib.import_module(f"{__name__}.{config.mode}").main(config, record)
+        metrics: dict[str, Any] | None = import_heavy(name).main(config, record)
     except Exception as problem:
         error = explained(problem)
         record.fail(error)
         raise error from error.__cause__
     record.finish()
     return metrics
+
+
+def import_heavy(name: str) -> ModuleType:
+    """Import a module without garbage collections, and leave out of later ones what it imports, such as PyTorch.
+
+    Libraries make hundreds of thousands of objects that live as long as the process, and going through them takes time.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _job_config(composed: Config, overrides: Sequence[str]) -> Config:
