@@ -251,8 +251,11 @@ class Channels(nn.Linear):
 
     def forward(self, values: Tensor) -> Tensor:
         """Apply the layer."""
-        product: Tensor = self.weight @ values
-        return product if self.bias is None else product + self.bias.unsqueeze(-1).to(product.dtype)
+        # Broadcast by `@`, the weight would be multiplied by a transposed copy of the values.
+        weight = self.weight.expand(len(values), -1, -1)
+        return (
+            torch.bmm(weight, values) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(-1), weight, values)
+        )
 
 
 class Fit(nn.Module):
