@@ -17,7 +17,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from fragrecon import run as command
-from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import job_folder
 from fragrecon.runs.write import Record
 from tests.cli import SMALL, Cli, Result, fingerprint, rows, shared_cache, status
@@ -41,24 +40,6 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def assert_ended_as_described(result: Result, home: Path) -> None:
-    """Of a sweep over 8 and -1 latent dimensions."""
-    folder = home / "multirun" / "sizes"
-    assert result.code == 1
-    bad = job_folder([*LINE, "model.latent_dim=-1"])
-    assert "error: 1 of the 2 jobs" in result.stderr
-    assert f"  {bad}: model.latent_dim=-1 " in result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
-    job = folder / job_folder([*LINE, "model.latent_dim=8"])
-    assert status(job)["status"] == "done"
-    assert load_run(job).config.model["latent_dim"] == 8
-    assert (job / "run.log").read_text().count("epoch 0:") == 1
-    assert status(folder / bad)["status"] == "failed"
-    assert {path.name for path in home.iterdir()} == {"multirun"}
-    assert [(row["rank"], row["model.latent_dim"]) for row in table(folder)] == [("1", "8"), ("", "-1")]
-    assert (folder / "report.html").is_file()
-
-
 def test_a_sweep_can_end_with_its_first_failed_job(cli: Cli) -> None:
     line = ["-m", *LINE, "model.latent_dim=8,-1,16,32", "sweep.name=sizes"]
     result = cli.here(*line, "sweep.stop_on_failure=true")
@@ -75,21 +56,6 @@ def states(folder: Path) -> dict[str, str]:
     jobs = [path for path in folder.iterdir() if path.is_dir()]
     given = [dict(text.partition("=")[::2] for text in Record(path).overrides) for path in jobs]
     return {each["model.latent_dim"]: status(path)["status"] for each, path in zip(given, jobs, strict=True)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "module"),
-    [
-        ("cores", "hydra_plugins.hydra_joblib_launcher"),
-        ("local_queue", "hydra_plugins.hydra_submitit_launcher"),
-        ("ray_cluster", "hydra_plugins.hydra_ray_launcher"),
-    ],
-)
-def test_a_launcher_ends_a_sweep_like_the_basic_one(cli: Cli, launcher: str, module: str) -> None:
-    pytest.importorskip(module)
-    result = cli.run("-m", *LINE, "model.latent_dim=8,-1", f"hydra/launcher={launcher}", "sweep.name=sizes")
-    assert_ended_as_described(result, cli.home)
 
 
 SEEN = """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fragrecon.files import read_csv
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import job_folder
 from tests.cli import ROOT, Cli, metrics, shared_cache, status
@@ -27,6 +28,7 @@ LINE = (
     "evaluation.validation_puzzles=2",
     "evaluation.train_puzzles=0",
     "evaluation.restarts=1",
+    "report.figures=false",
 )
 THEIRS = ("model=gray_world", "data=stripes", *LINE)
 METRIC = "+evaluation.own.near={_target_: puzzlings.metric.Neighbourhood, neighbours: 3}"
@@ -100,14 +102,26 @@ def test_the_run_is_evaluated_and_loaded_by_other_processes(cli: Cli, trained: P
     ("launcher", "plugin"),
     [("basic", None), ("cores", "joblib"), ("local_queue", "submitit"), ("ray_cluster", "ray")],
 )
-def test_it_can_be_swept(cli: Cli, place: dict[str, str], launcher: str, plugin: str | None) -> None:
+def test_it_can_be_swept_with_a_job_that_fails(
+    tmp_path: Path, cache: Path, place: dict[str, str], launcher: str, plugin: str | None
+) -> None:
     if plugin:
         pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
-    line = [*THEIRS, "evaluation.puzzles=0"]
-    cli.run("-m", *line, "model.latent_dim=4,8", f"hydra/launcher={launcher}", f"sweep.name={launcher}", **place).ok()
-    jobs = [cli.home / "multirun" / launcher / job_folder([*line, f"model.latent_dim={size}"]) for size in (4, 8)]
-    assert [status(job)["status"] for job in jobs] == ["done", "done"]
-    assert [load_run(job).config.model["latent_dim"] for job in jobs] == [4, 8]
+    line, folder = [*THEIRS, "evaluation.puzzles=0"], tmp_path / "multirun" / "sizes"
+    sweep = ["-m", *line, "model.latent_dim=8,-1", f"hydra/launcher={launcher}", "sweep.name=sizes"]
+    result = Cli(tmp_path, cache).run(*sweep, **place)
+    assert result.code == 1
+    good, bad = (folder / job_folder([*line, f"model.latent_dim={size}"]) for size in (8, -1))
+    assert "error: 1 of the 2 jobs" in result.stderr
+    assert f"  {bad.name}: model.latent_dim=-1 " in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert [status(job)["status"] for job in (good, bad)] == ["done", "failed"]
+    assert load_run(good).config.model["latent_dim"] == 8
+    assert (good / "run.log").read_text().count("epoch 0:") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"multirun"}
+    ranked = [(row.get("rank", ""), row["model.latent_dim"]) for row in read_csv(folder / "leaderboard.csv")]
+    assert ranked == [("1", "8"), ("", "-1")]
+    assert (folder / "report.html").is_file()
 
 
 def test_an_own_objective_is_a_term_of_a_sum(place: dict[str, str], tmp_path: Path, cache: Path) -> None:

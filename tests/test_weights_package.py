@@ -79,15 +79,16 @@ def test_installed_weights_load_in_a_line_in_a_fresh_process(
 
 
 def test_the_modes_take_installed_weights_by_their_name(
-    site: Path, tmp_path: Path, cache: Path, place: dict[str, str]
+    site: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(site)
     before, cli = fingerprint(site), Cli(tmp_path, cache)
-    cli.run("mode=reassemble", "run=mosaic", f"input={CHINA.parent}", "hydra.run.dir=reassembled", **place).ok()
+    cli.here("mode=reassemble", "run=mosaic", f"input={CHINA.parent}", "hydra.run.dir=reassembled").ok()
     assert read_json(tmp_path / "reassembled" / "placement.json")["images"] == 2
-    cli.run("mode=evaluate", "run=mosaic", "evaluation.puzzles=2", "hydra.run.dir=evaluated", **place).ok()
+    cli.here("mode=evaluate", "run=mosaic", "evaluation.puzzles=2", "hydra.run.dir=evaluated").ok()
     assert metrics(tmp_path / "evaluated")["protocol"]["puzzles"] == 2
     still = ["optimizer.lr=0", "optimizer.weight_decay=0", "trainer.limit_train_batches=2", "evaluation.puzzles=0"]
-    cli.run(*TINY, "seed=5", "init_from=mosaic", *still, "hydra.run.dir=trained", **place).ok()
+    cli.here(*TINY, "seed=5", "init_from=mosaic", *still, "hydra.run.dir=trained").ok()
     assert status(tmp_path / "trained")["status"] == "done"
     trained = load_run(tmp_path / "trained")
     assert trained.config.init_from == "mosaic"

@@ -172,6 +172,9 @@ if __name__ == "__main__":
     os.dup2(2, 1)  # what jobs print
     home.chmod(0o755)
     warm = Cli(home / "warm", cache).here(*LINE, f"data.cache_dir={cache}", "hydra.run.dir=run").ok()
-    job(home / "warm" / "run2", cache, *TRAINED)
-    outcome = lacking(home, cache) if kind == "lacking" else kills(home, cache)
+    if kind == "lacking":
+        outcome: Any = lacking(home, cache)
+    else:
+        job(home / "warm" / "run2", cache, *TRAINED)
+        outcome = kills(home, cache)
     os.write(printed, json.dumps(outcome).encode())

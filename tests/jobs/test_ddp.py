@@ -41,7 +41,7 @@ pytestmark = [
 
 # No dropout and no normalisation over the batch, so that the sum over ranks is all that differs; KMeans from one start.
 LINE = (*SMALL, "model=pca", "trainer.limit_train_batches=5", "optimizer.weight_decay=0", "evaluation.train_puzzles=0")
-EXACT = "trainer.precision=32-true"
+EXACT = ("trainer.precision=32-true", "report.figures=false")
 RECORD = {"config.yaml", "overrides.yaml", "status.json", "metrics.json", "metrics.csv", "scores.npz", "run.log"}
 
 
@@ -91,13 +91,13 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="module")
 def alone(cli: Cli) -> Path:
-    job(cli.home / "alone", cli.cache, *LINE, EXACT)
+    job(cli.home / "alone", cli.cache, *LINE, *EXACT)
     return cli.home / "alone"
 
 
 @pytest.fixture(scope="module")
 def result(cli: Cli, alone: Path) -> Result:
-    return cli.run(*LINE, EXACT, "trainer=ddp_cpu", f"hydra.run.dir={cli.home / 'together'}")
+    return cli.run(*LINE, *EXACT, "trainer=ddp_cpu", f"hydra.run.dir={cli.home / 'together'}")
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,7 @@ def test_no_process_is_left_behind(together: Path) -> None:
     assert mentioning(str(together)) == []
 
 
+@pytest.mark.long
 @pytest.mark.fault("two processes killed and resumed")
 def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: Path) -> None:
     folder = cli.home / "killed"
@@ -158,7 +159,7 @@ def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: 
     def is_after_first_epoch() -> bool:
         return (folder / "metrics.csv").exists() and (folder / "checkpoints" / "last.ckpt").exists()
 
-    line = [*LINE, EXACT, "trainer=ddp_cpu", f"hydra.run.dir={folder}"]
+    line = [*LINE, *EXACT, "trainer=ddp_cpu", f"hydra.run.dir={folder}"]
     assert cli.stopped(is_after_first_epoch, signal.SIGKILL, *line).code == -signal.SIGKILL
     wait_until(lambda: not mentioning(str(folder)), timeout=60)  # the other process ends by itself
     cli.run(f"resume={folder}").ok()
@@ -170,7 +171,7 @@ def test_a_run_of_two_processes_goes_on_where_it_was_killed(cli: Cli, together: 
 @pytest.mark.fault("SIGTERM to one of two processes")
 def test_a_sigterm_to_one_process_stops_both_after_the_same_batch(cli: Cli, together: Path, rank: int) -> None:
     folder = cli.home / f"terminated-{rank}"
-    line = [*LINE, EXACT, "trainer=ddp_cpu", "trainer.checkpoint_every_n_steps=1", f"hydra.run.dir={folder}"]
+    line = [*LINE, *EXACT, "trainer=ddp_cpu", "trainer.checkpoint_every_n_steps=1", f"hydra.run.dir={folder}"]
     process = cli.start(*line)
     result = struck(process, folder, signal.SIGTERM, lambda: (folder / "checkpoints" / "last.ckpt").exists(), rank=rank)
     assert result.code == 128 + signal.SIGTERM, result.stderr
@@ -206,7 +207,7 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_runs_of_two_processes_gives_each_its_own_record(cli: Cli, together: Path) -> None:
-    before, line = set(names(cli.home)), [*LINE, EXACT, "trainer=ddp_cpu"]
+    before, line = set(names(cli.home)), [*LINE, *EXACT, "trainer=ddp_cpu"]
     rates = ("0.001", "3e+38")  # the second fails in its first step, in both processes
     result = cli.run("-m", *line, f"optimizer.lr={','.join(rates)}", "sweep.name=rates")
     folders = [cli.home / "multirun" / "rates" / job_folder([*line, f"optimizer.lr={rate}"]) for rate in rates]

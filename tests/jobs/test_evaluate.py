@@ -46,7 +46,7 @@ HARD = (
 
 def test_a_run_is_scored_again_exactly_and_left_as_it_was(cli: Cli, finished: Path) -> None:
     before = fingerprint(finished)
-    result = cli.run("mode=evaluate", f"run={finished}", f"data.cache_dir={cli.cache}").ok()
+    result = cli.run("mode=evaluate", f"run={finished}", f"data.cache_dir={cli.cache}", "report.figures=false").ok()
     (folder,) = (cli.home / "outputs").glob("*/*")
     assert folder.name.endswith("-evaluate")
     for words in ("KMeans", "ConvAutoencoder on 5 test puzzles", "raw pixels", "exact PCA", "model minus"):
@@ -157,7 +157,7 @@ def test_a_job_of_a_sweep_is_given_by_its_folder_without_quotes(cli: Cli, finish
     overrides = ["data.augment={hue: 0.1}", "model.encoder_channels=[16,32]", "model.latent_dim=64", "seed=1"]
     folder = Path("multirun") / "2025-01-02_03-04-05" / job_folder(overrides)
     shutil.copytree(finished, cli.home / folder)
-    cli.run("mode=evaluate", f"run={folder}", f"data.cache_dir={cli.cache}", "hydra.run.dir=scored").ok()
+    cli.here("mode=evaluate", f"run={folder}", f"data.cache_dir={cli.cache}", "hydra.run.dir=scored").ok()
     assert metrics(cli.home / "scored")["scores"] == metrics(finished)["scores"]
 
 

@@ -24,7 +24,7 @@ from fragrecon.models.base import Solver
 from fragrecon.models.mosaic import Mosaic
 from fragrecon.report.metrics import caveat
 from fragrecon.run import compose, run_folder
-from fragrecon.runs.onnx import to_onnx
+from fragrecon.runs.onnx import PuzzleEncoder, to_onnx
 from tests import layouts
 from tests.cli import best, fingerprint, job, metrics, names, shared_run, status
 from tests.jobs.test_reassemble import TINY, photographs
@@ -345,40 +345,42 @@ def test_a_strangers_config_cannot_call_other_code(tmp_path: Path, copy: Path) -
 # ONNX ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_of_puzzles_as_onnx_computes_what_the_export_does(tmp_path: Path, cache: Path, mosaic: Path) -> None:
+def test_a_model_as_onnx_computes_what_the_export_does(tmp_path: Path, cache: Path, finished: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     out = tmp_path / "out"
-    given = [f"run={mosaic}", f"output={out}", "export.onnx=true"]
-    found = job(tmp_path / "job", cache, "mode=export", *given)
-    assert found is not None
-    assert found["onnx"]["difference"] < 1e-4
+    given = [f"run={finished}", f"output={out}", "export.onnx=true"]
+    facts = job(tmp_path / "job", cache, "mode=export", *given)
+    assert facts is not None
+    assert facts["onnx"]["difference"] < 1e-4
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     model: Any = load_run(out).model
     for shape in ((1, 32), (3, 7)):
         fragments = torch.rand(*shape, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            expected = model.solve(fragments)
-        for name in ("embeddings", "cells", "sides"):
-            (output,) = session.run([name], {"fragments": fragments.numpy()})
-            np.testing.assert_allclose(output, getattr(expected, name).numpy(), atol=1e-3)
+            expected = model.encode(fragments).numpy()
+        (found,) = session.run(None, {"fragments": fragments.numpy()})
+        np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_onnx_tells_rotations_too_if_the_model_does() -> None:
+def test_a_solver_as_onnx_has_all_of_its_solution() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
+    upright = Mosaic((3, 8, 8), (2, 2), 4, width=16, depth=1, heads=2, window=4).eval()
+    assert PuzzleEncoder(upright, torch.rand(1, 8, 3, 8, 8)).names == ["embeddings", "cells", "sides"]
     model = Mosaic((3, 8, 8), (2, 2), 4, width=16, depth=1, heads=2, window=4, rotations=True).eval()
     content, difference = to_onnx(model, torch.rand(1, 8, 3, 8, 8))
     assert difference is not None
     assert difference < 1e-4
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    fragments = torch.rand(2, 5, 3, 8, 8)
-    with torch.inference_mode():
-        expected = vars(model.solve(fragments))
-    assert [output.name for output in session.get_outputs()] == list(expected)
-    for found, tensor in zip(session.run(None, {"fragments": fragments.numpy()}), expected.values(), strict=True):
-        np.testing.assert_allclose(found, tensor.numpy(), atol=1e-4)
+    for shape in ((2, 5), (1, 12)):
+        fragments = torch.rand(*shape, 3, 8, 8)
+        with torch.inference_mode():
+            expected = vars(model.solve(fragments))
+        assert [output.name for output in session.get_outputs()] == list(expected)
+        for found, tensor in zip(session.run(None, {"fragments": fragments.numpy()}), expected.values(), strict=True):
+            np.testing.assert_allclose(found, tensor.numpy(), atol=1e-4)
 
 
 def test_onnx_that_cannot_be_written_is_left_out_or_if_required_refused(

@@ -276,16 +276,9 @@ def test_puzzles_of_any_size_go_on_as_they_would_have(
     assert {step % 4 for step in stopped_at} > {0}
 
 
-@pytest.mark.parametrize(("puzzles", "every"), [(2, 1), (4, 1), (8, 1), (4, 2), (2, 2)])
 @pytest.mark.parametrize("at", [3, 7], ids=["in the middle", "at the end"])
 def test_batches_of_another_size_make_whole_epochs_from_the_one_that_was_begun(
-    tmp_path: Path,
-    cache: Path,
-    terms: Moments,
-    monkeypatch: pytest.MonkeyPatch,
-    puzzles: int,
-    every: int,
-    at: int,
+    tmp_path: Path, cache: Path, terms: Moments, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """Batches of four puzzles make epochs of seven; a run is stopped in its second epoch, or before the third."""
     seen: list[int] = []
@@ -298,31 +291,35 @@ def test_batches_of_another_size_make_whole_epochs_from_the_one_that_was_begun(
     monkeypatch.setattr(Learner, "training_step", noted)
     line = [*SHORT, UNSCORED, "scheduler=cosine", "data.batches_per_epoch=null", "data.epochs=4"]
     line += ["data.images_per_puzzle=10", "data.puzzles_per_batch=4", "evaluation.validation_puzzles=1"]
-    folder = tmp_path / "run"
+    job(tmp_path / "whole", cache, *line)
     if at < 7:
         terms.restart(7 + at, "training_step")
     else:
         terms.restart(3, "on_train_epoch_start")
+    folder = tmp_path / "run"
     with pytest.raises(SystemExit):
         job(folder, cache, *line)
     terms.restart()
     stopped = int(checkpoint(folder)["global_step"])
-    seen.clear()
-    given = (f"data.puzzles_per_batch={puzzles}", f"trainer.accumulate_grad_batches={every}")
-    job(folder, cache, f"resume={folder}", *given)
-    steps, batches = [int(row["step"]) for row in rows(folder)], 285 // (10 * puzzles)
-    if (puzzles, every) == (4, 1):
-        assert seen == list(range(stopped, 28))
-        assert steps == [7, 14, 21, 28]
-        job(tmp_path / "whole", cache, *line)
-        assert_same_run(tmp_path / "whole", folder)
-    else:
-        done = [7] if at < 7 else [7, 14]
-        assert seen == list(range(len(done) * batches, 4 * batches))
-        assert steps == [*done, *(stopped - (-batches // every) * number for number in range(1, 5 - len(done)))]
-    (state,) = checkpoint(folder)["lr_schedulers"]
-    assert state["last_epoch"] == steps[-1]
-    assert state["_last_lr"][0] < 1e-6
+    copy = shutil.copytree(folder, tmp_path / "stopped")
+    for puzzles, every in ((2, 1), (4, 1), (8, 1), (4, 2), (2, 2)):
+        shutil.rmtree(folder)
+        shutil.copytree(copy, folder)
+        seen.clear()
+        given = (f"data.puzzles_per_batch={puzzles}", f"trainer.accumulate_grad_batches={every}")
+        job(folder, cache, f"resume={folder}", *given)
+        steps, batches = [int(row["step"]) for row in rows(folder)], 285 // (10 * puzzles)
+        if (puzzles, every) == (4, 1):
+            assert seen == list(range(stopped, 28))
+            assert steps == [7, 14, 21, 28]
+            assert_same_run(tmp_path / "whole", folder)
+        else:
+            done = [7] if at < 7 else [7, 14]
+            assert seen == list(range(len(done) * batches, 4 * batches))
+            assert steps == [*done, *(stopped - (-batches // every) * number for number in range(1, 5 - len(done)))]
+        (state,) = checkpoint(folder)["lr_schedulers"]
+        assert state["last_epoch"] == steps[-1]
+        assert state["_last_lr"][0] < 1e-6
 
 
 @pytest.mark.parametrize("key", ["trainer.max_epochs", "data.epochs"])
