@@ -252,7 +252,7 @@ class Channels(nn.Linear):
     def forward(self, values: Tensor) -> Tensor:
         """Apply the layer."""
         # Broadcast by `@`, the weight would be multiplied by a transposed copy of the values.
-        weight = self.weight.expand(len(values), -1, -1)
+        weight = self.weight.expand(values.shape[0], -1, -1)
         return (
             torch.bmm(weight, values) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(-1), weight, values)
         )
