@@ -4,9 +4,9 @@
 
 Jobs run one after another, each in a process and a folder of its own, and share a cache that is empty at the start.
 ``AVX2`` keeps libraries from using units of bfloat16 and AVX-512, and trains in float32, as a job does on a processor
-without them. With names, only these jobs run, and replace their
-figures in ``FOLDER/first_run.json``. It holds the CPU seconds (user and system), the longest time between two lines of
-output, the scores, and the goals; silence is in wall-clock seconds, so it is longer on a busy machine.
+without them. With names, only these jobs run, and replace their figures in ``FOLDER/first_run.json``. It holds the CPU
+seconds (user and system), the longest time between two lines of output, the scores, and the goals; silence is in
+wall-clock seconds, so it is longer on a busy machine.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import csv
 import hashlib
 import io
@@ -16,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -26,7 +25,6 @@ import pytest
 import torch
 from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
 import fragrecon
 from fragrecon import jobs
@@ -194,19 +192,14 @@ def job(folder: Path, cache: Path, *overrides: object, figures: bool = False) ->
     """
     given = [str(override) for override in overrides]
     placed = [] if any(text.startswith("resume=") for text in given) else [f"data.cache_dir={cache}"]
-    composed = copy.deepcopy(_composed((*placed, *given)))
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(command.CONF), version_base="1.3"):
+        composed = hydra.compose("config", [*placed, *given])
     folder.mkdir(parents=True, exist_ok=True)
     with one_thread(), pytest.MonkeyPatch.context() as patch:
         if not figures:
             patch.setattr("fragrecon.report.results.write", Mock())
         return jobs.run_job(composed, folder, given)
-
-
-@cache
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(command.CONF), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
 
 
 @contextlib.contextmanager

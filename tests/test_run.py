@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import pickle
 import re
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import fragrecon
+from fragrecon import jobs
 from fragrecon import run as command
 from fragrecon.data.readers.pickles import load_pickle
 from fragrecon.errors import DataError, FragreconError
@@ -147,6 +149,19 @@ def test_a_refused_command_keeps_what_was_in_its_folder(cli: Cli) -> None:
         found = {file: (folder / file).read_text() for file in names(folder) if file != ".lock"}
         assert found.keys() == kept.keys()
         assert all(found[file].startswith(text) for file, text in kept.items())
+
+
+def test_garbage_is_collected_again_after_the_imports_of_a_job_even_if_they_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "whole_module.py").write_text("import gc\n\ncollects = gc.isenabled()\n")
+    (tmp_path / "broken_module.py").write_text("raise ImportError\n")
+    assert not jobs.import_heavy("whole_module").collects
+    assert gc.isenabled()
+    with pytest.raises(ImportError):
+        jobs.import_heavy("broken_module")
+    assert gc.isenabled()
 
 
 def test_each_mode_has_its_module() -> None:

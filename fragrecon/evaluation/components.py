@@ -16,9 +16,6 @@ from torch.nn import functional
 LARGE = 1024
 """Above this number of values P, Lanczos steps are faster than an eigendecomposition of the covariance matrix."""
 
-CACHED = 256
-"""Number of points projected at once, which fit into the cache of a CPU."""
-
 ROUNDING = 1e-10
 """Variances below this share of the largest count as zero."""
 
@@ -59,13 +56,12 @@ class PrincipalComponents:
         Returns:
             Coordinates (..., count), float64.
         """
-        mean, directions = self.mean.to(points.device), self.directions[:, :count].to(points.device)
-        deviations = self.deviations[:count].to(points.device)
+        values = points.double()
+        mean, directions = self.mean.to(values), self.directions[:, :count].to(values)
+        deviations = self.deviations[:count].to(values)
         # Do not amplify components of almost no variance.
         scale = deviations.clamp(min=1e-6 * float(deviations.max()) or 1.0) ** -whitening
-        parts = torch.split(points.flatten(0, -2), CACHED)
-        coordinates = torch.cat([(part.double() - mean) @ directions for part in parts]) * scale
-        return coordinates.view(*points.shape[:-1], directions.shape[1])
+        return ((values - mean) @ directions) * scale
 
 
 def components_of_parts(parts: Iterable[Tensor], count: int, values: int) -> tuple[Tensor, Tensor]:

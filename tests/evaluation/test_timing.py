@@ -166,7 +166,7 @@ def test_a_device_that_does_not_tell_has_no_peak() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="told by /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.slow
 def test_the_memory_of_a_process_is_its_own_at_its_most() -> None:
     before = process_memory(CPU)

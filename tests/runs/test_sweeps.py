@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fragrecon import files
-from fragrecon.errors import RunError
+from fragrecon.errors import LONGEST_NAME, RunError
 from fragrecon.runs import sweeps
 from fragrecon.runs.sweeps import job_folder
 from tests.cli import (
@@ -332,7 +332,7 @@ def test_the_same_command_runs_failed_jobs_again_and_skips_the_rest(cli: Cli, co
     failed = job_of(copied, size=-1, seed=0)
     assert (failed / "run.log").read_text().count(status(failed)["error"]) == 2
     assert status(odd)["status"] == "failed"
-    assert "/checkpoints: " in status(odd)["error"]
+    assert str(odd / "checkpoints")[-LONGEST_NAME:] in status(odd)["error"]
     assert f"{odd.name}: {status(odd)['error']}\n" in result.stderr
     assert "Traceback" not in result.stderr
     assert {row["model.latent_dim"]: row["seeds"] for row in table(copied)} == {"8": "0 1", "16": "0", "-1": ""}

@@ -52,16 +52,14 @@ def colour_histogram(batch: FragmentBatch, levels: int | None = None) -> Tensor:
     Returns:
         Embeddings (B, F, levels**C).
     """
-    count, channels, height, width = batch.fragments.shape[1:]
+    puzzles, count, channels, height, width = batch.fragments.shape
     levels = levels or LEVELS[channels]
-    bins = levels**channels
-    first = torch.arange(0, count * bins, bins, dtype=torch.int32, device=batch.fragments.device).view(-1, 1, 1)
-    shares = torch.empty(len(batch), count, bins, device=batch.fragments.device)
-    for place, fragments in enumerate(batch.fragments):  # a puzzle at a time fits into the cache of a CPU
-        level = (fragments * levels).int().clamp_(max=levels - 1)
-        cells = sum((level[:, channel] * levels**channel for channel in range(channels)), start=first)
-        shares[place] = torch.bincount(cells.flatten(), minlength=count * bins).view(count, bins)
-    return shares.div_(height * width).sqrt_()
+    level = (batch.fragments * levels).long().clamp_(max=levels - 1)
+    weights = levels ** torch.arange(channels, device=level.device)
+    cells = (level * weights.view(-1, 1, 1)).sum(2).flatten(2)  # (B, F, h * w)
+    shares = torch.zeros(puzzles, count, levels**channels, device=cells.device)
+    shares.scatter_add_(2, cells, torch.ones_like(cells, dtype=shares.dtype))
+    return (shares / (height * width)).sqrt()
 
 
 def training_fragments(data: FragmentData, most: int = FITTED_IMAGES, purpose: str = "principal components") -> Tensor:
