@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from torch import Tensor
 from fragrecon import files
 from fragrecon.clustering import agreement, kmeans
 from fragrecon.clustering.backends import BACKENDS
+from fragrecon.clustering.balanced import balance
 from fragrecon.clustering.kmedoids import kmedoids
 from fragrecon.clustering.problems import MEMORY
 from fragrecon.data.puzzles import FragmentBatch
@@ -152,6 +154,20 @@ def floor_of_kmeans(points: Tensor, k: int) -> dict[str, float]:
     return {"mflop": work, "gflop_per_second": speed, "ms": work / speed}
 
 
+def stages(points: Tensor, batch: FragmentBatch) -> dict[str, Callable[[], Any]]:
+    """Return, by name, what full scoring of an embedding does beside KMeans, KMedoids and their agreement."""
+    keys, k = keys_of(0, "benchmark", 0, len(batch)), batch.images_per_puzzle
+    labels = ENGINE.kmeans(points, k, keys, RESTARTS, MEMORY).labels
+    protocol = ClusteringProtocol(ENGINE, RESTARTS, 0, MEMORY)
+    return {
+        "balanced clusters": lambda: balance(points, labels, k),
+        "full scoring": lambda: protocol.score_fully(points, batch),
+        "full scoring with an estimated number of images": lambda: replace(protocol, estimate_count=True).score_fully(
+            points, batch
+        ),
+    }
+
+
 def quality(points: Tensor, k: int) -> dict[str, float]:
     """Return the ratios of the engine's mean inertia and loss to those of the libraries."""
     from kmedoids import fasterpam
@@ -191,6 +207,10 @@ def main(arguments: Sequence[str]) -> None:
                 repeats = 50 if name.startswith("agreement") else 1
                 times[name][0].append(milliseconds(engine, options.puzzles, repeats))
                 times[name][1].append(milliseconds(libraries, options.puzzles))
+        further = {
+            name: statistics.median(milliseconds(work, options.puzzles) for _ in range(options.rounds))
+            for name, work in stages(points, batch).items()
+        }
         floor, close = floor_of_kmeans(points, k), quality(points, k)
 
     rows: dict[str, dict[str, Any]] = {}
@@ -206,6 +226,7 @@ def main(arguments: Sequence[str]) -> None:
         "data": data.config.name,
         "rounds": options.rounds,
         "rows": rows,
+        "further_ms": further,
         "floor_of_kmeans": floor | {"share": floor["ms"] / rows[f"KMeans, {RESTARTS} restarts"]["engine_ms"]},
         "quality": close,
         "machine": machine,
@@ -234,6 +255,8 @@ def show(result: dict[str, Any]) -> None:
     floor, close = result["floor_of_kmeans"], result["quality"]
     console = Console()
     console.print(table)
+    for name, further in result["further_ms"].items():
+        console.print(f"{name}: {further:.3f} ms a puzzle")
     console.print(
         f"KMeans: {floor['mflop']:.0f} MFLOP of products a puzzle at {floor['gflop_per_second']:.0f} GFLOP/s take "
         f"{floor['ms']:.3f} ms, {floor['share']:.0%} of its time"

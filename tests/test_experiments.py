@@ -423,6 +423,7 @@ def test_the_leak_script_scores_models_before_and_after_compression(
     tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     puzzles = ["data.reader.train_images=300", "data.reader.test_images=60", "evaluation.restarts=2"]
+    puzzles.append("evaluation.estimate_count=true")  # as with evaluation=robustness
     few = ["data.batches_per_epoch=2", "data.epochs=1", "evaluation.robustness.puzzles=4"]
     others = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "missing")
     axes = ["evaluation=robustness", *(f"evaluation.robustness.{axis}=[]" for axis in others)]

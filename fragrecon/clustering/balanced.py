@@ -14,9 +14,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fragrecon.clustering.kmeans import inner_products, kmeans
-from fragrecon.clustering.problems import MEMORY, centred, check_points, parts
+from fragrecon.clustering.problems import MEMORY, centred, check_points, nearest_of, parts
 
 MAX_STEPS = 100
+TEMPERATURES, ITERATIONS = (0.3, 0.1, 0.03), 4
+"""Of Sinkhorn: temperatures, relative to how far scores are below the best on average, and iterations at each."""
 SMALL = 500
 """Number of points up to which SciPy's assignment of points to single places is as fast as `_ship`."""
 
@@ -43,53 +45,64 @@ def assign(scores: Tensor, size: int | None = None) -> Tensor:
     if scores.ndim != 3:
         raise ValueError(f"scores must be (P, n, k), not {tuple(scores.shape)}")
     problems, n, k = scores.shape
-    return _assign(scores, _size(n, k, size), torch.zeros(problems, k, dtype=torch.float64))
+    values = scores.detach().double().mT
+    return _assign(values, _size(n, k, size), values.new_zeros(problems, k, 1))[0]
 
 
-def _assign(scores: Tensor, size: int, prices: Tensor) -> Tensor:
-    """Assign points as `assign` does, the faster the closer ``prices`` (P, k) are to optimal ones, see `_prices`."""
-    if not torch.isfinite(scores).all():
-        raise ValueError("the scores are not all finite")
-    priced = scores.detach().double().cpu() + prices.unsqueeze(1)
-    # An assignment of each point to its best cluster at these prices is optimal if no cluster has too many points.
-    labels = priced.argmax(2)
-    crowded = (torch.nn.functional.one_hot(labels, scores.shape[2]).sum(1) > size).any(1)
-    for place in crowded.nonzero().flatten().tolist():
-        problem = priced[place].numpy()
-        if len(problem) > SMALL and size > 1:
-            found = _ship(-problem, size)
-        else:  # a cluster has `size` places
-            found = linear_sum_assignment(np.repeat(problem, size, 1), maximize=True)[1] // size
-        labels[place] = torch.from_numpy(found)
-    return labels.to(scores.device)
-
-
-def _prices(scores: Tensor, labels: Tensor) -> Tensor:
-    """Compute prices of clusters at which each point prefers its own, from a best assignment to full clusters.
-
-    The prices are shortest paths between clusters, where a step is the lowest cost of moving a point. Shortest paths
-    from and to all clusters are the bounds of optimal prices; their mean is the least likely to be wrong after a small
-    change of the scores.
+def _assign(scores: Tensor, size: int, prices: Tensor) -> tuple[Tensor, Tensor]:
+    """Assign points as `assign` does.
 
     Args:
-        scores: score of each point in each cluster, (P, n, k).
-        labels: a best assignment (P, n) of n / k points to each cluster.
+        scores: score of each point in each cluster, (P, k, n) float64.
+        size: maximum number of points per cluster.
+        prices: prices (P, k, 1) to start from; zero if not all clusters will be full.
 
     Returns:
-        Prices (P, k), float64 on the CPU, to be added to the scores.
+        Labels (P, n), and better prices.
+
+    Raises:
+        ValueError: a score is not finite.
     """
-    problems, n, k = scores.shape
-    costs = (scores.gather(2, labels.unsqueeze(2)) - scores).double().cpu()
-    order = labels.cpu().argsort(1).unsqueeze(2).expand(-1, -1, k)
-    steps = costs.gather(1, order).view(problems, k, n // k, k).amin(2)  # from a cluster to another
-    ahead = behind = torch.zeros(problems, k, dtype=torch.float64)
-    for _ in range(k - 1):
-        last = ahead, behind
-        ahead = torch.minimum(ahead, (ahead.unsqueeze(2) + steps).amin(1))
-        behind = torch.minimum(behind, (behind.unsqueeze(1) + steps).amin(2))
-        if torch.equal(ahead, last[0]) and torch.equal(behind, last[1]):
-            break
-    return (ahead - behind) / 2
+    if not torch.isfinite(scores).all():
+        raise ValueError("the scores are not all finite")
+    k, n = scores.shape[1:]
+    if n == k * size:
+        prices = _prices(scores, size, prices)
+    priced = (scores + prices).cpu()
+    # Sending each point to its best cluster at these prices is optimal if no cluster has too many points.
+    members, counts, _ = nearest_of(-priced)
+    labels = (torch.arange(k, dtype=members.dtype) @ members).long()
+    for place in (counts > size).flatten(1).any(1).nonzero().flatten().tolist():
+        costs = -priced[place].numpy()
+        if n > SMALL and size > 1:
+            found = _ship(costs.T, size)
+        else:  # a cluster has `size` places
+            found = linear_sum_assignment(costs.repeat(size, 0).T)[1] // size
+        labels[place] = torch.from_numpy(found)
+    return labels.to(scores.device), prices
+
+
+def _prices(scores: Tensor, size: int, prices: Tensor) -> Tensor:
+    """Approximate prices of clusters at which each is the best of ``size`` points.
+
+    Source: Sinkhorn iterations (Cuturi, "Sinkhorn distances", NeurIPS 2013) at falling temperatures.
+
+    Args:
+        scores: score of each point in each cluster, (P, k, n), with n = k * size.
+        size: number of points per cluster.
+        prices: prices (P, k, 1) to start from.
+
+    Returns:
+        Prices (P, k, 1), to be added to the scores.
+    """
+    below = scores - scores.amax(1, keepdim=True)
+    unit = below.mean((1, 2), keepdim=True).neg_().clamp_(min=torch.finfo(scores.dtype).tiny)
+    below, found = (below / unit).float(), (prices / unit).float()
+    for temperature in TEMPERATURES:
+        for _ in range(ITERATIONS):
+            wanted = ((below + found) / temperature).softmax(1).sum(2, keepdim=True)
+            found -= temperature * (wanted / size).clamp_(min=torch.finfo(wanted.dtype).tiny).log_()
+    return found * unit
 
 
 def _ship(costs: _Array, size: int) -> npt.NDArray[np.int64]:
@@ -213,7 +226,7 @@ def balance(points: Tensor, labels: Tensor, k: int, memory: int = MEMORY, size: 
     check_points(points, k)
     n, dim = points.shape[1:]
     size, labels = _size(n, k, size), labels.clone()
-    for part in parts(len(points), 8 * n * (3 * dim + 4 * k + 2 * n), memory):
+    for part in parts(len(points), 8 * n * (3 * dim + 6 * k + n), memory):
         labels[part] = _settle(centred(points[part].double())[0], labels[part], k, size)
     return labels
 
@@ -223,25 +236,22 @@ def _settle(points: Tensor, labels: Tensor, k: int, size: int) -> Tensor:
     labels, rows = labels.clone(), torch.arange(len(points), device=points.device)
     n, dim = points.shape[1:]
     products = points if 2 * dim < n else points @ points.mT
-    prices = torch.zeros(len(points), k, dtype=torch.float64)
-    for step in range(MAX_STEPS):
+    prices = torch.zeros(len(points), k, 1, dtype=points.dtype, device=points.device)
+    for _ in range(MAX_STEPS):
         members = torch.nn.functional.one_hot(labels[rows], k).to(points.dtype).mT
         counts = members.sum(-1, keepdim=True)
         weights = members / counts.clamp(min=1)  # of the points in the centres, (P, k, n)
         if bool((counts == 0).any()):  # at the start, or with clusters that need not be full
             _share(weights, counts.squeeze(-1))
         inner = inner_products(weights, products)
-        scores = 2 * inner.mT - (weights * inner).sum(-1).unsqueeze(1)
-        moved = _assign(scores, size, prices)
+        scores = 2 * inner - (weights * inner).sum(-1, keepdim=True)
+        moved, prices = _assign(scores, size, prices)
         changed = (moved != labels[rows]).any(1)
         labels[rows] = moved
         rows = rows[changed]
         if len(rows) == 0:
             break
-        products = products[changed]
-        prices = prices[: len(rows)]
-        if step and n == k * size:  # the first step moves the centres far
-            prices = _prices(scores[changed], moved[changed])
+        products, prices = products[changed], prices[changed]
     return labels
 
 

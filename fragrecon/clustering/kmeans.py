@@ -99,13 +99,15 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
     """Labels (P, n) and inertia (P,), float64, of the best restart, for `centred` points (P, n, D)."""
     exact, points = points, points.float()
     problems, n, dim = points.shape
-    distances = squared_distances(points)
+    products = points @ points.mT
+    distances = squared_distances(products.clone())
     trials = 2 + int(math.log(k))
     draws = uniforms(keys, restarts * k * trials).float().clamp_(max=1 - 2**-24).view(problems, restarts, k, trials)
     starts = rows_of(distances, _plus_plus(distances, draws))  # (P, R, k, n)
     del distances
 
-    products = points if 2 * dim < n else points @ points.mT
+    if 2 * dim < n:
+        products = points
     norms = points.square().sum(-1).unsqueeze(1)  # (P, 1, n)
     best_labels = torch.empty(problems, restarts, n, dtype=torch.int64, device=points.device)
     best = torch.empty(problems, restarts, device=points.device)

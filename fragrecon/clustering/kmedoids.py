@@ -66,7 +66,7 @@ def kmedoids(points: Tensor, k: int, memory: int = MEMORY) -> KMedoids:
     medoids = torch.empty(problems, k, dtype=torch.int64, device=points.device)
     for part in parts(problems, 4 * n * (7 * n + 8 * dim + 4 * k), memory):
         wide, scale = centred(points[part].double())
-        distances = squared_distances(wide).float().sqrt_()
+        distances = squared_distances(wide @ wide.mT).float().sqrt_()
         medoids[part] = _swap(distances, _build(distances, k))
         nearest, labels[part] = rows_of(distances, medoids[part]).min(1)
         loss[part] = nearest.sum(-1, dtype=torch.float64) * scale
@@ -120,15 +120,14 @@ def _best_swap(candidates: Tensor, to_medoids: Tensor) -> tuple[Tensor, Tensor, 
     Returns:
         Whether the swap lowers the loss, the index of the medoid and the index of the candidate; each (P,).
     """
-    k = to_medoids.shape[1]
     members, _, nearest = nearest_of(to_medoids)
     first = nearest.unsqueeze(1)
     second = to_medoids.masked_fill(members > 0, torch.inf).amin(1, keepdim=True)
     # Without its medoid, a point moves to the candidate or to its second nearest medoid.
-    leaving = torch.minimum(torch.maximum(candidates, first), second).sub_(first) @ members.mT  # (P, m, k)
-    gained = torch.minimum(candidates, first).sub_(first).sum(-1, keepdim=True)
+    leaving = members @ torch.clamp(candidates, first, second).sub_(first).mT  # (P, k, m)
+    gained = torch.minimum(candidates, first).sub_(first).sum(-1).unsqueeze(1)
     change, swap = leaving.add_(gained).flatten(1).min(1)
-    return change < -TOLERANCE * first.sum((1, 2)), swap % k, swap // k
+    return change < -TOLERANCE * first.sum((1, 2)), swap // candidates.shape[1], swap % candidates.shape[1]
 
 
 def _make_swap(

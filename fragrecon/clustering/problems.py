@@ -71,38 +71,38 @@ def centred(points: Tensor) -> tuple[Tensor, Tensor]:
     points = points if points.dtype == torch.float64 else points.float()
     size = _largest(points)
     points = points / size  # first, so that not even a sum overflows
-    points = points - points.mean(1, keepdim=True)
+    points.sub_(points.mean(1, keepdim=True))
     spread = _largest(points)
     return points.div_(spread), size.double().flatten() * spread.double().flatten()
 
 
 def _largest(points: Tensor) -> Tensor:
     """Largest absolute value of each problem, (P, 1, 1); 1 where all values are 0."""
-    largest = points.abs().amax((1, 2), keepdim=True)
+    largest = torch.maximum(points.amax((1, 2), keepdim=True), -points.amin((1, 2), keepdim=True))  # faster than by abs
     return largest.where(largest > 0, 1.0)
 
 
-def squared_distances(points: Tensor) -> Tensor:
-    """Squared Euclidean distances between all points of a problem, computed from inner products.
+def squared_distances(products: Tensor) -> Tensor:
+    """Squared Euclidean distances between all points of a problem, from their inner products.
 
     The rounding error is relative to the squared norms, so the points should be `centred`. Distances no larger than the
     rounding error become 0, as between equal points.
 
     Args:
-        points: (P, n, D).
+        products: inner products X Xt, (P, n, n), of points X; overwritten.
 
     Returns:
         (P, n, n).
 
     Example:
-        >>> squared_distances(torch.tensor([[[0.0, 0.0], [3.0, 4.0]]]))
+        >>> points = torch.tensor([[[0.0, 0.0], [3.0, 4.0]]])
+        >>> squared_distances(points @ points.mT)
         tensor([[[ 0., 25.],
                  [25.,  0.]]])
     """
-    products = points @ points.mT
     norms = products.diagonal(dim1=1, dim2=2).clone()
     distances = products.mul_(-2).add_(norms.unsqueeze(1)).add_(norms.unsqueeze(2))
-    rounding = ROUNDING * torch.finfo(points.dtype).eps * norms.amax(1)
+    rounding = ROUNDING * torch.finfo(norms.dtype).eps * norms.amax(1)
     return distances.mul_(distances > rounding.view(-1, 1, 1))
 
 

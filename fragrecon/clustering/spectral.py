@@ -99,7 +99,8 @@ def local_affinity(points: Tensor) -> Tensor:
     Returns:
         Affinities in [0, 1], (P, n, n) float64.
     """
-    distances = squared_distances(centred(points.double())[0])
+    about_mean, _ = centred(points.double())
+    distances = squared_distances(about_mean @ about_mean.mT)
     neighbour = min(NEIGHBOUR, points.shape[1] - 1)
     scale = distances.kthvalue(neighbour + 1, -1).values.sqrt()
     product = scale.unsqueeze(-1) * scale.unsqueeze(-2)

@@ -114,6 +114,7 @@ class EvaluationConfig(Section):
     memory_mb: Count = 32
     robustness: RobustnessConfig | None = None
     clustering: bool = True
+    estimate_count: bool = False
     reconstruction: ReconstructionConfig | None = None
     probe: ProbeConfig | None = None
     generation: GenerationConfig | None = None

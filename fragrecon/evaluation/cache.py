@@ -23,7 +23,7 @@ from fragrecon.evaluation.statistics import Scores
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Version of the code that computes cached values. Increase it with every change that alters a value, and whenever a
 metric is added or renamed, because metric names are not part of the file name."""
 

@@ -223,7 +223,8 @@ def protocol_of(config: Config) -> ClusteringProtocol:
     """Return the clustering protocol of a config."""
     evaluation = config.evaluation
     backend = BACKENDS[evaluation.backend]
-    return ClusteringProtocol(backend, evaluation.restarts, evaluation.seed, evaluation.memory_mb * 2**20)
+    memory = evaluation.memory_mb * 2**20
+    return ClusteringProtocol(backend, evaluation.restarts, evaluation.seed, memory, evaluation.estimate_count)
 
 
 def shape_text(shape: AnyWidthShape) -> str:

@@ -252,6 +252,17 @@ def test_a_large_assignment_is_as_good_as_that_to_single_places(n: int, k: int, 
         assert own[range(n), labels].sum() == pytest.approx(best, abs=1e-9)
 
 
+@pytest.mark.parametrize("far", [0.0, 1e3, 1e30, 1e300])
+def test_an_assignment_is_the_best_however_far_a_cluster_is_from_all_points(far: float) -> None:
+    scores = torch.randn(5, 24, 4, generator=torch.Generator().manual_seed(0)).double()
+    scores[:, :, 2] -= far
+    labels = assign(scores)
+    assert counts(labels, 4) == [[6] * 4] * 5
+    for own, found in zip(scores.numpy(), labels.numpy(), strict=True):
+        places, best = linear_sum_assignment(own.repeat(6, 1), maximize=True)
+        assert own[range(24), found].sum() == pytest.approx(own[places, best // 6].sum(), rel=1e-12)
+
+
 @pytest.mark.parametrize("size", [None, 18])
 def test_a_large_result_is_a_best_assignment_to_its_own_centres(size: int | None) -> None:
     points = blobs(2, 34, 16, 2.0, 3)[0]

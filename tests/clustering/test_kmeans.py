@@ -289,7 +289,8 @@ def test_starts_are_those_of_a_slow_loop(trials: int) -> None:
 @unhurried
 @given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 3))
 def test_starts_are_distinct_points(seed: int, n: int, trials: int) -> None:
-    squared = squared_distances(uniform(3, n, 2, seed) - 0.5)
+    points = uniform(3, n, 2, seed) - 0.5
+    squared = squared_distances(points @ points.mT)
     starts = _plus_plus(squared, uniforms(keys(3, seed), 4 * n * trials).float().view(3, 4, n, trials))
     assert starts.sort(-1).values.tolist() == [[list(range(n))] * 4] * 3
 
@@ -298,7 +299,7 @@ def test_starts_are_distinct_points(seed: int, n: int, trials: int) -> None:
 def test_the_ends_of_the_range_of_numbers_draw_points_that_are_still_free(draw: float) -> None:
     for n in (3, 7, 100, 513):
         points = torch.arange(n).float().view(1, n, 1) / n - 0.5
-        starts = _plus_plus(squared_distances(points), torch.full((1, 1, 3, 1), draw))
+        starts = _plus_plus(squared_distances(points @ points.mT), torch.full((1, 1, 3, 1), draw))
         assert len(set(starts[0, 0].tolist())) == 3
         assert starts.max() < n
 

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.timeout(180)
 METHODS = ["random", "raw_pixels", "colour_histogram", "exact_pca", "whitened_pca", "model"]
 PLAIN = ["evaluation.puzzles=6", "evaluation.restarts=2"]
 """ for a plain evaluation of six puzzles."""
+COUNT = ["evaluation.estimate_count=true"]  # as with evaluation=robustness
 AXES = ("images", "fragment_size", "noise", "rotation", "jitter", "gap", "missing", "jpeg_quality")
 NOTHING = [f"evaluation.robustness.{axis}=[]" for axis in AXES]
 HARDER = ["evaluation=robustness", *PLAIN, "evaluation.robustness.puzzles=4"]
@@ -270,7 +271,7 @@ def harder(tmp_path_factory: pytest.TempPathFactory, cache: Path, finished: Path
     cli = Cli(tmp_path_factory.mktemp("harder"), cache)
     given = ["mode=evaluate", f"run={finished}", f"data.cache_dir={cache}"]
     result = cli.run(*given, *HARDER, *FEW, "hydra.run.dir=harder").ok()
-    job(cli.home / "plain", cache, "mode=evaluate", f"run={finished}", *PLAIN, figures=True)
+    job(cli.home / "plain", cache, "mode=evaluate", f"run={finished}", *PLAIN, *COUNT, figures=True)
     return Harder(cli.home / "harder", cli.home / "plain", result)
 
 

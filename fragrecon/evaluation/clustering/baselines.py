@@ -138,5 +138,6 @@ class Baselines:
             "backend": self.protocol.backend.name,
             "restarts": self.protocol.restarts,
             "seed": self.protocol.seed,
+            "estimate_count": self.protocol.estimate_count,
         }
         return cached_scores(puzzles, self.methods, self.folder, facts, fitted=FITTED, advance=advance, **settings)

@@ -59,12 +59,14 @@ class ClusteringProtocol:
         restarts: number of restarts of KMeans.
         seed: seed of the random numbers.
         memory: bytes that clustering may use at once.
+        estimate_count: whether `score_fully` also clusters with an estimated number of images.
     """
 
     backend: Backend
     restarts: int
     seed: int
     memory: int
+    estimate_count: bool = False
 
     def score(self, embeddings: Tensor, batch: FragmentBatch) -> dict[str, Tensor]:
         """Cluster embeddings without rescaling and score the clusters.
@@ -90,8 +92,8 @@ class ClusteringProtocol:
 
         Returns:
             Scores (B,) by `METRICS` and `FURTHER_AGREEMENTS`; ``balanced_...`` for clusters of equal size,
-            if the fragments fill such; ``unknown_...`` for an estimated number of images; and ``unknown_k_error``, its
-            absolute error.
+            if the fragments fill such; and, if asked for, ``unknown_...`` for an estimated number of images and
+            ``unknown_k_error``, its absolute error.
 
         Raises:
             TrainingError: an embedding is not finite.
@@ -108,7 +110,7 @@ class ClusteringProtocol:
 
         # With fewer than twelve fragments, the range would contain a single number.
         largest = max(3, points.shape[1] // FEWEST_MEMBERS)
-        if largest < points.shape[1]:
+        if self.estimate_count and largest < points.shape[1]:
             counts = estimate_count(points, largest, self.memory)
             unknown = torch.empty(points.shape[:2], dtype=torch.int64, device=points.device)
             for count in torch.unique(counts).tolist():

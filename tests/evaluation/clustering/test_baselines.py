@@ -249,11 +249,12 @@ def scores_of(
     condition: Condition | None = None,
     restarts: int = 1,
     seed: int = 0,
+    estimate_count: bool = False,
     memory: int = MEMORY,
     batch_size: int = 2,
     advance: Callable[[int], None] = quiet,
 ) -> dict[str, dict[str, Scores]]:
-    protocol = ClusteringProtocol((backend or Counting()).backend, restarts, seed, memory)
+    protocol = ClusteringProtocol((backend or Counting()).backend, restarts, seed, memory, estimate_count)
     change: dict[str, Any] = {}
     if condition:
         change = {"condition": str(condition), "change": lambda batch: condition.change(batch, seed, data.grid)}
@@ -279,7 +280,7 @@ def test_scores_are_computed_once(data: FragmentData, tmp_path: Path) -> None:
     backend, told = Counting(), list[int]()
     first = scores_of(data, tmp_path / "scores", backend, advance=told.append)
     worked = backend.puzzles
-    assert worked == 3 * 4 * 3  # three puzzles of four baselines, by each algorithm and with their number unknown
+    assert worked == 3 * 4 * 2  # three puzzles of four baselines, by each algorithm
     assert sorted(path.name.rpartition("-")[0] for path in (tmp_path / "scores").iterdir()) == sorted(METHODS)
     second = scores_of(data, tmp_path / "scores", backend, advance=told.append)
     assert backend.puzzles == worked
@@ -319,7 +320,7 @@ def test_a_part_that_is_missing_is_computed_alone(data: FragmentData, tmp_path: 
     others = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != lost}
     lost.unlink()
     assert_equal(scores_of(data, tmp_path, backend), first)
-    assert backend.puzzles == 3 * 3
+    assert backend.puzzles == 3 * 2
     assert lost.is_file()
     assert all(path.stat().st_mtime_ns == time for path, time in others.items())
 
@@ -330,6 +331,7 @@ def test_scores_of_other_settings_are_cached_apart(data: FragmentData, tmp_path:
     changes: list[dict[str, Any]] = [
         {"seed": 1},
         {"restarts": 2},
+        {"estimate_count": True},
         {"backend": Counting("another")},
         {"condition": Condition("noise", 0.1)},
         {"puzzles": 2},
@@ -425,7 +427,7 @@ def test_a_write_that_is_killed_leaves_no_half_of_a_file(
     backend = Counting()
     again = scores_of(data, tmp_path, backend)
     assert_equal(again, scores_of(data, tmp_path / "fresh"))
-    assert 0 < backend.puzzles < 3 * 4 * 3
+    assert 0 < backend.puzzles < 3 * 4 * 2
     assert len([path for path in tmp_path.iterdir() if path.is_file()]) == 5
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ class Recorder:
 
 @pytest.fixture(params=["sklearn", "batched"])
 def protocol(request: pytest.FixtureRequest) -> ClusteringProtocol:
-    return ClusteringProtocol(BACKENDS[request.param], restarts=10, seed=0, memory=MEMORY)
+    return ClusteringProtocol(BACKENDS[request.param], restarts=10, seed=0, memory=MEMORY, estimate_count=True)
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +385,9 @@ def test_each_puzzle_keeps_its_key_where_the_number_of_images_is_unknown() -> No
     groups, batch = [4, 2, 4], puzzles(3)
     # The first coordinate tells the puzzle.
     named = torch.arange(3.0).view(3, 1, 1).expand(3, 160, 1)
-    ClusteringProtocol(Spy().backend, 3, 0, MEMORY).score_fully(torch.cat([named, grouped(batch, groups)], 2), batch)
+    ClusteringProtocol(Spy().backend, 3, 0, MEMORY, True).score_fully(
+        torch.cat([named, grouped(batch, groups)], 2), batch
+    )
     keys = {number: {key for _, key in found} for number, found in asked.items()}
     assert {number: {k for k, _ in found} for number, found in asked.items()} == {0: {10, 4}, 1: {10, 2}, 2: {10, 4}}
     assert [len(own) for own in keys.values()] == [1, 1, 1]
@@ -406,7 +409,7 @@ def test_the_further_scores_are_those_of_scikit_learn() -> None:
 def test_memory_does_not_change_scores(memory: int) -> None:
     batch = puzzles(5, images=4, cells=9)
     plenty, given = (
-        ClusteringProtocol(BACKENDS["batched"], 4, 0, size).score_fully(noisy(batch, 0.5), batch)
+        ClusteringProtocol(BACKENDS["batched"], 4, 0, size, True).score_fully(noisy(batch, 0.5), batch)
         for size in (2**26, memory)
     )
     for metric, values in plenty.items():
@@ -417,7 +420,7 @@ def test_memory_does_not_change_scores(memory: int) -> None:
 def test_seed_and_restarts_count(change: dict[str, int]) -> None:
     batch = puzzles(4, images=8, cells=9)
     unclear = torch.randn(4, 72, 6, generator=torch.Generator().manual_seed(0))
-    settings = {"seed": 0, "restarts": 2, "memory": MEMORY}
+    settings: dict[str, Any] = {"seed": 0, "restarts": 2, "memory": MEMORY, "estimate_count": True}
     for name in ("sklearn", "batched"):
         one, other = (ClusteringProtocol(BACKENDS[name], **settings | own) for own in ({}, change))
         for metric in ("kmeans_ari", "unknown_ari", "balanced_ari"):

@@ -210,7 +210,8 @@ def run(
     batch_size: int = 4,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Outcome]:
-    evaluation = SimpleNamespace(robustness=config, backend="batched", restarts=1, seed=0, memory_mb=16)
+    settings: dict[str, Any] = {"backend": "batched", "restarts": 1, "seed": 0, "memory_mb": 16, "estimate_count": True}
+    evaluation = SimpleNamespace(robustness=config, **settings)
     scoring: Any = SimpleNamespace(config=SimpleNamespace(evaluation=evaluation), model=model, data=data, cache=cache)
     scoring.settings = {"batch_size": batch_size, "device": CPU}
     return list(outcomes(scoring, usual_scores(), advance))
