@@ -100,6 +100,8 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
     exact, points = points, points.float()
     problems, n, dim = points.shape
     products = points @ points.mT
+    norms = products.diagonal(dim1=1, dim2=2).unsqueeze(1).clone()  # (P, 1, n)
+    total = norms.sum((1, 2))
     distances = squared_distances(products.clone())
     trials = 2 + int(math.log(k))
     draws = uniforms(keys, restarts * k * trials).float().clamp_(max=1 - 2**-24).view(problems, restarts, k, trials)
@@ -108,7 +110,6 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
 
     if 2 * dim < n:
         products = points
-    norms = points.square().sum(-1).unsqueeze(1)  # (P, 1, n)
     best_labels = torch.empty(problems, restarts, n, dtype=torch.int64, device=points.device)
     best = torch.empty(problems, restarts, device=points.device)
     rows = torch.arange(problems, device=points.device).unsqueeze(1)
@@ -152,7 +153,7 @@ def _solve(points: Tensor, k: int, keys: Tensor, restarts: int) -> tuple[Tensor,
             products, norms = products[problems_left], norms[problems_left]
     inertia = best.double()
     # For clusters much tighter than the whole, the subtraction leaves mostly rounding errors.
-    tight = inertia.amin(1) < TIGHT * exact.double().square().sum((1, 2))
+    tight = inertia.amin(1) < TIGHT * total
     if bool(tight.any()):
         inertia[tight] = torch.stack([_inertia(exact[tight], found, k) for found in best_labels[tight].unbind(1)], 1)
     # Of restarts equal up to rounding the first is chosen, so that batches and threads make no difference.
