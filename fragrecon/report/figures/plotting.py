@@ -20,6 +20,18 @@ STYLES = {"training": ("0.5", "--"), "validation": ("black", "-")}
 """Colour and line style of each curve."""
 SPAN = 0.25
 """Minimum range of an axis, relative to its largest absolute value, so that small changes look small."""
+PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#000000"),
+    *("#772200", "#555555", "#440077", "#CCCCDD", "#0000DD", "#CCAAAA", "#442233", "#8877FF"),
+    *("#AADD99", "#774477", "#667777", "#995544"),
+)
+"""Colours that colour-blind readers can distinguish.
+
+The first eight are those of Okabe and Ito (Color Universal Design, 2008). Each further one is the colour farthest, by
+CIEDE2000, from those before it, to normal and to simulated dichromatic vision (Machado et al., 2009).
+"""
+MARKERS, DASHES = "os^", ("-", "--", ":")
+"""Markers and line styles of the curves of a plot, so that they do not differ by colour only."""
 NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
 """Style of annotations."""
 
@@ -50,13 +62,12 @@ def tidy(axes: Axes) -> None:
 def colours(count: int) -> list[tuple[float, float, float]]:
     """Return ``count`` distinct RGB colours.
 
-    Up to 20 are hand-picked, as these are easier to distinguish than equal steps of hue; more are ordered by hue, in
-    rings of a dozen, alternately light and dark.
+    Up to 20 are those of `PALETTE`; more are ordered by hue, in rings of a dozen, alternately light and dark.
     """
-    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
 
-    if count <= 20:
-        return [tuple(colour[:3]) for colour in colormaps["tab10" if count <= 10 else "tab20"](range(count)).tolist()]
+    if count <= len(PALETTE):
+        return [to_rgb(colour) for colour in PALETTE[:count]]
     rings, around = -(-count // 12), 12
     return [
         colorsys.hsv_to_rgb((place / around + ring / (12 * rings)) % 1, 0.9, 0.6 if ring % 2 else 0.95)

@@ -60,7 +60,7 @@ CAPTIONS = {
     "search_history": "Best validation score of each trial; of a pruned trial, its last score.",
     "search_importance": "Importance of the parameters for the scores, by the splits of a random forest.",
     "search_parameters": "Scores of all trials by parameter.",
-    "robustness": "Scores under harder conditions, with 95% intervals.",
+    "robustness": "Scores of the model and the best baselines under harder conditions, with 95% intervals.",
 }
 """Captions by file name; a figure without one is shown without a caption."""
 
