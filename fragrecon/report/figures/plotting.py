@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,8 +29,8 @@ PALETTE = (
 The first eight are those of Okabe and Ito (Color Universal Design, 2008). Each further one is the colour farthest, by
 CIEDE2000, from those before it, to normal and to simulated dichromatic vision (Machado et al., 2009).
 """
-MARKERS, DASHES = "os^", ("-", "--", ":")
-"""Markers and line styles of the curves of a plot, so that they do not differ by colour only."""
+MARKERS, DASHES = "os^Dv", ("-", "--", ":")
+"""Markers and line styles, so that points and curves do not differ by colour only."""
 NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
 """Style of annotations."""
 
@@ -60,19 +59,10 @@ def tidy(axes: Axes) -> None:
 
 
 def colours(count: int) -> list[tuple[float, float, float]]:
-    """Return ``count`` distinct RGB colours.
-
-    Up to 20 are those of `PALETTE`; more are ordered by hue, in rings of a dozen, alternately light and dark.
-    """
+    """Return ``count`` RGB colours: those of `PALETTE`, again and again."""
     from matplotlib.colors import to_rgb
 
-    if count <= len(PALETTE):
-        return [to_rgb(colour) for colour in PALETTE[:count]]
-    rings, around = -(-count // 12), 12
-    return [
-        colorsys.hsv_to_rgb((place / around + ring / (12 * rings)) % 1, 0.9, 0.6 if ring % 2 else 0.95)
-        for ring, place in (divmod(number, 12) for number in range(count))
-    ]
+    return [to_rgb(PALETTE[number % len(PALETTE)]) for number in range(count)]
 
 
 def epochs_figure(panels: Mapping[str, Mapping[str, Points]], selected: float | None, title: str = "") -> Figure:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.components import PrincipalComponents
 from fragrecon.evaluation.probes.scoring import ProbeResults
-from fragrecon.report.figures.plotting import blank, colours, save
+from fragrecon.report.figures.plotting import MARKERS, PALETTE, blank, colours, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,18 +128,24 @@ def projection_figure(
         The figure.
     """
     listed, hues = len(classes) <= LISTED, np.array(colours(len(classes)))
-    figure = blank(6.4 if listed else 5.2, 5.2)
+    wide, high = (points.amax(0) - points.amin(0)).tolist()
+    lowest = max(2.6, 0.17 * len(classes) + 0.3) if listed else 2.6
+    figure = blank(6.4 if listed else 5.2, float(np.clip(5.2 * high / max(wide, 1e-12), lowest, 5.2)))
     axes = figure.subplots()
-    axes.scatter(points[:, 0], points[:, 1], s=7, c=hues[labels.numpy()], alpha=0.8, linewidths=0)
+    # Classes of one colour have different markers. Points are drawn by marker, so no class is below all others.
+    markers = [MARKERS[(number + number // len(PALETTE)) % len(MARKERS)] for number in range(len(classes))]
+    for marker in sorted(set(markers)):
+        own = np.array([markers[label] == marker for label in labels.tolist()])
+        axes.scatter(*points[own].T, s=9, c=hues[labels.numpy()[own]], marker=marker, alpha=0.8, linewidths=0)
     if listed:
-        dots: list[Any] = [axes.scatter([], [], s=22, color=hue) for hue in hues]
+        dots: list[Any] = [axes.scatter([], [], s=22, color=h, marker=m) for h, m in zip(hues, markers, strict=True)]
         figure.legend(dots, classes, loc="outside right upper", fontsize=7, frameon=False)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel(axes_names[0], fontsize=8)
     axes.set_ylabel(axes_names[1], fontsize=8)
     axes.spines[:].set_color("0.8")
-    axes.set_title(title, fontsize=8, loc="left")
+    axes.set_title("\n".join(fill(line, 66) for line in title.split("\n")), fontsize=8, loc="left")
     return figure
 
 

@@ -21,7 +21,7 @@ FILLED = ("masked", "descent", "attention")
 
 CAPTIONS = {
     "masked": (
-        "Each column is a test image. From the top: the image; its visible part, with hidden patches in grey; the "
+        "Each column is a test image. From the top: the image; its visible part, with hidden patches hatched; the "
         "model's output; and the composite, with the model's output in place of the hidden patches only. Below: PSNR "
         "of the hidden patches; higher is better."
     ),

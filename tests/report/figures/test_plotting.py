@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
@@ -21,17 +22,15 @@ SCORES: Points = [(0, 0.1), (1, 0.4), (2, 0.3)]
 PANELS = {"loss": {"training": TRAINING, "validation": VALIDATION}, "score": {"validation": SCORES}}
 
 
-@pytest.mark.parametrize(
-    ("count", "least"), [(2, 0.8), (10, 0.2), (12, 0.07), (20, 0.07), (24, 0.1), (25, 0.01), (60, 0.01)]
-)
-def test_colours_differ(count: int, least: float) -> None:
+@pytest.mark.parametrize("count", [2, 20, 24])
+def test_colours_recur_after_twenty(count: int) -> None:
     found = np.array(colours(count))
     assert found.shape == (count, 3)
     assert 0 <= found.min() <= found.max() <= 1
-    assert min(float(abs(one - other).max()) for one, other in itertools.combinations(found, 2)) > least
+    assert len(np.unique(found, axis=0)) == min(count, 20)
 
 
-def as_dichromats_see(colours: np.ndarray, missing: str) -> np.ndarray:
+def as_dichromats_see(colours: npt.NDArray[np.float64], missing: str) -> npt.NDArray[np.float64]:
     """Simulated colours (n, 3), sRGB, by Vienot, Brettel and Mollon (Color Research and Application, 1999)."""
     to_lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
     reduced = {
@@ -41,12 +40,14 @@ def as_dichromats_see(colours: np.ndarray, missing: str) -> np.ndarray:
     }[missing]
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ (np.linalg.inv(to_lms) @ reduced @ to_lms).T, 0, 1)
-    return np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    encoded: npt.NDArray[np.float64] = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    return encoded
 
 
-def least_difference(colours: np.ndarray, missing: str) -> float:
+def least_difference(colours: npt.NDArray[np.float64], missing: str) -> float:
     lab = rgb2lab(as_dichromats_see(colours, missing))
-    return min(float(deltaE_ciede2000(one, other)) for one, other in itertools.combinations(lab, 2))
+    first, second = (np.array(ends) for ends in zip(*itertools.combinations(lab, 2), strict=True))
+    return float(deltaE_ciede2000(first, second).min())  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("missing", ["none", "L", "M"])
