@@ -24,12 +24,14 @@ from fragrecon.report.figures.plotting import MARKERS, PALETTE, blank, colours, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-POINTS = 2000
+POINTS = 1000
 """Maximum number of images drawn."""
 LISTED = 20
 """Maximum number of classes in a legend."""
 NEAR = 15
 """Number of neighbours in UMAP, its default."""
+ITERATIONS = 500
+"""Iterations of t-SNE; twice as many change the picture little."""
 PERPLEXITY = 30
 """Maximum perplexity of t-SNE: roughly the number of near neighbours."""
 TITLES = {"pca": "principal components", "tsne": "t-SNE", "umap": "UMAP"}
@@ -106,7 +108,9 @@ def tsne(embeddings: Tensor, near: int) -> Tensor:
     start = "pca" if min(embeddings.shape) > 1 and float(embeddings.std(0).max()) > 0 else "random"
     perplexity = max(1, min(near, PERPLEXITY, (len(embeddings) - 1) / 3))
     with threadpool_limits(1):
-        spread = TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(embeddings.numpy())
+        spread = TSNE(perplexity=perplexity, init=start, max_iter=ITERATIONS, random_state=0).fit_transform(
+            embeddings.numpy()
+        )
     points = torch.from_numpy(spread)
     least, most = points.amin(0), points.amax(0)
     return (points - least) / (most - least).clamp(min=1e-12)
@@ -136,7 +140,9 @@ def projection_figure(
     markers = [MARKERS[(number + number // len(PALETTE)) % len(MARKERS)] for number in range(len(classes))]
     for marker in sorted(set(markers)):
         own = np.array([markers[label] == marker for label in labels.tolist()])
-        axes.scatter(*points[own].T, s=9, c=hues[labels.numpy()[own]], marker=marker, alpha=0.8, linewidths=0)
+        axes.scatter(
+            points[own, 0], points[own, 1], s=9, c=hues[labels.numpy()[own]], marker=marker, alpha=0.8, linewidths=0
+        )
     if listed:
         dots: list[Any] = [axes.scatter([], [], s=22, color=h, marker=m) for h, m in zip(hues, markers, strict=True)]
         figure.legend(dots, classes, loc="outside right upper", fontsize=7, frameon=False)

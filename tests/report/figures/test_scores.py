@@ -206,7 +206,7 @@ def test_methods_differ_by_colour_marker_and_dash_and_look_alike_in_all_panels()
     assert {text.get_text() for text in legend.get_texts()} == {label(method) for method in METHODS}
     looks: dict[str, set[Any]] = {}
     for axes in figure.axes:
-        for bars in axes.containers:
+        for bars in cast(list[Any], axes.containers):
             line = bars.lines[0]
             looks.setdefault(bars.get_label(), set()).add((line.get_color(), line.get_marker(), line.get_linestyle()))
     assert all(len(found) == 1 for found in looks.values())
