@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -50,6 +51,11 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
+def wrapped(title: str, width: float) -> str:
+    """Break the lines of a title to fit a width in inches."""
+    return "\n".join(fill(line, int(13 * width)) for line in title.split("\n"))
+
+
 def tidy(axes: Axes) -> None:
     """Apply the style of all plots: small numbers, a faint grid, no box."""
     axes.tick_params(labelsize=7)
@@ -79,7 +85,7 @@ def epochs_figure(panels: Mapping[str, Mapping[str, Points]], selected: float | 
     from matplotlib.ticker import MaxNLocator
 
     figure = blank(4.8, 1.6 * len(panels) + 0.8)
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(wrapped(title, 4.8), fontsize=8)
     above: dict[str, Any] = {**NOTE, "xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False).flatten()
     for axes, (name, curves) in zip(all_axes, panels.items(), strict=True):

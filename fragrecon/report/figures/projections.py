@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.components import PrincipalComponents
 from fragrecon.evaluation.probes.scoring import ProbeResults
-from fragrecon.report.figures.plotting import MARKERS, PALETTE, blank, colours, save
+from fragrecon.report.figures.plotting import MARKERS, PALETTE, blank, colours, save, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,7 +150,7 @@ def projection_figure(
     axes.set_xlabel(axes_names[0], fontsize=8)
     axes.set_ylabel(axes_names[1], fontsize=8)
     axes.spines[:].set_color("0.8")
-    axes.set_title("\n".join(fill(line, 66) for line in title.split("\n")), fontsize=8, loc="left")
+    axes.set_title(wrapped(title, 5), fontsize=8, loc="left")
     return figure
 
 
