@@ -97,6 +97,8 @@ def robustness_figure(
     Returns:
         The figure.
     """
+    from matplotlib.ticker import MaxNLocator
+
     means = {method: float(found[metric].mean()) for method, found in usual.items() if method != "model"}
     methods = ["model", *sorted(means, key=lambda method: -means[method])[:BASELINES]]
     kinds: dict[str, list[Outcome]] = {}
@@ -119,6 +121,7 @@ def robustness_figure(
             if name in USUAL:
                 points.insert(0, (USUAL[name], summary(usual[method][metric][:puzzles])))
             _plot(axes, points, method, number, DASHES[number])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         if name not in KINDS:
             ticks = {outcome.condition.value: f"{outcome.condition.value:g}" for outcome in found}
             ticks |= {USUAL[name]: "none"} if name in USUAL else {}
