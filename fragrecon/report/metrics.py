@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 WORDS = {
     "pca": "PCA",
+    "tsne": "t-SNE",
+    "umap": "UMAP",
     "jpeg": "JPEG",
     "ari": "ARI",
     "nmi": "NMI",

@@ -201,14 +201,14 @@ def visiting(browser: Browser, server: Server, width: int = 1280) -> Iterator[Vi
 
 
 def hidden_patches(visible: Pixels) -> set[int]:
-    """Those of a grid of 4 x 4 that are grey: lines between patches aside."""
+    """Those of a grid of 4 x 4 that are hatched: lines between patches aside."""
     side = visible.shape[0] // 4
     inside = [
         visible[row * side + 4 : (row + 1) * side - 4, column * side + 4 : (column + 1) * side - 4]
         for row in range(4)
         for column in range(4)
     ]
-    return {number for number, patch in enumerate(inside) if (patch == 128).all()}
+    return {number for number, patch in enumerate(inside) if np.isin(patch, (102, 217)).all()}
 
 
 def check_pictures(visit: Visit) -> set[int]:

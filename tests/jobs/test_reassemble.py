@@ -223,12 +223,14 @@ def test_the_pictures_show_what_the_placement_says(rebuilt: Path) -> None:
     wide = side + 2 * line
     assert shuffled.shape == (6 * (side + line) + line, 6 * (side + line) + line, 3)
     assert groups.shape == (6 * (wide + line) + line, 6 * (wide + line) + line, 3)
+    image_by_image = sorted(range(len(found["fragments"])), key=lambda number: found["fragments"][number]["image"])
     for number, row in enumerate(found["fragments"]):
         own = tile(originals[row["file"]], row["cut_from"], side, side)
         np.testing.assert_array_equal(tile(images[row["image"]], row["cell"], side, side), own)
         down, across = divmod(number, 6)
         top, left = line + down * (side + line), line + across * (side + line)
         np.testing.assert_array_equal(shuffled[top : top + side, left : left + side], own)
+        down, across = divmod(image_by_image.index(number), 6)
         top, left = line + down * (wide + line), line + across * (wide + line)
         framed = groups[top : top + wide, left : left + wide]
         np.testing.assert_array_equal(framed[line:-line, line:-line], own)
@@ -245,7 +247,7 @@ def check_rebuilt(
     gap: int,
 ) -> None:
     """Pairs of an original and what was rebuilt of it, in which wrong fragments alone have a red frame."""
-    size, label = images[0].shape[0], LINE
+    size, label = images[0].shape[0], max(LINE, images[0].shape[1] // 10)
     sources = list(dict.fromkeys(sorted(row["file"] for row in found["fragments"])))
     right = {n: {s: set[tuple[int, ...]]() for s in sources} for n in range(len(images))}
     held = Counter((row["image"], row["file"]) for row in found["fragments"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -24,7 +25,7 @@ from fragrecon import files
 from fragrecon.data.puzzles import FragmentBatch, make_batch
 from fragrecon.evaluation.statistics import summary
 from fragrecon.report.leaderboard import Failure, Leaderboard, Row, Spread
-from fragrecon.report.page import curves, write_run_page, write_sweep_page
+from fragrecon.report.page import bokeh_figure, curves, write_jigsaw_page, write_run_page, write_sweep_page
 from fragrecon.report.page.viewer import gallery
 from fragrecon.run import compose
 from fragrecon.runs.read import Run, load_run
@@ -553,6 +554,29 @@ def test_it_fits_on_a_phone(browser: Browser, sweep: Path) -> None:
         assert min(place["width"] for place in places) >= 16
 
 
+WIDER = """() => [...document.querySelectorAll("body *")].filter(shown => {
+    for (let around = shown.parentElement; around; around = around.parentElement)
+        if (getComputedStyle(around).overflowX !== "visible") return false;
+    return shown.getBoundingClientRect().right > innerWidth + 1;
+}).map(shown => shown.outerHTML.slice(0, 80))"""
+"""What sticks out on the right, and cannot be scrolled to in a part of the page."""
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_pages_of_runs_and_of_jigsaws_are_not_wider_than_the_window(
+    browser: Browser, sweep: Path, tmp_path: Path, width: int
+) -> None:
+    images = [{"grid": [100, 100], "pieces": 9999, "confidence": 0.5, "doubtful": 1234}] * 2
+    scores = {"direct": 0.5, "neighbours": 0.5, "perfect": 0.5, "sedas": 0.5, "enas": 0.5}
+    result = {"piece_size": [28, 28], "images": images, "pieces": [], "scores": scores}
+    write_jigsaw_page(tmp_path / "report.html", result | {"scores_up_to_equal_pieces": scores}, tmp_path)
+    for page in (sweep.parent / "mosaic,64,seed=1" / "report.html", tmp_path / "report.html"):
+        with opened(browser, page, width=width) as found:
+            found.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+            assert found.evaluate("document.documentElement.scrollWidth") == width
+            assert not found.evaluate(WIDER)
+
+
 def test_each_puzzle_is_embedded_once_however_many_solved_it(sweep: Path) -> None:
     assert sweep.read_text().count("data:image/webp") == PUZZLES * IMAGES
     assert sweep.stat().st_size < 2_500_000
@@ -619,6 +643,15 @@ def test_the_strongest_baselines_are_drawn() -> None:
     assert curves.strongest(Leaderboard("name", [], [row], "", known)) == ["colour_histogram", "exact_pca"]
 
 
+def test_each_baseline_has_dashes_of_its_own() -> None:
+    point = bokeh_figure.Point(1.0, 0.5, 0.5, 0.5, "", "")
+    lines = [bokeh_figure.Line(name, {"kmeans_ari": [point]}, name != "model") for name in ("a", "model", "b", "c")]
+    drawn = json.dumps(bokeh_figure.draw(bokeh_figure.Axis("n", ["1"], {"1": 1.0}), lines, "", connected=True)["item"])
+    # Bokeh also writes the style of a selected and of a muted line.
+    dashes = re.findall(r'"line_dash": (?:{[^{}]*)?(\[[^]]+\]|"[^"]+")', drawn)
+    assert len({dash for dash in dashes if dash != "[]"}) == 3
+
+
 # Of a run ------------------------------------------------------------------------------------------------------------
 
 
@@ -646,7 +679,7 @@ def test_the_page_of_a_run_shows_scores_beside_baselines_training_figures_and_co
             ("training", [3, 2, 1]),
             ("validation", [4, 3, 2]),
         ]
-        picture = found.page.get_by_role("img", name="tsne of puzzle")
+        picture = found.page.get_by_role("img", name="t-SNE of puzzle")
         encoded = str(picture.get_attribute("src")).removeprefix("data:image/webp;base64,")
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))), np.asarray(figure))
         assert found.page.locator("header").inner_text().count("conv on synthetic, seed 7: done; 7 parameters") == 1

@@ -125,7 +125,7 @@ def bench_figure(result: Mapping[str, Any]) -> Figure:
         axes.set_xlabel("images per batch", fontsize=8)
         axes.set_ylabel(name, fontsize=8)
         tidy(axes)
-    speed.legend(fontsize=7, frameon=False)
+    figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     return figure
 
 

@@ -22,13 +22,13 @@ FRAGMENT, SPACE = 32, 4
 """Maximum side of a fragment and space between fragments, in pixels."""
 PER_LINE = 8, 32
 """Minimum and maximum number of fragments in a row of a group; in between, those of an image."""
-TITLE, MARGIN, LABEL = 26, 26, 16
+TITLE, MARGIN, LABEL = 26, 26, 20
 """Height of the line of titles, space between panels, and width of the name of an image or a group, in pixels."""
 POINTS = 1000
 """Maximum number of fragments in the t-SNE figure."""
 ROOM = 2
 """Side of its grid, relative to the smallest square that holds the fragments."""
-PALE = 0.55
+PALE = 0.45
 """Opacity of the background of letters."""
 UNNAMED = "?"
 """Name of a group that is named after no image."""
@@ -55,11 +55,11 @@ def puzzle_figure(example: Example, title: str) -> Figure:
     lines = {group: -(-len(found) // per_line) for group, found in members.items()}
     height = sum(lines.values()) * down + (len(lines) - 1) * SPACE
 
-    columns = -(-len(tiles) // max(1, height // down))
-    images = fit(example.images, 2 * max(down, across) - SPACE)
+    images = fit(example.images, max(example.grid[0] * tiles.shape[2], example.grid[1] * tiles.shape[3]))
     image_down, image_across = images.shape[2] + SPACE, images.shape[3] + SPACE + LABEL
-    image_columns = -(-len(images) // max(1, height // image_down))
-    height = max(height, -(-len(images) // image_columns) * image_down, -(-len(tiles) // columns) * down)
+    image_columns = max(1, round(len(images) * image_down / height))
+    height = max(height, -(-len(images) // image_columns) * image_down)
+    columns = -(-len(tiles) // (height // down))
     titles = f"{len(tiles)} shuffled fragments", f"{len(images)} images", title
     widths = columns * across, image_columns * image_across, per_line * across
     first, second, third = (max(panel, LETTER * len(words)) for panel, words in zip(widths, titles, strict=True))

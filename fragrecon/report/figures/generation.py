@@ -41,5 +41,5 @@ def interpolations_figure(generated: Generated) -> Figure:
     between = tiles(generated.between)
     pairs = zip(pairs_of(len(images)), between, strict=True)
     rows = [("", [images[first], *decoded, images[second]]) for (first, second), decoded in pairs]
-    captions = ["image", *(f"{step / (steps - 1):.0%}" for step in range(steps)), "image"]
+    captions = ["first image", *(f"{100 * step / (steps - 1):.3g}%" for step in range(steps)), "second image"]
     return rows_figure(rows, ("weight of the\nsecond image", captions), across=float("inf"))

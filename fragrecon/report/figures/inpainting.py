@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HIDDEN = 0.5
-"""Grey of hidden patches."""
+HATCH = 0.85, 0.4
+"""Greys of hidden patches: the ground and the diagonal lines of a hatch, as images may be grey."""
 STEPS, HEADS = 9, 8
 """Maximum number of steps and of attention heads shown."""
 CHOSEN = (0.84, 0.15, 0.16)
@@ -58,7 +58,7 @@ def descent_figure(inpainted: Inpainted) -> Figure:
 
     width, height = figure.get_size_inches()
     bottom, high = 0.45 / height, (PLOTS / DPI - 0.8) / height
-    left, right = (figure.add_axes((x + 0.5 / width, bottom, 0.47 - 0.5 / width, high)) for x in (0, 0.5))
+    left, right = (figure.add_axes((x + 0.65 / width, bottom, 0.48 - 0.65 / width, high)) for x in (0, 0.5))
     steps = energies.shape[1] - 1
     for number, block in enumerate(energies):
         _plot_images(left, np.arange(steps + 1) + number * steps, block - block[0])
@@ -96,8 +96,12 @@ def attention_figure(inpainted: Inpainted) -> Figure:
 
 
 def visible(inpainted: Inpainted) -> Tensor:
-    """Return the images (M, C, H, W) with grey in place of hidden patches."""
-    return torch.where(inpainted.hidden, HIDDEN, inpainted.images)
+    """Return the images (M, C, H, W) with a hatch in place of hidden patches."""
+    height, width = inpainted.images.shape[-2:]
+    period = max(4, height // 16)
+    places = torch.arange(height, device=inpainted.images.device)[:, None] + torch.arange(width)
+    hatch = torch.where(places % period < period / 4, HATCH[1], HATCH[0])
+    return torch.where(inpainted.hidden, hatch.to(inpainted.images), inpainted.images)
 
 
 def masked_psnr(inpainted: Inpainted, output: Tensor) -> Tensor:

@@ -23,12 +23,9 @@ def shuffled_pieces(pieces: Tensor) -> Tensor:
 
 
 def groups_of_pieces(pieces: Tensor, found: Arrangement) -> Tensor:
-    """Lay out the pieces (n, C, h, w) in a square, framed in the colour of their image."""
-    hues, line = colours(len(found.grids)), _line(pieces)
-    framed_pieces = [
-        framed(piece, hues[image], line) for piece, image in zip(pieces, found.images.tolist(), strict=True)
-    ]
-    return sheet(framed_pieces, square(len(pieces)), line)
+    """Lay out the pieces (n, C, h, w) in a square, image by image, framed in the colour of their image."""
+    hues, line, order = colours(len(found.grids)), _line(pieces), np.argsort(found.images, kind="stable")
+    return sheet([framed(pieces[at], hues[found.images[at]], line) for at in order], square(len(pieces)), line)
 
 
 def mark_doubtful(image: Tensor, number: int, pieces: Tensor, found: Arrangement, confidences: Floats) -> Tensor:

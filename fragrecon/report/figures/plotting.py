@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +20,18 @@ STYLES = {"training": ("0.5", "--"), "validation": ("black", "-")}
 """Colour and line style of each curve."""
 SPAN = 0.25
 """Minimum range of an axis, relative to its largest absolute value, so that small changes look small."""
+PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#000000"),
+    *("#772200", "#555555", "#440077", "#CCCCDD", "#0000DD", "#CCAAAA", "#442233", "#8877FF"),
+    *("#AADD99", "#774477", "#667777", "#995544"),
+)
+"""Colours that colour-blind readers can distinguish.
+
+The first eight are those of Okabe and Ito (Color Universal Design, 2008). Each further one is the colour farthest, by
+CIEDE2000, from those before it, to normal and to simulated dichromatic vision (Machado et al., 2009).
+"""
+MARKERS, DASHES = "os^Dv", ("-", "--", ":")
+"""Markers and line styles, so that points and curves do not differ by colour only."""
 NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
 """Style of annotations."""
 
@@ -39,6 +51,11 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
+def wrapped(title: str, width: float) -> str:
+    """Break the lines of a title to fit a width in inches."""
+    return "\n".join(fill(line, int(13 * width)) for line in title.split("\n"))
+
+
 def tidy(axes: Axes) -> None:
     """Apply the style of all plots: small numbers, a faint grid, no box."""
     axes.tick_params(labelsize=7)
@@ -48,20 +65,10 @@ def tidy(axes: Axes) -> None:
 
 
 def colours(count: int) -> list[tuple[float, float, float]]:
-    """Return ``count`` distinct RGB colours.
+    """Return ``count`` RGB colours: those of `PALETTE`, again and again."""
+    from matplotlib.colors import to_rgb
 
-    Up to 20 are hand-picked, as these are easier to distinguish than equal steps of hue; more are ordered by hue, in
-    rings of a dozen, alternately light and dark.
-    """
-    from matplotlib import colormaps
-
-    if count <= 20:
-        return [tuple(colour[:3]) for colour in colormaps["tab10" if count <= 10 else "tab20"](range(count)).tolist()]
-    rings, around = -(-count // 12), 12
-    return [
-        colorsys.hsv_to_rgb((place / around + ring / (12 * rings)) % 1, 0.9, 0.6 if ring % 2 else 0.95)
-        for ring, place in (divmod(number, 12) for number in range(count))
-    ]
+    return [to_rgb(PALETTE[number % len(PALETTE)]) for number in range(count)]
 
 
 def epochs_figure(panels: Mapping[str, Mapping[str, Points]], selected: float | None, title: str = "") -> Figure:
@@ -78,7 +85,7 @@ def epochs_figure(panels: Mapping[str, Mapping[str, Points]], selected: float | 
     from matplotlib.ticker import MaxNLocator
 
     figure = blank(4.8, 1.6 * len(panels) + 0.8)
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(wrapped(title, 4.8), fontsize=8)
     above: dict[str, Any] = {**NOTE, "xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False).flatten()
     for axes, (name, curves) in zip(all_axes, panels.items(), strict=True):

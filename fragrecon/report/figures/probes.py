@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fragrecon.evaluation.probes.base import FittedProbe
 from fragrecon.evaluation.probes.scoring import ProbeResults
-from fragrecon.report.figures.plotting import STYLES, blank, draw_matrix, epochs_figure, save
+from fragrecon.report.figures.plotting import STYLES, blank, draw_matrix, epochs_figure, save, wrapped
 from fragrecon.report.metrics import label
 
 if TYPE_CHECKING:
@@ -85,5 +85,6 @@ def confusion_figure(labels: Tensor, predicted: Tensor, classes: Sequence[str], 
     axes.set_ylabel("class", fontsize=8)
     unit = ", shares in %" if counted else ""
     accuracy = float((labels == predicted).double().mean())
-    axes.set_title(f"{title}\naccuracy {accuracy:.1%} on {len(labels):,} test images{unit}", fontsize=7)
+    title += f"\naccuracy {accuracy:.1%} on {len(labels):,} test images{unit}"
+    axes.set_title(wrapped(title, side + 1.2), fontsize=7)
     return figure

@@ -18,17 +18,19 @@ from torch import Tensor
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.components import PrincipalComponents
 from fragrecon.evaluation.probes.scoring import ProbeResults
-from fragrecon.report.figures.plotting import blank, colours, save
+from fragrecon.report.figures.plotting import MARKERS, PALETTE, blank, colours, save, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-POINTS = 2000
+POINTS = 1000
 """Maximum number of images drawn."""
 LISTED = 20
 """Maximum number of classes in a legend."""
 NEAR = 15
 """Number of neighbours in UMAP, its default."""
+ITERATIONS = 500
+"""Iterations of t-SNE; twice as many change the picture little."""
 PERPLEXITY = 30
 """Maximum perplexity of t-SNE: roughly the number of near neighbours."""
 TITLES = {"pca": "principal components", "tsne": "t-SNE", "umap": "UMAP"}
@@ -105,7 +107,9 @@ def tsne(embeddings: Tensor, near: int) -> Tensor:
     start = "pca" if min(embeddings.shape) > 1 and float(embeddings.std(0).max()) > 0 else "random"
     perplexity = max(1, min(near, PERPLEXITY, (len(embeddings) - 1) / 3))
     with threadpool_limits(1):
-        spread = TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(embeddings.numpy())
+        spread = TSNE(perplexity=perplexity, init=start, max_iter=ITERATIONS, random_state=0).fit_transform(
+            embeddings.numpy()
+        )
     points = torch.from_numpy(spread)
     least, most = points.amin(0), points.amax(0)
     return (points - least) / (most - least).clamp(min=1e-12)
@@ -127,18 +131,26 @@ def projection_figure(
         The figure.
     """
     listed, hues = len(classes) <= LISTED, np.array(colours(len(classes)))
-    figure = blank(6.4 if listed else 5.2, 5.2)
+    wide, high = (points.amax(0) - points.amin(0)).tolist()
+    lowest = max(2.6, 0.17 * len(classes) + 0.3) if listed else 2.6
+    figure = blank(6.4 if listed else 5.2, float(np.clip(5.2 * high / max(wide, 1e-12), lowest, 5.2)))
     axes = figure.subplots()
-    axes.scatter(points[:, 0], points[:, 1], s=7, c=hues[labels.numpy()], alpha=0.8, linewidths=0)
+    # Classes of one colour have different markers. Points are drawn by marker, so no class is below all others.
+    markers = [MARKERS[(number + number // len(PALETTE)) % len(MARKERS)] for number in range(len(classes))]
+    for marker in sorted(set(markers)):
+        own = np.array([markers[label] == marker for label in labels.tolist()])
+        axes.scatter(
+            points[own, 0], points[own, 1], s=9, c=hues[labels.numpy()[own]], marker=marker, alpha=0.8, linewidths=0
+        )
     if listed:
-        dots: list[Any] = [axes.scatter([], [], s=22, color=hue) for hue in hues]
+        dots: list[Any] = [axes.scatter([], [], s=22, color=h, marker=m) for h, m in zip(hues, markers, strict=True)]
         figure.legend(dots, classes, loc="outside right upper", fontsize=7, frameon=False)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel(axes_names[0], fontsize=8)
     axes.set_ylabel(axes_names[1], fontsize=8)
     axes.spines[:].set_color("0.8")
-    axes.set_title(title, fontsize=8, loc="left")
+    axes.set_title(wrapped(title, 5), fontsize=8, loc="left")
     return figure
 
 

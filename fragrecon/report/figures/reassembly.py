@@ -28,9 +28,9 @@ def shuffled_sheet(fragments: Tensor) -> Tensor:
 
 
 def groups_sheet(fragments: Tensor, placement: Placement, k: int) -> Tensor:
-    """Lay out the fragments (F, C, h, w) in a square, framed in the colour of their image."""
-    hues, gap, images = colours(k), _gap(*fragments.shape[-2:]), placement.images[0].tolist()
-    tiles = [framed(fragment, hues[image], gap) for fragment, image in zip(fragments, images, strict=True)]
+    """Lay out the fragments (F, C, h, w) in a square, image by image, framed in the colour of their image."""
+    hues, gap, images = colours(k), _gap(*fragments.shape[-2:]), placement.images[0]
+    tiles = [framed(fragments[at], hues[images[at]], gap) for at in images.argsort(stable=True).tolist()]
     return sheet(tiles, square(len(tiles)), gap)
 
 

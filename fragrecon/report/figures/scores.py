@@ -11,7 +11,7 @@ import numpy as np
 from fragrecon.data.corruption import KINDS
 from fragrecon.evaluation.clustering.robustness import JPEG_QUALITY, Outcome
 from fragrecon.evaluation.statistics import Scores, Summary, summary
-from fragrecon.report.figures.plotting import blank, tidy
+from fragrecon.report.figures.plotting import DASHES, MARKERS, PALETTE, blank, tidy
 from fragrecon.report.metrics import label, measure, text, title
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ AXES = {
 }
 USUAL = {**dict.fromkeys(KINDS, 0.0), JPEG_QUALITY: 105.0}
 """Where the usual condition is drawn on an axis; images without JPEG compression are drawn beside quality 100."""
+BASELINES = 2
+"""Number of baselines drawn beside the model: those with the best means under the usual condition."""
 BINS = 10, 50
 """Minimum and maximum number of bins; in between, twice the square root of the number of scores."""
 _BESIDE: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "ha": "right", "va": "center"}
@@ -65,9 +67,9 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
         axes.plot([mean, mean], [row - 0.08, row + 0.88], color="black", linewidth=1)
         ahead = "" if is_model else f"{(sign * scores['model'] > sign * own).mean():.0%}"
         weight = "bold" if is_model else "normal"
-        for place, word in ((1.06, text(metric, mean)), (1.22, ahead)):
+        for place, word in ((1.08, text(metric, mean)), (1.21, ahead)):
             axes.annotate(word, (place, row + 0.3), **_BESIDE, weight=weight)
-    for place, word in ((1.06, "mean"), (1.22, "model\nbetter")):
+    for place, word in ((1.08, "mean"), (1.21, "model\nbetter")):
         axes.annotate(word, (place, len(methods)), **_BESIDE, color="0.4")
     axes.set_yticks([row + 0.3 for row in range(len(methods))], [model if m == "model" else label(m) for m in methods])
     axes.set_ylim(-0.1, len(methods))
@@ -82,7 +84,10 @@ def scores_figure(scores: Mapping[str, Scores], metric: str, model: str) -> Figu
 def robustness_figure(
     outcomes: Sequence[Outcome], usual: Mapping[str, Mapping[str, Scores]], metric: str = "kmeans_ari"
 ) -> Figure:
-    """Plot the mean of each method with its 95% interval, with one panel per kind of condition.
+    """Plot the mean of the model and of the best baselines with its 95% interval.
+
+    There is one panel per kind of condition, and one for all kinds with a single value. Conditions that the model has
+    no scores for are left out.
 
     Args:
         outcomes: scores under each condition.
@@ -92,46 +97,65 @@ def robustness_figure(
     Returns:
         The figure.
     """
-    axes_names = list(dict.fromkeys(outcome.condition.axis for outcome in outcomes))
-    columns = min(3, len(axes_names))
-    rows = -(-len(axes_names) // columns)
-    figure = blank(3.4 * columns, 2.7 * rows + 0.5)
+    from matplotlib.ticker import MaxNLocator
+
+    means = {method: float(found[metric].mean()) for method, found in usual.items() if method != "model"}
+    methods = ["model", *sorted(means, key=lambda method: -means[method])[:BASELINES]]
+    kinds: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if "model" in outcome.scores:
+            kinds.setdefault(outcome.condition.axis, []).append(outcome)
+    own = [usual["model"][metric], *(found[0].scores["model"][metric] for found in kinds.values())]
+    puzzles = min(map(len, own))
+    first = own[0][:puzzles].tolist()  # also of a value that is the usual one, such as a fragment size
+    single = [o for o, *more in kinds.values() if not more and o.scores["model"][metric].tolist() != first]
+    curves = {name: found for name, found in kinds.items() if len(found) > 1}
+    count = len(curves) + (not curves or bool(single))
+    columns = min(count, 4 if -count % 4 <= -count % 3 else 3)
+    rows = -(-count // columns)
+    figure = blank(max(3.0 * columns, 4.2), 2.6 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    methods = list(usual)
-    for axes, name in zip(panels, axes_names, strict=False):
-        found = [outcome for outcome in outcomes if outcome.condition.axis == name]
+    for axes, (name, found) in zip(panels, curves.items(), strict=False):
         for number, method in enumerate(methods):
-            points = [(o.condition.value, summary(o.scores[method][metric])) for o in found if method in o.scores]
-            if name in USUAL and points:
-                points.insert(0, (USUAL[name], summary(usual[method][metric][: points[0][1]["n"]])))
-            if points:
-                _curve(axes, points, method, number)
-        for value in (o.condition.value for o in found if "model" not in o.scores):
-            place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "center"}
-            axes.annotate("model: n/a", (value, 0.5), **place, rotation=90, fontsize=7, color="0.5")
+            points = [(o.condition.value, summary(o.scores[method][metric])) for o in found]
+            if name in USUAL:
+                points.insert(0, (USUAL[name], summary(usual[method][metric][:puzzles])))
+            _plot(axes, points, method, number, DASHES[number])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         if name not in KINDS:
             ticks = {outcome.condition.value: f"{outcome.condition.value:g}" for outcome in found}
             ticks |= {USUAL[name]: "none"} if name in USUAL else {}
             axes.set_xscale("log")
             axes.set_xticks(list(ticks), list(ticks.values()))
             axes.minorticks_off()
-        axes.set_xlabel(AXES.get(name, name), fontsize=8)
+        axes.set_xlabel(AXES[name], fontsize=8)
+    if len(curves) < count:
+        axes = panels[len(curves)]
+        shown = [usual, *(outcome.scores for outcome in single)]
+        for number, method in enumerate(methods):
+            offset = 0.15 * (number - (len(methods) - 1) / 2)
+            points = [(x + offset, summary(scores[method][metric][:puzzles])) for x, scores in enumerate(shown)]
+            _plot(axes, points, method, number, "none")
+        names = ["usual", *(f"{label(o.condition.axis)} {o.condition.value:g}" for o in single)]
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set(xlim=(-0.5, len(names) - 0.5))
+    for axes in panels[:count]:
         tidy(axes)
-    for axes in panels[len(axes_names) :]:
+    for axes in panels[count:]:
         axes.axis("off")
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(max(low, -0.5), min(high, 1.05))
     for row in range(rows):
         panels[row * columns].set_ylabel(title(metric), fontsize=8)
-    known = [panel.get_legend_handles_labels() for panel in panels]
-    lines = {name: line for handles, names in known for line, name in zip(handles, names, strict=True)}
-    named = {label(method): lines[label(method)] for method in methods if label(method) in lines}
-    outside = {"loc": "outside upper center", "ncols": min(len(named), 2 * columns), "fontsize": 7, "frameon": False}
-    figure.legend(named.values(), named.keys(), **outside)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(methods), fontsize=7, frameon=False)
     return figure
 
 
-def _curve(axes: Axes, points: Sequence[tuple[float, Summary]], method: str, number: int) -> None:
-    values, means = [value for value, _ in points], [found["mean"] for _, found in points]
-    colour, width = ("black", 1.8) if method == "model" else (f"C{number}", 1.0)
-    axes.plot(values, means, marker="o", markersize=2.5, color=colour, linewidth=width, label=label(method))
-    low, high = ([found["ci95"][end] if found["ci95"] else found["mean"] for _, found in points] for end in (0, 1))
-    axes.fill_between(values, low, high, color=colour, alpha=0.15, linewidth=0)
+def _plot(axes: Axes, points: Sequence[tuple[float, Summary]], method: str, number: int, line: Any) -> None:
+    """Plot means with their intervals."""
+    means = np.array([found["mean"] for _, found in points])
+    ends = np.array([found["ci95"] or [found["mean"]] * 2 for _, found in points])
+    style = {"color": ("black", *PALETTE)[number], "linestyle": line, "marker": MARKERS[number], "label": label(method)}
+    around = np.abs(ends - means[:, None]).T
+    axes.errorbar([x for x, _ in points], means, around, markersize=3.5, linewidth=1.1, elinewidth=0.8, **style)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fragrecon.report.figures.plotting import blank, save, tidy
+from fragrecon.report.figures.plotting import PALETTE, blank, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from fragrecon.runs.studies import Search, Trial
 
-WIDE = 100
+WIDE = 20
 """Ratio of the largest to the smallest value of a parameter from which its axis is logarithmic."""
 
 
@@ -41,6 +41,8 @@ def history_figure(search: Search) -> Figure:
     Returns:
         The figure.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = blank(6, 3)
     axes = figure.subplots()
     _draw(axes, search, lambda trial: trial.number)
@@ -48,8 +50,10 @@ def history_figure(search: Search) -> Figure:
     best, steps = max if search.maximise else min, [trial.number for trial in complete]
     leading = [best(_value(trial) for trial in complete[: place + 1]) for place in range(len(complete))]
     axes.plot(steps, leading, drawstyle="steps-post", color="black", linewidth=1, label="best so far")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial", fontsize=8)
-    axes.legend(fontsize=7, frameon=False)
+    axes.set_ylabel("validation score", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=7, frameon=False)
     return figure
 
 
@@ -90,6 +94,10 @@ def parameters_figure(search: Search) -> Figure:
             axes.set_xscale("log")
         _draw(axes, search, lambda trial, name=name, numeric=numeric: _place(trial, name, numeric))
         axes.set_xlabel(name, fontsize=8)
+    panels[0].set_ylabel("validation score", fontsize=8)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=7, frameon=False
+    )
     return figure
 
 
@@ -102,12 +110,11 @@ def _draw(axes: Axes, search: Search, place: Any) -> None:
     """Draw complete trials as points and pruned ones as crosses."""
     tidy(axes)
     valued = [trial for trial in search.trials if trial.value is not None and place(trial) is not None]
-    for pruned, label, marker, colour in ((False, "complete", "o", "C0"), (True, "pruned", "x", "0.6")):
+    for pruned, label, marker, colour in ((False, "complete", "o", PALETTE[0]), (True, "pruned", "x", PALETTE[1])):
         shown = [trial for trial in valued if trial.is_pruned == pruned]
         if shown:
             places, values = [place(trial) for trial in shown], [_value(trial) for trial in shown]
             axes.scatter(places, values, s=14, marker=marker, color=colour, label=label)
-    axes.set_ylabel("validation score", fontsize=8)
 
 
 def _value(trial: Trial) -> float:

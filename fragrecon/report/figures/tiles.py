@@ -87,9 +87,13 @@ def frame_cell(picture: Tensor, cell: int, grid: tuple[int, int], colour: Sequen
 
 
 def labelled(picture: Tensor, words: str) -> Tensor:
-    """Add a line of words above a picture."""
-    line = Image.new("RGB", (picture.shape[2], LINE), (PAPER, PAPER, PAPER))
-    ImageDraw.Draw(line).text((0, LINE / 2), words, fill=(0, 0, 0), font=ImageFont.load_default(14), anchor="lm")
+    """Add a line of words above a picture, at least `LINE` high and larger on a wide picture."""
+    height = max(LINE, picture.shape[2] // 10)
+    line, font = (
+        Image.new("RGB", (picture.shape[2], height), (PAPER, PAPER, PAPER)),
+        ImageFont.load_default(0.64 * height),
+    )
+    ImageDraw.Draw(line).text((0, height / 2), words, fill=(0, 0, 0), font=font, anchor="lm")
     return torch.cat([torch.from_numpy(np.array(line)).movedim(-1, 0), picture.expand(3, -1, -1)], 1)
 
 

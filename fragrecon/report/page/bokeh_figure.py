@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from bokeh.embed import json_item
-from bokeh.models import ColumnDataSource, FactorRange, FixedTicker, HoverTool
+from bokeh.models import BasicTicker, ColumnDataSource, FactorRange, FixedTicker, HoverTool
 from bokeh.models.annotations import Legend, LegendItem
 from bokeh.models.renderers import DataRenderer, GlyphRenderer
 from bokeh.plotting import figure
@@ -20,6 +20,8 @@ from fragrecon.report.tables import number
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8B5A2B")
 """The Okabe-Ito palette without yellow, which is faint on white."""
 
+DASHES = ("dashed", "dotted", "dotdash", "dashdot")
+"""Line styles of references."""
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "plus", "star")
 FONT = "system-ui, sans-serif"
 
@@ -53,7 +55,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """Points by metric; a reference is drawn dashed and without markers."""
+    """Points by metric; a reference is drawn with dashes of its own and without markers."""
 
     name: str
     points: Mapping[str, Sequence[Point]]
@@ -120,7 +122,8 @@ def draw(axis: Axis, lines: Sequence[Line], title: str, connected: bool) -> dict
     pointed: list[DataRenderer] = []
     for place, line in enumerate(lines):
         source = ColumnDataSource(first[place], name=f"line {place}")
-        drawn = _dashes(plot, source) if line.is_reference else _marks(plot, source, place, connected)
+        dash = DASHES[sum(other.is_reference for other in lines[:place]) % len(DASHES)]
+        drawn = _dashes(plot, source, dash) if line.is_reference else _marks(plot, source, place, connected)
         items.append(LegendItem(label=line.name, renderers=drawn))
         pointed.append(drawn[-1])
     plot.add_tools(HoverTool(tooltips=[("", "@name"), ("", "@text")], renderers=pointed))
@@ -133,6 +136,8 @@ def draw(axis: Axis, lines: Sequence[Line], title: str, connected: bool) -> dict
     if axis.numbers and len(axis.numbers) <= TICKS:
         across.ticker = FixedTicker(ticks=list(axis.numbers.values()))
         across.major_label_overrides = {at: value for value, at in axis.numbers.items()}
+    if axis.numbers == {}:  # epochs
+        across.ticker = BasicTicker(min_interval=1)
     across.axis_label, up.name = axis.title, "score"
     for shown in (across, up):
         shown.update(axis_label_text_font=FONT, axis_label_text_font_style="normal", major_label_text_font=FONT)
@@ -142,8 +147,8 @@ def draw(axis: Axis, lines: Sequence[Line], title: str, connected: bool) -> dict
     return {"name": axis.title, "item": json_item(plot), "points": columns}
 
 
-def _dashes(plot: figure, source: ColumnDataSource) -> list[GlyphRenderer[Any]]:
-    return [plot.line("x", "mean", source=source, color="#777777", line_dash="dashed", line_width=1.5)]
+def _dashes(plot: figure, source: ColumnDataSource, dash: str) -> list[GlyphRenderer[Any]]:
+    return [plot.line("x", "mean", source=source, color="#555555", line_dash=dash, line_width=2)]
 
 
 def _marks(plot: figure, source: ColumnDataSource, place: int, connected: bool) -> list[GlyphRenderer[Any]]:

@@ -21,7 +21,7 @@ FILLED = ("masked", "descent", "attention")
 
 CAPTIONS = {
     "masked": (
-        "Each column is a test image. From the top: the image; its visible part, with hidden patches in grey; the "
+        "Each column is a test image. From the top: the image; its visible part, with hidden patches hatched; the "
         "model's output; and the composite, with the model's output in place of the hidden patches only. Below: PSNR "
         "of the hidden patches; higher is better."
     ),
@@ -60,7 +60,7 @@ CAPTIONS = {
     "search_history": "Best validation score of each trial; of a pruned trial, its last score.",
     "search_importance": "Importance of the parameters for the scores, by the splits of a random forest.",
     "search_parameters": "Scores of all trials by parameter.",
-    "robustness": "Scores under harder conditions, with 95% intervals.",
+    "robustness": "Scores of the model and the best baselines under harder conditions, with 95% intervals.",
 }
 """Captions by file name; a figure without one is shown without a caption."""
 

@@ -14,7 +14,7 @@ from fragrecon.models.base import Attentive, Descender, FragmentModel, Inpainter
 from fragrecon.models.energy_transformer import EnergyBlock, EnergyTransformer
 from fragrecon.models.mae import MaskedAutoencoder
 from fragrecon.models.patches import Patches
-from fragrecon.report.figures.inpainting import masked_psnr, visible
+from fragrecon.report.figures.inpainting import HATCH, masked_psnr, visible
 
 SHAPE = (3, 8, 12)
 PATCHES = 6  # of 4x4
@@ -126,7 +126,9 @@ def test_a_filling_keeps_what_was_visible_and_says_how_it_came_about(model: Frag
     assert filling.attention.weights.shape[2:] == (2, 3)
     assert torch.equal(filling.attention.chosen, middle(mask, model.patches))
     shown = visible(filling)
-    assert torch.equal(shown == 0.5, filling.hidden.expand_as(shown))
+    seen = ~filling.hidden.expand_as(images)
+    assert torch.equal(shown[seen], images[seen])
+    assert sorted(set(shown[~seen].tolist())) == pytest.approx(sorted(HATCH))
     for image, ratio in zip(range(5), masked_psnr(filling, filling.output).tolist(), strict=True):
         hidden = filling.hidden[image, 0].numpy()
         errors = (filling.output[image].numpy() - images[image].numpy())[:, hidden]

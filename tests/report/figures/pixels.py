@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -32,15 +31,3 @@ def tiles_of(page: npt.NDArray[np.uint8], names: list[str], rows: int, columns: 
             for row in range(rows)
         ]
     )
-
-
-def assert_words_are_apart(figure: Figure) -> None:
-    """Check that the words of a figure are inside it and do not overlap."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.texts if text.get_text()]
-    width, height = figure.get_size_inches() * figure.dpi
-    for number, box in enumerate(boxes):
-        assert 0 <= box.x0 < box.x1 <= width
-        assert 0 <= box.y0 < box.y1 <= height
-        assert not any(box.overlaps(other) for other in boxes[:number])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -126,8 +126,8 @@ def test_how_it_was_computed_is_told() -> None:
 
 def test_every_figure_is_a_point_of_the_plot() -> None:
     found = result()
-    panels: list[Any] = bench_figure(found).axes
-    seconds, speed, memory = panels
+    figure = bench_figure(found)
+    seconds, speed, memory = cast(list[Any], figure.axes)
     for number, part in enumerate(("forward", "training")):
         rows = [row[part] for row in found["rows"]]
         curves = (seconds.containers[number].lines[0], speed.lines[number], memory.lines[number])
@@ -145,7 +145,8 @@ def test_every_figure_is_a_point_of_the_plot() -> None:
     for axes in (seconds, speed, memory):
         assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "8", "32"]
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-    assert [text.get_text() for text in speed.get_legend().get_texts()] == ["forward", "training"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["forward", "training"]
 
 
 def test_a_single_size_is_drawn_too(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def laid_out(own: Example) -> tuple[list[tuple[int, int]], list[str], list[tuple
     figure = clustering.embedding_figure(own)
     page, (*names, first, second) = page_of(figure), texts_of(figure)
     step = round(second[1] - first[1])
-    side = math.ceil(2 * math.sqrt(len(names)))
+    side = math.ceil(clustering.ROOM * math.sqrt(len(names)))
     tiles = fit(own.batch.fragments[0], max(8, 640 // side - clustering.SPACE))
     height, width = tiles.shape[-2:]
     corners, hues = [], []
@@ -228,7 +228,7 @@ def test_every_fragment_has_a_place_of_its_own_with_its_image_named_beside(image
     assert texts == [names[source] for source in own.batch.source_ids[0].tolist()]
     assert len(set(corners)) == 4 * images
     by_name = dict(zip(texts, hues, strict=True))
-    assert len(set(by_name.values())) == images
+    assert len(set(by_name.values())) == min(images, 20)  # colours recur
     assert [by_name[text] for text in texts] == hues
     for red, green, blue in hues:
         assert 0.299 * red + 0.587 * green + 0.114 * blue > 127  # black letters are read on it, in grey too
@@ -240,7 +240,10 @@ def test_fragments_of_one_image_lie_together_where_embeddings_do() -> None:
     distances = np.linalg.norm(middles[:, None] - middles[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     sources = own.batch.source_ids[0].numpy()
-    assert (sources[distances.argmin(1)] == sources).mean() > 0.8  # 0.1 by chance
+    # On a grid, several fragments may be nearest.
+    nearest = distances == distances.min(1, keepdims=True)
+    same = sources[:, None] == sources[None]
+    assert ((nearest & same).sum(1) / nearest.sum(1)).mean() > 0.4  # 0.1 by chance
 
 
 @pytest.mark.parametrize(("images", "dimensions"), [(2, 1), (12, 1), (2, 40), (12, 2)])

@@ -14,7 +14,8 @@ from fragrecon.data.puzzles import cut, make_batch
 from fragrecon.evaluation.examples import Example
 from fragrecon.evaluation.pixels.generation import Generated
 from fragrecon.report.figures.generation import generated_figure, interpolations_figure
-from tests.report.figures.pixels import assert_words_are_apart, drawn, tiles_of
+from tests.report.figures.pixels import drawn, tiles_of
+from tests.report.figures.words import assert_words_apart
 
 FITTED = "samples of a normal\nfitted to embeddings"
 NAMES = ["test images", "reconstructions", "samples of the\nstandard normal", "", FITTED, ""]
@@ -57,7 +58,7 @@ def test_images_reconstructions_and_samples_lie_under_each_other(tmp_path: Path,
     found = tiles_of(drawn(figure, tmp_path), NAMES, 6, 10)
     np.testing.assert_array_equal(found, np.stack([enlarged(row) for row in expected]))
     assert [text.get_text() for text in figure.texts] == NAMES
-    assert_words_are_apart(figure)
+    assert_words_apart(figure)
 
 
 def test_of_an_image_in_fragments_the_middle_one_is_shown(tmp_path: Path) -> None:
@@ -93,5 +94,6 @@ def test_interpolations_lie_between_their_images(
         np.testing.assert_array_equal(row[1:-1], enlarged(between))
         np.testing.assert_array_equal(row[-1], given[second])
     words = [text.get_text() for text in figure.texts if text.get_text()]
-    assert [words[place] for place in (0, 1, 5, 9, 10)] == ["image", "0%", "50%", "100%", "image"]
-    assert_words_are_apart(figure)
+    assert [words[place] for place in range(4)] == ["first image", "0%", "12.5%", "25%"]
+    assert words[9:11] == ["100%", "second image"]
+    assert_words_apart(figure)

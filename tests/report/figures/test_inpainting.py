@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fragrecon.evaluation.pixels.inpainting_examples import Attention, Inpainted, Steps
 from fragrecon.report.figures.inpainting import attention_figure, descent_figure, masked_figure, masked_psnr, visible
-from tests.report.figures.pixels import assert_words_are_apart, drawn, tiles_of
+from tests.report.figures.pixels import drawn, tiles_of
+from tests.report.figures.words import assert_words_apart
 
 IMAGES, SIDE, RED = 3, 8, [214, 38, 41]
 
@@ -43,7 +44,7 @@ def test_the_composite_lies_under_the_output_the_visible_patches_and_the_image(t
     np.testing.assert_array_equal(found, np.stack([small(row) for row in rows]))
     ratios = [f"{ratio:.1f} dB" for ratio in masked_psnr(given, given.output).tolist()]
     assert [text.get_text() for text in figure.texts][:IMAGES] == ratios
-    assert_words_are_apart(figure)
+    assert_words_apart(figure)
 
 
 @pytest.mark.parametrize(("steps", "shown"), [(2, [0, 1, 2]), (20, [0, 2, 5, 8, 10, 12, 15, 18, 20])])

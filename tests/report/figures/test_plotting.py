@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from matplotlib.colors import to_rgb
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from fragrecon.report.figures.plotting import Points, colours, epochs_figure, save
 from fragrecon.report.figures.training import curves_figure
@@ -19,14 +22,40 @@ SCORES: Points = [(0, 0.1), (1, 0.4), (2, 0.3)]
 PANELS = {"loss": {"training": TRAINING, "validation": VALIDATION}, "score": {"validation": SCORES}}
 
 
-@pytest.mark.parametrize(
-    ("count", "least"), [(2, 0.8), (10, 0.2), (12, 0.07), (20, 0.07), (24, 0.1), (25, 0.01), (60, 0.01)]
-)
-def test_colours_differ(count: int, least: float) -> None:
+@pytest.mark.parametrize("count", [2, 20, 24])
+def test_colours_recur_after_twenty(count: int) -> None:
     found = np.array(colours(count))
     assert found.shape == (count, 3)
     assert 0 <= found.min() <= found.max() <= 1
-    assert min(float(abs(one - other).max()) for one, other in itertools.combinations(found, 2)) > least
+    assert len(np.unique(found, axis=0)) == min(count, 20)
+
+
+def as_dichromats_see(colours: npt.NDArray[np.float64], missing: str) -> npt.NDArray[np.float64]:
+    """Simulated colours (n, 3), sRGB, by Vienot, Brettel and Mollon (Color Research and Application, 1999)."""
+    to_lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    reduced = {
+        "none": np.eye(3),
+        "L": np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]]),
+        "M": np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]]),
+    }[missing]
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ (np.linalg.inv(to_lms) @ reduced @ to_lms).T, 0, 1)
+    encoded: npt.NDArray[np.float64] = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    return encoded
+
+
+def least_difference(colours: npt.NDArray[np.float64], missing: str) -> float:
+    lab = rgb2lab(as_dichromats_see(colours, missing))
+    first, second = (np.array(ends) for ends in zip(*itertools.combinations(lab, 2), strict=True))
+    return float(deltaE_ciede2000(first, second).min())  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("missing", ["none", "L", "M"])
+def test_colours_differ_for_colour_blind_readers(missing: str) -> None:
+    # A difference of 2 is just noticeable side by side.
+    assert least_difference(np.array(colours(20)), missing) > 10
+    usual = np.array([to_rgb(f"C{number}") for number in range(10)])
+    assert missing == "none" or least_difference(usual, missing) < 5  # the usual colours of Matplotlib would not do
 
 
 def test_one_colour_is_one_and_none_is_none() -> None:

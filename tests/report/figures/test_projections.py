@@ -30,9 +30,12 @@ def probed(test: Samples, classes: int = 3) -> ProbeResults:
     return ProbeResults({}, {}, {}, test, [f"class {number}" for number in range(classes)])
 
 
-def points(figure: Any) -> tuple[Any, Any]:
-    drawn = figure.axes[0].collections[0]
-    return drawn.get_offsets(), drawn.get_facecolors()
+def points(figure: Any) -> tuple[Any, Any, list[int]]:
+    """Places and colours of the points, and the marker of each, in the order of the classes' markers."""
+    drawn = [marked for marked in figure.axes[0].collections if len(marked.get_offsets())]
+    markers = [number for number, marked in enumerate(drawn) for _ in marked.get_offsets()]
+    hues = np.concatenate([marked.get_facecolors() for marked in drawn])
+    return np.concatenate([marked.get_offsets() for marked in drawn]), hues, markers
 
 
 def own_nearest(places: Tensor, labels: Tensor) -> float:
@@ -83,9 +86,12 @@ def test_each_class_has_a_colour_of_its_own_and_few_are_named(tmp_path: Path, co
     names = [f"class {number}" for number in range(count)]
     places = torch.rand(300, 2, generator=torch.Generator().manual_seed(0))
     figure = projections.projection_figure(places, labels, names, "title", ("one", "other"))
-    found, hues = points(figure)
-    np.testing.assert_allclose(found, places, atol=1e-6)
-    by_class = {number: {tuple(hue) for hue in hues[labels.numpy() == number]} for number in range(count)}
+    found, hues, markers = points(figure)
+    order = [int(np.abs(places.numpy() - place).sum(1).argmin()) for place in found]
+    assert sorted(order) == list(range(300))
+    by_class: dict[int, set[tuple[float, ...]]] = {}
+    for place, hue, marker in zip(order, hues, markers, strict=True):
+        by_class.setdefault(int(labels[place]), set()).add((*hue, marker))
     assert all(len(own) == 1 for own in by_class.values())
     assert len(set.union(*by_class.values())) == count
     assert [len(legend.get_texts()) for legend in figure.legends] == ([count] if listed else [])

@@ -10,7 +10,8 @@ import torch
 
 from fragrecon.report.figures.reconstructions import reconstructions_figure
 from fragrecon.report.figures.tiles import GAP
-from tests.report.figures.pixels import assert_words_are_apart, drawn, tiles_of
+from tests.report.figures.pixels import drawn, tiles_of
+from tests.report.figures.words import assert_words_apart
 
 
 @pytest.mark.parametrize(("images", "channels"), [(2, 1), (13, 3)])
@@ -24,7 +25,7 @@ def test_images_stand_above_what_was_decoded_with_their_psnr(images: int, channe
     assert (np.abs(found[1] - expected.astype(float) - 25.5) <= 0.5).all()
     words = [text.get_text() for text in figure.texts]
     assert words == [*(f"{name}: 20.0 dB" for name in names), "image", "decoded", "PSNR"]
-    assert_words_are_apart(figure)
+    assert_words_apart(figure)
 
 
 def test_images_of_several_widths_have_one_height(tmp_path: Path) -> None:

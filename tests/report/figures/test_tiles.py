@@ -23,7 +23,8 @@ from fragrecon.report.figures.tiles import (
     sheet,
     tiles,
 )
-from tests.report.figures.pixels import assert_words_are_apart, drawn
+from tests.report.figures.pixels import drawn
+from tests.report.figures.words import assert_words_apart
 
 
 def picture(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
@@ -124,7 +125,7 @@ def test_rows_are_named_captioned_and_continued_below(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found, tile.movedim(0, -1), err_msg=str(row))
     assert (page[-40:] == 255).all()
     assert [text.get_text() for text in figure.texts] == ["a", "b", "c", *["upper", "two\nlines", "caption"] * 2]
-    assert_words_are_apart(figure)
+    assert_words_apart(figure)
 
 
 def test_a_line_holds_the_columns_that_fit_and_one_at_least() -> None:
