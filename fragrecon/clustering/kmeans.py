@@ -88,10 +88,11 @@ def kmeans(points: Tensor, k: int, keys: Tensor, restarts: int = 10, memory: int
     labels = torch.empty(points.shape[:2], dtype=torch.int64, device=points.device)
     inertia = torch.empty(len(points), dtype=torch.float64, device=points.device)
     bytes_each = 4 * n * (4 * n + 5 * points.shape[2] + 6 * restarts * k)
-    for part in parts(len(points), bytes_each, memory):
-        about_mean, scale = centred(points[part])
-        labels[part], least = _solve(about_mean, k, keys[part].to(points.device), restarts)
-        inertia[part] = least * scale.square()
+    with torch.autocast(points.device.type, enabled=False):  # products need the precision of float32
+        for part in parts(len(points), bytes_each, memory):
+            about_mean, scale = centred(points[part])
+            labels[part], least = _solve(about_mean, k, keys[part].to(points.device), restarts)
+            inertia[part] = least * scale.square()
     return KMeans(labels, inertia)
 
 

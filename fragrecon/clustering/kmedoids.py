@@ -64,12 +64,13 @@ def kmedoids(points: Tensor, k: int, memory: int = MEMORY) -> KMedoids:
     labels = torch.empty(problems, n, dtype=torch.int64, device=points.device)
     loss = torch.empty(problems, dtype=torch.float64, device=points.device)
     medoids = torch.empty(problems, k, dtype=torch.int64, device=points.device)
-    for part in parts(problems, 4 * n * (7 * n + 8 * dim + 4 * k), memory):
-        wide, scale = centred(points[part].double())
-        distances = squared_distances(wide @ wide.mT).float().sqrt_()
-        medoids[part] = _swap(distances, _build(distances, k))
-        nearest, labels[part] = rows_of(distances, medoids[part]).min(1)
-        loss[part] = nearest.sum(-1, dtype=torch.float64) * scale
+    with torch.autocast(points.device.type, enabled=False):  # products need the precision of float32
+        for part in parts(problems, 4 * n * (7 * n + 8 * dim + 4 * k), memory):
+            wide, scale = centred(points[part].double())
+            distances = squared_distances(wide @ wide.mT).float().sqrt_()
+            medoids[part] = _swap(distances, _build(distances, k))
+            nearest, labels[part] = rows_of(distances, medoids[part]).min(1)
+            loss[part] = nearest.sum(-1, dtype=torch.float64) * scale
     return KMedoids(labels, loss, medoids)
 
 

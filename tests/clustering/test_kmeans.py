@@ -398,3 +398,11 @@ def test_wrong_keys_and_restarts_are_refused() -> None:
             kmeans(points, 2, few, restarts)
     with pytest.raises(ValueError, match="dimensions"):
         kmeans(torch.zeros(1, 6, 0), 2, few[:1])
+
+
+def test_autocast_does_not_lower_the_precision() -> None:
+    points = uniform(20, 160, 64)
+    expected = kmeans(points, 10, keys(20))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = kmeans(points, 10, keys(20))
+    assert torch.equal(found.labels, expected.labels)

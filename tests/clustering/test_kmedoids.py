@@ -220,3 +220,11 @@ def test_distances_of_far_off_points_are_those_of_near_ones() -> None:
 def test_all_floating_types_are_taken(dtype: torch.dtype) -> None:
     points = uniform(5, 60, 8).to(dtype)
     assert same(kmedoids(points, 6), kmedoids(points.double(), 6))
+
+
+def test_autocast_does_not_lower_the_precision() -> None:
+    points = uniform(20, 160, 64)
+    expected = kmedoids(points, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = kmedoids(points, 10)
+    assert torch.equal(found.medoids, expected.medoids)
