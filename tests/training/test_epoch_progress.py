@@ -49,13 +49,13 @@ def train(folder: Path, *callbacks: Callback, epochs: int = 2) -> None:
 
 
 def test_a_slow_epoch_and_its_validation_tell_how_far_they_are(tmp_path: Path) -> None:
-    with kept() as lines:
-        train(tmp_path, EpochProgress(SOON), Waiting(lines, 3))
+    with kept(every=SOON) as lines:
+        train(tmp_path, EpochProgress(), Waiting(lines, 3))
 
 
 def test_quick_epochs_add_no_lines(tmp_path: Path) -> None:
-    with kept() as lines:
-        train(tmp_path, EpochProgress(LATE))
+    with kept(every=LATE) as lines:
+        train(tmp_path, EpochProgress())
     assert not [message for message in lines.messages if "epoch" in message or "preparing" in message]
 
 
@@ -64,7 +64,7 @@ def test_no_line_comes_after_a_failure(tmp_path: Path) -> None:
         def on_train_batch_end(self, *_: Any, **__: Any) -> None:
             raise ValueError("stop")
 
-    progress = EpochProgress(LATE)
+    progress = EpochProgress()
     with pytest.raises(ValueError, match="stop"):
         train(tmp_path, progress, Failing())
     assert not progress.in_epoch
