@@ -145,7 +145,7 @@ def test_corruption_that_fragments_cannot_bear_is_refused_before_training(
 
 
 def test_a_range_too_large_for_a_process_is_refused_before_they_are_started() -> None:
-    from fragrecon.training.processes import check_share
+    from fragrecon.data.batches import check_share
 
     data = compose(["data.puzzles_per_batch=4", "data.images_range=[2,30]"]).data
     check_share(data, 1)
