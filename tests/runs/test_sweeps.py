@@ -33,7 +33,6 @@ from tests.cli import (
     metrics,
     names,
     rows,
-    shared_cache,
     status,
     wait_until,
 )
@@ -196,18 +195,8 @@ def test_the_folder_of_a_sweep_holds_sweep_json(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sweeps")
-
-
-@pytest.fixture
-def cli(tmp_path: Path, cache: Path) -> Cli:
-    return Cli(tmp_path, cache)
 
 
 @pytest.fixture(scope="module")
