@@ -98,8 +98,8 @@ class Probe(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the trained classifier depends on, except the embeddings; JSON-serialisable."""
-        return asdict(self)
+        """Everything that the classifier depends on, except the embeddings and the device; JSON-serialisable."""
+        return {name: value for name, value in asdict(self).items() if name != "device"}
 
     @property
     def steps(self) -> int:
