@@ -15,11 +15,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fragrecon import files
-from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.data.store import Reader
 from fragrecon.errors import RunError
+from fragrecon.evaluation.setup import open_data
 from fragrecon.run import compose
 from fragrecon.runs.checkpoints import RESUMED, AtomicCheckpointIO, load_checkpoint
 from fragrecon.runs.modules import Facts, build_model
@@ -233,15 +232,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="module")
 def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training whose selection metric was 0.1, 0.3, 0.2 in three epochs."""
-    from fragrecon.data.module import FragmentData
-
     folder = tmp_path_factory.mktemp("run")
     record = Record(folder)
     record.start(config, [])
-    data = config.data
-    reader = build(data.reader, "data.reader", Reader, image_size=data.image_size, channels=data.channels)
-    module = FragmentData(data, reader, 0, 0, config.evaluation.validation_puzzles)
-    facts = Facts(data.fragment_shape, module.grid, 10)
+    module = open_data(config)
+    facts = Facts(config.data.fragment_shape, module.grid, 10)
 
     class Scripted(Learner):
         def _scores(self, batch: FragmentBatch) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 import shlex
@@ -34,6 +33,7 @@ from tests.cli import (
     names,
     rows,
     status,
+    table,
     wait_until,
 )
 
@@ -61,11 +61,6 @@ def overrides(folder: Path) -> list[str]:
 def results(folder: Path) -> dict[str, str]:
     """A hash of each file of a job except its log."""
     return {name: value for name, value in fingerprint(folder).items() if name != "run.log"}
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "leaderboard.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # Names of folders -----------------------------------------------------------------------------------------------------

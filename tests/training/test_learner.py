@@ -12,14 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from fragrecon.config.build import build
 from fragrecon.config.schema import Config
-from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.data.store import Reader
 from fragrecon.errors import TrainingError
 from fragrecon.evaluation.clustering.protocol import METRICS, ClusteringProtocol
-from fragrecon.evaluation.setup import protocol_of
+from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.models.base import Decoder, FragmentModel
 from fragrecon.objectives.base import Losses, Objective
 from fragrecon.objectives.reconstruction import Reconstruction
@@ -53,10 +50,8 @@ class Trainable:
     """A learner with the data it learns from."""
 
     def __init__(self, config: Config, objective: Objective | None = None) -> None:
-        data = config.data
-        reader = build(data.reader, "data.reader", Reader, image_size=data.image_size, channels=data.channels)
-        self.data = FragmentData(data, reader, config.seed, 0, config.evaluation.validation_puzzles)
-        facts = Facts(data.fragment_shape, self.data.grid, 10)
+        self.data = open_data(config)
+        facts = Facts(config.data.fragment_shape, self.data.grid, 10)
         self.model, own = build_model(config, facts)
         self.learner = Learner(config, self.data, self.model, objective or own, facts)
 
