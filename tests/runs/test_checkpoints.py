@@ -9,7 +9,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -26,6 +25,7 @@ from fragrecon.runs.read import load_run
 from fragrecon.runs.write import Record
 from fragrecon.training.callbacks import training_callbacks
 from fragrecon.training.learner import Learner
+from tests.training.test_learner import quiet_trainer
 
 FACTS = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
 CONTENTS: dict[str, Any] = {
@@ -244,18 +244,8 @@ def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
             return {name: torch.full((len(batch),), score) for name in super()._scores(batch)}
 
     learner = Scripted(config, module, *build_model(config, facts), facts)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=training_callbacks(config, record),
-        plugins=[AtomicCheckpointIO()],
-    )
-    trainer.fit(learner, module)
+    callbacks = training_callbacks(config, record)
+    quiet_trainer(folder, callbacks, max_epochs=3).fit(learner, module)
     return folder
 
 

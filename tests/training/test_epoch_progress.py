@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from fragrecon.run import compose
 from fragrecon.training.epoch_progress import EpochProgress
 from tests.stage_lines import LATE, SOON, Lines, kept
-from tests.training.test_learner import LINEAR, TINY, Trainable
+from tests.training.test_learner import LINEAR, TINY, Trainable, quiet_trainer
 
 
 class Waiting(Callback):
@@ -33,18 +33,8 @@ class Waiting(Callback):
 
 
 def train(folder: Path, *callbacks: Callback, epochs: int = 2) -> None:
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        limit_train_batches=3,
-        limit_val_batches=1,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        **quiet,
-    )
+    limits = {"max_epochs": epochs, "limit_train_batches": 3, "limit_val_batches": 1}
+    trainer = quiet_trainer(folder, callbacks, **limits, enable_checkpointing=False)
     Trainable(compose([*TINY, f"data.cache_dir={folder}", *LINEAR])).fit(trainer)
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -67,6 +68,13 @@ class Trainable:
         return fixed.read(slice(0, len(fixed))).as_float()
 
 
+def quiet_trainer(folder: Path, callbacks: Sequence[Callback] = (), **settings: Any) -> pl.Trainer:
+    """A trainer on the CPU, which logs and shows nothing."""
+    usual: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    usual |= {"accelerator": "cpu", "num_sanity_val_steps": 0, "default_root_dir": folder}
+    return pl.Trainer(callbacks=list(callbacks), plugins=[AtomicCheckpointIO()], **usual | settings)
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -83,17 +91,7 @@ def given(cache: Path) -> Given:
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
-    names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    quiet: dict[str, Any] = dict.fromkeys(names, False)
-    return partial(
-        pl.Trainer,
-        accelerator="cpu",
-        devices=1,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-        plugins=[AtomicCheckpointIO()],
-        **quiet,
-    )
+    return partial(quiet_trainer, tmp_path, devices=1, enable_checkpointing=False)
 
 
 def silence(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
