@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from tests.cli import Cli
 
 # One thread a process, set before torch reads it: tests run side by side.
@@ -87,6 +90,25 @@ def cli(tmp_path: Path, cache: Path) -> Cli:
     from tests.cli import Cli
 
     return Cli(tmp_path, cache)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of crops of real photographs, in several widths; only to be read."""
+    from tests.data.photos import crops
+
+    folder = tmp_path_factory.mktemp("photos")
+    crops(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser to open pages in."""
+    from tests.report.browser import chromium
+
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

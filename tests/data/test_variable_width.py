@@ -22,17 +22,9 @@ from fragrecon.data.store import Store, open_or_build, open_store
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data, user_data
 from fragrecon.run import compose
-from tests.data.photos import crops
 from tests.data.test_module import PLAIN
 
 Opener = Callable[..., FragmentData]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    crops(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,6 @@ from tests.cli import ROOT, Cli, fingerprint, finish, job, names, shared_run, st
 from tests.jobs.reassembled import CHINA, FLOWER
 from tests.jobs.reassembled import TINY as MOSAIC
 from tests.jobs.test_reconstruction import TINY, WHOLE
-from tests.report.browser import chromium
 
 pytestmark = pytest.mark.timeout(240)
 Pixels = npt.NDArray[np.uint8]
@@ -48,12 +47,6 @@ def hear(event, arguments):
 sys.addaudithook(hear)
 """
 """Notes, in a process of its own, whom that process asks for anything; it is imported before all else."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @dataclass
