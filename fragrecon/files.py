@@ -121,12 +121,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if value} for row in rows]
 
 
-def read_text(path: Path) -> str:
-    """Read a text file of limited size as UTF-8; raises ValueError if it is larger or damaged."""
+def read_text(path: Path, most: int = LONGEST_TEXT) -> str:
+    """Read a text file of at most ``most`` bytes as UTF-8; raises ValueError if it is larger or damaged."""
     with path.open("rb") as file:
-        content = file.read(LONGEST_TEXT + 1)
-    if len(content) > LONGEST_TEXT:
-        raise ValueError(f"it is larger than {LONGEST_TEXT:,} bytes")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
     return content.decode()
 
 

@@ -16,7 +16,7 @@ from fragrecon.errors import printable
 log = logging.getLogger(__name__)
 
 INTERVAL = 10.0
-"""Seconds between two lines of a stage."""
+"""Seconds between two lines of a stage; they are logged by a thread, also while a single step takes longer."""
 
 Advance = Callable[[int], None]
 
@@ -50,9 +50,7 @@ class Stopwatch:
 
 
 @contextmanager
-def progress(
-    title: str, total: int | None = None, *, announce: bool = True, interval: float = INTERVAL
-) -> Iterator[Advance]:
+def progress(title: str, total: int | None = None, *, announce: bool = True) -> Iterator[Advance]:
     """Show how far a block of code is: as a bar if the output is a terminal, and as lines of the log elsewhere.
 
     The bar or line of a block within another block is shown in addition.
@@ -60,13 +58,12 @@ def progress(
     Args:
         title: name of the stage, such as ``scoring baselines``.
         total: number of steps, if known.
-        announce: whether the first line is logged at once, not only if the stage takes longer than the interval.
-        interval: seconds between two lines. They are logged by a thread, also while a single step takes longer.
+        announce: whether the first line is logged at once, not only if the stage takes longer than `INTERVAL`.
 
     Yields:
         A function that advances by a number of steps.
     """
-    shown = _bar(title, total) if sys.stdout.isatty() else _lines(title, total, announce, interval)
+    shown = _bar(title, total) if sys.stdout.isatty() else _lines(title, total, announce)
     with shown as advance:
         yield advance
 
@@ -95,7 +92,7 @@ def _bar(title: str, total: int | None) -> Iterator[Advance]:
 
 
 @contextmanager
-def _lines(title: str, total: int | None, announce: bool, interval: float) -> Iterator[Advance]:
+def _lines(title: str, total: int | None, announce: bool) -> Iterator[Advance]:
     done, ended, started = 0, threading.Event(), time.monotonic()
 
     def advance(count: int) -> None:
@@ -103,7 +100,7 @@ def _lines(title: str, total: int | None, announce: bool, interval: float) -> It
         done += count
 
     def report() -> None:
-        while not ended.wait(interval):
+        while not ended.wait(INTERVAL):
             far = f"{done:,} of {total:,}, " if total else ""
             log.info("%s: %s%.0f s", title, far, time.monotonic() - started)
 

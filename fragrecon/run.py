@@ -170,7 +170,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
     if outcome is not None and (folder / METRICS_FILE).is_file():
         from fragrecon.progress import Stopwatch, progress
         from fragrecon.report.page import write_run_page
-        from fragrecon.report.terminal import plain_console, print_time
+        from fragrecon.report.terminal import print_time, say
 
         watch = Stopwatch()
         try:
@@ -182,7 +182,7 @@ def _hydra_main(composed: DictConfig) -> float | None:
             sys.exit(130)
         if not multirun:
             print_time(outcome["seconds"] | watch.seconds)
-            plain_console().print(f"page: {folder / PAGE}", soft_wrap=True)
+            say(f"page: {folder / PAGE}")
     return best_validation(load_run(folder)) if multirun else None  # the objective of a search
 
 
@@ -220,10 +220,10 @@ class SweepCallback(Callback):
         """Print a line about a job of the sweep that has ended."""
         if config.hydra.mode == RunMode.MULTIRUN:
             from fragrecon.report.sweep_files import job_line
-            from fragrecon.report.terminal import plain_console
+            from fragrecon.report.terminal import say
 
             if line := job_line(Path(config.hydra.runtime.output_dir), config.hydra.job.num + 1):
-                plain_console().print(line, soft_wrap=True)
+                say(line)
 
 
 _sweep: Path | None = None

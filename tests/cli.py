@@ -243,6 +243,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
+def table(folder: Path) -> list[dict[str, str]]:
+    """Rows of the leaderboard of a sweep."""
+    with (folder / "leaderboard.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def checkpoint(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
     contents: dict[str, Any] = torch.load(folder / "checkpoints" / name, weights_only=True)
     return contents

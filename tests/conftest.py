@@ -7,10 +7,17 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.cli import Cli
 
 # One thread a process, set before torch reads it: tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -67,6 +74,41 @@ def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache folder of all tests of jobs."""
+    from tests.cli import shared_cache  # which imports torch
+
+    return shared_cache(tmp_path_factory)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, cache: Path) -> Cli:
+    """The command line in an empty folder."""
+    from tests.cli import Cli
+
+    return Cli(tmp_path, cache)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of crops of real photographs, in several widths; only to be read."""
+    from tests.data.photos import crops
+
+    folder = tmp_path_factory.mktemp("photos")
+    crops(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser to open pages in."""
+    from tests.report.browser import chromium
+
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fragrecon import progress
+
 SOON = 0.001
 """Seconds between two lines; stages wait for lines, however long these take."""
 LATE = 60.0
@@ -32,14 +34,16 @@ class Lines(logging.Handler):
 
 
 @contextmanager
-def kept() -> Iterator[Lines]:
-    """Keep the lines of stages within the block."""
+def kept(every: float) -> Iterator[Lines]:
+    """Keep the lines of stages within the block, which come every few seconds."""
     logger, lines = logging.getLogger("fragrecon.progress"), Lines()
-    level = logger.level
+    level, interval = logger.level, progress.INTERVAL
     logger.addHandler(lines)
     logger.setLevel(logging.INFO)
+    progress.INTERVAL = every
     try:
         yield lines
     finally:
         logger.setLevel(level)
+        progress.INTERVAL = interval
         logger.removeHandler(lines)

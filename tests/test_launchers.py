@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import subprocess
 import sys
@@ -19,25 +18,10 @@ from omegaconf import DictConfig
 from fragrecon import run as command
 from fragrecon.runs.sweeps import job_folder
 from fragrecon.runs.write import Record
-from tests.cli import SMALL, Cli, Result, fingerprint, rows, shared_cache, status
+from tests.cli import SMALL, Cli, Result, fingerprint, rows, status, table
 
 pytestmark = pytest.mark.timeout(300)
 LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4", "data.epochs=1", "evaluation.puzzles=0")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
-
-
-@pytest.fixture
-def cli(tmp_path: Path, cache: Path) -> Cli:
-    return Cli(tmp_path, cache)
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "leaderboard.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_sweep_can_end_with_its_first_failed_job(cli: Cli) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fragrecon import load_run
-from tests.cli import ROOT, SMALL, Cli, fingerprint, shared_cache, shared_run
+from tests.cli import ROOT, SMALL, Cli, fingerprint, shared_run
 
 jupytext = pytest.importorskip("jupytext")
 nbclient = pytest.importorskip("nbclient")
@@ -30,11 +30,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not NOTEBOOK.is_file(), reason="not a checkout"),
 ]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

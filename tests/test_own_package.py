@@ -13,7 +13,7 @@ import pytest
 from fragrecon.files import read_csv
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import job_folder
-from tests.cli import ROOT, Cli, metrics, shared_cache, status
+from tests.cli import ROOT, Cli, metrics, status
 from tests.wheels import place, site, wheel
 
 __all__ = ["place", "site", "wheel"]  # fixtures
@@ -38,11 +38,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PACKAGE.is_dir(), reason="not a checkout"),
 ]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.stage_lines import LATE, SOON, Lines, kept
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    with kept() as found:
+    with kept(every=SOON) as found:
         yield found
 
 
@@ -26,7 +26,7 @@ def test_a_stage_is_announced_before_it_begins(lines: Lines) -> None:
 
 
 def test_a_step_that_does_not_end_is_reported_again_and_again(lines: Lines) -> None:
-    with progress("sorting", 5, announce=False, interval=SOON) as advance:
+    with progress("sorting", 5, announce=False) as advance:
         lines.wait_for("sorting", "0 of 5")
         advance(2)
         lines.wait_for("2 of 5")
@@ -35,7 +35,7 @@ def test_a_step_that_does_not_end_is_reported_again_and_again(lines: Lines) -> N
 
 
 def test_a_stage_of_unknown_length_is_reported(lines: Lines) -> None:
-    with progress("fitting", announce=False, interval=SOON):
+    with progress("fitting", announce=False):
         lines.wait_for("fitting", " s")
 
 
@@ -43,7 +43,7 @@ def test_no_line_comes_after_a_stage_that_ended_or_failed(lines: Lines) -> None:
     for failure in (None, ValueError()):
         before = threading.active_count()
         try:
-            with progress("sorting", 1, interval=SOON):
+            with progress("sorting", 1):
                 if failure:
                     raise failure
         except ValueError:
@@ -51,14 +51,14 @@ def test_no_line_comes_after_a_stage_that_ended_or_failed(lines: Lines) -> None:
         assert threading.active_count() == before
 
 
-def test_a_short_stage_can_be_silent(lines: Lines) -> None:
-    with progress("sorting", 1, announce=False, interval=LATE) as advance:
+def test_a_short_stage_can_be_silent() -> None:
+    with kept(every=LATE) as lines, progress("sorting", 1, announce=False) as advance:
         advance(1)
     assert not lines.messages
 
 
 def test_both_of_two_nested_stages_are_reported(lines: Lines) -> None:
-    with progress("outer", 1, interval=SOON), progress("inner", 7, interval=SOON):
+    with progress("outer", 1), progress("inner", 7):
         lines.wait_for("inner", "0 of 7")
         lines.messages.clear()
         lines.wait_for("outer", "0 of 1")
@@ -73,7 +73,7 @@ def test_a_terminal_shows_bars_and_no_lines(lines: Lines, monkeypatch: pytest.Mo
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with progress("outer [b]", 4, interval=SOON) as advance:
+    with progress("outer [b]", 4) as advance:
         with progress("inner"):
             pass
         advance(4)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fragrecon import load_run
-from tests.cli import ROOT, Cli, job, read_json, shared_cache
-from tests.jobs.test_reassemble import CHINA
+from tests.cli import ROOT, Cli, job, read_json
+from tests.jobs.reassembled import CHINA
 from tests.layouts import real
 
 WEIGHTS = ROOT / "packages" / "fragrecon-mosaic" / "src" / "fragrecon_mosaic"
@@ -23,11 +23,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not WEIGHTS.is_dir(), reason="not a checkout"),
 ]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 def reassembled(folder: Path, cache: Path, *given: str) -> dict[str, Any]:

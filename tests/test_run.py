@@ -25,23 +25,13 @@ from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import Record
 from tests import layouts
-from tests.cli import SMALL, Cli, best, checkpoint, job, metrics, names, rows, shared_cache, status
+from tests.cli import SMALL, Cli, best, checkpoint, job, metrics, names, rows, status
 
 pytestmark = pytest.mark.timeout(180)
 FURTHER = {f"{a}_{name}" for a in ("kmeans", "kmedoids") for name in ("ami", "accuracy", "precision", "recall")}
 BEYOND = {"balanced_ari", "balanced_accuracy"}
 DONE = {"config.yaml", "overrides.yaml", "status.json", "metrics.json", "metrics.csv", "scores.npz", "run.log"}
 REFUSED_LEAVE = {".lock", "config.yaml", "overrides.yaml", "status.json", "run.log"}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
-
-
-@pytest.fixture
-def cli(tmp_path: Path, cache: Path) -> Cli:
-    return Cli(tmp_path, cache)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from fragrecon import load_run
-from tests.cli import ROOT, Cli, fingerprint, job, metrics, read_json, shared_cache, shared_run, status
-from tests.jobs.test_reassemble import CHINA, TINY
+from tests.cli import ROOT, Cli, fingerprint, job, metrics, read_json, shared_run, status
+from tests.jobs.reassembled import CHINA, TINY
 from tests.wheels import call, place, site, wheel
 
 __all__ = ["place", "site", "wheel"]  # fixtures
@@ -26,11 +26,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PACKAGE.is_dir(), reason="not a checkout"),
 ]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

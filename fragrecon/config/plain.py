@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from fragrecon import files
 from fragrecon.errors import ConfigError
 
 LONGEST = 1 << 20
@@ -39,11 +40,7 @@ def read_yaml(path: Path) -> Any:
         ConfigError: the file is missing, damaged, too large or too deep, or holds aliases, tags or interpolations.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST + 1)
-        if len(content) > LONGEST:
-            raise ValueError(f"it is larger than {LONGEST:,} bytes")
-        events = yaml.parse(content.decode(), Loader=_PARSER)
+        events = yaml.parse(files.read_text(path, LONGEST), Loader=_PARSER)
         next(events), next(events)  # the starts of the stream and of the document
         value = _value(next(events), events, 0)
         next(events)

@@ -6,8 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fragrecon.data.puzzles import FragmentBatch
+from fragrecon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fragrecon.config.schema import DataConfig
 
 LOOKAHEAD = 2
 """Number of batches prepared ahead."""
@@ -33,6 +38,30 @@ def batches_per_step(accumulation: Accumulation, epoch: int) -> int:
 def steps_per_epoch(batches: int, accumulation: Accumulation, epoch: int) -> int:
     """Return the optimizer steps in an epoch, whose last step may have fewer batches."""
     return -(-batches // batches_per_step(accumulation, epoch))
+
+
+def check_share(data: DataConfig, processes: int) -> None:
+    """Check that a batch can be shared equally.
+
+    Args:
+        data: settings of the data.
+        processes: number of processes that share a batch.
+
+    Raises:
+        ConfigError: the number of puzzles is not a multiple of ``processes``, or a process gets too few images.
+    """
+    per_batch = data.puzzles_per_batch
+    if per_batch % processes:
+        raise ConfigError(
+            f"data.puzzles_per_batch={per_batch} cannot be shared equally by {processes} processes; "
+            f"use a multiple of {processes}"
+        )
+    images = per_batch // processes * data.images_per_puzzle
+    if data.images_range and data.images_range[1] > images:
+        raise ConfigError(
+            f"data.images_range={data.images_range} needs up to {data.images_range[1]} images, but each of {processes} "
+            f"processes gets only {images} images per batch; increase data.puzzles_per_batch"
+        )
 
 
 @dataclass(frozen=True)

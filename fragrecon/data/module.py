@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_only
 
 from fragrecon.data import augment, puzzles
-from fragrecon.data.batches import Accumulation, Batches, Start, batches_per_step
+from fragrecon.data.batches import Accumulation, Batches, Start, batches_per_step, check_share
 from fragrecon.data.corruption import Corruption
 from fragrecon.data.puzzles import FragmentBatch, Indices
 from fragrecon.data.store import Reader, Split, Store, open_or_build
@@ -123,21 +123,17 @@ class FragmentData(pl.LightningDataModule):
         """Return the indices of the training images that are held out for validation."""
         return puzzles.split_train_validation(len(self.store("train")))[1]
 
-    def check(self, test_puzzles: int) -> None:
-        """Open the splits and raise errors that would otherwise occur during the job.
-
-        Args:
-            test_puzzles: number of test puzzles that will be scored.
+    def check(self) -> None:
+        """Open the training images and raise errors that would otherwise occur during the job.
 
         Raises:
-            DataError: a split is missing, malformed or has fewer images than one puzzle needs.
+            DataError: the split is missing, malformed or has fewer images than one puzzle needs.
             ConfigError: an epoch would have no batch, or the corruptions cannot be applied to the fragments.
         """
         per_puzzle = self.config.images_per_puzzle
         channels, height, nominal = self.config.fragment_shape
         for width in np.unique(self.store("train").widths).tolist() if self.config.variable_width else [nominal]:
             self.corruption.check((channels, height, width))
-        self.check_test(test_puzzles)
         puzzles.draw_images(self.validation_images(), per_puzzle, 0, 1, 0, "validation")
         puzzles.draw_images(self.training_images(), per_puzzle, 0, 1, 0, "train")
         if self.batches_per_epoch == 0:
@@ -186,25 +182,15 @@ class FragmentData(pl.LightningDataModule):
             The batch, with uint8 fragments.
 
         Raises:
-            ConfigError: the batch cannot be divided by the number of processes.
+            ConfigError: the batch cannot be shared equally by the processes.
         """
         config = self.config
-        per_batch = config.puzzles_per_batch
-        if per_batch % world_size:
-            raise ConfigError(
-                f"data.puzzles_per_batch={per_batch} cannot be divided by {world_size} processes; "
-                f"use a multiple of {world_size}"
-            )
-        most, ids = per_batch * config.images_per_puzzle, self._drawn(number, world_size)
+        check_share(config, world_size)
+        most, ids = config.puzzles_per_batch * config.images_per_puzzle, self._drawn(number, world_size)
         share = len(ids) // world_size
         part = slice(rank * share, (rank + 1) * share)
         per_puzzle = self._images_of(number)
         rows = share // per_puzzle  # puzzles of a rank; with a range, some of its images may be dropped
-        if rows == 0:
-            raise ConfigError(
-                f"data.images_range={config.images_range} needs puzzles of {per_puzzle} images, but each of "
-                f"{world_size} processes gets only {share} images per batch; set data.puzzles_per_batch higher"
-            )
         own = slice(rank * rows, (rank + 1) * rows)
 
         generator = numpy_generator(self.seed, "orders/train", number)

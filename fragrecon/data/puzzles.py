@@ -6,7 +6,7 @@ Shapes: B puzzles, N images in a puzzle, cells = rows * columns of the grid, F =
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -75,10 +75,8 @@ class FragmentBatch:
         return self._each(lambda tensor: tensor.float().div_(255) if tensor is self.fragments else tensor)
 
     def _each(self, change: Any) -> FragmentBatch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return FragmentBatch(
-            **{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()}
-        )
+        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 def grid_of(image_size: tuple[int, int], fragment_size: tuple[int, int]) -> tuple[int, int]:

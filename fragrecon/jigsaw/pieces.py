@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fragrecon.data import puzzles
 from fragrecon.data.corruption import turn
 from fragrecon.errors import ConfigError
 
@@ -104,7 +105,7 @@ def cut(images: Sequence[Tensor], size: tuple[int, int], grid: Grid | None = Non
                 f"an image of {image.shape[1]}x{image.shape[2]} pixels is smaller than one piece, {h}x{w}"
             )
     pieces = [
-        image[:, : rows * h, : columns * w].unfold(1, h, h).unfold(2, w, w).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        puzzles.cut(image[:, : rows * h, : columns * w], size)
         for image, (rows, columns) in zip(images, grids, strict=True)
     ]
     cells = [np.arange(rows * columns) for rows, columns in grids]
@@ -213,6 +214,5 @@ def join(pieces: Tensor, found: Arrangement, background: int) -> list[Tensor]:
         cells = torch.full((rows * columns, channels, h, w), background, dtype=pieces.dtype)
         own = found.images == number
         cells[found.rows[own] * columns + found.columns[own]] = upright[torch.from_numpy(own)]
-        grid = cells.view(rows, columns, channels, h, w)
-        images.append(grid.permute(2, 0, 3, 1, 4).reshape(channels, rows * h, columns * w))
+        images.append(puzzles.join(cells, (rows, columns)))
     return images

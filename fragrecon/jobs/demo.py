@@ -18,7 +18,7 @@ from fragrecon.evaluation.setup import open_data, protocol_of, shape_text
 from fragrecon.models.base import FragmentModel, Inpainter, Solver
 from fragrecon.report.figures import tiles
 from fragrecon.report.results import open_model
-from fragrecon.report.terminal import plain_console
+from fragrecon.report.terminal import say
 from fragrecon.runs.read import Run, run_of
 from fragrecon.runs.write import Record
 
@@ -53,7 +53,7 @@ def main(config: Config, record: Record) -> None:
 
         page = page_of(config, model.to(hardware.device_of(config.trainer)), run, folder)
         with layout.opened(page, config.demo.port, config.demo.open) as address:
-            plain_console().print(f"demo: {address} (Ctrl-C ends it)", soft_wrap=True)
+            say(f"demo: {address} (Ctrl-C ends it)")
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:

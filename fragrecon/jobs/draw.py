@@ -30,7 +30,7 @@ from fragrecon.report.figures import tiles, write
 from fragrecon.report.figures.inpainting import masked_psnr
 from fragrecon.report.figures.monitoring import view_picture
 from fragrecon.report.results import open_model
-from fragrecon.report.terminal import plain_console
+from fragrecon.report.terminal import say
 from fragrecon.runs.read import Run, run_of
 from fragrecon.runs.write import FIGURES, SCORES, Record
 from fragrecon.seeds import torch_generator
@@ -79,11 +79,6 @@ def main(config: Config, record: Record) -> dict[str, Any]:
         found |= draw_decoded(config, model, folder)
     say(f"figures: {folder}")
     return found
-
-
-def say(text: str) -> None:
-    """Print a line."""
-    plain_console().print(text, soft_wrap=True)
 
 
 def test_data(config: Config) -> FragmentData:

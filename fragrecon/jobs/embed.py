@@ -26,7 +26,7 @@ from fragrecon.evaluation.setup import open_data, user_data
 from fragrecon.models.base import FragmentModel
 from fragrecon.progress import progress
 from fragrecon.report.results import open_model
-from fragrecon.report.terminal import plain_console
+from fragrecon.report.terminal import say
 from fragrecon.runs.read import run_of
 from fragrecon.runs.write import Record
 
@@ -64,8 +64,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     if paths:
         names = [{"image": number, "file": str(name)} for number, name in enumerate(paths)]
         files.write_csv(record.folder / "images.csv", names)
-    written = f"{table.rows:,} embeddings of {numbers} dimensions, of {images:,} images: {path}"
-    plain_console().print(written, soft_wrap=True)
+    say(f"{table.rows:,} embeddings of {numbers} dimensions, of {images:,} images: {path}")
     return {"file": str(path), "rows": table.rows, "latent_dim": numbers, "images": images}
 
 

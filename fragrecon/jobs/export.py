@@ -20,7 +20,7 @@ from fragrecon.errors import ConfigError
 from fragrecon.models.base import FragmentModel
 from fragrecon.progress import progress
 from fragrecon.report.card import model_card, notes
-from fragrecon.report.terminal import plain_console
+from fragrecon.report.terminal import say
 from fragrecon.runs.checkpoints import half_weights, load_checkpoint, save_weights
 from fragrecon.runs.onnx import to_onnx
 from fragrecon.runs.read import run_of
@@ -77,7 +77,7 @@ def main(config: Config, record: Record) -> dict[str, Any]:
     files.write_text(output / CARD, model_card(run, model, export, own))
     kept = ("status", "started", "finished", "machine", "commits")
     files.write_json(output / STATUS, {key: run.status[key] for key in kept if key in run.status})
-    plain_console().print(f"export: {output}", soft_wrap=True)
+    say(f"export: {output}")
     return export
 
 

@@ -34,7 +34,7 @@ from fragrecon.reassembly.solve import solve
 from fragrecon.report.figures import tiles
 from fragrecon.report.figures.reassembly import groups_sheet, rebuilt_images, rebuilt_sheet, shuffled_sheet
 from fragrecon.report.jigsaw import write_assembly
-from fragrecon.report.terminal import plain_console, rebuilt_text
+from fragrecon.report.terminal import rebuilt_text, say
 from fragrecon.runs.read import run_of
 from fragrecon.runs.write import FIGURES, Record
 from fragrecon.seeds import torch_generator
@@ -266,11 +266,10 @@ def draw(puzzle: Puzzle, placement: Placement, k: int, grid: tuple[int, int], fo
 
 def print_result(result: dict[str, Any], folder: Path) -> None:
     """Print the scores and the paths of the images."""
-    console = plain_console()
     count = result["images"]
     found = f"{len(result['fragments'])} fragments were assigned to {count} image{'s' * (count != 1)}"
     if scores := result.get("scores"):
         found += rebuilt_text(scores)
-    console.print(found, soft_wrap=True)
-    console.print(f"pictures: {folder / FIGURES}, each image: {folder / 'images'}", soft_wrap=True)
-    console.print(f"record: {folder}", soft_wrap=True)
+    say(found)
+    say(f"pictures: {folder / FIGURES}, each image: {folder / 'images'}")
+    say(f"record: {folder}")

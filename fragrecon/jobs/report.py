@@ -8,7 +8,7 @@ from fragrecon.config.schema import Config
 from fragrecon.errors import ConfigError, typed
 from fragrecon.report import page
 from fragrecon.report.sweep_files import update_leaderboard
-from fragrecon.report.terminal import plain_console, print_leaderboard
+from fragrecon.report.terminal import print_leaderboard, say
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import PAGE, Record
 
@@ -26,6 +26,6 @@ def main(config: Config, record: Record) -> None:
             )
         path = Path(config.run) / PAGE
         page.write_run_page(path, run)
-        plain_console().print(f"page: {path}", soft_wrap=True)
+        say(f"page: {path}")
     else:
         raise ConfigError("mode=report needs a sweep or a run: sweep.dir=FOLDER or run=FOLDER")

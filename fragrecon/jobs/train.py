@@ -18,6 +18,7 @@ from fragrecon import machine as hardware
 from fragrecon import search_path
 from fragrecon.config.build import build
 from fragrecon.config.schema import Config
+from fragrecon.data.batches import check_share
 from fragrecon.data.module import FragmentData
 from fragrecon.errors import FragreconError
 from fragrecon.evaluation.setup import open_data
@@ -32,7 +33,7 @@ from fragrecon.runs.write import Record
 from fragrecon.training.compute import compiling
 from fragrecon.training.learner import check_monitor, make_learner
 from fragrecon.training.loggers import ending, exit_on_sigterm
-from fragrecon.training.processes import check_share, end_with_parent
+from fragrecon.training.processes import end_with_parent
 from fragrecon.training.pruning import MedianPruning
 from fragrecon.training.trainer import fit, make_trainer
 
@@ -67,8 +68,8 @@ def main(config: Config, record: Record) -> dict[str, Any] | None:
         machine = hardware.describe(config.trainer)
         log.info("training%s on %s", together, machine)
         with watch.part("data"):
-            data.check(config.evaluation.puzzles)
             check_data(config, data)
+            data.check()
             data.warn_if_lossy()
         if record.status.get("stage") != "evaluation":
             record.enter("training", machine=machine)

@@ -21,7 +21,7 @@ from fragrecon.jigsaw.solve import Assembly
 from fragrecon.report.figures import tiles
 from fragrecon.report.figures.jigsaw import DOUBTFUL, groups_of_pieces, mark_doubtful, shuffled_pieces
 from fragrecon.report.page import write_jigsaw_page
-from fragrecon.report.terminal import plain_console, rebuilt_text
+from fragrecon.report.terminal import rebuilt_text, say
 from fragrecon.runs.write import FIGURES, PAGE
 from fragrecon.seams import SIDES
 
@@ -103,14 +103,13 @@ def likely_neighbours(solved: Assembly) -> list[dict[str, Any]]:
 
 
 def _print(result: dict[str, Any], folder: Path) -> None:
-    console = plain_console()
     sizes = ", ".join("x".join(map(str, image["grid"])) for image in result["images"])
     count = len(result["images"])
     line = f"{len(result['pieces'])} pieces were assembled to {count} image{'s' * (count != 1)} ({sizes} pieces)"
     if scores := result.get("scores"):
         line += rebuilt_text(scores)
-    console.print(line, soft_wrap=True)
+    say(line)
     doubtful = int(np.sum([image["doubtful"] for image in result["images"]]))
-    console.print(f"doubtful pieces, of a probability below {DOUBTFUL}: {doubtful}", soft_wrap=True)
-    console.print(f"page: {folder / PAGE}, each image: {folder / 'images'}", soft_wrap=True)
-    console.print(f"record: {folder}", soft_wrap=True)
+    say(f"doubtful pieces, of a probability below {DOUBTFUL}: {doubtful}")
+    say(f"page: {folder / PAGE}, each image: {folder / 'images'}")
+    say(f"record: {folder}")

@@ -51,6 +51,11 @@ def plain_console() -> Console:
     return console
 
 
+def say(line: str) -> None:
+    """Print a line, which is not wrapped."""
+    plain_console().print(line, soft_wrap=True)
+
+
 def print_metrics(record: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
     """Print the scores of the model and the baselines, and the folder.
 

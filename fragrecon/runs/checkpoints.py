@@ -39,10 +39,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise RunError(f"{path} is not a checkpoint to resume from: it holds no '{missing[0]}'")
         return checkpoint
 
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint; called by Lightning."""
-        Path(path).unlink(missing_ok=True)
-
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Load a checkpoint, or the weights of an export.

@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fragrecon import files
 from fragrecon.errors import RunError
 
 NEEDED = {
-    "masked_": ("mask_ratio",),
-    "composite_": ("mask_ratio",),
-    "probe_": ("probe_embedding",),
-    "generation_": ("generated_images",),
+    "masked_": "mask_ratio",
+    "composite_": "mask_ratio",
+    "probe_": "probe_embedding",
+    "generation_": "generated_images",
 }
-"""Keys of the protocol in ``metrics.json`` that metrics with a prefix need."""
+"""The key of the protocol in ``metrics.json`` that metrics with a prefix need."""
 
 
 class _Part(BaseModel):
@@ -68,6 +68,22 @@ class _Metrics(_Part):
     versions: dict[str, str]
     seconds: dict[str, _Seconds]
 
+    @model_validator(mode="after")
+    def _check(self) -> _Metrics:
+        if "model" not in self.scores:
+            raise ValueError("scores should have the key 'model'")
+        if missing := sorted(self.model_minus.keys() - self.scores.keys()):
+            raise ValueError(f"model_minus has {missing[0]!r}, which scores lacks")
+        if missing := sorted(self.scores.keys() - self.model_minus.keys() - {"model"}):
+            raise ValueError(f"model_minus lacks {missing[0]!r}")
+        names = {name for methods in (self.scores, self.dataset_wide) for part in methods.values() for name in part}
+        for prefix, key in NEEDED.items():
+            if getattr(self.protocol, key) is None and any(name.startswith(prefix) for name in names):
+                raise ValueError(f"protocol should have the key '{key}'")
+        if self.data.images is None and (self.data.lossy or any(name.startswith("probe_") for name in names)):
+            raise ValueError("data should have the key 'images'")
+        return self
+
 
 def _moment(text: str) -> str:
     if datetime.fromisoformat(text).utcoffset() is None:
@@ -89,23 +105,6 @@ class _Status(_Part):
     config_hash: str | None = None
 
 
-def _metrics(found: _Metrics) -> _Metrics:
-    if "model" not in found.scores:
-        raise ValueError("scores should have the key 'model'")
-    if missing := sorted(found.model_minus.keys() - found.scores.keys()):
-        raise ValueError(f"model_minus has {missing[0]!r}, which scores lacks")
-    if missing := sorted(found.scores.keys() - found.model_minus.keys() - {"model"}):
-        raise ValueError(f"model_minus lacks {missing[0]!r}")
-    names = {name for methods in (found.scores, found.dataset_wide) for part in methods.values() for name in part}
-    for prefix, keys in NEEDED.items():
-        for key in keys:
-            if getattr(found.protocol, key) is None and any(name.startswith(prefix) for name in names):
-                raise ValueError(f"protocol should have the key '{key}'")
-    if found.data.images is None and (found.data.lossy or any(name.startswith("probe_") for name in names)):
-        raise ValueError("data should have the key 'images'")
-    return found
-
-
 class _Note(_Part):
     name: str
     jobs: int | None
@@ -115,8 +114,8 @@ class _Note(_Part):
 
 
 class _Facts(_Part):
-    fragment_shape: Annotated[list[_Side], Field(min_length=3, max_length=3)]
-    grid: Annotated[list[_Side], Field(min_length=2, max_length=2)]
+    fragment_shape: Annotated[tuple[_Side, _Side, _Side], Field(strict=False)]
+    grid: Annotated[tuple[_Side, _Side], Field(strict=False)]
     num_classes: Annotated[int, Field(ge=0, le=1 << 31)]
 
 
@@ -129,48 +128,33 @@ class _Exported(_Part):
     export: _Export
 
 
-_METRICS: TypeAdapter[Any] = TypeAdapter(Annotated[_Metrics, AfterValidator(_metrics)])
-_STATUS: TypeAdapter[Any] = TypeAdapter(_Status)
-_NOTE: TypeAdapter[Any] = TypeAdapter(_Note)
-_FACTS: TypeAdapter[Any] = TypeAdapter(_Facts)
-_EXPORTED: TypeAdapter[Any] = TypeAdapter(_Exported)
-
-
 def read_status(path: Path) -> dict[str, Any]:
     """Read ``status.json``; raises `RunError`."""
-    return _read(path, _STATUS)
+    return _read(path, _Status)
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read ``metrics.json``; raises `RunError`."""
-    return _read(path, _METRICS)
+    return _read(path, _Metrics)
 
 
 def read_note(path: Path) -> dict[str, Any]:
     """Read ``sweep.json``; raises `RunError`."""
-    return _read(path, _NOTE)
+    return _read(path, _Note)
 
 
 def read_export(path: Path) -> dict[str, Any]:
     """Read the section ``export`` of ``metrics.json``; raises `RunError`."""
-    export: dict[str, Any] = _read(path, _EXPORTED)["export"]
+    export: dict[str, Any] = _read(path, _Exported)["export"]
     return export
 
 
 def check_facts(path: Path, facts: Any) -> dict[str, Any]:
     """Return the facts in a checkpoint, with sizes as tuples; raises `RunError` with the path of the checkpoint."""
-    is_mapping = isinstance(facts, dict)
-    found = (
-        {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
-        if is_mapping
-        else facts
-    )
-    _check(path, found, _FACTS)
-    shapes = {key: tuple(found[key]) for key in ("fragment_shape", "grid")}
-    return {**shapes, "num_classes": found["num_classes"]}
+    return vars(_check(path, facts, _Facts))
 
 
-def _read(path: Path, kind: TypeAdapter[Any]) -> dict[str, Any]:
+def _read(path: Path, kind: type[_Part]) -> dict[str, Any]:
     try:
         values: dict[str, Any] = files.read_json(path)
     except (OSError, ValueError) as error:
@@ -179,9 +163,9 @@ def _read(path: Path, kind: TypeAdapter[Any]) -> dict[str, Any]:
     return values
 
 
-def _check(path: Path, values: Any, kind: TypeAdapter[Any]) -> None:
+def _check(path: Path, values: Any, kind: type[_Part]) -> _Part:
     try:
-        kind.validate_python(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))[:100]

@@ -8,25 +8,20 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from fragrecon.progress import INTERVAL, Advance, progress
+from fragrecon.progress import Advance, progress
 
 
 class EpochProgress(Callback):
-    """Logs the number of batches done, of the epoch and of a validation, if these take longer than an interval.
+    """Logs the number of batches done, of the epoch and of a validation, if these take longer than an interval."""
 
-    Args:
-        interval: seconds between two lines.
-    """
-
-    def __init__(self, interval: float = INTERVAL) -> None:
-        self.interval = interval
+    def __init__(self) -> None:
         self.epoch, self.validation = ExitStack(), ExitStack()
         self.in_epoch = False
         self.advance: Advance = lambda count: None
         self.advance_validation: Advance = lambda count: None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.epoch.enter_context(progress("preparing training", announce=False, interval=self.interval))
+        self.epoch.enter_context(progress("preparing training", announce=False))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -34,12 +29,7 @@ class EpochProgress(Callback):
         if self.in_epoch:
             return
         self.epoch.close()
-        stage = progress(
-            f"epoch {trainer.current_epoch}",
-            _count(trainer.num_training_batches),
-            announce=False,
-            interval=self.interval,
-        )
+        stage = progress(f"epoch {trainer.current_epoch}", _count(trainer.num_training_batches), announce=False)
         self.advance, self.in_epoch = self.epoch.enter_context(stage), True
         self.advance(batch_idx)  # of a resumed epoch
 
@@ -51,7 +41,7 @@ class EpochProgress(Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         total = _count(sum(trainer.num_val_batches))
-        stage = progress(f"validation of epoch {trainer.current_epoch}", total, announce=False, interval=self.interval)
+        stage = progress(f"validation of epoch {trainer.current_epoch}", total, announce=False)
         self.advance_validation = self.validation.enter_context(stage)
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""Training on several devices: the batch is shared equally, and further processes are started from the run's folder."""
+"""Training on several devices: further processes are started from the run's folder, and all stop together."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from fragrecon.config import plugins
-from fragrecon.config.schema import DataConfig
-from fragrecon.errors import ConfigError, FragreconError, TrainingError
+from fragrecon.errors import FragreconError, TrainingError
 
 POLL_SECONDS = 0.2
 """Time between two looks at other processes."""
@@ -30,30 +29,6 @@ POLL_SECONDS = 0.2
 _WATCH = "_launch_process_observer"
 _READY, _PARENT = "FRAGRECON_READY", "FRAGRECON_PARENT"
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def check_share(data: DataConfig, processes: int) -> None:
-    """Check that a batch can be shared equally, before any process is started.
-
-    Args:
-        data: settings of the data.
-        processes: number of processes that share a batch.
-
-    Raises:
-        ConfigError: the number of puzzles is not a multiple of ``processes``, or a process gets too few images.
-    """
-    per_batch = data.puzzles_per_batch
-    if per_batch % processes:
-        raise ConfigError(
-            f"data.puzzles_per_batch={per_batch} cannot be shared equally by {processes} processes; "
-            f"use a multiple of {processes}"
-        )
-    images = per_batch // processes * data.images_per_puzzle
-    if data.images_range and data.images_range[1] > images:
-        raise ConfigError(
-            f"data.images_range={data.images_range} needs up to {data.images_range[1]} images, but each of {processes} "
-            f"processes gets only {images} images per batch; increase data.puzzles_per_batch"
-        )
 
 
 class StopTogether(Callback):

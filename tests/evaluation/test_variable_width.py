@@ -26,18 +26,16 @@ from fragrecon.report.figures.monitoring import embedded, pictures_of
 from fragrecon.report.figures.write import write_generated
 from fragrecon.run import compose
 from fragrecon.runs.modules import build_on_meta
-from tests.data.photos import Bands, bands, crops
+from tests.data.photos import Bands, bands
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    root = tmp_path_factory.mktemp("photos")
-    crops(root)
+def config(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     return compose(
         [
-            *("experiment=whole_images", "evaluation=reconstruction", "data=folder", f"data.root={root}"),
+            *("experiment=whole_images", "evaluation=reconstruction", "data=folder", f"data.root={photos}"),
             *("data.channels=1", "data.image_height=32", f"data.cache_dir={tmp_path_factory.mktemp('cache')}"),
         ]
     )

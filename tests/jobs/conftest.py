@@ -8,24 +8,36 @@ from typing import Any
 
 import pytest
 
+from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.training.learner import Learner
-from tests.cli import SMALL, Cli, shared_cache, shared_run
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
-
-
-@pytest.fixture
-def cli(tmp_path: Path, cache: Path) -> Cli:
-    return Cli(tmp_path, cache)
+from tests.cli import SMALL, shared_run
+from tests.jobs.reassembled import TINY
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small finished run of the conv model; only to be read."""
     return shared_run(tmp_path_factory, "conv", *SMALL, "model=conv")
+
+
+@pytest.fixture(scope="session")
+def mosaic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run of a small mosaic, which sees whole puzzles; only to be read."""
+    return shared_run(tmp_path_factory, "mosaic", *TINY)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the batches that the learner is trained on."""
+    steps: list[int] = []
+    step_of = Learner.training_step
+
+    def noted(self: Learner, batch: FragmentBatch, batch_idx: int) -> Any:
+        steps.append(batch.step)
+        return step_of(self, batch, batch_idx)
+
+    monkeypatch.setattr(Learner, "training_step", noted)
+    return steps
 
 
 class Moments:

@@ -8,8 +8,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
-from tests.cli import job, read_json, status
+from tests.cli import SMALL, job, read_json, status
+
+TINY = [
+    *SMALL,
+    "model=mosaic",
+    "model.width=32",
+    "model.depth=1",
+    "model.heads=2",
+    "data.batches_per_epoch=8",
+    "data.epochs=1",
+    "evaluation.puzzles=3",
+]
+"""Settings of a quick model that sees whole puzzles."""
+
+CHINA, FLOWER = (Path(name) for name in load_sample_images().filenames)
 
 Pixels = npt.NDArray[np.uint8]
 """(H, W, C)."""

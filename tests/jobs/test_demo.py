@@ -20,21 +20,19 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect
-from sklearn.datasets import load_sample_images
 
 from fragrecon.data.readers.images import decode
 from fragrecon.errors import ConfigError
 from fragrecon.jobs.demo import example_files
 from fragrecon.runs.read import load_run
 from tests.cli import ROOT, Cli, fingerprint, finish, job, names, shared_run, status, wait_until
-from tests.jobs.test_reassemble import TINY as MOSAIC
+from tests.jobs.reassembled import CHINA, FLOWER
+from tests.jobs.reassembled import TINY as MOSAIC
 from tests.jobs.test_reconstruction import TINY, WHOLE
-from tests.report.browser import chromium
 
 pytestmark = pytest.mark.timeout(240)
 Pixels = npt.NDArray[np.uint8]
 """(H, W, 3)."""
-CHINA, FLOWER = (Path(name) for name in load_sample_images().filenames)
 PATCH = 16
 LISTENER = """
 import sys
@@ -49,12 +47,6 @@ def hear(event, arguments):
 sys.addaudithook(hear)
 """
 """Notes, in a process of its own, whom that process asks for anything; it is imported before all else."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @dataclass

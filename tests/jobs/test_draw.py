@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from fragrecon import files
@@ -24,10 +23,10 @@ from fragrecon.runs.read import load_run
 from fragrecon.seeds import keys_of
 from tests import layouts
 from tests.cli import SMALL, Cli, fingerprint, job, names, read_json, status
+from tests.jobs.reassembled import CHINA, FLOWER
 from tests.report.figures.pixels import tiles_of
 
 pytestmark = pytest.mark.timeout(180)
-CHINA, FLOWER = (Path(name) for name in load_sample_images().filenames)
 OF_PHOTOGRAPHS = ["confusion.png", "embedding.png", "puzzle.png", "reconstructions.png"]
 
 

@@ -20,17 +20,10 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.jobs.embed import EmbeddingTable
 from tests import layouts
-from tests.cli import Cli, fingerprint, job, names, shared_run, status
-from tests.jobs.test_reassemble import TINY
+from tests.cli import Cli, fingerprint, job, names, status
 
 pytestmark = pytest.mark.timeout(180)
 Columns = dict[str, npt.NDArray[Any]]
-
-
-@pytest.fixture(scope="module")
-def mosaic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run whose model sees whole puzzles."""
-    return shared_run(tmp_path_factory, "mosaic", *TINY)
 
 
 @pytest.fixture(scope="module")

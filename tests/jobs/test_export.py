@@ -26,20 +26,15 @@ from fragrecon.report.metrics import caveat
 from fragrecon.run import compose, run_folder
 from fragrecon.runs.onnx import to_onnx
 from tests import layouts
-from tests.cli import best, fingerprint, job, metrics, names, shared_run, status
-from tests.jobs.test_reassemble import TINY, photographs
+from tests.cli import best, fingerprint, job, metrics, names, status
+from tests.jobs.reassembled import TINY
+from tests.jobs.test_reassemble import photographs
 
 __all__ = ["photographs"]  # a fixture
 
 pytestmark = pytest.mark.timeout(300)
 WITHOUT = "export.onnx=false"
 FILES = ["MODEL_CARD.md", "config.yaml", "metrics.json", "model.safetensors", "status.json"]
-
-
-@pytest.fixture(scope="module")
-def mosaic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run of a small mosaic; only to be read."""
-    return shared_run(tmp_path_factory, "mosaic", *TINY)
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from fragrecon.errors import ConfigError, DataError
 from fragrecon.runs.read import load_run
 from tests.cli import Cli, names
-from tests.jobs.reassembled import pixels_of, reassembled
-
-CHINA, FLOWER = (Path(name) for name in load_sample_images().filenames)
+from tests.jobs.reassembled import CHINA, FLOWER, pixels_of, reassembled
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from fragrecon.data.puzzles import FragmentBatch, cut
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.probes.base import Advance, FittedProbe, Predictions, Probe, Samples
 from fragrecon.runs.read import load_run
-from tests.cli import SMALL, job, metrics, shared_cache
+from tests.cli import SMALL, job, metrics
 
 
 class Norms:
@@ -82,11 +82,6 @@ class Notes(CSVLogger):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, name="notes", version="")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 def test_metrics_and_probes_of_the_user_are_scored(tmp_path: Path, cache: Path) -> None:

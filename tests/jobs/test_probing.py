@@ -12,7 +12,7 @@ from fragrecon.errors import ConfigError, DataError
 from fragrecon.evaluation.setup import open_data
 from fragrecon.runs.read import Run, load_run
 from tests import layouts
-from tests.cli import SMALL, fingerprint, job, metrics, names, rows, shared_cache
+from tests.cli import SMALL, fingerprint, job, metrics, names, rows
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -43,11 +43,6 @@ BOTH = (
     "+evaluation.generation={samples:12,perceptual:[]}",
 )
 METHODS = ["raw_pixels", "exact_pca", "model"]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

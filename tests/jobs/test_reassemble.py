@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from fragrecon import files
 from fragrecon.clustering.balanced import balanced_kmeans
@@ -27,29 +26,12 @@ from fragrecon.report.figures.tiles import LINE, PAPER
 from fragrecon.runs.read import load_run
 from fragrecon.runs.write import LOCK
 from fragrecon.seeds import keys_of
-from tests.cli import SMALL, Cli, fingerprint, job, metrics, names, read_json, shared_run, status
-from tests.jobs.reassembled import Pixels, pixels_of, reassembled
+from tests.cli import Cli, fingerprint, job, metrics, names, read_json, status
+from tests.jobs.reassembled import CHINA, FLOWER, TINY, Pixels, pixels_of, reassembled
 from tests.reassembly.samples import slow_gain
 
 pytestmark = pytest.mark.timeout(180)
-TINY = [
-    *SMALL,
-    "model=mosaic",
-    "model.width=32",
-    "model.depth=1",
-    "model.heads=2",
-    "data.batches_per_epoch=8",
-    "data.epochs=1",
-    "evaluation.puzzles=3",
-]
-CHINA, FLOWER = (Path(name) for name in load_sample_images().filenames)
 ORIENTATION = 0x0112
-
-
-@pytest.fixture(scope="module")
-def mosaic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run of a small mosaic; only to be read."""
-    return shared_run(tmp_path_factory, "mosaic", *TINY)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from fragrecon.report.sweep_files import update_leaderboard
 from fragrecon.runs.read import load_run
 from fragrecon.runs.sweeps import begin
 from fragrecon.runs.write import PAGE
-from tests.cli import SMALL, Cli, fingerprint, job, names, status
+from tests.cli import SMALL, Cli, fingerprint, job, names, status, table
 from tests.jobs.test_reconstruction import BASELINES, MASKED, TINY, WHOLE
 
 pytestmark = pytest.mark.timeout(180)
@@ -41,11 +40,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 def sweep(made: Path, tmp_path: Path) -> Path:
     """That sweep, moved to another folder."""
     return Path(shutil.copytree(made, tmp_path / "else where" / "moved"))
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "leaderboard.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_tables_and_page_of_a_sweep_come_back_as_they_were(

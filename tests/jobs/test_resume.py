@@ -15,10 +15,8 @@ import pytest
 import yaml
 
 from fragrecon import files
-from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, RunError
 from fragrecon.runs.checkpoints import AtomicCheckpointIO
-from fragrecon.training.learner import Learner
 from tests.cli import (
     SMALL,
     Cli,
@@ -278,17 +276,9 @@ def test_puzzles_of_any_size_go_on_as_they_would_have(
 
 @pytest.mark.parametrize("at", [3, 7], ids=["in the middle", "at the end"])
 def test_batches_of_another_size_make_whole_epochs_from_the_one_that_was_begun(
-    tmp_path: Path, cache: Path, terms: Moments, monkeypatch: pytest.MonkeyPatch, at: int
+    tmp_path: Path, cache: Path, terms: Moments, seen: list[int], at: int
 ) -> None:
     """Batches of four puzzles make epochs of seven; a run is stopped in its second epoch, or before the third."""
-    seen: list[int] = []
-    step_of = Learner.training_step
-
-    def noted(self: Learner, batch: FragmentBatch, batch_idx: int) -> Any:
-        seen.append(batch.step)
-        return step_of(self, batch, batch_idx)
-
-    monkeypatch.setattr(Learner, "training_step", noted)
     line = [*SHORT, UNSCORED, "scheduler=cosine", "data.batches_per_epoch=null", "data.epochs=4"]
     line += ["data.images_per_puzzle=10", "data.puzzles_per_batch=4", "evaluation.validation_puzzles=1"]
     job(tmp_path / "whole", cache, *line)

@@ -10,13 +10,11 @@ import torch
 from lightning.pytorch.callbacks import Timer
 from PIL import Image
 
-from fragrecon.data.puzzles import FragmentBatch
 from fragrecon.errors import ConfigError, DataError, RunError, TrainingError
 from fragrecon.models.base import Solver
 from fragrecon.objectives.reconstruction import Reconstruction
 from fragrecon.run import compose
 from fragrecon.runs.read import load_run
-from fragrecon.training.learner import Learner
 from tests import layouts
 from tests.cli import (
     SMALL,
@@ -145,7 +143,7 @@ def test_corruption_that_fragments_cannot_bear_is_refused_before_training(
 
 
 def test_a_range_too_large_for_a_process_is_refused_before_they_are_started() -> None:
-    from fragrecon.training.processes import check_share
+    from fragrecon.data.batches import check_share
 
     data = compose(["data.puzzles_per_batch=4", "data.images_range=[2,30]"]).data
     check_share(data, 1)
@@ -285,17 +283,9 @@ def test_the_time_ends_training_at_the_lowest_rate_with_a_validation(tmp_path: P
 
 
 def test_a_run_whose_time_ended_goes_on_with_more_time(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: Path, seen: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step takes a tenth of a second on the clock of this test, and an epoch has four."""
-    seen: list[int] = []
-    step_of = Learner.training_step
-
-    def noted(self: Learner, batch: FragmentBatch, batch_idx: int) -> Any:
-        seen.append(batch.step)
-        return step_of(self, batch, batch_idx)
-
-    monkeypatch.setattr(Learner, "training_step", noted)
     monkeypatch.setattr(Timer, "time_elapsed", lambda *_: len(seen) / 10)
     folder, limits = tmp_path / "run", ["evaluation.puzzles=0", "data.epochs=1000", "scheduler=cosine"]
     job(folder, cache, *QUICK, *limits, "trainer.max_time=00:00:00:01")

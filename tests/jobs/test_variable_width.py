@@ -17,7 +17,6 @@ from fragrecon.files import read_arrays, read_csv
 from fragrecon.models.base import Decoder
 from fragrecon.runs.read import Run, load_run
 from tests.cli import Cli, assert_same_run, checkpoint, job, metrics, names, rows, shared_cache
-from tests.data.photos import crops
 from tests.jobs.conftest import Moments
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
@@ -44,13 +43,6 @@ SMALL = (
     "optimizer.lr=0.005",
     "trainer.precision=32-true",
 )
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    crops(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from fragrecon.run import compose
 from fragrecon.runs.read import Run, load_run
 from fragrecon.runs.write import Record
 from tests.cli import wait_until
-from tests.report.browser import VARIABLE, Opened, chromium, executable, opened
+from tests.report.browser import VARIABLE, Opened, executable, opened
 
 Examples = dict[str, npt.NDArray[Any]]
 
@@ -156,12 +156,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_sweep_page(folder / "report.html", board, runs)
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

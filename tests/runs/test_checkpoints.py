@@ -9,17 +9,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fragrecon import files
-from fragrecon.config.build import build
 from fragrecon.config.schema import Config
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.data.store import Reader
 from fragrecon.errors import RunError
+from fragrecon.evaluation.setup import open_data
 from fragrecon.run import compose
 from fragrecon.runs.checkpoints import RESUMED, AtomicCheckpointIO, load_checkpoint
 from fragrecon.runs.modules import Facts, build_model
@@ -27,6 +25,7 @@ from fragrecon.runs.read import load_run
 from fragrecon.runs.write import Record
 from fragrecon.training.callbacks import training_callbacks
 from fragrecon.training.learner import Learner
+from tests.training.test_learner import quiet_trainer
 
 FACTS = {"fragment_shape": (3, 16, 16), "grid": (4, 4), "num_classes": 10}
 CONTENTS: dict[str, Any] = {
@@ -233,15 +232,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="module")
 def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training whose selection metric was 0.1, 0.3, 0.2 in three epochs."""
-    from fragrecon.data.module import FragmentData
-
     folder = tmp_path_factory.mktemp("run")
     record = Record(folder)
     record.start(config, [])
-    data = config.data
-    reader = build(data.reader, "data.reader", Reader, image_size=data.image_size, channels=data.channels)
-    module = FragmentData(data, reader, 0, 0, config.evaluation.validation_puzzles)
-    facts = Facts(data.fragment_shape, module.grid, 10)
+    module = open_data(config)
+    facts = Facts(config.data.fragment_shape, module.grid, 10)
 
     class Scripted(Learner):
         def _scores(self, batch: FragmentBatch) -> dict[str, torch.Tensor]:
@@ -249,18 +244,8 @@ def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
             return {name: torch.full((len(batch),), score) for name in super()._scores(batch)}
 
     learner = Scripted(config, module, *build_model(config, facts), facts)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=training_callbacks(config, record),
-        plugins=[AtomicCheckpointIO()],
-    )
-    trainer.fit(learner, module)
+    callbacks = training_callbacks(config, record)
+    quiet_trainer(folder, callbacks, max_epochs=3).fit(learner, module)
     return folder
 
 

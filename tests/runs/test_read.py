@@ -29,17 +29,12 @@ from fragrecon.evaluation.setup import open_data
 from fragrecon.models.base import FragmentModel
 from fragrecon.runs.read import Run
 from tests import layouts
-from tests.cli import SMALL, Cli, best, fingerprint, job, shared_cache, shared_run
+from tests.cli import SMALL, Cli, best, fingerprint, job, shared_run
 from tests.jobs.test_reconstruction import TINY, WHOLE
 
 pytestmark = pytest.mark.timeout(180)
 MOSAIC = ("model=mosaic", "model.width=32", "model.depth=1", "model.heads=2", "evaluation.puzzles=3")
 IMAGES = layouts.pictures(6)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 import shlex
@@ -33,8 +32,8 @@ from tests.cli import (
     metrics,
     names,
     rows,
-    shared_cache,
     status,
+    table,
     wait_until,
 )
 
@@ -62,11 +61,6 @@ def overrides(folder: Path) -> list[str]:
 def results(folder: Path) -> dict[str, str]:
     """A hash of each file of a job except its log."""
     return {name: value for name, value in fingerprint(folder).items() if name != "run.log"}
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "leaderboard.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # Names of folders -----------------------------------------------------------------------------------------------------
@@ -196,18 +190,8 @@ def test_the_folder_of_a_sweep_holds_sweep_json(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sweeps")
-
-
-@pytest.fixture
-def cli(tmp_path: Path, cache: Path) -> Cli:
-    return Cli(tmp_path, cache)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from fragrecon.run import compose
-from fragrecon.runs.checkpoints import AtomicCheckpointIO, load_checkpoint
+from fragrecon.runs.checkpoints import load_checkpoint
 from fragrecon.runs.write import Record
 from fragrecon.training.averaging import TRAINED
 from fragrecon.training.callbacks import training_callbacks
-from tests.training.test_learner import CONV, TINY, Trainable
+from tests.training.test_learner import CONV, TINY, Trainable, quiet_trainer
 
 Weights = dict[str, npt.NDArray[Any]]
 DECAY = 0.6
@@ -87,18 +87,8 @@ def trained(folder: Path, cache: Path, *overrides: str, **settings: Any) -> tupl
     """Train as a job does; its checkpoints lie in the folder."""
     config, watch = compose([*TINY, *CONV, f"data.cache_dir={cache}", *overrides]), Watch()
     given = Trainable(config)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=[*training_callbacks(config, Record(folder)), watch],
-        plugins=[AtomicCheckpointIO()],
-        **({"num_sanity_val_steps": 0} | settings),
-    )
-    given.fit(trainer)
+    callbacks = [*training_callbacks(config, Record(folder)), watch]
+    given.fit(quiet_trainer(folder, callbacks, max_epochs=3, **settings))
     return watch, given
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fragrecon.report.figures.monitoring import LabelledEmbeddings, pictures_of
 from fragrecon.run import compose
 from fragrecon.training.callbacks import Pictures
-from tests.training.test_learner import CONV, LINEAR, TINY, Trainable
+from tests.training.test_learner import CONV, LINEAR, TINY, Trainable, quiet_trainer
 
 VIEWS = ["puzzle", "reconstructions", "samples"]
 
@@ -60,17 +60,8 @@ def trained(
 
     pl.seed_everything(0, verbose=False)
     given = Trainable(compose([*TINY, f"data.cache_dir={cache}", *model]))
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-        callbacks=[*callbacks, Stop()],
-        **quiet,
-    )
-    given.fit(trainer)
+    limits = {"max_epochs": epochs, "limit_val_batches": 0}
+    given.fit(quiet_trainer(folder, [*callbacks, Stop()], **limits, enable_checkpointing=False))
     return given
 
 

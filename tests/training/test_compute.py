@@ -21,7 +21,7 @@ from fragrecon.objectives.base import Objective
 from fragrecon.run import compose
 from fragrecon.runs.modules import Facts, build_model
 from fragrecon.training.compute import METHODS, blocks, compiling, prepare
-from tests.cli import SMALL, assert_same_run, assert_same_weights, job, rows, shared_cache, weights
+from tests.cli import SMALL, assert_same_run, assert_same_weights, job, rows, weights
 
 SETTINGS = {
     "cnn_v3_tiny": ["model.channel_config=[16,16]", "model.block_config=[resnext,se]", "model.use_attention=true"],
@@ -261,11 +261,6 @@ def test_modes_that_do_not_exist_are_refused() -> None:
 
 
 # As runs have it ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 AUTOENCODER = (*SMALL, "model=conv", "model.encoder_channels=[4,8]", "data.batches_per_epoch=7", "evaluation.puzzles=0")

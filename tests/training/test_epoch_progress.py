@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from fragrecon.run import compose
 from fragrecon.training.epoch_progress import EpochProgress
 from tests.stage_lines import LATE, SOON, Lines, kept
-from tests.training.test_learner import LINEAR, TINY, Trainable
+from tests.training.test_learner import LINEAR, TINY, Trainable, quiet_trainer
 
 
 class Waiting(Callback):
@@ -33,29 +33,19 @@ class Waiting(Callback):
 
 
 def train(folder: Path, *callbacks: Callback, epochs: int = 2) -> None:
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        limit_train_batches=3,
-        limit_val_batches=1,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        **quiet,
-    )
+    limits = {"max_epochs": epochs, "limit_train_batches": 3, "limit_val_batches": 1}
+    trainer = quiet_trainer(folder, callbacks, **limits, enable_checkpointing=False)
     Trainable(compose([*TINY, f"data.cache_dir={folder}", *LINEAR])).fit(trainer)
 
 
 def test_a_slow_epoch_and_its_validation_tell_how_far_they_are(tmp_path: Path) -> None:
-    with kept() as lines:
-        train(tmp_path, EpochProgress(SOON), Waiting(lines, 3))
+    with kept(every=SOON) as lines:
+        train(tmp_path, EpochProgress(), Waiting(lines, 3))
 
 
 def test_quick_epochs_add_no_lines(tmp_path: Path) -> None:
-    with kept() as lines:
-        train(tmp_path, EpochProgress(LATE))
+    with kept(every=LATE) as lines:
+        train(tmp_path, EpochProgress())
     assert not [message for message in lines.messages if "epoch" in message or "preparing" in message]
 
 
@@ -64,7 +54,7 @@ def test_no_line_comes_after_a_failure(tmp_path: Path) -> None:
         def on_train_batch_end(self, *_: Any, **__: Any) -> None:
             raise ValueError("stop")
 
-    progress = EpochProgress(LATE)
+    progress = EpochProgress()
     with pytest.raises(ValueError, match="stop"):
         train(tmp_path, progress, Failing())
     assert not progress.in_epoch

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -9,17 +9,15 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from fragrecon.config.build import build
 from fragrecon.config.schema import Config
-from fragrecon.data.module import FragmentData
 from fragrecon.data.puzzles import FragmentBatch
-from fragrecon.data.store import Reader
 from fragrecon.errors import TrainingError
 from fragrecon.evaluation.clustering.protocol import METRICS, ClusteringProtocol
-from fragrecon.evaluation.setup import protocol_of
+from fragrecon.evaluation.setup import open_data, protocol_of
 from fragrecon.models.base import Decoder, FragmentModel
 from fragrecon.objectives.base import Losses, Objective
 from fragrecon.objectives.reconstruction import Reconstruction
@@ -53,10 +51,8 @@ class Trainable:
     """A learner with the data it learns from."""
 
     def __init__(self, config: Config, objective: Objective | None = None) -> None:
-        data = config.data
-        reader = build(data.reader, "data.reader", Reader, image_size=data.image_size, channels=data.channels)
-        self.data = FragmentData(data, reader, config.seed, 0, config.evaluation.validation_puzzles)
-        facts = Facts(data.fragment_shape, self.data.grid, 10)
+        self.data = open_data(config)
+        facts = Facts(config.data.fragment_shape, self.data.grid, 10)
         self.model, own = build_model(config, facts)
         self.learner = Learner(config, self.data, self.model, objective or own, facts)
 
@@ -70,6 +66,13 @@ class Trainable:
         """All validation puzzles as one batch."""
         fixed = self.data.validation_set()
         return fixed.read(slice(0, len(fixed))).as_float()
+
+
+def quiet_trainer(folder: Path, callbacks: Sequence[Callback] = (), **settings: Any) -> pl.Trainer:
+    """A trainer on the CPU, which logs and shows nothing."""
+    usual: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    usual |= {"accelerator": "cpu", "num_sanity_val_steps": 0, "default_root_dir": folder}
+    return pl.Trainer(callbacks=list(callbacks), plugins=[AtomicCheckpointIO()], **usual | settings)
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +91,7 @@ def given(cache: Path) -> Given:
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
-    names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    quiet: dict[str, Any] = dict.fromkeys(names, False)
-    return partial(
-        pl.Trainer,
-        accelerator="cpu",
-        devices=1,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-        plugins=[AtomicCheckpointIO()],
-        **quiet,
-    )
+    return partial(quiet_trainer, tmp_path, devices=1, enable_checkpointing=False)
 
 
 def silence(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,6 @@ from tests.cli import (
     names,
     one_thread,
     rows,
-    shared_cache,
     status,
     wait_until,
 )
@@ -47,11 +46,6 @@ LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4")
 OFFLINE = ("logger=wandb", "logger.wandb.offline=true")
 KEY = "0123456789abcdef" * 2 + "01234567"
 Record = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 def places(home: Path) -> dict[str, str]:

@@ -14,18 +14,13 @@ import yaml
 from fragrecon.errors import ConfigError
 from fragrecon.evaluation.clustering.protocol import METRICS
 from fragrecon.training import loggers
-from tests.cli import SMALL, Cli, job, metrics, rows, shared_cache, status
+from tests.cli import SMALL, Cli, job, metrics, rows, status
 from tests.training.test_loggers import MODEL, opened, pixels
 
 pytestmark = pytest.mark.timeout(300)
 LINE = (*SMALL, "model=pca", "data.batches_per_epoch=4", "logger=mlflow")
 FINISHED, FAILED = 3, 4
 """States of a run in the files."""
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 @pytest.fixture

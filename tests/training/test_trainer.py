@@ -25,7 +25,6 @@ from tests.cli import (
     metrics,
     names,
     rows,
-    shared_cache,
     weights,
 )
 
@@ -37,11 +36,6 @@ EACH = (
     "+trainer.callbacks.each.save_top_k=-1",
     "+trainer.callbacks.each.filename='each-{epoch}'",
 )
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

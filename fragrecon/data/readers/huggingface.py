@@ -8,11 +8,9 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from fragrecon.data.readers.images import root_folder
+from fragrecon.data.readers.parquet import NAMES
 from fragrecon.data.store import Split
 from fragrecon.errors import DataError
-
-# Names of a split, in order of preference: the hub's test images of some data sets have no labels.
-_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("validation", "test")}
 
 
 class SavedDataset(Dataset[Any]):
@@ -41,10 +39,10 @@ class SavedDataset(Dataset[Any]):
             saved = datasets.load_from_disk(str(folder))
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder} is not a data set that save_to_disk wrote ({error})") from None
-        found = [name for name in _NAMES[split] if isinstance(saved, datasets.DatasetDict) and name in saved]
+        found = [name for name in NAMES[split] if isinstance(saved, datasets.DatasetDict) and name in saved]
         if not found:
             held = ", ".join(saved) if isinstance(saved, datasets.DatasetDict) else "a single part"
-            raise DataError(f"{folder} holds no split {' or '.join(_NAMES[split])}, but {held}; save a DatasetDict")
+            raise DataError(f"{folder} holds no split {' or '.join(NAMES[split])}, but {held}; save a DatasetDict")
         self.rows = saved[found[0]]
         self.classes = getattr(self.rows.features.get("label"), "names", None)
 

@@ -27,8 +27,8 @@ from fragrecon.data.readers.images import (
 from fragrecon.data.store import Block, Source, Split
 from fragrecon.errors import DataError
 
-# Names of a split's files, in order of preference: the hub's test images of ImageNet have no labels.
-_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("validation", "test")}
+NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("validation", "test")}
+"""Names of a split on the hub, in order of preference: the test images of some data sets have no labels there."""
 
 
 class Parquet:
@@ -95,12 +95,12 @@ class Parquet:
     def _shards(self, split: Split) -> list[Path]:
         check_folder(self.root)
         for folder in (self.root / "data", self.root, self.root / "default"):
-            for name in _NAMES[split]:
+            for name in NAMES[split]:
                 if shards := _complete(folder, name) or _converted(folder / name):
                     return shards
                 if (file := folder / f"{name}.parquet").is_file():
                     return [file]
-        names = " or ".join(f"{name}-00000-of-NNNNN.parquet" for name in _NAMES[split])
+        names = " or ".join(f"{name}-00000-of-NNNNN.parquet" for name in NAMES[split])
         there = ", ".join(sorted(path.name for path in self.root.iterdir())[:8]) or "nothing"
         raise DataError(
             f"no {split} images in {self.root}: no {names} there or in its data, only {there}; "

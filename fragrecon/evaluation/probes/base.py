@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,6 +23,8 @@ Trial = dict[str, float]
 """A setting that was tried, such as ``neighbours`` or ``epoch``, with ``validation_accuracy`` and, for classifiers that
 give probabilities, ``validation_cross_entropy`` in nats; for networks also ``train_...``.
 """
+
+Array = npt.NDArray[Any]
 
 Advance = Callable[[int], None]
 """Function called with the number of steps done, for a progress bar."""
@@ -95,8 +98,8 @@ class Probe(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the trained classifier depends on, except the embeddings; JSON-serialisable."""
-        return asdict(self)
+        """Everything that the classifier depends on, except the embeddings and the device; JSON-serialisable."""
+        return {name: value for name, value in asdict(self).items() if name != "device"}
 
     @property
     def steps(self) -> int:
@@ -169,14 +172,37 @@ def means(part: str, scores: Mapping[str, Tensor]) -> Trial:
     return {f"{part}_{name}": float(values.mean()) for name, values in scores.items()}
 
 
-def fit_strengths(
-    fit: Callable[[float], TrainedClassifier], validation: Samples, strengths: Sequence[float], advance: Advance
-) -> FittedProbe:
-    """Train one classifier per inverse regularisation strength, and select the best."""
-    classifiers, trials = [], []
-    for strength in strengths:
-        classifiers.append(fit(strength))
-        scores = classifiers[-1].predict(validation.embeddings).scores(validation.labels)
-        trials.append({"strength": strength, **means("validation", scores)})
-        advance(1)
-    return FittedProbe(classifiers[best(trials)], trials, best(trials))
+@dataclass(frozen=True)
+class StrengthProbe(Probe):
+    """A classifier of scikit-learn on scaled embeddings, trained once per inverse regularisation strength.
+
+    Attributes:
+        strengths: inverse regularisation strengths to try.
+    """
+
+    strengths: tuple[float, ...]
+    tried: ClassVar[str] = "strengths"
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of `fit`."""
+        return len(self.strengths)
+
+    @abstractmethod
+    def fit_once(
+        self, strength: float, scaling: Scaling, inputs: Array, labels: Array, classes: int
+    ) -> TrainedClassifier:
+        """Train the classifier with one strength on scaled embeddings (M, D) and their classes (M,)."""
+
+    def fit(self, train: Samples, validation: Samples, classes: int, advance: Advance) -> FittedProbe:
+        """See `Probe.fit`."""
+        scaling = Scaling.of(train.embeddings)
+        inputs, labels = scaling(train.embeddings).numpy(), train.labels.numpy()
+        classifiers: list[TrainedClassifier] = []
+        trials = []
+        for strength in self.strengths:
+            classifiers.append(self.fit_once(strength, scaling, inputs, labels, classes))
+            scores = classifiers[-1].predict(validation.embeddings).scores(validation.labels)
+            trials.append({"strength": strength, **means("validation", scores)})
+            advance(1)
+        return FittedProbe(classifiers[best(trials)], trials, best(trials))

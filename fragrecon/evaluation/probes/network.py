@@ -81,11 +81,6 @@ class NetworkProbe(Probe):
     saved: ClassVar[bool] = True
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Everything that the weights depend on, except the embeddings."""
-        return {name: value for name, value in vars(self).items() if name != "device"}
-
-    @property
     def steps(self) -> int:
         """Number of epochs."""
         return self.epochs

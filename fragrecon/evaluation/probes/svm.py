@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from fragrecon.errors import ConfigError
-from fragrecon.evaluation.probes.base import (
-    Advance,
-    FittedProbe,
-    Predictions,
-    Probe,
-    Samples,
-    Scaling,
-    fit_strengths,
-)
+from fragrecon.evaluation.probes.base import Advance, Array, FittedProbe, Predictions, Samples, Scaling, StrengthProbe
 
 if TYPE_CHECKING:
     from sklearn.svm import SVC
 
 
 @dataclass(frozen=True)
-class SupportVectorProbe(Probe):
+class SupportVectorProbe(StrengthProbe):
     """A support vector machine with a Gaussian kernel.
 
     Attributes:
-        strengths: inverse regularisation strengths to try.
         images: maximum number of training images; the first ones are used.
     """
 
-    strengths: tuple[float, ...]
     images: int
-    tried: ClassVar[str] = "strengths"
-
-    @property
-    def steps(self) -> int:
-        """Number of steps of `fit`."""
-        return len(self.strengths)
 
     def check(self, labels: Tensor, classes: int) -> None:
         """Check that the images used have at least two classes.
@@ -53,17 +37,16 @@ class SupportVectorProbe(Probe):
 
     def fit(self, train: Samples, validation: Samples, classes: int, advance: Advance) -> FittedProbe:
         """See `Probe.fit`."""
+        return super().fit(train.first(self.images), validation, classes, advance)
+
+    def fit_once(
+        self, strength: float, scaling: Scaling, inputs: Array, labels: Array, classes: int
+    ) -> SupportVectorMachine:
+        """See `StrengthProbe.fit_once`."""
         from sklearn.svm import SVC  # slow to import
 
-        some = train.first(self.images)
-        scaling = Scaling.of(some.embeddings)
-        inputs, labels = scaling(some.embeddings).numpy(), some.labels.numpy()
-
-        def fit(strength: float) -> SupportVectorMachine:
-            with threadpool_limits(torch.get_num_threads()):
-                return SupportVectorMachine(scaling, SVC(C=strength, cache_size=1000).fit(inputs, labels))
-
-        return fit_strengths(fit, validation, self.strengths, advance)
+        with threadpool_limits(torch.get_num_threads()):
+            return SupportVectorMachine(scaling, SVC(C=strength, cache_size=1000).fit(inputs, labels))
 
 
 @dataclass(frozen=True)

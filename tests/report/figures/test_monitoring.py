@@ -257,7 +257,7 @@ def test_long_embeddings_keep_their_distances_in_fewer_numbers(
 @pytest.mark.parametrize(("size", "side"), [((8, 16), 16), ((16, 8), 16), ((32, 32), 32)])
 def test_thumbnails_are_squares_with_the_fragment_whole(size: tuple[int, int], side: int, tmp_path: Path) -> None:
     overrides = [*TINY, f"data.cache_dir={tmp_path}", f"data.fragment_size=[{size[0]},{size[1]}]"]
-    trainable = Trainable(compose([*overrides, "model=pca", "model.latent_dim=4"]))
+    trainable = Trainable(compose([*overrides, "model=pca", "model.latent_dim=4", "evaluation.clustering=false"]))
     found = monitoring.embedded(trainable.model.eval(), trainable.data.validation_set(), torch.device("cpu"))
     assert found.thumbnails.shape[1:] == (3, side, side)
     first = trainable.data.validation_set().read(slice(0, 1)).fragments[0, 0]
