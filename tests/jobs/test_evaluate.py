@@ -357,8 +357,8 @@ def test_the_figure_of_harder_conditions_can_be_looked_at(harder: Harder) -> Non
         picture.load()
         assert picture.format == "PNG"
         width, height = picture.size
-        assert 1200 < width < 2400
-        assert 700 < height < 1600
+        assert 600 < width < 2400
+        assert 400 < height < 1600
         assert len(set(picture.convert("L").resize((200, 120)).tobytes())) > 20
 
 
