@@ -19,7 +19,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo "installing the packages, 1.5 GB on disk, which takes a minute or more"
+	$(BIN)/python -m pip install --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(MOSAIC) | $(VENV)/bin/python
